@@ -1,0 +1,352 @@
+"""Writing and reading one shard: an HDF5 file of rows that readers memory-map.
+
+Layout (design §7): contiguous, unfiltered, page-aligned datasets whose shape is known before the
+file is created. ``values [N, T, *step]`` (or flat ``[ΣT, *step]`` with ``offset [N + 1]`` when T
+differs), ``keys`` as one uint8 blob with ``key_offset``, and beside them ``time_s``, ``valid``,
+``duration_s``, ``clip_start_s``, ``cache_key``, ``row_digest`` and the ``media`` records. No times of
+writing and no host names: equal rows give equal bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import h5py
+import numpy as np
+from pydantic import ValidationError
+
+from stores import durable, layout
+from stores.errors import StoreDamageError, StoreError
+from stores.rows import Array, DatasetPlace, Receipt, Row, row_digest
+
+_PAGE = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class _Spooled:
+    key: bytes
+    row: Row  # without its values
+    position: int
+    shape: tuple[int, ...]
+    digest: bytes
+
+
+class ShardWriter:
+    """Collects rows of one feature, one spec and one numerics, then writes them as one shard.
+
+    Values go to a spool file in ``staging`` as they arrive, so memory holds no features; ``finish``
+    sorts the rows by key and publishes shard and receipt. Rows that were added but not finished
+    are lost with the process, and nothing else is.
+    """
+
+    def __init__(self, root: Path, feature: str, spec: str, numerics: Mapping[str, Any]) -> None:
+        self._root = root
+        self._feature = layout.check_name(feature)
+        self._spec = spec
+        self._numerics = dict(numerics)
+        self._id = layout.new_id()
+        self._spool_path = root / layout.STAGING / f"{self._id}.spool"
+        self._spool: IO[bytes] | None = None
+        self._rows: list[_Spooled] = []
+        self._dtype: np.dtype[Any] | None = None
+        self.bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def add(self, row: Row) -> None:
+        """Spool one row.
+
+        Raises
+        ------
+        StoreError
+            If the row's arrays disagree with each other or with earlier rows.
+        """
+        key = layout.check_key(row.key)
+        steps = row.values.shape[0]
+        published = row.published_time_s
+        if row.time_s.shape != (steps,) or row.valid.shape != (steps,):
+            raise StoreError(f"{self._feature}: key {row.key!r}: {steps} steps but other times or mask")
+        if len(row.cache_key) != 32:
+            raise StoreError(f"{self._feature}: key {row.key!r}: a cache key has 32 bytes, not {len(row.cache_key)}")
+        if self._dtype is None:
+            self._dtype = row.values.dtype
+        first = self._rows[0] if self._rows else None
+        if row.values.dtype != self._dtype or (first and row.values.shape[1:] != first.shape[1:]):
+            raise StoreError(
+                f"{self._feature}: key {row.key!r}: {row.values.dtype}{row.values.shape[1:]} beside {self._dtype}"
+            )
+        if first and (published is None) != (first.row.published_time_s is None):
+            raise StoreError(f"{self._feature}: key {row.key!r}: published times in some rows only")
+        values = np.ascontiguousarray(row.values)
+        time_s = np.asarray(row.time_s, "<f8")
+        valid = np.asarray(row.valid, bool)
+        if published is not None:
+            published = np.asarray(published, "<f8")
+        if self._spool is None:
+            with durable.crashing_point("create", self._spool_path):
+                self._spool = self._spool_path.open("xb")
+        self._spool.write(values.view(np.uint8).reshape(-1).data)
+        light = Row(
+            row.key,
+            row.cache_key,
+            values[:0],
+            time_s,
+            valid,
+            row.duration_s,
+            row.clip_start_s,
+            published,
+            row.media,
+        )
+        digest = row_digest(values, time_s, valid, published)
+        self._rows.append(_Spooled(key, light, self.bytes, values.shape, digest))
+        self.bytes += values.nbytes
+
+    def discard(self) -> None:
+        """Drop all rows and the spool file."""
+        if self._spool is not None:
+            self._spool.close()
+            durable.unlink(self._spool_path)
+            self._spool = None
+        self._rows.clear()
+        self.bytes = 0
+
+    def finish(self) -> Receipt:
+        """Write, check and publish the shard; durable before it returns.
+
+        Raises
+        ------
+        StoreError
+            If there are no rows, or the file does not read back as it was written.
+        """
+        if self._spool is None or self._dtype is None:
+            raise StoreError(f"{self._feature}: a shard needs at least one row")
+        self._spool.close()
+        rows = sorted(self._rows, key=lambda spooled: (spooled.key, spooled.row.cache_key))
+        staged = self._root / layout.STAGING / f"{self._id}.h5"
+        spool: Array = np.memmap(self._spool_path, np.uint8, "r") if self.bytes else np.empty(0, np.uint8)
+        with durable.crashing_point("shard", staged):
+            places = _write_file(staged, rows, spool, self._dtype)
+        receipt = Receipt(
+            id=self._id,
+            feature=self._feature,
+            spec=self._spec,
+            rows=len(rows),
+            ragged="offset" in places,
+            bytes=staged.stat().st_size,
+            sha256=durable.file_digest(staged),
+            datasets=places,
+            numerics=self._numerics,
+            format_version=layout.FORMAT_VERSION,
+        )
+        check = ShardReader(staged, receipt)
+        problems = check.problems()
+        check.close()
+        if problems:
+            raise StoreDamageError(f"{staged}: does not read back as written: {problems[0]}")
+        directory = layout.feature_directory(self._root, self._feature, self._spec)
+        durable.make_directory(directory)
+        durable.sync_file(staged)
+        durable.rename(staged, directory / f"{self._id}.h5")
+        staged_receipt = self._root / layout.STAGING / f"{self._id}.json"
+        durable.write_new(staged_receipt, receipt.model_dump_json(indent=1).encode() + b"\n")
+        durable.rename(staged_receipt, directory / f"{self._id}.json")
+        durable.sync_directory(directory)
+        durable.sync_directory(directory.parent)
+        del spool
+        self.discard()
+        return receipt
+
+
+def _write_file(path: Path, rows: list[_Spooled], spool: Array, dtype: np.dtype[Any]) -> dict[str, DatasetPlace]:
+    """Create the HDF5 file and return where its datasets lie."""
+    count = len(rows)
+    steps = np.array([spooled.shape[0] for spooled in rows], np.int64)
+    step_shape = rows[0].shape[1:]
+    ragged = bool((steps != steps[0]).any())
+    columns: dict[str, Array] = {
+        "keys": np.frombuffer(b"".join(spooled.key for spooled in rows), np.uint8),
+        "key_offset": _offsets([len(spooled.key) for spooled in rows]),
+        "duration_s": np.array([spooled.row.duration_s for spooled in rows], "<f8"),
+        "clip_start_s": np.array([spooled.row.clip_start_s for spooled in rows], "<f8"),
+        "cache_key": np.frombuffer(b"".join(spooled.row.cache_key for spooled in rows), np.uint8).reshape(count, 32),
+        "row_digest": np.frombuffer(b"".join(spooled.digest for spooled in rows), np.uint8).reshape(count, 32),
+    }
+    media = [layout.canonical_json(spooled.row.media) for spooled in rows]
+    columns["media"] = np.frombuffer(b"".join(media), np.uint8)
+    columns["media_offset"] = _offsets([len(record) for record in media])
+    joined = np.concatenate if ragged else np.stack
+    columns["time_s"] = joined([spooled.row.time_s for spooled in rows])
+    columns["valid"] = joined([spooled.row.valid for spooled in rows]).astype("u1")
+    if rows[0].row.published_time_s is not None:
+        columns["published_time_s"] = joined([np.asarray(spooled.row.published_time_s) for spooled in rows])
+    if ragged:
+        columns["offset"] = _offsets(steps)
+    shape = (int(steps.sum()), *step_shape) if ragged else (count, int(steps[0]), *step_shape)
+
+    creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    creation.set_layout(h5py.h5d.CONTIGUOUS)
+    creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    creation.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    creation.set_obj_track_times(False)
+    places = {}
+    with h5py.File(path, "w-", alignment_threshold=1, alignment_interval=_PAGE) as file:
+
+        def create(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+            space = h5py.h5s.create_simple(shape)
+            kind = h5py.h5t.py_create(dtype, logical=True)
+            return h5py.Dataset(h5py.h5d.create(file.id, name.encode(), kind, space, dcpl=creation))
+
+        values = create("values", shape, dtype)
+        flat_values = np.empty(0)
+        first = 0
+        for index, spooled in enumerate(rows):
+            size = int(np.prod(spooled.shape, dtype=np.int64)) * dtype.itemsize
+            flat_values = spool[spooled.position : spooled.position + size].view(dtype).reshape(spooled.shape)
+            if ragged:
+                values[first : first + spooled.shape[0]] = flat_values
+                first += spooled.shape[0]
+            else:
+                values[index] = flat_values
+        for name, column in columns.items():
+            create(name, column.shape, column.dtype)[...] = column
+        file.flush()
+        for name in ("values", *columns):
+            dataset = file[name]
+            places[name] = DatasetPlace(
+                offset=dataset.id.get_offset() or 0, shape=dataset.shape, dtype=dataset.dtype.str
+            )
+    return places
+
+
+def _offsets(lengths: Any) -> Array:
+    return np.concatenate([[0], np.cumsum(lengths)]).astype("<i8")
+
+
+def read_receipt(path: Path) -> Receipt:
+    """Read ``<id>.json`` beside a shard.
+
+    Raises
+    ------
+    StoreDamageError
+        If it is missing or not a receipt.
+    """
+    try:
+        return Receipt.model_validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise StoreDamageError(f"{path}: the shard's receipt is missing; see `store.py repair`") from error
+    except ValidationError as error:
+        raise StoreDamageError(f"{path}: not a valid receipt ({error.errors()[0]['msg']})") from error
+
+
+class ShardReader:
+    """Zero-copy access to a shard through one memory map. Not picklable: made per process."""
+
+    def __init__(self, path: Path, receipt: Receipt, check_header: bool = True) -> None:
+        self.path = path
+        self.receipt = receipt
+        try:
+            size = path.stat().st_size
+        except FileNotFoundError as error:
+            raise StoreDamageError(f"{path}: named by the manifest but missing; see `store.py repair`") from error
+        if size != receipt.bytes:
+            raise StoreDamageError(f"{path}: {size} bytes, its receipt says {receipt.bytes}; see `store.py repair`")
+        if check_header:
+            self._check_header()
+        self._map: Array | None = np.memmap(path, np.uint8, "r")
+        self._columns: dict[str, Array] = {}
+
+    def _check_header(self) -> None:
+        """Compare the receipt's placement with what HDF5 itself says of the file."""
+        try:
+            with h5py.File(self.path, "r", locking=False) as file:
+                for name, place in self.receipt.datasets.items():
+                    dataset = file[name]
+                    found = (dataset.id.get_offset() or 0, dataset.shape, dataset.dtype.str, dataset.chunks)
+                    if found != (place.offset, place.shape, place.dtype, None):
+                        raise StoreDamageError(f"{self.path}: dataset {name!r} is not where its receipt says")
+        except (OSError, KeyError, RuntimeError) as error:
+            raise StoreDamageError(f"{self.path}: not readable as HDF5 ({error})") from error
+
+    def close(self) -> None:
+        self._columns.clear()
+        self._map = None
+
+    def column(self, name: str) -> Array:
+        """A dataset as a read-only view of the memory map."""
+        if name not in self._columns:
+            place = self.receipt.datasets[name]
+            if self._map is None:
+                raise StoreError(f"{self.path}: already closed")
+            raw = self._map[place.offset : place.offset + place.nbytes]
+            self._columns[name] = raw.view(np.ndarray).view(np.dtype(place.dtype)).reshape(place.shape)
+        return self._columns[name]
+
+    def _steps(self, name: str, row: int) -> Array:
+        if not self.receipt.ragged:
+            view: Array = self.column(name)[row]
+            return view
+        offset = self.column("offset")
+        return self.column(name)[offset[row] : offset[row + 1]]
+
+    def values(self, row: int) -> Array:
+        return self._steps("values", row)
+
+    def times(self, row: int) -> Array:
+        return self._steps("time_s", row)
+
+    def valid(self, row: int) -> Array:
+        return self._steps("valid", row).view(bool)
+
+    def published_times(self, row: int) -> Array | None:
+        return self._steps("published_time_s", row) if "published_time_s" in self.receipt.datasets else None
+
+    def key(self, row: int) -> str:
+        offset = self.column("key_offset")
+        return self.column("keys")[offset[row] : offset[row + 1]].tobytes().decode("utf-8")
+
+    def cache_key(self, row: int) -> bytes:
+        return bytes(self.column("cache_key")[row])
+
+    def digest(self, row: int) -> bytes:
+        return bytes(self.column("row_digest")[row])
+
+    def media(self, row: int) -> dict[str, Any]:
+        offset = self.column("media_offset")
+        record: dict[str, Any] = json.loads(self.column("media")[offset[row] : offset[row + 1]].tobytes())
+        return record
+
+    def row(self, row: int, key: str, cache_key: bytes) -> Row:
+        """A whole row as it was written, under a key and cache key known from elsewhere."""
+        return Row(
+            key=key,
+            cache_key=cache_key,
+            values=self.values(row),
+            time_s=self.times(row),
+            valid=self.valid(row),
+            duration_s=float(self.column("duration_s")[row]),
+            clip_start_s=float(self.column("clip_start_s")[row]),
+            published_time_s=self.published_times(row),
+            media=self.media(row),
+        )
+
+    def row_is_sound(self, row: int) -> bool:
+        """Whether a row still has the digest that it was written with."""
+        found = row_digest(self.values(row), self.times(row), self.valid(row), self.published_times(row))
+        return found == self.digest(row)
+
+    def problems(self) -> list[str]:
+        """One line per row whose bytes are not those that were written."""
+        found = []
+        for row in range(self.receipt.rows):
+            if not self.row_is_sound(row):
+                try:
+                    name = repr(self.key(row))
+                except UnicodeDecodeError:
+                    name = "(its key is damaged too)"
+                found.append(f"row {row}, key {name}: bytes differ from the row digest")
+        return found
