@@ -1,0 +1,21 @@
+"""Extractors: frames or a waveform in, one float32 array per time step out.
+
+Importing this package, building an extractor, its `spec()` and its `prepare()` import neither torch nor
+open_clip nor timm: planning and decoding never pay for them. Only `load()` does.
+"""
+
+from extractors.base import Extractor, ExtractorError, Model, ModelOutputError, OutputSpec, WeightsError
+from extractors.batching import MicroBatcher
+from extractors.registry import build, names
+
+__all__ = [
+    "Extractor",
+    "ExtractorError",
+    "MicroBatcher",
+    "Model",
+    "ModelOutputError",
+    "OutputSpec",
+    "WeightsError",
+    "build",
+    "names",
+]

@@ -77,6 +77,7 @@ class Changes:
     settled: list[tuple[str, str, str]] = field(default_factory=list)  # (feature, spec, key) no longer failing
     current: dict[str, str] = field(default_factory=dict)  # feature -> spec digest
     tables: dict[str, TableEntry] = field(default_factory=dict)
+    replace: bool = False  # move keys to their new rows even where the cache key is the same (forced runs)
 
     def __bool__(self) -> bool:
         return any((self.placed, self.failures, self.sources, self.removed, self.settled, self.current, self.tables))
@@ -180,7 +181,7 @@ def commit(root: Path, changes: Changes) -> Manifest:
         for (feature, spec), placed in _grouped(changes.placed).items():
             entry = features.get(feature) or FeatureEntry(current=spec, specs={})
             before = entry.specs.get(spec, SpecEntry())
-            after = _with_rows(root, before, placed, changes.shards)
+            after = _with_rows(root, before, placed, changes.shards, changes.replace)
             settled.update((feature, spec, row.key) for row in placed)
             if after is not before:
                 features[feature] = entry.model_copy(update={"specs": {**entry.specs, spec: after}})
@@ -229,7 +230,9 @@ def _with_current(entry: FeatureEntry | None, spec: str) -> FeatureEntry:
     return FeatureEntry(current=spec, specs=specs)
 
 
-def _with_rows(root: Path, entry: SpecEntry, placed: Sequence[Placed], receipts: Sequence[Receipt]) -> SpecEntry:
+def _with_rows(
+    root: Path, entry: SpecEntry, placed: Sequence[Placed], receipts: Sequence[Receipt], replace: bool
+) -> SpecEntry:
     index = SegmentLog(root, entry.index, schemas.INDEX)
     known_shards = SegmentLog(root, entry.shards, schemas.SHARDS)
     fresh: dict[bytes, Placed] = {}
@@ -237,7 +240,8 @@ def _with_rows(root: Path, entry: SpecEntry, placed: Sequence[Placed], receipts:
     for row in placed:
         key = layout.check_key(row.key)
         present = index.get(key)
-        if present is not None and present["cache_key"] == row.cache_key and known_shards.get(present["shard"]):
+        same = present is not None and present["cache_key"] == row.cache_key
+        if present is not None and same and not replace and _exists(root, row, present["shard"], known_shards):
             continue
         added += present is None and key not in fresh
         fresh[key] = row
@@ -265,6 +269,11 @@ def _with_rows(root: Path, entry: SpecEntry, placed: Sequence[Placed], receipts:
             "shards": segments.append(root, layout.INDEX, entry.shards, _shard_table(new_shards)),
         }
     )
+
+
+def _exists(root: Path, row: Placed, shard: bytes, known_shards: SegmentLog) -> bool:
+    path = layout.feature_directory(root, row.feature, row.spec) / f"{shard.hex()}.h5"
+    return known_shards.get(shard) is not None and path.exists()
 
 
 def _shard_table(receipts: Sequence[Receipt]) -> pa.Table:

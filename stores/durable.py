@@ -80,6 +80,12 @@ def write_new(path: Path, data: bytes | memoryview) -> None:
         os.close(descriptor)
 
 
+def append(path: Path, data: bytes) -> None:
+    """Add a line to a log. Logs are not part of a version and are not fsynced."""
+    with crashing_point("append", path), path.open("ab", buffering=0) as file:
+        file.write(data)
+
+
 def rename(source: Path, target: Path) -> None:
     with crashing_point("rename", target):
         source.rename(target)

@@ -268,6 +268,11 @@ class Store:
         reader, row = self._locate(name, key)
         return reader.media(row)
 
+    def place(self, name: str, key: str) -> tuple[str, int]:
+        """(shard file relative to the store, row in it)."""
+        reader, row = self._locate(name, key)
+        return reader.path.relative_to(self.path).as_posix(), row
+
     def digest(self, name: str, key: str) -> str:
         """The row digest in hex: equal for equal values, times and mask."""
         reader, row = self._locate(name, key)

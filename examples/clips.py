@@ -1,0 +1,172 @@
+"""Small generated videos: B-frame H.264 with AAC sound, encoded through PyAV alone.
+
+The clips show coloured shapes that move over a drifting gradient while one tone per shape plays, so that every
+frame differs from every other and a wrong frame, a wrong second of sound or swapped colours can be seen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.audio.stream import AudioStream
+from av.container import OutputContainer
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+SAMPLE_RATE = 44_100
+AUDIO_BLOCK = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """One moving shape: `kind` is `disc`, `square` or `diamond`; lengths are fractions of the picture's height."""
+
+    kind: str
+    rgb: tuple[int, int, int]
+    radius: float
+    start: tuple[float, float]
+    cycles_per_second: tuple[float, float]
+    tone_hz: float
+
+
+def shapes_of(seed: int, count: int = 3) -> tuple[Shape, ...]:
+    """Draw the shapes of a clip; the same seed gives the same shapes."""
+    rng = np.random.default_rng(seed)
+    shapes = []
+    for _ in range(count):
+        red, green, blue = (int(value) for value in rng.integers(40, 256, size=3))
+        shapes.append(
+            Shape(
+                kind=str(rng.choice(["disc", "square", "diamond"])),
+                rgb=(red, green, blue),
+                radius=float(rng.uniform(0.08, 0.18)),
+                start=(float(rng.uniform()), float(rng.uniform())),
+                cycles_per_second=(float(rng.uniform(0.05, 0.3)), float(rng.uniform(0.05, 0.3))),
+                tone_hz=float(rng.uniform(200.0, 1200.0)),
+            )
+        )
+    return tuple(shapes)
+
+
+def render(shapes: tuple[Shape, ...], time_s: float, width: int, height: int) -> NDArray[np.uint8]:
+    """Draw one picture.
+
+    Returns
+    -------
+    uint8 [height, width, 3]
+        RGB, the shapes in order over a gradient that drifts with time.
+    """
+    y, x = np.mgrid[0:height, 0:width].astype(np.float32) / np.float32(height)
+    picture = np.empty((height, width, 3), np.float32)
+    for channel in range(3):
+        picture[..., channel] = 96 + 48 * np.sin(2.5 * x + 1.7 * channel * y + 0.9 * time_s + channel)
+    aspect = width / height
+    for shape in shapes:
+        centre_x = aspect * (0.5 + 0.42 * math.sin(math.tau * (shape.start[0] + shape.cycles_per_second[0] * time_s)))
+        centre_y = 0.5 + 0.42 * math.sin(math.tau * (shape.start[1] + shape.cycles_per_second[1] * time_s))
+        dx, dy = np.abs(x - centre_x), np.abs(y - centre_y)
+        if shape.kind == "disc":
+            inside = dx * dx + dy * dy <= shape.radius**2
+        elif shape.kind == "square":
+            inside = np.maximum(dx, dy) <= shape.radius
+        else:
+            inside = dx + dy <= shape.radius * 1.3
+        picture[inside] = shape.rgb
+    return picture.round().astype(np.uint8)
+
+
+def waveform(shapes: tuple[Shape, ...], seconds: float, rate: int = SAMPLE_RATE) -> NDArray[np.float32]:
+    """The clip's sound, float32 [round(seconds * rate)] in [-1, 1]: one tone per shape, with a slow tremolo."""
+    time = np.arange(round(seconds * rate)) / rate
+    mix = np.zeros_like(time)
+    for index, shape in enumerate(shapes):
+        mix += np.sin(math.tau * shape.tone_hz * time) * (0.6 + 0.4 * np.sin(math.tau * (0.5 + 0.25 * index) * time))
+    return (0.8 * mix / max(1, len(shapes))).astype(np.float32)
+
+
+def write_clip(
+    path: str | Path,
+    *,
+    seed: int = 0,
+    seconds: float = 4.0,
+    width: int = 320,
+    height: int = 240,
+    fps: int = 25,
+    gop: int = 50,
+    bframes: int = 2,
+    audio: bool = True,
+) -> None:
+    """Encode one clip; the container follows the file name (`.mp4`, `.mkv`, ...).
+
+    Parameters
+    ----------
+    path
+        File to write; its folder must exist.
+    seed
+        Chooses shapes, colours, motion and tones; equal arguments give equal pictures and sound, and equal bytes
+        with the same build of the encoder (it runs on one thread).
+    seconds, fps
+        Length and frame rate: `round(seconds * fps)` frames are written.
+    width, height
+        Picture size in pixels; both even, as 4:2:0 needs.
+    gop, bframes
+        Key-frame interval in frames and B-frames between references; `bframes=0` gives a clip in decode order.
+    audio
+        Whether to add a mono AAC track of 44.1 kHz.
+    """
+    shapes = shapes_of(seed)
+    with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
+        video = container.add_stream(
+            "libx264",
+            rate=fps,
+            options={
+                "preset": "veryfast",
+                "crf": "23",
+                "bf": str(bframes),
+                "g": str(gop),
+                "threads": "1",
+                "flags": "+bitexact",
+            },
+        )
+        assert isinstance(video, VideoStream)
+        video.width, video.height, video.pix_fmt = width, height, "yuv420p"
+        sound = container.add_stream("aac", rate=SAMPLE_RATE, layout="mono") if audio else None
+        blocks: Iterator[av.AudioFrame] = iter(())
+        if sound is not None:
+            sound.codec_context.flags |= int(av.codec.context.Flags.bitexact)
+            blocks = _audio_blocks(waveform(shapes, seconds))
+        pending = next(blocks, None)
+        for index in range(round(seconds * fps)):
+            while sound is not None and pending is not None and pending.time <= index / fps:
+                container.mux(sound.encode(pending))
+                pending = next(blocks, None)
+            frame = av.VideoFrame.from_ndarray(render(shapes, index / fps, width, height), format="rgb24")
+            frame.pts, frame.time_base = index, Fraction(1, fps)
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+        if sound is not None:
+            _drain_audio(container, sound, pending, blocks)
+
+
+def _audio_blocks(samples: NDArray[np.float32]) -> Iterator[av.AudioFrame]:
+    """Cut a mono waveform into stamped frames of AAC's own block length."""
+    for start in range(0, len(samples), AUDIO_BLOCK):
+        block = np.ascontiguousarray(samples[None, start : start + AUDIO_BLOCK])
+        frame = av.AudioFrame.from_ndarray(block, format="fltp", layout="mono")
+        frame.sample_rate, frame.pts, frame.time_base = SAMPLE_RATE, start, Fraction(1, SAMPLE_RATE)
+        yield frame
+
+
+def _drain_audio(
+    container: OutputContainer, sound: AudioStream, pending: av.AudioFrame | None, blocks: Iterator[av.AudioFrame]
+) -> None:
+    while pending is not None:
+        container.mux(sound.encode(pending))
+        pending = next(blocks, None)
+    container.mux(sound.encode(None))

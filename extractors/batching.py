@@ -1,0 +1,193 @@
+"""Reference numerics: one fixed micro-batch shape, whatever rows arrive together.
+
+Matrix libraries choose their kernels by shape, so a frame computed in a batch of 7 differs in its last bits from the
+same frame in a batch of 32. Every forward here therefore has exactly `micro_batch` steps; the last one is padded.
+
+Fixing the shape is not always enough: with two threads and a batch of five, the library cuts the batch in the middle
+of a frame, and that frame comes out 1e-6 apart from the others. The values of a row are hence *defined* as those of
+aligned batches: each row starts a batch of its own and pads with its own last step, so that nothing else can reach
+it. Filling batches across rows is an optimisation, used only after a probe has shown that it cannot be seen: one
+noise frame repeated `micro_batch` times must come out bitwise equal at every position.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from extractors.base import ExtractorError, Json, Model, ModelOutputError
+
+Row = tuple[str, NDArray[Any]]
+Features = tuple[str, NDArray[np.float32]]
+
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "alloc_failed")
+
+
+@dataclass(frozen=True, slots=True)
+class _Segment:
+    """Steps `start:stop` of row `row`, named `key`, at position `at` of a micro-batch."""
+
+    key: str
+    row: int
+    start: int
+    stop: int
+    at: int
+
+
+class MicroBatcher:
+    """Runs rows of any length through a model in micro-batches of one fixed shape.
+
+    A row's values depend neither on the rows beside it, nor on their order, nor on how they are split over calls.
+
+    Parameters
+    ----------
+    model:
+        A loaded model.
+    micro_batch:
+        Steps per forward; halved (and kept halved) when memory runs out.
+    """
+
+    def __init__(self, model: Model, micro_batch: int) -> None:
+        if micro_batch < 1:
+            raise ExtractorError(f"micro_batch must be at least 1, got {micro_batch}")
+        self._model = model
+        self._micro_batch = micro_batch
+        self._position_independent: dict[int, bool] = {1: True}
+
+    @property
+    def micro_batch(self) -> int:
+        """Steps per forward now."""
+        return self._micro_batch
+
+    def numerics(self) -> dict[str, Json]:
+        """The numerics under which every row of the last `run` was computed, `micro_batch` included."""
+        return {**self._model.numerics(), "micro_batch": self._micro_batch}
+
+    def run(self, rows: Sequence[Row]) -> list[Features]:
+        """Compute the features of some rows.
+
+        All rows of one call share one numerics, `numerics()` right after it: when memory runs out in the middle, the
+        micro-batch is halved and the whole call starts again.
+
+        Parameters
+        ----------
+        rows:
+            `(key, [T_i, *prepared_shape])`; keys are unique within the call, shapes differ in T only.
+
+        Returns
+        -------
+        `(key, [T_i, *step_shape] float32)` in the order of `rows`.
+
+        Raises
+        ------
+        ModelOutputError:
+            The model returned another shape or dtype, or values that are not finite; names the keys.
+        ExtractorError:
+            Duplicate keys or mixed shapes.
+        MemoryError, RuntimeError:
+            Memory ran out with a micro-batch of one step.
+        """
+        self._check(rows)
+        while True:
+            try:
+                return self._run(rows)
+            except (MemoryError, RuntimeError) as error:
+                if self._micro_batch == 1 or not is_out_of_memory(error):
+                    raise
+                self._micro_batch //= 2
+
+    def _check(self, rows: Sequence[Row]) -> None:
+        counts = Counter(key for key, _ in rows)
+        twice = [key for key, count in counts.items() if count > 1]
+        if twice:
+            raise ExtractorError(f"row {twice[0]!r} appears {counts[twice[0]]} times in one batch")
+        kinds = {(steps.shape[1:], steps.dtype) for _, steps in rows}
+        if len(kinds) > 1:
+            listed = ", ".join(f"{dtype} {list(shape)}" for shape, dtype in sorted(kinds, key=str))
+            raise ExtractorError(f"rows of different prepared shapes in one batch: {listed}")
+
+    def _run(self, rows: Sequence[Row]) -> list[Features]:
+        step_shape = self._model.output.step_shape
+        results = [(key, np.empty((len(steps), *step_shape), np.float32)) for key, steps in rows]
+        if not any(len(steps) for _, steps in rows):
+            return results
+        sample = rows[0][1]
+        batch = np.empty((self._micro_batch, *sample.shape[1:]), sample.dtype)
+        written = [0] * len(rows)
+        for segments in self._plan(rows, batch):
+            used = segments[-1].at + segments[-1].stop - segments[-1].start
+            for segment in segments:
+                width = segment.stop - segment.start
+                batch[segment.at : segment.at + width] = rows[segment.row][1][segment.start : segment.stop]
+            batch[used:] = batch[used - 1]
+            features = self._forward(batch, [segment.key for segment in segments])
+            for segment in segments:
+                key, values = results[segment.row]
+                if key != segment.key or written[segment.row] != segment.start:
+                    raise ModelOutputError(f"steps of {segment.key!r} arrived out of place", [segment.key, key])
+                values[segment.start : segment.stop] = features[segment.at : segment.at + segment.stop - segment.start]
+                written[segment.row] = segment.stop
+        for (key, steps), (result_key, _), count in zip(rows, results, written, strict=True):
+            if key != result_key or count != len(steps):
+                raise ModelOutputError(f"{key!r}: {count} of {len(steps)} steps computed", [key])
+        for key, values in results:
+            if not np.isfinite(values).all():
+                raise ModelOutputError(f"{key!r}: the model returned values that are not finite", [key])
+        return results
+
+    def _forward(self, batch: NDArray[Any], keys: list[str]) -> NDArray[np.float32]:
+        features = self._model.forward(batch)
+        expected = (len(batch), *self._model.output.step_shape)
+        if features.shape != expected or features.dtype != np.float32:
+            got = f"{features.dtype} {list(features.shape)}"
+            raise ModelOutputError(f"the model returned {got} instead of float32 {list(expected)}", keys)
+        return features
+
+    def _plan(self, rows: Sequence[Row], batch: NDArray[Any]) -> Iterator[list[_Segment]]:
+        """Cut rows into micro-batches: the segments of each, in order of position."""
+        size = self._micro_batch
+        packed = any(len(steps) % size for _, steps in rows) and self._is_position_independent(batch)
+        pending: list[_Segment] = []
+        at = 0
+        for index, (key, steps) in enumerate(rows):
+            start = 0
+            while start < len(steps):
+                stop = min(start + size - at, len(steps))
+                pending.append(_Segment(key, index, start, stop, at))
+                at += stop - start
+                start = stop
+                if at == size or (start == len(steps) and not packed):
+                    yield pending
+                    pending, at = [], 0
+        if pending:
+            yield pending
+
+    def _is_position_independent(self, batch: NDArray[Any]) -> bool:
+        """Probe the model once per micro-batch size: does a step's place in the batch reach its value?"""
+        known = self._position_independent.get(self._micro_batch)
+        if known is None:
+            step = _noise(batch.shape[1:], batch.dtype)
+            batch[:] = step
+            values = self._forward(batch, [])
+            known = bool((values.view(np.uint32) == values[:1].view(np.uint32)).all())
+            self._position_independent[self._micro_batch] = known
+        return known
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True for MemoryError, torch's OutOfMemoryError and the RuntimeErrors by which libraries say the same."""
+    if isinstance(error, MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _OUT_OF_MEMORY)
+
+
+def _noise(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    generator = np.random.default_rng(0)
+    if np.issubdtype(dtype, np.integer):
+        return generator.integers(0, 256, shape).astype(dtype)
+    return generator.standard_normal(shape).astype(dtype)

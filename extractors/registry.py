@@ -1,0 +1,82 @@
+"""Extractors by name.
+
+A name is one of `names()` or `package.module:Class` for a backbone of the user's own, which needs no entry here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from extractors.base import Extractor, ExtractorError
+
+_ENTRIES = {
+    "clip": "extractors.clip:Clip",
+    "rgb_grid": "extractors.rgb_grid:RgbGrid",
+}
+
+
+def names() -> list[str]:
+    """The built-in extractors, sorted."""
+    return sorted(_ENTRIES)
+
+
+def build(name: str, options: Mapping[str, Any]) -> Extractor:
+    """Build the extractor `name` from its options.
+
+    Raises
+    ------
+    ExtractorError:
+        The name is unknown or an option is; one line that names it and, where there is one, the nearest right word.
+    """
+    cls = extractor_class(name)
+    try:
+        return cls.model_validate(dict(options))
+    except ValidationError as error:
+        raise ExtractorError(f"{name}: {_first_problem(error, cls)}") from error
+    except ExtractorError as error:
+        raise type(error)(f"{name}: {error}") from error
+
+
+def extractor_class(name: str) -> type[Extractor]:
+    """The class behind a name. Raises ExtractorError if there is none."""
+    if name in _ENTRIES:
+        return _import(_ENTRIES[name])
+    if ":" in name:
+        return _import(name)
+    raise ExtractorError(f"unknown extractor {name!r}{_did_you_mean(name, names())}; known: {', '.join(names())}")
+
+
+def _import(target: str) -> type[Extractor]:
+    module_name, _, class_name = target.partition(":")
+    try:
+        found = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ExtractorError(f"extractor {target!r} cannot be imported: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, Extractor)):
+        raise ExtractorError(f"extractor {target!r} is not a subclass of extractors.Extractor")
+    return found
+
+
+def _first_problem(error: ValidationError, cls: type[Extractor]) -> str:
+    problems = error.errors(include_url=False)
+    first = problems[0]
+    option = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = sorted(cls.model_fields)
+        text = f"unknown option {option!r}{_did_you_mean(option, known)}; known: {', '.join(known)}"
+    else:
+        reason = first["msg"].removeprefix("Value error, ")
+        value = f" (got {first['input']!r})" if option and first["type"] != "missing" else ""
+        text = f"option {option!r}: {reason}{value}" if option else reason
+    more = len(problems) - 1
+    return " ".join(text.split()) + (f" (and {more} more)" if more else "")
+
+
+def _did_you_mean(word: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1)
+    return f", did you mean {near[0]!r}?" if near else ""

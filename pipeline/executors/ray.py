@@ -1,0 +1,219 @@
+"""The Ray Data executor: decode actors → model actors → shard writers, streaming.
+
+The driver sees receipts and failures only, and commits them; the store's manifest is the checkpoint.
+A stage that is retried computes the same rows again, and a commit takes one row per cache key, so
+neither order nor retries nor worker count shows in the store.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+from collections.abc import Callable, Generator, Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import pyarrow as pa
+import ray
+import ray.data
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from pipeline.config import RunConfig
+from pipeline.errors import PreflightError
+from pipeline.executors.outcomes import Outcome, StageTimes, UnitDone
+from pipeline.jobspec import FeatureJob
+from pipeline.plan import Unit
+from pipeline.signals import StopSignals
+from pipeline.sizing import MODEL_CPUS, WRITER_CPUS, Sizing, choose, ray_decode_workers
+from pipeline.work import ComputedRow, Decoded, Models, Work, compute_rows, decode_unit
+from pipeline.writing import ShardSet
+from stores import layout
+
+_UNITS_PER_BLOCK = 4
+_UNITS_PER_MODEL_BATCH = 8
+_MOST_ROWS_PER_WRITE = 64
+_SCHEMA = pa.schema([pa.field("item", pa.large_binary())])
+
+
+def _pack(items: Sequence[Any]) -> pa.Table:
+    return pa.table({"item": [pickle.dumps(item, protocol=5) for item in items]}, schema=_SCHEMA)
+
+
+def _unpack(table: pa.Table) -> list[Any]:
+    return [pickle.loads(item) for item in table.column("item").to_pylist()]
+
+
+class _DecodeStage:
+    """One media child per actor; a decoder that crashes takes down the child, never the actor."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._media = work.media_process()
+
+    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
+        for unit in _unpack(batch):
+            yield _pack([decode_unit(self._work, unit, self._media)])
+
+
+class _ModelStage:
+    """All towers on one device. Passes failures on; turns decoded units into rows."""
+
+    def __init__(self, work: Work, jobs: Sequence[FeatureJob], device: str, threads: int) -> None:
+        self._work = work
+        self._models = Models.load(jobs, device, threads)
+
+    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
+        items = _unpack(batch)
+        decoded = [item for item in items if isinstance(item, Decoded)]
+        times = StageTimes(decode_s=sum(item.seconds for item in decoded), frames=sum(item.frames for item in decoded))
+        out: list[Any] = [item for item in items if not isinstance(item, Decoded)]
+        for computed in compute_rows(self._work, self._models, decoded):
+            out.append(computed)
+            if isinstance(computed, ComputedRow):
+                times.steps += len(computed.row.values)
+        yield _pack([*out, UnitDone(len(items), times)])
+
+
+class _WriteStage:
+    """Writes the rows of each call as whole shards and holds nothing back."""
+
+    def __init__(self, work: Work, run: RunConfig) -> None:
+        self._work = work
+        self._run = run
+
+    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
+        items = _unpack(batch)
+        shards = ShardSet(self._work, self._run.shard_mb, self._run.shard_rows, self._run.commit_seconds)
+        out: list[Any] = [item for item in items if not isinstance(item, ComputedRow)]
+        try:
+            for item in items:
+                if isinstance(item, ComputedRow):
+                    shards.add(item)
+                    out += shards.finish_due()
+            out += shards.finish_all()
+        finally:
+            shards.discard()
+        yield _pack(out)
+
+
+def run_ray(
+    work: Work, units: Sequence[Unit], run: RunConfig, signals: StopSignals, say: Callable[[str], None]
+) -> Generator[Outcome, None, None]:
+    """Compute all units on the cluster that ``RAY_ADDRESS`` names, or on a local one that ends with the run.
+
+    Raises
+    ------
+    PreflightError
+        If a node does not see the source or the store, weights do not load, or the cluster is too
+        small for one worker of each kind.
+    """
+    owned = not ray.is_initialized()
+    if owned:
+        # auto: the cluster of a submitted job or of RAY_ADDRESS, else one on this machine
+        ray.init(
+            address=os.environ.get("RAY_ADDRESS") or None,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+            runtime_env=_runtime_environment(),
+        )
+    try:
+        with signals:
+            yield from _run_on_cluster(work, units, run, say)
+    finally:
+        if owned:
+            ray.shutdown()
+
+
+def _runtime_environment() -> dict[str, Any]:
+    """Workers import this checkout, and a drained Ray worker prints no usage noise."""
+    root = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join(dict.fromkeys(part for part in (root, os.environ.get("PYTHONPATH", "")) if part))
+    return {"env_vars": {"PYTHONPATH": path}} if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ else {}
+
+
+def _run_on_cluster(work: Work, units: Sequence[Unit], run: RunConfig, say: Callable[[str], None]) -> Iterator[Outcome]:
+    resources = ray.cluster_resources()
+    cpus = int(resources.get("CPU", 0))
+    sizing = choose(run, cpus=max(cpus, 1), gpus=int(resources.get("GPU", 0)))
+    decoders = ray_decode_workers(sizing, resources.get("CPU", 0))
+    wanted = {name for unit in units for name in unit.features}
+    jobs = [job for job in work.jobs if job.name in wanted]
+    _check_nodes(work, units)
+    _check_weights(jobs, sizing)
+    model_actors = max(1, sizing.gpus)
+    say(
+        f"ray: {cpus} CPUs, {sizing.gpus} GPUs: {decoders} decode actors, {model_actors} model actors on "
+        f"{sizing.device} with {sizing.model_threads} threads, 1 writer"
+    )
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    blocks = [_pack(units[start : start + _UNITS_PER_BLOCK]) for start in range(0, len(units), _UNITS_PER_BLOCK)]
+    rows_per_write = max(1, min(_MOST_ROWS_PER_WRITE, -(-len(units) // 4)))
+    stages = (
+        ray.data.from_arrow(blocks)
+        .map_batches(
+            _DecodeStage,
+            fn_constructor_args=(work,),
+            batch_size=1,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(size=min(decoders, len(blocks))),
+            num_cpus=1,
+        )
+        .map_batches(
+            _ModelStage,
+            fn_constructor_args=(work, jobs, sizing.device, sizing.model_threads),
+            batch_size=_UNITS_PER_MODEL_BATCH,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(size=model_actors),
+            num_cpus=MODEL_CPUS,
+            num_gpus=1 if sizing.gpus else 0,
+        )
+        .map_batches(
+            _WriteStage,
+            fn_constructor_args=(work, run),
+            batch_size=rows_per_write,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(size=1),
+            num_cpus=WRITER_CPUS,
+        )
+    )
+    for batch in stages.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        yield from cast(list[Outcome], _unpack(batch))
+
+
+def _check_nodes(work: Work, units: Sequence[Unit]) -> None:
+    """Every node must see the store that the driver made, and a local source file."""
+    probe = work.store / layout.IDENTITY
+    files = [unit.uri for unit in units if "://" not in unit.uri][:1]
+
+    @ray.remote(num_cpus=0)
+    def missing() -> str | None:
+        return next((path for path in (str(probe), *files) if not Path(path).exists()), None)
+
+    for node in ray.nodes():
+        if not node["Alive"]:
+            continue
+        strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        absent = ray.get(missing.options(scheduling_strategy=strategy).remote())
+        if absent is not None:
+            name = node.get("NodeManagerHostname") or node["NodeID"]
+            raise PreflightError(f"Ray node {name} does not see {absent}; source and store must be on a shared path")
+
+
+def _check_weights(jobs: Sequence[FeatureJob], sizing: Sizing) -> None:
+    """Load the towers once before anything is decoded, where an actor would load them."""
+
+    @ray.remote(num_cpus=MODEL_CPUS, num_gpus=1 if sizing.gpus else 0, max_retries=0)
+    def problem() -> str | None:
+        from extractors.base import ExtractorError
+
+        try:
+            Models.load(jobs, sizing.device, sizing.model_threads)
+        except ExtractorError as error:
+            return str(error)
+        return None
+
+    found = ray.get(problem.remote())
+    if found is not None:
+        raise PreflightError(found)

@@ -1,0 +1,183 @@
+"""The sound of a video as one mono waveform on the video's time axis."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+import av
+import av.error
+import numpy as np
+from av.audio.frame import AudioFrame
+from av.audio.resampler import AudioResampler
+from numpy.typing import NDArray
+
+from pipeline.media.source import Source
+from pipeline.media.types import Audio, AudioRequest, MediaError
+
+# Containers round timestamps (Matroska to 1 ms) and live streams jitter; less than this is no gap.
+GAP_S = Fraction(1, 50)
+SILENCE = 1 / 32768
+_OFFSETS = {"u8": 128.0}
+_SCALES = {"u8": 128.0, "s16": 32768.0, "s32": 2147483648.0, "s64": 9223372036854775808.0, "flt": 1.0, "dbl": 1.0}
+
+
+@dataclass(slots=True)
+class _Run:
+    """A stretch of sound without gaps: resampled as one piece and laid down at its own start."""
+
+    start: Fraction
+    rate: int
+    target_rate: int
+    taken: int = 0
+    placed: int = 0
+    resampler: AudioResampler | None = None
+
+    @property
+    def end(self) -> Fraction:
+        return self.start + Fraction(self.taken, self.rate)
+
+    def feed(self, mono: NDArray[np.float32], canvas: _Canvas) -> None:
+        if self.rate == self.target_rate:
+            self._place(mono, canvas)
+        else:
+            if self.resampler is None:
+                self.resampler = AudioResampler(format="flt", layout="mono", rate=self.target_rate)
+            frame = AudioFrame.from_ndarray(mono[None, :], format="flt", layout="mono")
+            frame.sample_rate, frame.pts, frame.time_base = self.rate, self.taken, Fraction(1, self.rate)
+            for block in self.resampler.resample(frame):
+                self._place(block.to_ndarray()[0], canvas)
+        self.taken += len(mono)
+
+    def finish(self, canvas: _Canvas) -> None:
+        """Take what the resampler holds back, and no more than the sound itself lasts."""
+        length = round(Fraction(self.taken * self.target_rate, self.rate))
+        if self.resampler is not None:
+            for block in self.resampler.resample(None):
+                samples = block.to_ndarray()[0]
+                self._place(samples[: max(0, length - self.placed)], canvas)
+        first = round(self.start * self.target_rate)
+        canvas.mark(first, first + min(length, self.placed))
+
+    def _place(self, samples: NDArray[np.float32], canvas: _Canvas) -> None:
+        canvas.write(round(self.start * self.target_rate) + self.placed, samples)
+        self.placed += len(samples)
+
+
+@dataclass(slots=True)
+class _Canvas:
+    """The waveform being filled: float32 [S] of zeros, and the ranges that hold sound."""
+
+    samples: NDArray[np.float32]
+    segments: list[tuple[int, int]] = field(default_factory=list)
+
+    def write(self, first: int, samples: NDArray[np.float32]) -> None:
+        begin, end = max(first, 0), min(first + len(samples), len(self.samples))
+        if begin < end:
+            np.clip(samples[begin - first : end - first], -1.0, 1.0, out=self.samples[begin:end])
+
+    def mark(self, first: int, end: int) -> None:
+        first, end = max(first, 0), min(end, len(self.samples))
+        if first >= end:
+            return
+        if self.segments and first <= self.segments[-1][1]:
+            first = self.segments.pop()[0]
+        self.segments.append((first, end))
+
+
+def decode_audio(source: Source, request: AudioRequest, start: Fraction, duration_s: float) -> Audio:
+    """Decode, mix and resample the sound of [start, start + duration).
+
+    Channels are averaged in float before resampling; the result is clipped to [-1, 1]. Each stretch of sound is laid
+    down at its own timestamp; priming is dropped by the decoder, gaps stay zero and outside `segments`. A packet that
+    does not decode is a gap.
+
+    Raises
+    ------
+    MediaError
+        `no_audio` where there is none and the request says `fail`; `unsupported_codec`; `corrupt` when none of the
+        packets decodes.
+    """
+    canvas = _Canvas(np.zeros(max(0, round(duration_s * request.rate)), dtype=np.float32))
+    if source.audio is None:
+        if request.absent == "fail":
+            raise MediaError("no_audio", "the file has no audio stream")
+        return Audio(canvas.samples, request.rate, (), "absent", {"stream": None})
+    if source.audio.codec_context is None:
+        raise MediaError("unsupported_codec", "no decoder for the audio stream")
+    failures: list[str] = []
+    run: _Run | None = None
+    for frame in _frames(source, failures, start + Fraction(duration_s)):
+        mono = mix(frame)
+        begins = _start(frame, source, start, run)
+        if run is None or frame.sample_rate != run.rate or abs(begins - run.end) > GAP_S:
+            if run is not None:
+                run.finish(canvas)
+                # What overlaps the sound already laid down is dropped: the earlier samples stay.
+                overlap = max(Fraction(0), run.end - begins)
+                mono = mono[min(len(mono), round(overlap * frame.sample_rate)) :]
+                begins += overlap
+            run = _Run(begins, frame.sample_rate, request.rate)
+        if len(mono):
+            run.feed(mono, canvas)
+    if run is not None:
+        run.finish(canvas)
+    if run is None and failures:
+        raise MediaError("corrupt", f"no packet of the audio stream decodes: {failures[0]}")
+    return _result(canvas, source, request, len(failures))
+
+
+def mix(frame: AudioFrame) -> NDArray[np.float32]:
+    """Mean of the channels, float32 [samples]; integers are scaled to [-1, 1)."""
+    name = frame.format.packed.name
+    samples = frame.to_ndarray()
+    if not frame.format.is_planar:
+        samples = samples.reshape(-1, frame.layout.nb_channels).T
+    mean = samples.mean(axis=0, dtype=np.float64)
+    return ((mean - _OFFSETS.get(name, 0.0)) / _SCALES[name]).astype(np.float32)
+
+
+def _frames(source: Source, failures: list[str], end: Fraction) -> Iterator[AudioFrame]:
+    """Decoded frames until one starts at or after `end`, in seconds of the source's axis."""
+    audio = source.audio
+    assert audio is not None
+    for packet in source.container.demux(audio):
+        try:
+            frames = packet.decode()
+        except av.error.InvalidDataError as error:
+            failures.append(error.strerror)
+            continue
+        for frame in frames:
+            if frame.pts is not None and frame.pts * frame.time_base - source.zero >= end:
+                return
+            yield frame
+
+
+def _start(frame: AudioFrame, source: Source, start: Fraction, run: _Run | None) -> Fraction:
+    """When the frame begins on the request's axis; a frame without timestamp follows the one before."""
+    if frame.pts is None:
+        return run.end if run is not None else -start
+    return frame.pts * frame.time_base - source.zero - start
+
+
+def _result(canvas: _Canvas, source: Source, request: AudioRequest, failures: int) -> Audio:
+    audio = source.audio
+    assert audio is not None
+    context = audio.codec_context
+    record: dict[str, Any] = {
+        "stream": audio.index,
+        "codec": context.name,
+        "rate": context.sample_rate,
+        "channels": context.layout.nb_channels,
+        "layout": context.layout.name,
+        "resampler": "swresample " + ".".join(map(str, av.library_versions["libswresample"])),
+        "failed_packets": failures,
+    }
+    if not canvas.segments:
+        if request.absent == "fail":
+            raise MediaError("no_audio", "the audio stream holds no sound in the wanted time")
+        return Audio(canvas.samples, request.rate, (), "absent", record)
+    silent = max(float(canvas.samples.max()), -float(canvas.samples.min())) < SILENCE
+    return Audio(canvas.samples, request.rate, tuple(canvas.segments), "silent" if silent else "present", record)

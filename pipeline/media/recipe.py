@@ -1,0 +1,41 @@
+"""What a feature's spec must say about decoding: equal recipes give equal pictures and sound."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import metadata
+from typing import Any
+
+from pipeline.media.types import MediaError
+
+_LIBRARIES = ("libavformat", "libavcodec", "libswscale", "libswresample")
+
+
+@cache
+def recipe(backend: str) -> dict[str, Any]:
+    """The recipe of one backend, JSON-able.
+
+    Raises
+    ------
+    MediaError
+        `unsupported_codec` for an unknown backend, or one that is not installed.
+    """
+    if backend not in ("pyav", "decord"):
+        raise MediaError("unsupported_codec", f"no decoding backend is named {backend!r}")
+    import av
+
+    package = {"pyav": "av", "decord": "decord"}[backend]
+    try:
+        version = metadata.version(package)
+    except metadata.PackageNotFoundError as error:
+        raise MediaError("unsupported_codec", f"the backend {backend!r} needs the package {package!r}") from error
+    libraries = {name: ".".join(map(str, av.library_versions[name])) for name in _LIBRARIES}
+    return {
+        "backend": backend,
+        "version": version,
+        "libraries": libraries,
+        "axis": "presentation zero after edit lists; greatest pts <= t",
+        "rgb": "swscale bilinear, matrix and range from tags" if backend == "pyav" else "decord rgb24",
+        "geometry": "square pixels by growing the short side, then display matrix",
+        "audio": f"mean of channels, then swresample {libraries['libswresample']}, clipped",
+    }

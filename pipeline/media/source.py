@@ -1,0 +1,160 @@
+"""Opens a file and chooses its streams; knows the time axis and the limits, decodes nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import av
+import av.logging
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.stream import VideoStream
+
+from pipeline.media.types import Limits, MediaError
+
+# Formats that hold a film in one file. Playlists and concatenation scripts are left out: they would let a hostile
+# "video" read other files of this machine.
+FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,h264,hevc,m4v,ivf,obu,av1,vc1,mjpeg,"
+    "gif,dv,mxf,nut,rm,wtv,yuv4mpegpipe,mp3,wav,flac,aac,ac3,aiff,amr,w64,caf"
+)
+MOV_FORMAT = "mov"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One opened file.
+
+    Attributes
+    ----------
+    container
+        libav's container.
+    video
+        FFmpeg's best video stream.
+    audio
+        The audio stream that goes with it, or None.
+    zero
+        Presentation zero in seconds: what is subtracted from a stream's own times.
+    """
+
+    container: InputContainer
+    video: VideoStream
+    audio: AudioStream | None
+    zero: Fraction
+
+    def seconds(self, pts: int) -> Fraction:
+        """Time of a video timestamp on the axis, in seconds."""
+        assert self.video.time_base is not None
+        return pts * self.video.time_base - self.zero
+
+
+@contextmanager
+def open_source(path: str, limits: Limits) -> Iterator[Source]:
+    """Open `path`, choose its streams and check the limits that its headers can break.
+
+    Raises
+    ------
+    MediaError
+        `no_video`, `unsupported_codec`, `too_large` or `corrupt`; libav's own errors pass through untouched.
+    """
+    av.logging.set_level(None)
+    # The prefix keeps libav from reading a name with a colon as another protocol.
+    container = av.open(
+        f"file:{path}",
+        options={"protocol_whitelist": "file", "format_whitelist": FORMATS},
+        metadata_errors="replace",
+    )
+    try:
+        video = container.streams.best("video")
+        if not isinstance(video, VideoStream) or video.disposition & Disposition.attached_pic:
+            raise MediaError("no_video", "the file has no video stream")
+        audio = container.streams.best("audio", related=video)
+        _check(container, video, limits)
+        context = video.codec_context
+        context.thread_count = 1
+        context.thread_type = "NONE"
+        # The decoder itself refuses what the headers understate.
+        context.options = {**context.options, "max_pixels": str(limits.max_pixels)}
+        yield Source(
+            container=container,
+            video=video,
+            audio=audio if isinstance(audio, AudioStream) else None,
+            zero=presentation_zero(container),
+        )
+    finally:
+        container.close()
+
+
+def presentation_zero(container: InputContainer) -> Fraction:
+    """Where the file's own clock says that presentation begins, in seconds.
+
+    ISO-BMFF times are absolute after edit lists, so zero is 0 even when the first frame comes later. Other formats
+    (MPEG-TS, Matroska cut from a stream) may start anywhere: there zero is the earliest stream's start, but never
+    below 0, since what lies before 0 is priming that must not shift the rest.
+    """
+    if container.start_time is None or MOV_FORMAT in container.format.name.split(","):
+        return Fraction(0)
+    zero = Fraction(container.start_time, 1_000_000)
+    for stream in container.streams:
+        # The container rounds to microseconds; the stream that defines its start knows the exact time.
+        if stream.start_time is not None and stream.time_base is not None:
+            exact = stream.start_time * stream.time_base
+            if abs(exact - zero) < Fraction(1, 1_000_000):
+                zero = exact
+                break
+    return max(zero, Fraction(0))
+
+
+def record(source: Source) -> dict[str, Any]:
+    """What is worth keeping about the file, JSON-able; pictures add theirs when the first is decoded."""
+    container, video = source.container, source.video
+    context = video.codec_context
+    return {
+        "format": container.format.name,
+        "video_stream": video.index,
+        "audio_stream": None if source.audio is None else source.audio.index,
+        "codec": context.name,
+        "profile": video.profile,
+        "coded_width": context.coded_width or context.width,
+        "coded_height": context.coded_height or context.height,
+        "width": context.width,
+        "height": context.height,
+        "frame_rate": None if video.average_rate is None else float(video.average_rate),
+        "claimed_frames": video.frames,
+        "claimed_duration_s": None if container.duration is None else container.duration / 1e6,
+        "zero_s": float(source.zero),
+    }
+
+
+def pixel_aspect(source: Source) -> Fraction:
+    """Width of a pixel over its height; 1 where the file does not say or says nonsense."""
+    aspect = source.video.sample_aspect_ratio
+    return Fraction(aspect) if aspect else Fraction(1)
+
+
+def _check(container: InputContainer, video: VideoStream, limits: Limits) -> None:
+    context = video.codec_context
+    if context is None:
+        raise MediaError("unsupported_codec", "no decoder for the video stream")
+    if context.width * context.height > limits.max_pixels:
+        raise MediaError(
+            "too_large", f"{context.width}x{context.height} pixels; the limit is {limits.max_pixels} pixels"
+        )
+    if not context.width or not context.height:
+        raise MediaError("corrupt", "the video stream does not state a picture size")
+    claimed = (container.duration or 0) / 1e6
+    if video.duration is not None and video.time_base is not None:
+        claimed = max(claimed, float(video.duration * video.time_base))
+    check_duration(claimed, limits)
+
+
+def check_duration(seconds: float, limits: Limits) -> None:
+    """Raise `too_large` for a source that lasts longer than the limits allow."""
+    if not math.isfinite(seconds) or seconds > limits.max_duration_s:
+        raise MediaError("too_large", f"{seconds:.1f} s long; the limit is {limits.max_duration_s:.1f} s")

@@ -1,0 +1,198 @@
+"""Value objects of one decode: what is asked, what comes back, and the one error it may raise."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.sampling import Samples
+
+Kind = Literal[
+    "corrupt",
+    "unsupported_codec",
+    "no_video",
+    "no_audio",
+    "too_short",
+    "too_large",
+    "missing",
+    "unreadable",
+    "timeout",
+    "crash",
+    "oom",
+]
+KINDS: frozenset[str] = frozenset(get_args(Kind))
+PERMANENT: frozenset[str] = frozenset(
+    {"corrupt", "unsupported_codec", "no_video", "no_audio", "too_short", "too_large"}
+)
+"""Kinds that another try on the same bytes cannot mend."""
+
+
+class MediaError(Exception):
+    """A video that could not be decoded as asked.
+
+    Attributes
+    ----------
+    kind
+        Class of the failure; one of `KINDS`.
+    message
+        One line for a person, without the kind.
+    """
+
+    def __init__(self, kind: Kind, message: str) -> None:
+        self.kind: Kind = kind
+        self.message = " ".join(message.split())
+        super().__init__(f"{kind}: {self.message}")
+
+    def __reduce__(self) -> tuple[type[MediaError], tuple[Kind, str]]:
+        return type(self), (self.kind, self.message)
+
+    @property
+    def permanent(self) -> bool:
+        """Whether the failure belongs to the bytes rather than to the moment."""
+        return self.kind in PERMANENT
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds checked from the headers, before the first picture is decoded.
+
+    Attributes
+    ----------
+    max_pixels
+        Largest picture, width times height, both as coded and as displayed.
+    max_duration_s
+        Longest source in seconds.
+    """
+
+    max_pixels: int = 8192 * 4320
+    max_duration_s: float = 4 * 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class AudioRequest:
+    """The mono waveform wanted: its sample rate in Hz, and whether absent sound fails or gives a false mask."""
+
+    rate: int = 16_000
+    absent: Literal["fail", "mask"] = "mask"
+
+    def __post_init__(self) -> None:
+        if not 1_000 <= self.rate <= 384_000:
+            raise ValueError(f"audio.rate: {self.rate} is not between 1000 and 384000 Hz")
+        if self.absent not in ("fail", "mask"):
+            raise ValueError(f"audio.absent: {self.absent!r} is neither 'fail' nor 'mask'")
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeRequest:
+    """All that one pass over one file must deliver.
+
+    Attributes
+    ----------
+    path
+        A local file.
+    policies
+        Sampling policies in dictionary form (`pipeline.sampling.policy_from_spec`), one per consumer.
+    audio
+        The waveform wanted, or None for pictures only.
+    start_s, end_s
+        Clip bounds in seconds of the source's time axis; None means the source's own.
+    backend
+        `pyav`, or the opt-in `decord`.
+    limits
+        Bounds against hostile or mistaken files.
+    """
+
+    path: str
+    policies: tuple[dict[str, Any], ...]
+    audio: AudioRequest | None = None
+    start_s: float | None = None
+    end_s: float | None = None
+    backend: str = "pyav"
+    limits: Limits = field(default_factory=Limits)
+
+    def to_json(self) -> str:
+        """The request as one line of JSON."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> DecodeRequest:
+        """Rebuild a request from `to_json`."""
+        fields = json.loads(text)
+        fields["policies"] = tuple(fields["policies"])
+        fields["limits"] = Limits(**fields["limits"])
+        if fields["audio"] is not None:
+            fields["audio"] = AudioRequest(**fields["audio"])
+        return cls(**fields)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Header:
+    """First event of a decode.
+
+    A second header may follow when the decoder shows other frames than the packets promised: everything received
+    before it is then void.
+
+    Attributes
+    ----------
+    media
+        JSON-able record of the file and of how it is decoded.
+    duration_s
+        Length of the source, or of the clip when bounds were given, in seconds.
+    samples
+        One `Samples` per policy of the request, in the same order.
+    """
+
+    media: dict[str, Any]
+    duration_s: float
+    samples: tuple[Samples, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frame:
+    """One wanted picture; each comes once, in ascending time.
+
+    Attributes
+    ----------
+    rgb
+        uint8 [H, W, 3], upright, with square pixels.
+    time_s
+        Its presentation time in seconds on the request's axis.
+    uses
+        Pairs (index of the policy, slots it fills).
+    """
+
+    rgb: NDArray[np.uint8]
+    time_s: float
+    uses: tuple[tuple[int, tuple[int, ...]], ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Audio:
+    """The waveform, last event of a decode that asked for it.
+
+    Attributes
+    ----------
+    samples
+        float32 [S], mono in [-1, 1], covering [0, duration) at `rate`; gaps are zeros.
+    rate
+        Samples per second.
+    segments
+        Half-open sample ranges [(start, end)] in which real sound exists, ascending and disjoint.
+    state
+        `present`; `silent` when every sample is below one step of 16-bit sound; `absent` without any sound.
+    record
+        JSON-able record of the stream and of the resampler.
+    """
+
+    samples: NDArray[np.float32]
+    rate: int
+    segments: tuple[tuple[int, int], ...]
+    state: Literal["present", "silent", "absent"]
+    record: dict[str, Any]
+
+
+Event = Header | Frame | Audio

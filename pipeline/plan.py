@@ -1,0 +1,393 @@
+"""The plan: what must be computed, why, and what it will cost.
+
+Wanted keys (source × spec) are anti-joined with the pinned manifest. Videos with the same bytes
+and the same clip bounds become one unit of work, whatever their keys and however many features
+want them: a video is decoded once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from pipeline.jobspec import FeatureJob
+from pipeline.keys import cache_key, content_id, stamp
+from pipeline.sources import SourceItem
+from stores import layout, schemas
+from stores.commit import Failure, Placed, SourceRecord
+from stores.manifest import Manifest
+from stores.segments import SegmentLog
+
+MAX_ATTEMPTS = 3
+PERMANENT = frozenset(("corrupt", "unsupported_codec", "no_video", "no_audio", "too_short", "too_large"))
+TRANSIENT = frozenset(("missing", "unreadable", "timeout", "crash", "oom", "model_error", "changed_during_read"))
+_HASHERS = 4
+
+
+class Reason(StrEnum):
+    """Why a wanted row is, or is not, computed in this run."""
+
+    STORED = "stored"
+    DUPLICATE = "duplicate"
+    NEW = "new"
+    CONTENT_CHANGED = "content_changed"
+    SPEC_CHANGED = "spec_changed"
+    MISSING_SHARD = "missing_shard"
+    RETRY = "retry"
+    FORCED = "forced"
+    FAILED_PERMANENT = "failed_permanent"
+    REMOVED = "removed"
+
+
+COMPUTED = (
+    Reason.NEW,
+    Reason.CONTENT_CHANGED,
+    Reason.SPEC_CHANGED,
+    Reason.MISSING_SHARD,
+    Reason.RETRY,
+    Reason.FORCED,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One decode: a file (or a clip of it), the keys that share its bytes, the features wanted.
+
+    ``keys[0]`` names the row in its shard, the others become aliases in the index. ``content`` is
+    None for remote files that were never read, or changed: the worker hashes while it copies, and
+    ``stored`` says which cache keys the rows of the key have now, so that a touched file with the
+    same bytes computes nothing.
+    """
+
+    uri: str
+    keys: tuple[str, ...]
+    features: tuple[str, ...]
+    content: str | None
+    size: int
+    stamp: str
+    start_s: float | None = None
+    end_s: float | None = None
+    attempts: Mapping[str, int] = field(default_factory=dict)
+    stored: Mapping[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line asked of planning."""
+
+    retry_failed: bool = False
+    force: bool = False
+    prune: bool = False
+    only: frozenset[str] = frozenset()
+    limit: int | None = None
+
+
+@dataclass(slots=True)
+class Plan:
+    """What one run will do."""
+
+    units: list[Unit] = field(default_factory=list)
+    placed: list[Placed] = field(default_factory=list)
+    removed: list[tuple[str, str]] = field(default_factory=list)
+    settled: list[tuple[str, str, str]] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    skipped: list[dict[str, Any]] = field(default_factory=list)
+    sources: list[SourceRecord] = field(default_factory=list)
+    reasons: dict[str, Counter[str]] = field(default_factory=dict)
+    wanted: int = 0
+    stored: int = 0
+    bytes_to_write: int = 0
+    bytes_to_read: int = 0
+
+    @property
+    def rows_to_compute(self) -> int:
+        return sum(len(unit.features) for unit in self.units)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to compute and nothing to commit."""
+        return not (self.units or self.placed or self.removed or self.failures or self.settled)
+
+
+@dataclass(slots=True)
+class _Known:
+    """What the manifest says of one feature under its wanted spec."""
+
+    job: FeatureJob
+    rows: dict[str, tuple[bytes, bytes]]  # key -> (cache key, shard)
+    places: dict[bytes, tuple[bytes, int]]  # cache key -> (shard, row), of shards that exist
+    shards: set[bytes]
+    older: set[str]  # keys with rows under another spec
+    failures: dict[str, dict[str, Any]]
+
+
+def make_plan(
+    root: Path,
+    manifest: Manifest,
+    items: Sequence[SourceItem],
+    jobs: Sequence[FeatureJob],
+    options: Options | None = None,
+    on_hashed: Callable[[int, int], None] | None = None,
+) -> Plan:
+    """Compare what is wanted with what is stored.
+
+    Parameters
+    ----------
+    on_hashed : called with (files hashed, files to hash) while content ids are computed.
+    """
+    options = options or Options()
+    plan = Plan(reasons={job.name: Counter() for job in jobs})
+    known = [_known(root, manifest, job) for job in jobs]
+    chosen = [item for item in items if not options.only or item.key in options.only]
+    statuses, gone = _contents(root, manifest, chosen, plan, on_hashed)
+    candidates: dict[tuple[Any, ...], list[tuple[SourceItem, dict[str, Reason]]]] = {}
+    for item in chosen:
+        record = statuses.get(item.uri)
+        plan.wanted += len(jobs)
+        wanted: dict[str, Reason] = {}
+        for feature in known:
+            if record is None:
+                _plan_missing(plan, feature, item, gone[item.uri], options)
+                continue
+            reason = _decide(plan, feature, item, record, options)
+            plan.reasons[feature.job.name][reason] += 1
+            if reason in COMPUTED:
+                wanted[feature.job.name] = reason
+        if wanted and record is not None:
+            identity = record.content_id or f"{item.uri}\0{item.key}"
+            candidates.setdefault((identity, item.start_s, item.end_s), []).append((item, wanted))
+    _make_units(plan, candidates, statuses, known)
+    if options.limit is not None:
+        plan.units = plan.units[: options.limit]
+    _find_removed(plan, known, items, options)
+    _estimate(plan, known)
+    return plan
+
+
+def _known(root: Path, manifest: Manifest, job: FeatureJob) -> _Known:
+    entry = manifest.spec_entry(job.name, job.spec_digest)
+    index = SegmentLog(root, entry.index, schemas.INDEX).table()
+    directory = layout.feature_directory(root, job.name, job.spec_digest)
+    present = {name for name in os.listdir(directory) if name.endswith(".h5")} if directory.is_dir() else set()
+    columns = [index.column(name).to_pylist() for name in ("key", "cache_key", "shard", "row")]
+    shards = {shard for shard in set(columns[2]) if f"{shard.hex()}.h5" in present}
+    rows = {key.decode("utf-8"): (cache, shard) for key, cache, shard, _ in zip(*columns, strict=True)}
+    places = {cache: (shard, row) for _, cache, shard, row in zip(*columns, strict=True) if shard in shards}
+    older: set[str] = set()
+    feature = manifest.feature(job.name)
+    for spec, other in (feature.specs if feature else {}).items():
+        if spec != job.spec_digest:
+            keys = SegmentLog(root, other.index, schemas.INDEX).table().column("key").to_pylist()
+            older.update(key.decode("utf-8") for key in keys)
+    failures = {
+        record["video_id"]: record
+        for record in SegmentLog(root, manifest.failures, schemas.FAILURES)
+        if record["feature"] == job.name and record["spec"] == job.spec_digest
+    }
+    return _Known(job, rows, places, shards, older, failures)
+
+
+def _contents(
+    root: Path,
+    manifest: Manifest,
+    items: Sequence[SourceItem],
+    plan: Plan,
+    on_hashed: Callable[[int, int], None] | None,
+) -> tuple[dict[str, SourceRecord], dict[str, tuple[str, str]]]:
+    """Content ids by uri (empty for remote files not yet read), and what is wrong with the rest."""
+    table = SegmentLog(root, manifest.sources, schemas.SOURCES).table()
+    columns = [table.column(name).to_pylist() for name in ("key", "size", "stamp", "content_id")]
+    remembered = {key: (size, mark, content) for key, size, mark, content in zip(*columns, strict=True)}
+    found: dict[str, SourceRecord] = {}
+    gone: dict[str, tuple[str, str]] = {}
+    to_hash: list[SourceRecord] = []
+    for item in items:
+        if item.uri in found or item.uri in gone:
+            continue
+        try:
+            size, mark = remote_status(item.uri) if item.is_remote else _local_status(item)
+        except OSError as error:
+            gone[item.uri] = describe_os_error(error)
+            continue
+        before = remembered.get(os.fsencode(item.uri))
+        if before is not None and before[:2] == (size, mark):
+            found[item.uri] = SourceRecord(item.uri, size, mark, before[2])
+        else:
+            found[item.uri] = SourceRecord(item.uri, size, mark, "")
+            if not item.is_remote:
+                to_hash.append(found[item.uri])
+    for record, content in zip(to_hash, _hash_all([r.uri for r in to_hash], on_hashed), strict=True):
+        if isinstance(content, OSError):
+            del found[record.uri]
+            gone[record.uri] = describe_os_error(content)
+        else:
+            found[record.uri] = replace(record, content_id=content)
+            plan.sources.append(found[record.uri])
+    return found, gone
+
+
+def _local_status(item: SourceItem) -> tuple[int, str]:
+    status = item.status or Path(item.uri).stat()
+    return status.st_size, stamp(status)
+
+
+def remote_status(uri: str) -> tuple[int, str]:
+    """(size, etag or its like) of a remote file; raises OSError when it cannot be had."""
+    filesystem, path = fsspec.core.url_to_fs(uri)
+    info = filesystem.info(path)
+    mark = next(
+        (str(info[name]) for name in ("ETag", "etag", "md5Hash", "mtime", "LastModified", "created") if info.get(name)),
+        "",
+    )
+    return int(info.get("size") or 0), mark
+
+
+def describe_os_error(error: OSError) -> tuple[str, str]:
+    kind = "missing" if isinstance(error, FileNotFoundError) else "unreadable"
+    return kind, error.strerror or str(error).splitlines()[0] or type(error).__name__
+
+
+def _hash_all(paths: Sequence[str], on_hashed: Callable[[int, int], None] | None) -> Iterable[str | OSError]:
+    def attempt(path: str) -> str | OSError:
+        try:
+            return content_id(Path(path))
+        except OSError as error:
+            return error
+
+    results: list[str | OSError] = []
+    if paths:
+        with ThreadPoolExecutor(min(_HASHERS, os.cpu_count() or 1)) as pool:
+            for result in pool.map(attempt, paths, chunksize=16):
+                results.append(result)
+                if on_hashed is not None:
+                    on_hashed(len(results), len(paths))
+    return results
+
+
+def _decide(plan: Plan, known: _Known, item: SourceItem, record: SourceRecord, options: Options) -> Reason:
+    """The reason of one wanted row; stored rows, links and skipped failures are noted in the plan."""
+    job = known.job
+    row = known.rows.get(item.key)
+    failure = known.failures.get(item.key)
+    if not record.content_id:  # a remote file that was never read: its content is not known yet
+        if failure is not None and _exhausted(failure, options):
+            return _skip(plan, failure)
+        if failure is not None:
+            return Reason.RETRY
+        return Reason.NEW if row is None else Reason.CONTENT_CHANGED
+    wanted = cache_key(record.content_id, item.start_s, item.end_s, job.spec_digest)
+    if options.force:
+        return Reason.FORCED
+    if row is not None and row[0] == wanted and row[1] in known.shards:
+        plan.stored += 1
+        if failure is not None:
+            plan.settled.append((job.name, job.spec_digest, item.key))
+        return Reason.STORED
+    if wanted in known.places:
+        shard, position = known.places[wanted]
+        plan.placed.append(Placed(job.name, job.spec_digest, item.key, shard.hex(), position, wanted))
+        plan.stored += 1
+        return Reason.DUPLICATE
+    if failure is not None and failure["content_id"] == failed_content(record.content_id, item.start_s, item.end_s):
+        return _skip(plan, failure) if _exhausted(failure, options) else Reason.RETRY
+    if failure is not None and not failure["permanent"] and failure["class"] in ("missing", "unreadable"):
+        return Reason.RETRY
+    if row is not None:
+        return Reason.MISSING_SHARD if row[0] == wanted else Reason.CONTENT_CHANGED
+    return Reason.SPEC_CHANGED if item.key in known.older else Reason.NEW
+
+
+def failed_content(content: str | None, start_s: float | None, end_s: float | None) -> str:
+    """What a failure is remembered for: these bytes, in these bounds."""
+    bounds = "" if start_s is None and end_s is None else f"[{start_s},{end_s}]"
+    return f"{content or ''}{bounds}"
+
+
+def _exhausted(failure: Mapping[str, Any], options: Options) -> bool:
+    return not options.retry_failed and (failure["permanent"] or failure["attempts"] >= MAX_ATTEMPTS)
+
+
+def _skip(plan: Plan, failure: Mapping[str, Any]) -> Reason:
+    plan.skipped.append({name: value for name, value in failure.items() if name not in ("key", "removed")})
+    return Reason.FAILED_PERMANENT
+
+
+def _plan_missing(plan: Plan, known: _Known, item: SourceItem, problem: tuple[str, str], options: Options) -> None:
+    """A wanted file that cannot even be stat'ed or read: a failure row now, without any worker."""
+    kind, message = problem
+    before = known.failures.get(item.key)
+    attempts = before["attempts"] if before and before["class"] == kind else 0
+    if before is not None and attempts >= MAX_ATTEMPTS and not options.retry_failed:
+        plan.reasons[known.job.name][_skip(plan, before)] += 1
+        return
+    plan.reasons[known.job.name][Reason.RETRY if before else Reason.NEW] += 1
+    uri = os.fsencode(item.uri).decode(errors="backslashreplace")
+    plan.failures.append(
+        Failure(item.key, known.job.name, known.job.spec_digest, kind, False, message, uri, "", attempts + 1)
+    )
+
+
+def _make_units(
+    plan: Plan,
+    candidates: Mapping[tuple[Any, ...], list[tuple[SourceItem, dict[str, Reason]]]],
+    statuses: Mapping[str, SourceRecord],
+    known: Sequence[_Known],
+) -> None:
+    for members in candidates.values():
+        item = members[0][0]
+        record = statuses[item.uri]
+        features = sorted({name for _, wanted in members for name in wanted})
+        attempts = {}
+        stored = {}
+        for feature in known:
+            row = feature.rows.get(item.key)
+            if not record.content_id and row is not None and row[1] in feature.shards:
+                stored[feature.job.name] = row[0]
+            before = feature.failures.get(item.key)
+            if before is not None and before["content_id"] == failed_content(
+                record.content_id, item.start_s, item.end_s
+            ):
+                attempts[feature.job.name] = before["attempts"]
+        plan.units.append(
+            Unit(
+                uri=item.uri,
+                keys=tuple(member.key for member, _ in members),
+                features=tuple(features),
+                content=record.content_id or None,
+                size=record.size,
+                stamp=record.stamp,
+                start_s=item.start_s,
+                end_s=item.end_s,
+                attempts=attempts,
+                stored=stored,
+            )
+        )
+
+
+def _find_removed(plan: Plan, known: Sequence[_Known], items: Sequence[SourceItem], options: Options) -> None:
+    """Rows whose video is not in the source any more: reported, and dropped with ``--prune``."""
+    present = {item.key for item in items}
+    for feature in known:
+        names = [key for key in feature.rows if key not in present]
+        if names:
+            plan.reasons[feature.job.name][Reason.REMOVED] += len(names)
+        if options.prune:
+            plan.removed += [(feature.job.name, key) for key in names]
+            plan.settled += [
+                (feature.job.name, feature.job.spec_digest, key) for key in feature.failures if key not in present
+            ]
+
+
+def _estimate(plan: Plan, known: Sequence[_Known]) -> None:
+    """Bytes to be written (ragged rows count as the mean of the stored ones, or 60 steps)."""
+    per_row = {feature.job.name: feature.job.row_bytes or 60 * feature.job.step_bytes for feature in known}
+    plan.bytes_to_write = sum(per_row[name] for unit in plan.units for name in unit.features)
+    plan.bytes_to_read = sum(unit.size for unit in plan.units)

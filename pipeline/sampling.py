@@ -1,0 +1,401 @@
+"""Which frames of a video are wanted: one time axis, and the policies that choose slots on it.
+
+Every policy is a small value object. `sample` maps the times at which frames are shown to T slots; `spec` is what a
+feature's recipe records; `policy_from_spec` reads it back. One rule of display holds for all of them: the frame at t
+is the one with the greatest presentation time <= t, before the first frame the first. Comparisons allow one
+microsecond, the resolution at which containers state their start.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+EPSILON_S = 1e-6
+MAX_STEPS = 1_000_000
+Pad = Literal["repeat", "zero", "error"]
+
+
+class SamplingError(ValueError):
+    """A policy that cannot be built; the message names the field."""
+
+
+class TooShort(Exception):
+    """The video has too few frames for the policy."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Timeline:
+    """The frames a video shows.
+
+    Attributes
+    ----------
+    pts_s
+        float64 [F], ascending times of display in seconds; t = 0 is the presentation zero, or the start of the clip.
+        A clip's first frame may carry a small negative time: it was already on screen when the clip began.
+    duration_s
+        End of the last frame in seconds, or the length of the clip.
+    frame_rate
+        Average frames per second as the container states it, or None.
+    nominal_rate
+        Frames per second that FFmpeg's tools assume for the stream (`av_guess_frame_rate`), or None; it differs from
+        the average on variable-rate files, and only the published 6-fps dump depends on it.
+    shown_s
+        float64 [F], seconds that FFmpeg 5.1 reads as each packet's duration (0 for none), or None: the gaps
+        between frames are taken. Only the published 6-fps dump depends on it.
+    """
+
+    pts_s: NDArray[np.float64]
+    duration_s: float
+    frame_rate: float | None
+    nominal_rate: float | None = None
+    shown_s: NDArray[np.float64] | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Samples:
+    """What a policy chose, one entry per slot.
+
+    Attributes
+    ----------
+    frame
+        int64 [T], index into `Timeline.pts_s`; -1 where the slot is to be filled with zeros (`pad="zero"`).
+    time_s
+        float64 [T], the chosen frame's own time; for a slot of zeros the time the slot asked for.
+    valid
+        bool [T], False where the slot is padding.
+    published_time_s
+        float64 [T], the time that the published tables give this slot where a published rule has its own, or None.
+    """
+
+    frame: NDArray[np.int64]
+    time_s: NDArray[np.float64]
+    valid: NDArray[np.bool_]
+    published_time_s: NDArray[np.float64] | None = None
+
+
+class Policy(Protocol):
+    """A rule that turns a timeline into slots."""
+
+    @property
+    def steps(self) -> int | None:
+        """Number of slots T, or None when it depends on the video."""
+
+    def sample(self, timeline: Timeline) -> Samples:
+        """Choose the frames; raises `TooShort` when the video cannot fill them."""
+
+    def spec(self) -> dict[str, Any]:
+        """The rule as JSON."""
+
+
+def frames_at(timeline: Timeline, times_s: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Indices, int64, of the frames on screen at `times_s`."""
+    index = np.searchsorted(timeline.pts_s, times_s + EPSILON_S, side="right") - 1
+    return np.maximum(index, 0).astype(np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Uniform:
+    """`n` equal slots over the duration, each the frame on screen at the centre of its slot.
+
+    Slot i asks for t = (i + 1/2) * duration / n. A video of fewer than n frames shows some of them in several slots:
+    there a slot that shows the same frame as the slot before it is padding. `pad` says what padding holds: the frame
+    again (`repeat`), zeros (`zero`), or nothing at all (`error`: such a video is refused as too short). A longer
+    video has no padding, even where it holds one frame over several slots.
+    """
+
+    n: int = 32
+    pad: Pad = "repeat"
+    name: ClassVar[str] = "uniform"
+
+    def __post_init__(self) -> None:
+        _check_count("n", self.n)
+        _check_pad(self.pad)
+
+    @property
+    def steps(self) -> int | None:
+        return self.n
+
+    def sample(self, timeline: Timeline) -> Samples:
+        _require_frames(timeline)
+        times = (np.arange(self.n) + 0.5) * (timeline.duration_s / self.n)
+        frame = frames_at(timeline, times)
+        valid = np.ones(self.n, dtype=np.bool_)
+        if len(timeline.pts_s) < self.n:
+            valid[1:] = np.diff(frame) != 0
+        return _padded(timeline, times, frame, valid, self.pad, f"{self.n} frames")
+
+    def spec(self) -> dict[str, Any]:
+        return _spec(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Segments:
+    """`t` segments of `seconds` each from t = 0, each the frame on screen in the middle of its segment.
+
+    Slot i asks for (i + 1/2) * seconds. A segment whose middle lies at or after the end of the video is padding,
+    except that the first is always real. `pad` as in `Uniform`; `repeat` shows the last frame of the last real
+    segment again.
+    """
+
+    t: int = 60
+    seconds: float = 1.0
+    pad: Pad = "repeat"
+    name: ClassVar[str] = "segments"
+
+    def __post_init__(self) -> None:
+        _check_count("t", self.t)
+        _check_positive("seconds", self.seconds)
+        _check_pad(self.pad)
+
+    @property
+    def steps(self) -> int | None:
+        return self.t
+
+    def sample(self, timeline: Timeline) -> Samples:
+        _require_frames(timeline)
+        times = (np.arange(self.t) + 0.5) * self.seconds
+        valid = times < timeline.duration_s - EPSILON_S
+        valid[0] = True
+        frame = frames_at(timeline, times)
+        frame[~valid] = frame[valid][-1]
+        wanted = f"{self.t} segments of {self.seconds:g} s"
+        return _padded(timeline, times, frame, valid, self.pad, wanted)
+
+    def spec(self) -> dict[str, Any]:
+        return _spec(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Fps:
+    """The frames on screen at t = 0, 1/rate, 2/rate, ... before the end: ragged, at least one slot, no padding."""
+
+    rate: float
+    name: ClassVar[str] = "fps"
+
+    def __post_init__(self) -> None:
+        _check_positive("rate", self.rate)
+
+    @property
+    def steps(self) -> int | None:
+        return None
+
+    def sample(self, timeline: Timeline) -> Samples:
+        _require_frames(timeline)
+        count = max(1, math.ceil((timeline.duration_s - EPSILON_S) * self.rate))
+        if count > MAX_STEPS:
+            raise SamplingError(f"fps.rate: {self.rate:g} gives {count} slots, more than {MAX_STEPS}")
+        frame = frames_at(timeline, np.arange(count) / self.rate)
+        return Samples(frame, timeline.pts_s[frame], np.ones(count, dtype=np.bool_))
+
+    def spec(self) -> dict[str, Any]:
+        return _spec(self)
+
+
+@dataclass(frozen=True, slots=True)
+class NextGqa32:
+    """The published sampling of NExT-GQA: 32 of the images of a 6-fps dump.
+
+    The authors dumped each video by hand with FFmpeg at 6 fps and kept files 1, 4, 7, ... (2 fps); `sample_clips`
+    then takes 32 of the M files. The dump is `ffmpeg -i VIDEO -r 6 %d.jpg`, emulated by `dump_frames`: its constant
+    rate encoder emits the two first frames at once, hence the floor(6T) + 2 files from which 96 % of the published
+    tables follow, where the filter `fps=6` gives round(6T) files and explains 37 %. `time_s` is the real time of
+    each image; `published_time_s` is the tables' own round((1 + 3c) / 6, 1), about 1/6 s late. All slots are valid:
+    repeats in short videos belong to the published rule.
+    """
+
+    name: ClassVar[str] = "nextgqa32"
+
+    @property
+    def steps(self) -> int | None:
+        return 32
+
+    def sample(self, timeline: Timeline) -> Samples:
+        _require_frames(timeline)
+        files = dump_frames(timeline, rate=6)[::3]
+        chosen = np.array(sample_clips(len(files), 32, 4), dtype=np.int64)
+        frame = files[chosen]
+        published = np.array([round((1 + 3 * int(index)) / 6, 1) for index in chosen])
+        return Samples(frame, timeline.pts_s[frame], np.ones(32, dtype=np.bool_), published)
+
+    def spec(self) -> dict[str, Any]:
+        return _spec(self)
+
+
+@dataclass(frozen=True, slots=True)
+class MusicAvqa60:
+    """The published sampling of MUSIC-AVQA: the middle frame of each of 60 seconds, by frame number.
+
+    Slot i takes displayed frame round((1/2 + i) * fps), with fps the container's average rate. A number beyond the
+    frame count F wraps inside the last partial second of L = int(F mod fps) frames (int(fps) when 0):
+    S + 1 + ((number - S - 1) mod L) with S = F - L; such slots are padding. A number equal to F reads the last
+    frame, as the published reader did. `published_time_s` is i + 1/2, the second that the slot stands for.
+    """
+
+    name: ClassVar[str] = "music_avqa60"
+
+    @property
+    def steps(self) -> int | None:
+        return 60
+
+    def sample(self, timeline: Timeline) -> Samples:
+        _require_frames(timeline)
+        total = len(timeline.pts_s)
+        rate = timeline.frame_rate or total / timeline.duration_s
+        last = int(total % rate) or max(1, int(rate))
+        start = total - last
+        number = np.array([round((0.5 + second) * rate) for second in range(60)], dtype=np.int64)
+        valid = number <= total
+        wrapped = start + 1 + (number - start - 1) % last
+        frame = np.clip(np.where(valid, number, wrapped), 0, total - 1)
+        return Samples(frame, timeline.pts_s[frame], valid, np.arange(60) + 0.5)
+
+    def spec(self) -> dict[str, Any]:
+        return _spec(self)
+
+
+def sample_clips(total: int, num_clips: int, k: int) -> list[int]:
+    """Centres of `num_clips` windows of `k` frames over `total`, as NExT-GQA publishes them.
+
+    The centres come from `np.linspace` itself: its rounding error decides one index in some 500 totals below 20,000,
+    so integer arithmetic would not reproduce the published tables. A window that is cut on the left is filled with
+    its first frame, on the right with its last; the element in its middle is taken.
+
+    Raises
+    ------
+    TooShort
+        If `total` is 0.
+    """
+    if total < 1:
+        raise TooShort("no frame to sample from")
+    chosen = []
+    for centre in np.linspace(0, total, num_clips + 2, dtype=np.int32)[1 : num_clips + 1]:
+        first, end = int(centre) - k // 2, int(centre) + k // 2
+        window = list(range(max(first, 0), min(end, total)))
+        if first < 0:
+            window = [window[0]] * (k - len(window)) + window
+        else:
+            window = window + [window[-1]] * (k - len(window))
+        chosen.append(window[len(window) // 2])
+    return chosen
+
+
+def dump_frames(timeline: Timeline, rate: int) -> NDArray[np.int64]:
+    """Indices of the frames in an image dump `ffmpeg -i VIDEO -r RATE %d.jpg`, in order of the files.
+
+    The rule is the constant-rate branch of the ffmpeg command line (releases 2 to 5.1; checked file by file against
+    5.1): with time counted in output frames, an input frame that ends more than 1.1 before the output's clock is
+    dropped, one that ends more than 1.1 after it is written round(delta) times, the frame before it filling what
+    lies before its own start; at the end the last frame is written as often as the median of the last three fills.
+    A frame lasts as many whole output frames as its packet claims, or, where that rounds to none, one frame at the
+    stream's nominal rate.
+
+    Returns
+    -------
+    int64 [N]
+        Index into `timeline.pts_s` of every file, N >= 1 for a video with frames.
+    """
+    span = min(rate / timeline.nominal_rate, 1.0) if timeline.nominal_rate else 1.0
+    shown = timeline.shown_s
+    if shown is None:
+        shown = np.diff(timeline.pts_s, append=timeline.duration_s)
+    written: list[int] = []
+    fills = [0, 0, 0]
+    for index, (time_s, shown_s) in enumerate(zip(timeline.pts_s.tolist(), shown.tolist(), strict=True)):
+        # FFmpeg keeps 16 extra bits of time and moves values off exact midpoints.
+        position = round(time_s * rate * 65536) / 65536
+        position += math.copysign(2.0**-17, position) if position else 0.0
+        lead = position - len(written)
+        delta = lead + (round(shown_s * rate) or span)
+        if lead < 0 < delta:
+            lead = 0.0
+        copies, fill = 1, 0
+        if delta < -1.1:
+            copies = 0
+        elif delta > 1.1:
+            copies = round(delta)
+            if lead > 1.1:
+                fill = min(round(lead - 0.6), copies)
+        fills = [fill, *fills[:2]]
+        written += [max(index - 1, 0)] * fill + [index] * (copies - fill)
+    written += [len(timeline.pts_s) - 1] * sorted(fills)[1]
+    return np.array(written, dtype=np.int64)
+
+
+_POLICIES: dict[str, type[Uniform | Segments | Fps | NextGqa32 | MusicAvqa60]] = {
+    policy.name: policy for policy in (Uniform, Segments, Fps, NextGqa32, MusicAvqa60)
+}
+
+
+def policy_from_spec(spec: dict[str, Any]) -> Policy:
+    """Build a policy from its dictionary form, as in `{"policy": "uniform", "n": 32, "pad": "repeat"}`.
+
+    Raises
+    ------
+    SamplingError
+        If the policy or one of its fields is unknown, missing or out of range.
+    """
+    name = spec.get("policy")
+    if not isinstance(name, str) or name not in _POLICIES:
+        raise SamplingError(f"sampling.policy: {name!r} is not one of {', '.join(_POLICIES)}")
+    policy = _POLICIES[name]
+    given = {key: value for key, value in spec.items() if key != "policy"}
+    known = [field.name for field in fields(policy)]
+    for key in given:
+        if key not in known:
+            allowed = ", ".join(known) or "none"
+            raise SamplingError(f"sampling.{key}: not a field of {name!r} (its fields: {allowed})")
+    if policy is Fps and "rate" not in given:
+        raise SamplingError("sampling.rate: 'fps' needs a rate in frames per second")
+    try:
+        return policy(**given)
+    except SamplingError as error:
+        raise SamplingError(f"sampling.{error}") from None
+
+
+def _spec(policy: Uniform | Segments | Fps | NextGqa32 | MusicAvqa60) -> dict[str, Any]:
+    return {"policy": policy.name, **asdict(policy)}
+
+
+def _padded(
+    timeline: Timeline,
+    times: NDArray[np.float64],
+    frame: NDArray[np.int64],
+    valid: NDArray[np.bool_],
+    pad: Pad,
+    wanted: str,
+) -> Samples:
+    """Fill the slots that are not valid as `pad` says; raises `TooShort` for `error`."""
+    time_s = timeline.pts_s[frame]
+    if pad == "error" and not valid.all():
+        raise TooShort(
+            f"{len(timeline.pts_s)} frames in {timeline.duration_s:.3f} s do not fill {wanted} (pad is 'error')"
+        )
+    if pad == "zero":
+        frame = np.where(valid, frame, -1)
+        time_s = np.where(valid, time_s, times)
+    return Samples(frame, time_s, valid)
+
+
+def _require_frames(timeline: Timeline) -> None:
+    if len(timeline.pts_s) == 0:
+        raise TooShort("the video shows no frame")
+
+
+def _check_count(field: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_STEPS:
+        raise SamplingError(f"{field}: {value!r} is not a whole number from 1 to {MAX_STEPS}")
+
+
+def _check_positive(field: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
+        raise SamplingError(f"{field}: {value!r} is not a positive number")
+
+
+def _check_pad(value: object) -> None:
+    if value not in ("repeat", "zero", "error"):
+        raise SamplingError(f"pad: {value!r} is not one of repeat, zero, error")

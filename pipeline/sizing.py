@@ -1,0 +1,128 @@
+"""How many workers fit: CPUs, memory and GPUs that this process may really use."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from pipeline.config import RunConfig
+from pipeline.errors import PreflightError
+
+# Shares of a CPU that Ray is told a stage takes. Model and writer actors wait on a GPU or a disk most of the
+# time; giving them whole CPUs would leave a two-CPU machine without one for decoding, and the job would hang.
+MODEL_CPUS = 0.25
+WRITER_CPUS = 0.25
+_WORKER_MEMORY_GB = 1.0  # a decode worker with its child, one 4K frame and a few prepared videos
+
+
+@dataclass(frozen=True, slots=True)
+class Sizing:
+    """What a run will use, chosen or given."""
+
+    cpus: int
+    gpus: int
+    memory_gb: float
+    device: str
+    decode_workers: int
+    model_threads: int
+
+    def describe(self) -> str:
+        return (
+            f"{self.cpus} CPUs, {self.gpus} GPUs, {self.memory_gb:.1f} GiB: {self.decode_workers} decode "
+            f"worker{'s' * (self.decode_workers != 1)}, models on {self.device} with {self.model_threads} "
+            f"thread{'s' * (self.model_threads != 1)}"
+        )
+
+
+def available_cpus() -> int:
+    """CPUs by affinity, cgroup quota and SLURM, whichever is least."""
+    limits = [len(os.sched_getaffinity(0))]
+    quota = _read("/sys/fs/cgroup/cpu.max").split()
+    if len(quota) == 2 and quota[0].isdigit():
+        limits.append(max(1, int(quota[0]) // int(quota[1])))
+    for name in ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE"):
+        if os.environ.get(name, "").isdigit():
+            limits.append(int(os.environ[name]))
+            break
+    return max(1, min(limits))
+
+
+def available_memory_gb() -> float:
+    """Memory by machine, cgroup and SLURM, whichever is least, in GiB."""
+    limits: list[float] = [psutil.virtual_memory().total / 2**30]
+    cgroup = _read("/sys/fs/cgroup/memory.max").strip()
+    if cgroup.isdigit():
+        limits.append(int(cgroup) / 2**30)
+    slurm = os.environ.get("SLURM_MEM_PER_NODE", "")
+    if slurm.isdigit():
+        limits.append(int(slurm) / 1024)
+    return min(limits)
+
+
+def visible_gpus() -> int:
+    """NVIDIA GPUs that CUDA_VISIBLE_DEVICES leaves, counted without importing torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        devices = [part for part in visible.split(",") if part.strip()]
+        return 0 if devices[:1] == ["-1"] else len(devices)
+    driver = Path("/proc/driver/nvidia/gpus")
+    return len(list(driver.iterdir())) if driver.is_dir() else 0
+
+
+def choose(run: RunConfig, cpus: int | None = None, gpus: int | None = None) -> Sizing:
+    """Fill in what the configuration leaves open.
+
+    Parameters
+    ----------
+    cpus, gpus : of a Ray cluster; of this machine by default.
+
+    Raises
+    ------
+    PreflightError
+        If the configuration asks for what is not there.
+    """
+    machine_cpus = available_cpus()
+    cpus = cpus or machine_cpus
+    found_gpus = visible_gpus() if gpus is None else gpus
+    if run.gpus is not None and run.gpus > found_gpus:
+        raise PreflightError(f"run.gpus: {run.gpus} asked for, {found_gpus} visible")
+    use_gpus = found_gpus if run.gpus is None else run.gpus
+    device = run.device if run.device != "auto" else ("cuda" if use_gpus else "cpu")
+    if device.startswith("cuda") and not use_gpus:
+        raise PreflightError(f"run.device: {device} asked for, but no GPU is visible")
+    if device == "cpu":
+        use_gpus = 0
+    memory_gb = run.memory_gb or available_memory_gb()
+    most = max(1, int(memory_gb // _WORKER_MEMORY_GB) - 1)
+    spare = cpus if device != "cpu" or cpus == 1 else cpus - 1
+    workers = run.decode_workers or max(1, min(spare, most))
+    threads = run.model_threads or max(1, min(machine_cpus, 8))
+    return Sizing(cpus, use_gpus, memory_gb, device, workers, threads)
+
+
+def ray_decode_workers(sizing: Sizing, cluster_cpus: float) -> int:
+    """Decode actors (1 CPU each) that leave room for the model and writer actors.
+
+    Raises
+    ------
+    PreflightError
+        If the cluster is too small for one of each: it would wait forever.
+    """
+    model_actors = max(1, sizing.gpus)
+    room = cluster_cpus - model_actors * MODEL_CPUS - WRITER_CPUS
+    if room < 1:
+        raise PreflightError(
+            f"the Ray cluster has {cluster_cpus:g} CPUs; one decode worker, {model_actors} model and one writer "
+            f"actor need {1 + model_actors * MODEL_CPUS + WRITER_CPUS:g}"
+        )
+    return max(1, min(sizing.decode_workers, int(room)))
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""

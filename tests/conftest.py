@@ -1,0 +1,48 @@
+"""Fixtures that more than one house uses."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from examples.clips import write_clip
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real clips and models; tests that need it skip, by name, without it."""
+    path = Path(os.environ.get("REELSTORE_SHARED", ROOT.parent / "shared"))
+    if not (path / "data" / "media").is_dir():
+        pytest.skip("needs the shared test data (set REELSTORE_SHARED)")
+    return path
+
+
+@pytest.fixture(scope="session")
+def media(shared: Path) -> Path:
+    """Real clips."""
+    return shared / "data" / "media"
+
+
+@pytest.fixture(scope="session")
+def clip_bytes(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, ...]:
+    """Four small generated clips, encoded once a session."""
+    folder = tmp_path_factory.mktemp("clips")
+    clips = []
+    for index in range(4):
+        write_clip(folder / f"{index}.mp4", seed=index, seconds=1.0 + index / 2, width=96, height=64, gop=10)
+        clips.append((folder / f"{index}.mp4").read_bytes())
+    return tuple(clips)
+
+
+@pytest.fixture
+def videos(tmp_path: Path, clip_bytes: tuple[bytes, ...]) -> Path:
+    """A folder with ``clip0.mp4`` … ``clip3.mp4``, the test's own to change."""
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for index, data in enumerate(clip_bytes):
+        (folder / f"clip{index}.mp4").write_bytes(data)
+    return folder

@@ -1,0 +1,100 @@
+"""Crop policies against open_clip's own evaluation transform."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from extractors import ExtractorError
+from extractors.clip_models import OPENAI_MEAN, OPENAI_STD
+from extractors.preprocess import Crop, Interpolation, Preprocessing
+
+MEDIA = Path(__file__).parents[3] / "shared" / "data" / "media"
+RESIZE_MODE = {"center_crop": "shortest", "squash": "squash", "letterbox": "longest"}
+SIZES = [(360, 640), (640, 360), (224, 224), (225, 224), (333, 332), (100, 50), (37, 91), (720, 1280), (3, 400)]
+CROPS: list[Crop] = ["center_crop", "squash", "letterbox"]
+INTERPOLATIONS: list[Interpolation] = ["bicubic", "bilinear"]
+
+
+def preprocessing(crop: Crop, interpolation: Interpolation = "bicubic") -> Preprocessing:
+    return Preprocessing(224, crop, interpolation, OPENAI_MEAN, OPENAI_STD)
+
+
+def reference(ours: Preprocessing, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """What open_clip's transform makes of a frame, before normalisation, on the 0..255 scale."""
+    transform = open_clip.image_transform(
+        ours.size,
+        is_train=False,
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+        resize_mode=RESIZE_MODE[ours.crop],
+        interpolation=ours.interpolation,
+        fill_color=ours.fill,
+    )
+    scaled = transform(Image.fromarray(frame)).numpy().transpose(1, 2, 0) * 255
+    return np.rint(scaled).astype(np.uint8)
+
+
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+@pytest.mark.parametrize("crop", CROPS)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_equals_open_clip_on_any_shape(size: tuple[int, int], crop: Crop, interpolation: Interpolation) -> None:
+    frame = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    ours = preprocessing(crop, interpolation)
+    np.testing.assert_array_equal(ours.apply(frame[None])[0], reference(ours, frame))
+
+
+@pytest.mark.parametrize("crop", CROPS)
+def test_equals_open_clip_on_real_frames(crop: Crop) -> None:
+    files = sorted(MEDIA.glob("*.mp4"))
+    if not files:
+        pytest.skip(f"no videos in {MEDIA}")
+    av = pytest.importorskip("av")
+    ours = preprocessing(crop)
+    for file in files:
+        with av.open(str(file)) as container:
+            frame = next(container.decode(video=0)).to_ndarray(format="rgb24")
+        np.testing.assert_array_equal(ours.apply(frame[None])[0], reference(ours, frame), err_msg=file.name)
+
+
+def test_letterbox_keeps_everything_and_pads_with_what_normalises_to_zero() -> None:
+    ours = preprocessing("letterbox")
+    white = np.full((1, 90, 160, 3), 255, np.uint8)
+    square = ours.apply(white)[0]
+    bars = (square == np.array(ours.fill)).all(axis=(1, 2))
+    assert bars.sum() == 224 - 126
+    assert bars[:49].all()
+    assert bars[-49:].all()
+    assert (square[~bars] == 255).all()
+    normalised = (np.array(ours.fill) / 255 - ours.mean) / ours.std
+    assert np.abs(normalised).max() < 0.01
+
+
+def test_centre_crop_loses_the_sides_and_squash_keeps_them() -> None:
+    frame = np.zeros((1, 90, 160, 3), np.uint8)
+    frame[:, :, :20] = 255
+    assert preprocessing("center_crop").apply(frame).max() == 0
+    assert (preprocessing("squash").apply(frame)[0, :, 0] == 255).all()
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [np.zeros((2, 8, 8, 3), np.float32), np.zeros((8, 8, 3), np.uint8), np.zeros((1, 0, 8, 3), np.uint8)],
+)
+def test_other_arrays_are_refused_with_their_shape(bad: NDArray[np.uint8]) -> None:
+    with pytest.raises(ExtractorError, match=r"expected RGB frames uint8 \[N,H,W,3\], got"):
+        preprocessing("squash").apply(bad)
+
+
+def test_frames_need_be_neither_contiguous_nor_writable() -> None:
+    whole = np.random.default_rng(0).integers(0, 256, (2, 100, 100, 3), np.uint8)
+    view = whole[::-1, 10:60, ::2]
+    view.flags.writeable = False
+    np.testing.assert_array_equal(
+        preprocessing("squash").apply(view), preprocessing("squash").apply(np.ascontiguousarray(view))
+    )

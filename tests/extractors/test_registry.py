@@ -1,0 +1,128 @@
+"""Names to extractors, a user's own backbone, and what importing costs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from extractors import ExtractorError, MicroBatcher, build, names
+
+ROOT = Path(__file__).parents[2]
+
+BACKBONE = '''
+"""Mean and spread of the grey value: a backbone of the user's own."""
+import numpy as np
+import torch
+from pydantic import Field
+from extractors.base import Extractor, Model, OutputSpec
+
+class Grey(Extractor):
+    name = "grey"
+    version = 1
+    scale: float = Field(default=1.0, gt=0)
+
+    def spec(self):
+        return {"extractor": self.name, "version": self.version, "scale": self.scale}
+    def output(self):
+        return OutputSpec((2,), "grey mean and deviation")
+    def prepared_shape(self):
+        return (8, 8, 3)
+    def prepare(self, frames):
+        return np.ascontiguousarray(frames[:, :8, :8])
+    def load(self, device, threads=None):
+        return GreyModel(self.output(), self.scale)
+
+class GreyModel(Model):
+    def __init__(self, output, scale):
+        self.output, self.scale = output, scale
+    def forward(self, batch):
+        grey = torch.from_numpy(batch).float().mean(-1).flatten(1) * self.scale
+        return torch.stack([grey.mean(1), grey.std(1)], 1).numpy()
+    def numerics(self):
+        return {"torch": torch.__version__}
+'''
+
+LIGHT = """
+import sys
+import numpy as np
+import extractors
+frames = np.zeros((1, 90, 160, 3), np.uint8)
+for options in (
+    {"model": "ViT-L-14", "weights": "openai"},
+    {"model": "ViT-B-32", "weights": "laion2b_s34b_b79k", "crop": "letterbox", "tokens": "patch"},
+    {"model": "ViT-B-16-SigLIP", "weights": "webli"},
+    {"model": "ViT-S-32-alt", "weights": "random:0"},
+):
+    extractor = extractors.build("clip", options)
+    extractor.spec(), extractor.output(), extractor.prepare(frames)
+grid = extractors.build("rgb_grid", {})
+prepared = grid.prepare(frames)
+extractors.MicroBatcher(grid.load("cpu"), 4).run([("a", prepared)])
+print([name for name in ("torch", "torchvision", "open_clip", "timm", "ray") if name in sys.modules])
+"""
+
+
+def test_planning_and_preparing_import_no_torch() -> None:
+    done = subprocess.run([sys.executable, "-c", LIGHT], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_backbone_of_the_users_own_is_one_short_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, frames: NDArray[np.uint8]
+) -> None:
+    assert len(BACKBONE.splitlines()) < 100
+    (tmp_path / "my_backbone.py").write_text(BACKBONE)
+    monkeypatch.syspath_prepend(tmp_path)
+    extractor = build("my_backbone:Grey", {"scale": 2})
+    [(key, values)] = MicroBatcher(extractor.load("cpu"), 4).run([("clip", extractor.prepare(frames))])
+    assert key == "clip"
+    expected = 2 * frames[:, :8, :8].astype(np.float64).mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(values[:, 0], expected, rtol=1e-5)
+    with pytest.raises(ExtractorError, match=r"my_backbone:Grey: option 'scale': .*greater than 0"):
+        build("my_backbone:Grey", {"scale": -1})
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("clop", "unknown extractor 'clop', did you mean 'clip'\\?; known: clip, rgb_grid"),
+        ("no_such_module:Thing", "cannot be imported: No module named 'no_such_module'"),
+        ("extractors.base:Nothing", "cannot be imported: .*Nothing"),
+        ("pathlib:Path", "not a subclass"),
+    ],
+)
+def test_an_unknown_name_is_one_clear_line(name: str, message: str) -> None:
+    with pytest.raises(ExtractorError, match=message) as caught:
+        build(name, {})
+    assert "\n" not in str(caught.value)
+
+
+def test_every_name_builds_with_its_defaults() -> None:
+    assert names() == ["clip", "rgb_grid"]
+    for name in names():
+        extractor = build(name, {})
+        assert extractor.spec()["extractor"] == name
+        assert extractor.spec()["version"] == extractor.version
+
+
+def test_rgb_grid_is_the_mean_colour_of_each_cell() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 40, 80, 3), np.uint8)
+    extractor = build("rgb_grid", {"grid": 4})
+    found = extractor.load("cpu").forward(extractor.prepare(pixels))
+    assert found.shape == (3, *extractor.output().step_shape) == (3, 48)
+    assert found.dtype == np.float32
+    exact = pixels.reshape(3, 4, 10, 4, 20, 3).mean(axis=(2, 4)).reshape(3, 48) / 255
+    assert np.abs(found - exact).max() < 1 / 255
+
+
+def test_rgb_grid_puts_the_left_cell_first() -> None:
+    pixels = np.zeros((1, 40, 40, 3), np.uint8)
+    pixels[0, :20, 20:, 1] = 255
+    extractor = build("rgb_grid", {"grid": 2})
+    found = extractor.load("cpu").forward(extractor.prepare(pixels)).reshape(2, 2, 3)
+    assert found.tolist() == [[[0, 0, 0], [0, 1, 0]], [[0, 0, 0], [0, 0, 0]]]
