@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from extractors.base import Extractor
+from extractors.base import Extractor, ExtractorError
 from pipeline.config import Config, FeatureConfig
 from pipeline.errors import ConfigError
 from pipeline.media.recipe import recipe
@@ -59,10 +59,13 @@ def _feature_job(name: str, config: FeatureConfig, whole: Config) -> FeatureJob:
     extractor = config.build()
     if extractor.input != "frames":
         raise ConfigError(f"features.{name}: {config.extractor} reads audio; only frame extractors run so far")
-    output = extractor.output()
+    try:
+        model, output = extractor.spec(), extractor.output()
+    except ExtractorError as error:
+        raise ConfigError(f"features.{name}: {error}") from error
     spec = {
         "extractor": config.extractor,
-        "model": extractor.spec(),
+        "model": model,
         "sampling": config.policy.spec(),
         "decode": _decode_recipe(whole.media.backend),
         "dtype": config.dtype,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from pathlib import Path
 
@@ -21,4 +20,5 @@ def stamp(status: os.stat_result) -> str:
 
 def cache_key(content: str, start_s: float | None, end_s: float | None, spec_digest: str) -> bytes:
     """hash(content id, clip bounds, spec digest): 32 bytes that name one computed row."""
-    return hashlib.sha256(json.dumps([content, start_s, end_s, spec_digest]).encode()).digest()
+    bounds = ", ".join("null" if bound is None else repr(float(bound)) for bound in (start_s, end_s))
+    return hashlib.sha256(f'["{content}", {bounds}, "{spec_digest}"]'.encode()).digest()

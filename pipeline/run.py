@@ -112,7 +112,7 @@ class _Run:
             return self._plan_only(items)
         preflight.check_writable(self.root)
         create_store(self.root)
-        manifest, shards, rows = adopt(self.root, load(self.root))
+        manifest, shards, rows = adopt(self.root, load(self.root), list(self._current().items()))
         if shards:
             self.reporter.line(f"adopted {rows} rows in {shards} finished shards that an earlier run left uncommitted")
         plan = self._plan(manifest, items)

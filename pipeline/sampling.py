@@ -122,7 +122,7 @@ class Uniform:
 
     def sample(self, timeline: Timeline) -> Samples:
         _require_frames(timeline)
-        times = (np.arange(self.n) + 0.5) * (timeline.duration_s / self.n)
+        times = (np.arange(self.n, dtype=np.float64) + 0.5) * (timeline.duration_s / self.n)
         frame = frames_at(timeline, times)
         valid = np.ones(self.n, dtype=np.bool_)
         if len(timeline.pts_s) < self.n:
@@ -158,7 +158,7 @@ class Segments:
 
     def sample(self, timeline: Timeline) -> Samples:
         _require_frames(timeline)
-        times = (np.arange(self.t) + 0.5) * self.seconds
+        times = (np.arange(self.t, dtype=np.float64) + 0.5) * self.seconds
         valid = times < timeline.duration_s - EPSILON_S
         valid[0] = True
         frame = frames_at(timeline, times)
@@ -252,7 +252,7 @@ class MusicAvqa60:
         valid = number <= total
         wrapped = start + 1 + (number - start - 1) % last
         frame = np.clip(np.where(valid, number, wrapped), 0, total - 1)
-        return Samples(frame, timeline.pts_s[frame], valid, np.arange(60) + 0.5)
+        return Samples(frame, timeline.pts_s[frame], valid, np.arange(60, dtype=np.float64) + 0.5)
 
     def spec(self) -> dict[str, Any]:
         return _spec(self)
@@ -262,8 +262,8 @@ def sample_clips(total: int, num_clips: int, k: int) -> list[int]:
     """Centres of `num_clips` windows of `k` frames over `total`, as NExT-GQA publishes them.
 
     The centres come from `np.linspace` itself: its rounding error decides one index in some 500 totals below 20,000,
-    so integer arithmetic would not reproduce the published tables. A window that is cut on the left is filled with
-    its first frame, on the right with its last; the element in its middle is taken.
+    so integer arithmetic would not reproduce the published tables. A short window that begins at 0 is filled up on
+    its left with frame 0, any other on its right with its last frame; the element in its middle is taken.
 
     Raises
     ------
@@ -274,12 +274,12 @@ def sample_clips(total: int, num_clips: int, k: int) -> list[int]:
         raise TooShort("no frame to sample from")
     chosen = []
     for centre in np.linspace(0, total, num_clips + 2, dtype=np.int32)[1 : num_clips + 1]:
-        first, end = int(centre) - k // 2, int(centre) + k // 2
-        window = list(range(max(first, 0), min(end, total)))
-        if first < 0:
-            window = [window[0]] * (k - len(window)) + window
+        window = list(range(max(int(centre) - k // 2, 0), min(int(centre) + k // 2, total)))
+        missing = k - len(window)
+        if window[0] == 0:
+            window = [window[0]] * missing + window
         else:
-            window = window + [window[-1]] * (k - len(window))
+            window = window + [window[-1]] * missing
         chosen.append(window[len(window) // 2])
     return chosen
 
@@ -292,7 +292,8 @@ def dump_frames(timeline: Timeline, rate: int) -> NDArray[np.int64]:
     dropped, one that ends more than 1.1 after it is written round(delta) times, the frame before it filling what
     lies before its own start; at the end the last frame is written as often as the median of the last three fills.
     A frame lasts as many whole output frames as its packet claims, or, where that rounds to none, one frame at the
-    stream's nominal rate.
+    stream's nominal rate. Times count from the axis' zero, as they do there for every format but MPEG-TS, where
+    the command line takes the first frame for zero.
 
     Returns
     -------

@@ -81,7 +81,7 @@ def read_source(source: str, key_mode: KeyMode = "stem") -> list[SourceItem]:
         path = Path(source).absolute()
         if path.suffix.lower() not in VIDEO_SUFFIXES:
             raise SourceError(f"{source}: neither a video nor a table (.csv, .jsonl, .parquet)")
-        items = [_file_item(path, path.parent, key_mode, path.stat())]
+        items = [_file_item(str(path), path.parent, key_mode, path.stat())]
     else:
         raise SourceError(f"{source}: no such directory, glob or table")
     return _checked(source, items)
@@ -104,9 +104,10 @@ def _checked(source: str, items: Iterable[SourceItem]) -> list[SourceItem]:
     return [keyed[raw] for raw in sorted(keyed)]
 
 
-def _file_item(path: Path, base: Path, key_mode: KeyMode, status: os.stat_result | None) -> SourceItem:
-    key = path.stem if key_mode == "stem" else path.relative_to(base).as_posix()
-    return SourceItem(key, str(path), status=status)
+def _file_item(path: str, base: Path, key_mode: KeyMode, status: os.stat_result | None) -> SourceItem:
+    """Plain strings, not ``Path``: a tree may have a hundred thousand files."""
+    key = os.path.splitext(path.rpartition("/")[2])[0] if key_mode == "stem" else os.path.relpath(path, base)  # noqa: PTH122
+    return SourceItem(key, path, status=status)
 
 
 def _directory(root: Path, key_mode: KeyMode) -> Iterator[SourceItem]:
@@ -122,12 +123,12 @@ def _directory(root: Path, key_mode: KeyMode) -> Iterator[SourceItem]:
                 continue
             if entry.is_dir(follow_symlinks=False):
                 pending.append(entry.path)
-            elif os.path.splitext(entry.name)[1].lower() in VIDEO_SUFFIXES:  # noqa: PTH122 (100,000 files)
+            elif os.path.splitext(entry.name)[1].lower() in VIDEO_SUFFIXES:  # noqa: PTH122
                 try:
                     status = entry.stat()
                 except FileNotFoundError:
                     status = None
-                yield _file_item(Path(entry.path), root, key_mode, status)
+                yield _file_item(entry.path, root, key_mode, status)
 
 
 def _glob(pattern: str, key_mode: KeyMode) -> Iterator[SourceItem]:
@@ -137,7 +138,7 @@ def _glob(pattern: str, key_mode: KeyMode) -> Iterator[SourceItem]:
     for name in sorted(glob.glob(pattern, recursive=True), key=os.fsencode):  # noqa: PTH207 (absolute patterns)
         path = Path(name).absolute()
         if path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES:
-            yield _file_item(path, base, key_mode, path.stat())
+            yield _file_item(str(path), base, key_mode, path.stat())
 
 
 def _remote_files(source: str, key_mode: KeyMode) -> Iterator[SourceItem]:

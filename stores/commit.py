@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +26,9 @@ from stores.manifest import (
 )
 from stores.rows import Receipt
 from stores.segments import SegmentLog
-from stores.shard import ShardReader
+from stores.shard import ShardReader, read_spec
+
+_FRESH_SECONDS = 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +97,8 @@ def create_store(root: Path) -> Path:
     root = root.absolute()
     identity = root / layout.IDENTITY
     if not identity.exists():
-        strangers = [p.name for p in root.iterdir() if p.name not in layout.DIRECTORIES] if root.is_dir() else []
+        ours = {layout.IDENTITY, *layout.DIRECTORIES}  # another process may be creating the same store
+        strangers = [p.name for p in root.iterdir() if p.name not in ours] if root.is_dir() else []
         if strangers:
             raise StoreFormatError(
                 f"{root}: not a store and not empty (holds {sorted(strangers)[0]!r}); name a new folder"
@@ -103,11 +107,12 @@ def create_store(root: Path) -> Path:
             durable.make_directory(root / name)
         first = root / layout.VERSIONS / layout.version_file(0)
         if not first.exists():
-            _publish_once(root, first, first_manifest().model_dump_json(exclude_none=True).encode() + b"\n")
+            _publish_once(root, first, first_manifest().encode())
+        durable.sync_directory(first.parent)  # the identity must not outlive the version that it promises
         record = {"format": layout.FORMAT, "format_version": layout.FORMAT_VERSION}
         _publish_once(root, identity, json.dumps(record).encode() + b"\n")
-        durable.sync_directory(root / layout.VERSIONS)
         durable.sync_directory(root)
+        durable.sync_directory(root.parent)
     check_identity(root)
     return root
 
@@ -115,8 +120,10 @@ def create_store(root: Path) -> Path:
 def _publish_once(root: Path, target: Path, data: bytes) -> None:
     staged = root / layout.STAGING / layout.new_id()
     durable.write_new(staged, data)
-    durable.link_exclusive(staged, target, data)
-    durable.unlink(staged)
+    try:
+        durable.link_exclusive(staged, target, data)
+    finally:
+        durable.unlink(staged)
 
 
 def check_identity(root: Path) -> None:
@@ -131,7 +138,9 @@ def check_identity(root: Path) -> None:
     if not isinstance(record, dict) or record.get("format") != layout.FORMAT:
         raise StoreFormatError(f"{identity}: not a {layout.FORMAT} store")
     version = record.get("format_version")
-    if not isinstance(version, int) or version > layout.FORMAT_VERSION:
+    if not isinstance(version, int) or version < 1:
+        raise StoreFormatError(f"{identity}: damaged: there is no format {version!r}")
+    if version > layout.FORMAT_VERSION:
         raise StoreFormatError(
             f"{identity}: {layout.FORMAT} format {version} is newer than format {layout.FORMAT_VERSION}, "
             "which this Reelstore reads; upgrade Reelstore"
@@ -139,13 +148,20 @@ def check_identity(root: Path) -> None:
 
 
 def write_spec(root: Path, spec: Mapping[str, Any]) -> str:
-    """Keep a spec under its digest and return the digest."""
+    """Keep a spec under its digest and return the digest.
+
+    A damaged file is replaced. So is one more than a day old, since ``gc`` spares what is young and
+    the rows that need this spec are not committed yet.
+    """
     spec_digest = layout.digest(spec)
     target = root / layout.SPECS / f"{spec_digest}.json"
-    if not target.exists():
-        staged = root / layout.STAGING / layout.new_id()
-        durable.replace_file(target, staged, json.dumps(spec, sort_keys=True, indent=1).encode() + b"\n")
-        durable.sync_directory(target.parent)
+    text = layout.spec_text(spec)
+    try:
+        kept = target.read_bytes() == text and time.time() - target.stat().st_mtime < _FRESH_SECONDS
+    except FileNotFoundError:
+        kept = False
+    if not kept:
+        durable.replace_file(target, root / layout.STAGING / layout.new_id(), text)
     return spec_digest
 
 
@@ -184,6 +200,8 @@ def commit(root: Path, changes: Changes) -> Manifest:
             after = _with_rows(root, before, placed, changes.shards, changes.replace)
             settled.update((feature, spec, row.key) for row in placed)
             if after is not before:
+                if spec != entry.current and after.retired_at is None:  # nobody would ever collect it
+                    after = after.model_copy(update={"retired_at": now()})
                 features[feature] = entry.model_copy(update={"specs": {**entry.specs, spec: after}})
         for feature, keys in _removed(changes.removed).items():
             if feature in features:
@@ -240,9 +258,11 @@ def _with_rows(
     for row in placed:
         key = layout.check_key(row.key)
         present = index.get(key)
-        same = present is not None and present["cache_key"] == row.cache_key
-        if present is not None and same and not replace and _exists(root, row, present["shard"], known_shards):
-            continue
+        if present is not None and present["cache_key"] == row.cache_key:
+            moves = replace and (present["shard"].hex(), present["row"]) != (row.shard, row.row)
+            if not moves and _exists(root, row, present["shard"], known_shards):
+                fresh.pop(key, None)
+                continue
         added += present is None and key not in fresh
         fresh[key] = row
     if not fresh:
@@ -266,7 +286,7 @@ def _with_rows(
         update={
             "rows": entry.rows + added,
             "index": segments.append(root, layout.INDEX, entry.index, pa.table(columns, schema=schemas.INDEX)),
-            "shards": segments.append(root, layout.INDEX, entry.shards, _shard_table(new_shards)),
+            "shards": segments.append(root, layout.INDEX, entry.shards, shard_table(new_shards)),
         }
     )
 
@@ -276,7 +296,8 @@ def _exists(root: Path, row: Placed, shard: bytes, known_shards: SegmentLog) -> 
     return known_shards.get(shard) is not None and path.exists()
 
 
-def _shard_table(receipts: Sequence[Receipt]) -> pa.Table:
+def shard_table(receipts: Sequence[Receipt]) -> pa.Table:
+    """The shard-list records of finished shards."""
     columns = {
         "key": [bytes.fromhex(receipt.id) for receipt in receipts],
         "rows": [receipt.rows for receipt in receipts],
@@ -322,6 +343,7 @@ def _with_failures(
             if present is not None:
                 records[key] = {**present, "removed": True}
     for failure in failures:
+        layout.check_key(failure.video_id)
         key = schemas.failure_key(failure.feature, failure.spec, failure.video_id)
         records[key] = {
             "key": key,
@@ -331,14 +353,19 @@ def _with_failures(
             "class": failure.kind,
             "permanent": failure.permanent,
             "attempts": failure.attempts,
-            "message": failure.message,
-            "uri": failure.uri,
+            "message": _printable(failure.message),
+            "uri": _printable(failure.uri),
             "content_id": failure.content_id,
             "removed": False,
         }
     changed = [record for key, record in records.items() if log.get(key) != record]
     table = pa.Table.from_pylist(changed, schema=schemas.FAILURES)
     return segments.append(root, layout.FAILURES, latest.failures, table, suffix=".parquet")
+
+
+def _printable(text: str) -> str:
+    """File names that are not UTF-8 come with lone surrogates, which no table can hold."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _with_sources(root: Path, latest: Manifest, sources: Sequence[SourceRecord]) -> tuple[segments.SegmentRef, ...]:
@@ -377,10 +404,15 @@ def write_table(root: Path, name: str, spec: Mapping[str, Any], table: pa.Table)
         bytes=data.size,
         sha256=durable.file_digest(path),
     )
-    receipt = {"table": name, "spec": spec_digest, **file.model_dump()}
     staged_receipt = root / layout.STAGING / f"{identity}.json"
-    durable.write_new(staged_receipt, json.dumps(receipt, indent=1).encode() + b"\n")
+    durable.write_new(staged_receipt, table_receipt(name, spec_digest, read_spec(root, spec_digest), file))
     durable.rename(staged_receipt, directory / f"{identity}.json")
     durable.sync_directory(directory)
     durable.sync_directory(directory.parent)
     return TableEntry(spec=spec_digest, files=(file,))
+
+
+def table_receipt(name: str, spec: str, recipe: Mapping[str, Any], file: TableFile) -> bytes:
+    """The bytes of the receipt beside a table file."""
+    record = {"table": name, "spec": spec, "recipe": recipe, **file.model_dump()}
+    return layout.seal(json.dumps(record, indent=1).encode())

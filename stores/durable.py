@@ -66,7 +66,7 @@ def sync_file(path: Path) -> None:
 
 
 def write_new(path: Path, data: bytes | memoryview) -> None:
-    """Create ``path`` exclusively, write all of ``data`` and fsync it."""
+    """Create ``path`` exclusively, write all of ``data`` and fsync it; on an error (a full disk) leave nothing."""
     with crashing_point("create", path):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
@@ -76,6 +76,9 @@ def write_new(path: Path, data: bytes | memoryview) -> None:
                 view = view[os.write(descriptor, view) :]
         with crashing_point("fsync", path):
             os.fsync(descriptor)
+    except OSError:
+        unlink(path)
+        raise
     finally:
         os.close(descriptor)
 
@@ -102,9 +105,10 @@ def remove_directory(path: Path) -> None:
 
 
 def replace_file(path: Path, staging: Path, data: bytes) -> None:
-    """Give ``path`` new content in one step (for files that are not part of a version)."""
+    """Give ``path`` new content in one step (for files that no manifest lists)."""
     write_new(staging, data)
     rename(staging, path)
+    sync_directory(path.parent)
 
 
 def link_exclusive(source: Path, target: Path, data: bytes) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -48,15 +50,18 @@ def collect(root: Path, grace_seconds: float = GRACE_SECONDS, dry_run: bool = Fa
         path = root / layout.VERSIONS / layout.version_file(version)
         if version in leased:
             outcome.kept_for_leases.append(version)
-        elif now - path.stat().st_mtime >= grace_seconds:
+        elif version < latest.version and _old(path, now - grace_seconds):
             outcome.versions.append(version)
             continue
         kept.append(load(root, version))
     named = _named(root, kept)
-    doomed = [path for path in _files(root) if path.relative_to(root).as_posix() not in named]
-    doomed = [path for path in doomed if now - path.stat().st_mtime >= grace_seconds]
-    outcome.files = [path.relative_to(root).as_posix() for path in doomed]
-    outcome.bytes = sum(path.stat().st_size for path in doomed)
+    doomed = []
+    for path in _files(root):
+        relative = path.relative_to(root).as_posix()
+        if relative not in named and (status := _old(path, now - grace_seconds)):
+            doomed.append(path)
+            outcome.files.append(relative)
+            outcome.bytes += status.st_size
     if dry_run:
         return outcome
     for version in outcome.versions:  # first the names, then what they name
@@ -66,9 +71,19 @@ def collect(root: Path, grace_seconds: float = GRACE_SECONDS, dry_run: bool = Fa
         durable.unlink(path)
     for house in (layout.FEATURES, layout.TABLES):
         for directory in sorted((root / house).iterdir()):
-            if directory.is_dir() and not any(directory.iterdir()) and now - directory.stat().st_mtime >= grace_seconds:
-                durable.remove_directory(directory)
+            if directory.is_dir() and not any(directory.iterdir()) and _old(directory, now - grace_seconds):
+                with contextlib.suppress(OSError):  # a writer has just put its first shard there
+                    durable.remove_directory(directory)
     return outcome
+
+
+def _old(path: Path, before: float) -> os.stat_result | None:
+    """The status of a file last written before a time; None if it is younger, or gone by now."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status if status.st_mtime <= before else None
 
 
 def _retire(root: Path, before: float, outcome: Collection, dry_run: bool) -> Manifest:
@@ -105,7 +120,7 @@ def _named(root: Path, kept: list[Manifest]) -> set[str]:
                     continue
                 seen.add(marker)
                 directory = layout.feature_directory(root, name, spec).relative_to(root).as_posix()
-                used = set(SegmentLog(root, entry.index, schemas.INDEX).table().column("shard").to_pylist())
+                used = SegmentLog(root, entry.index, schemas.INDEX).table().column("shard").unique().to_pylist()
                 for shard in used:
                     named.update((f"{directory}/{shard.hex()}.h5", f"{directory}/{shard.hex()}.json"))
         for table in manifest.tables.values():

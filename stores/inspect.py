@@ -54,12 +54,12 @@ def describe_key(store: Store, key: str) -> dict[str, Any]:
             continue
         clip_start, duration = store.clip(name, key)
         published = store.published_times(name, key)
-        values = store.row(name, key)
+        shape, dtype = store.shape(name, key)
         shard, row = store.place(name, key)
         rows[name] = {
             "spec": info.spec,
-            "shape": list(values.shape),
-            "dtype": str(values.dtype),
+            "shape": list(shape),
+            "dtype": dtype,
             "row_digest": store.digest(name, key),
             "shard": shard,
             "row": row,

@@ -31,6 +31,7 @@ STAGING = "staging"
 CARD = "README.md"
 DIRECTORIES = (VERSIONS, SPECS, INDEX, SOURCES, EVENTS, LEASES, FEATURES, TABLES, FAILURES, STAGING)
 
+_SEAL_BYTES = len(b',"seal":""}\n') + 64
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _VERSION_FILE = re.compile(r"(\d{10})\.json")
 
@@ -79,9 +80,38 @@ def canonical_json(value: Mapping[str, Any]) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
+def spec_text(spec: Mapping[str, Any]) -> bytes:
+    """The bytes of a spec's file."""
+    return json.dumps(spec, sort_keys=True, indent=1).encode() + b"\n"
+
+
 def digest(value: Mapping[str, Any]) -> str:
     """sha256 of the canonical JSON, in hex. This is the *spec digest* of a spec."""
     return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def seal(record: bytes) -> bytes:
+    """Close a JSON object with the sha256 of all that precedes it, so that any flipped bit shows."""
+    body = record.rstrip().removesuffix(b"}").rstrip()
+    return body + _seal_of(body)
+
+
+def unseal(data: bytes) -> bytes:
+    """Return the JSON object that :func:`seal` closed.
+
+    Raises
+    ------
+    ValueError
+        If a single bit differs from what was sealed.
+    """
+    body, tail = data[:-_SEAL_BYTES], data[-_SEAL_BYTES:]
+    if tail != _seal_of(body):
+        raise ValueError("its bytes differ from its seal")
+    return body + b"}"
+
+
+def _seal_of(body: bytes) -> bytes:
+    return b',"seal":"' + hashlib.sha256(body).hexdigest().encode() + b'"}\n'
 
 
 def new_id() -> str:

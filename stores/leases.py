@@ -51,16 +51,18 @@ def held(root: Path, now: float | None = None) -> tuple[set[int], list[Path]]:
     dead: list[Path] = []
     for path in sorted((root / layout.LEASES).glob("*.json")):
         try:
-            record = json.loads(path.read_bytes())
             age = (time.time() if now is None else now) - path.stat().st_mtime
+            if age > LEASE_SECONDS:
+                dead.append(path)
+                continue
+            record = json.loads(path.read_bytes())
             version = int(record["version"])
             gone = record["host"] == socket.gethostname() and not _alive(int(record["pid"]), float(record["started"]))
         except FileNotFoundError:
             continue
         except (ValueError, KeyError, TypeError):
-            dead.append(path)
-            continue
-        if gone or age > LEASE_SECONDS:
+            continue  # its reader is still writing it, or died then
+        if gone:
             dead.append(path)
         else:
             versions.add(version)

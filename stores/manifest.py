@@ -7,6 +7,8 @@ stays a few kilobytes however large the store is.
 from __future__ import annotations
 
 import datetime
+import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from stores.errors import StoreDamageError, StoreError, StoreFormatError, StoreN
 from stores.segments import SegmentRef
 
 _MAX_ATTEMPTS = 1000
+_FORMAT_VERSION = re.compile(rb'"format_version":\s*(\d+)')
 
 
 class _Frozen(BaseModel):
@@ -66,6 +69,10 @@ class Manifest(_Frozen):
     failures: tuple[SegmentRef, ...] = ()
     sources: tuple[SegmentRef, ...] = ()
 
+    def encode(self) -> bytes:
+        """The bytes of its file, sealed against flipped bits."""
+        return layout.seal(self.model_dump_json(exclude_none=True).encode())
+
     def feature(self, name: str) -> FeatureEntry | None:
         return self.features.get(name)
 
@@ -97,7 +104,7 @@ def first_manifest() -> Manifest:
 def versions(root: Path) -> list[int]:
     """All published versions, ascending."""
     try:
-        names = [entry.name for entry in (root / layout.VERSIONS).iterdir()]
+        names = os.listdir(root / layout.VERSIONS)
     except FileNotFoundError:
         return []
     return sorted(version for name in names if (version := layout.parse_version(name)) is not None)
@@ -124,30 +131,44 @@ def load(root: Path, version: int | None = None) -> Manifest:
     except FileNotFoundError as error:
         span = f"{present[0]}…{present[-1]}" if present else "none"
         raise StoreNotFoundError(f"{path}: no such version (there is {span})") from error
+    return _decode(path, text)
+
+
+def _decode(path: Path, data: bytes) -> Manifest:
     try:
-        manifest = Manifest.model_validate_json(text)
+        text = layout.unseal(data)
+    except ValueError as error:
+        raise StoreDamageError(f"{path}: damaged: {error}; see `store.py repair`") from error
+    written = _FORMAT_VERSION.search(text)
+    if written and int(written.group(1)) > layout.FORMAT_VERSION:
+        raise StoreFormatError(
+            f"{path}: format {int(written.group(1))} is newer than format {layout.FORMAT_VERSION}, "
+            "which this Reelstore reads; upgrade Reelstore"
+        )
+    try:
+        return Manifest.model_validate_json(text)
     except ValidationError as error:
         problem = error.errors()[0]
-        if b'"format_version"' in text and _newer(text):
-            raise StoreFormatError(f"{path}: written by a newer Reelstore; upgrade to read it") from error
         where = ".".join(str(part) for part in problem["loc"]) or "file"
         raise StoreDamageError(f"{path}: not a valid manifest ({where}: {problem['msg']})") from error
-    if manifest.format_version > layout.FORMAT_VERSION:
-        raise StoreFormatError(f"{path}: format {manifest.format_version} is newer than this Reelstore reads")
-    return manifest
 
 
-def _newer(text: bytes) -> bool:
-    marker = text.split(b'"format_version":', 1)[1].lstrip()
-    digits = marker[: len(marker) - len(marker.lstrip(b"0123456789"))]
-    return bool(digits) and int(digits) > layout.FORMAT_VERSION
+def newest_readable(root: Path) -> Manifest:
+    """The newest version whose manifest is not damaged (for repair)."""
+    for version in reversed(versions(root)):
+        try:
+            return load(root, version)
+        except StoreDamageError:
+            continue
+    raise StoreDamageError(f"{root / layout.VERSIONS}: no manifest is readable")
 
 
-def publish(root: Path, build: Callable[[Manifest], Manifest | None]) -> Manifest:
+def publish(root: Path, build: Callable[[Manifest], Manifest | None], past_damage: bool = False) -> Manifest:
     """Commit: build the next manifest from the latest one and publish it; on a lost race, again.
 
     ``build`` gets the latest manifest and returns its successor with the files that it names
-    already durable, or None when there is nothing to change. It runs once per attempt.
+    already durable, or None when there is nothing to change. It runs once per attempt. With
+    ``past_damage`` it gets the newest readable manifest, and a damaged newest one is superseded.
 
     Returns
     -------
@@ -156,18 +177,21 @@ def publish(root: Path, build: Callable[[Manifest], Manifest | None]) -> Manifes
     """
     directory = root / layout.VERSIONS
     for _ in range(_MAX_ATTEMPTS):
-        latest = load(root)
+        latest = newest_readable(root) if past_damage else load(root)
+        newest = versions(root)[-1] if past_damage else latest.version
         successor = build(latest)
-        if successor is None:
+        if successor is None and newest == latest.version:
             return latest
-        successor = successor.model_copy(
-            update={"version": latest.version + 1, "nonce": layout.new_id(), "created_at": now()}
+        successor = (successor or latest).model_copy(
+            update={"version": newest + 1, "nonce": layout.new_id(), "created_at": now()}
         )
-        data = successor.model_dump_json(exclude_none=True).encode() + b"\n"
+        data = successor.encode()
         nonce_file = directory / f".{successor.nonce}"
         durable.write_new(nonce_file, data)
-        won = durable.link_exclusive(nonce_file, directory / layout.version_file(successor.version), data)
-        durable.unlink(nonce_file)
+        try:
+            won = durable.link_exclusive(nonce_file, directory / layout.version_file(successor.version), data)
+        finally:
+            durable.unlink(nonce_file)
         durable.sync_directory(directory)
         if won:
             return successor

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import builtins
 import hashlib
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
+
+from stores import layout
 
 Array = npt.NDArray[Any]
 
@@ -52,6 +56,13 @@ def row_digest(values: Array, time_s: Array, valid: Array, published_time_s: Arr
     return hasher.digest()
 
 
+def record_digest(digest: bytes, key: bytes, cache_key: bytes, clip: tuple[float, float], media: bytes) -> bytes:
+    """sha256 over a row digest and all that is kept beside the row; ``clip`` is (start, duration) in seconds."""
+    hasher = hashlib.sha256(digest + cache_key + struct.pack("<ddI", *clip, len(key)) + key)
+    hasher.update(media)
+    return hasher.digest()
+
+
 class DatasetPlace(BaseModel):
     """Where a dataset lies in a shard file: contiguous, unfiltered, C order."""
 
@@ -67,13 +78,17 @@ class DatasetPlace(BaseModel):
 
 
 class Receipt(BaseModel):
-    """What a finished shard leaves beside its file: enough to read it without HDF5, and to adopt it."""
+    """What a finished shard leaves beside its file: enough to read it without HDF5, and to adopt it.
+
+    ``recipe`` is the spec itself, so that a lost file under ``specs/`` can be restored.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: str
     feature: str
     spec: str
+    recipe: Mapping[str, Any]
     rows: int
     ragged: bool
     bytes: int
@@ -81,3 +96,7 @@ class Receipt(BaseModel):
     datasets: Mapping[str, DatasetPlace]
     numerics: Mapping[str, Any]
     format_version: int
+
+    def encode(self) -> builtins.bytes:
+        """The bytes of its file, sealed against flipped bits."""
+        return layout.seal(self.model_dump_json(indent=1).encode())

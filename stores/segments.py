@@ -84,7 +84,7 @@ def open_segment(root: Path, ref: SegmentRef) -> pa.Table:
         return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
     except FileNotFoundError as error:
         raise StoreDamageError(f"{path}: named by the manifest but missing; see `store.py repair`") from error
-    except pa.ArrowInvalid as error:
+    except (OSError, pa.ArrowException) as error:
         raise StoreDamageError(f"{path}: not readable ({error})") from error
 
 

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from stores import durable, layout
 from stores.errors import StoreDamageError, StoreError
-from stores.rows import Array, DatasetPlace, Receipt, Row, row_digest
+from stores.rows import Array, DatasetPlace, Receipt, Row, record_digest, row_digest
 
 _PAGE = 4096
 
@@ -29,7 +29,8 @@ _PAGE = 4096
 @dataclass(frozen=True, slots=True)
 class _Spooled:
     key: bytes
-    row: Row  # without its values
+    row: Row  # without its values and media
+    media: bytes
     position: int
     shape: tuple[int, ...]
     digest: bytes
@@ -67,21 +68,31 @@ class ShardWriter:
             If the row's arrays disagree with each other or with earlier rows.
         """
         key = layout.check_key(row.key)
+        if row.values.ndim == 0 or row.values.dtype.kind not in "biuf":
+            raise StoreError(
+                f"{self._feature}: key {row.key!r}: rows are arrays of numbers [T, …], "
+                f"not {row.values.dtype}{list(row.values.shape)}"
+            )
         steps = row.values.shape[0]
         published = row.published_time_s
-        if row.time_s.shape != (steps,) or row.valid.shape != (steps,):
+        times = (row.time_s, row.valid) if published is None else (row.time_s, row.valid, published)
+        if any(array.shape != (steps,) for array in times):
             raise StoreError(f"{self._feature}: key {row.key!r}: {steps} steps but other times or mask")
         if len(row.cache_key) != 32:
             raise StoreError(f"{self._feature}: key {row.key!r}: a cache key has 32 bytes, not {len(row.cache_key)}")
-        if self._dtype is None:
-            self._dtype = row.values.dtype
         first = self._rows[0] if self._rows else None
-        if row.values.dtype != self._dtype or (first and row.values.shape[1:] != first.shape[1:]):
+        if first and (row.values.dtype != self._dtype or row.values.shape[1:] != first.shape[1:]):
             raise StoreError(
-                f"{self._feature}: key {row.key!r}: {row.values.dtype}{row.values.shape[1:]} beside {self._dtype}"
+                f"{self._feature}: key {row.key!r}: steps of {row.values.dtype}{list(row.values.shape[1:])} "
+                f"beside {self._dtype}{list(first.shape[1:])}"
             )
         if first and (published is None) != (first.row.published_time_s is None):
             raise StoreError(f"{self._feature}: key {row.key!r}: published times in some rows only")
+        try:
+            media = layout.canonical_json(row.media)
+        except (TypeError, ValueError) as error:
+            raise StoreError(f"{self._feature}: key {row.key!r}: its media record is not JSON ({error})") from error
+        self._dtype = row.values.dtype
         values = np.ascontiguousarray(row.values)
         time_s = np.asarray(row.time_s, "<f8")
         valid = np.asarray(row.valid, bool)
@@ -89,8 +100,11 @@ class ShardWriter:
             published = np.asarray(published, "<f8")
         if self._spool is None:
             with durable.crashing_point("create", self._spool_path):
-                self._spool = self._spool_path.open("xb")
-        self._spool.write(values.view(np.uint8).reshape(-1).data)
+                self._spool = self._spool_path.open("xb", buffering=0)
+        self._spool.seek(self.bytes)  # past a write that an earlier error cut short
+        rest = values.view(np.uint8).reshape(-1).data
+        while rest:
+            rest = rest[self._spool.write(rest) :]
         light = Row(
             row.key,
             row.cache_key,
@@ -100,18 +114,17 @@ class ShardWriter:
             row.duration_s,
             row.clip_start_s,
             published,
-            row.media,
         )
         digest = row_digest(values, time_s, valid, published)
-        self._rows.append(_Spooled(key, light, self.bytes, values.shape, digest))
+        self._rows.append(_Spooled(key, light, media, self.bytes, values.shape, digest))
         self.bytes += values.nbytes
 
     def discard(self) -> None:
         """Drop all rows and the spool file."""
         if self._spool is not None:
             self._spool.close()
-            durable.unlink(self._spool_path)
             self._spool = None
+            durable.unlink(self._spool_path)
         self._rows.clear()
         self.bytes = 0
 
@@ -121,28 +134,28 @@ class ShardWriter:
         Raises
         ------
         StoreError
-            If there are no rows, or the file does not read back as it was written.
+            If there are no rows, the spec was not written, or the file does not read back as it was
+            written.
         """
+        staged = self._root / layout.STAGING / f"{self._id}.h5"
+        try:
+            return self._finish(staged)
+        except (OSError, RuntimeError, StoreError):
+            durable.unlink(staged)
+            raise
+        finally:
+            self.discard()
+
+    def _finish(self, staged: Path) -> Receipt:
         if self._spool is None or self._dtype is None:
             raise StoreError(f"{self._feature}: a shard needs at least one row")
+        recipe = read_spec(self._root, self._spec)
         self._spool.close()
         rows = sorted(self._rows, key=lambda spooled: (spooled.key, spooled.row.cache_key))
-        staged = self._root / layout.STAGING / f"{self._id}.h5"
         spool: Array = np.memmap(self._spool_path, np.uint8, "r") if self.bytes else np.empty(0, np.uint8)
         with durable.crashing_point("shard", staged):
             places = _write_file(staged, rows, spool, self._dtype)
-        receipt = Receipt(
-            id=self._id,
-            feature=self._feature,
-            spec=self._spec,
-            rows=len(rows),
-            ragged="offset" in places,
-            bytes=staged.stat().st_size,
-            sha256=durable.file_digest(staged),
-            datasets=places,
-            numerics=self._numerics,
-            format_version=layout.FORMAT_VERSION,
-        )
+        receipt = _receipt(staged, places, self._feature, self._spec, recipe, self._numerics)
         check = ShardReader(staged, receipt)
         problems = check.problems()
         check.close()
@@ -153,12 +166,10 @@ class ShardWriter:
         durable.sync_file(staged)
         durable.rename(staged, directory / f"{self._id}.h5")
         staged_receipt = self._root / layout.STAGING / f"{self._id}.json"
-        durable.write_new(staged_receipt, receipt.model_dump_json(indent=1).encode() + b"\n")
+        durable.write_new(staged_receipt, receipt.encode())
         durable.rename(staged_receipt, directory / f"{self._id}.json")
         durable.sync_directory(directory)
         durable.sync_directory(directory.parent)
-        del spool
-        self.discard()
         return receipt
 
 
@@ -175,10 +186,10 @@ def _write_file(path: Path, rows: list[_Spooled], spool: Array, dtype: np.dtype[
         "clip_start_s": np.array([spooled.row.clip_start_s for spooled in rows], "<f8"),
         "cache_key": np.frombuffer(b"".join(spooled.row.cache_key for spooled in rows), np.uint8).reshape(count, 32),
         "row_digest": np.frombuffer(b"".join(spooled.digest for spooled in rows), np.uint8).reshape(count, 32),
+        "record_digest": np.frombuffer(b"".join(map(_record_digest, rows)), np.uint8).reshape(count, 32),
     }
-    media = [layout.canonical_json(spooled.row.media) for spooled in rows]
-    columns["media"] = np.frombuffer(b"".join(media), np.uint8)
-    columns["media_offset"] = _offsets([len(record) for record in media])
+    columns["media"] = np.frombuffer(b"".join(spooled.media for spooled in rows), np.uint8)
+    columns["media_offset"] = _offsets([len(spooled.media) for spooled in rows])
     joined = np.concatenate if ragged else np.stack
     columns["time_s"] = joined([spooled.row.time_s for spooled in rows])
     columns["valid"] = joined([spooled.row.valid for spooled in rows]).astype("u1")
@@ -193,8 +204,7 @@ def _write_file(path: Path, rows: list[_Spooled], spool: Array, dtype: np.dtype[
     creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     creation.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     creation.set_obj_track_times(False)
-    places = {}
-    with h5py.File(path, "w-", alignment_threshold=1, alignment_interval=_PAGE) as file:
+    with h5py.File(path, "w-", locking=False, alignment_threshold=1, alignment_interval=_PAGE) as file:
 
         def create(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
             space = h5py.h5s.create_simple(shape)
@@ -202,25 +212,52 @@ def _write_file(path: Path, rows: list[_Spooled], spool: Array, dtype: np.dtype[
             return h5py.Dataset(h5py.h5d.create(file.id, name.encode(), kind, space, dcpl=creation))
 
         values = create("values", shape, dtype)
-        flat_values = np.empty(0)
         first = 0
         for index, spooled in enumerate(rows):
             size = int(np.prod(spooled.shape, dtype=np.int64)) * dtype.itemsize
-            flat_values = spool[spooled.position : spooled.position + size].view(dtype).reshape(spooled.shape)
+            row_values = spool[spooled.position : spooled.position + size].view(dtype).reshape(spooled.shape)
             if ragged:
-                values[first : first + spooled.shape[0]] = flat_values
+                values[first : first + spooled.shape[0]] = row_values
                 first += spooled.shape[0]
             else:
-                values[index] = flat_values
+                values[index] = row_values
         for name, column in columns.items():
             create(name, column.shape, column.dtype)[...] = column
         file.flush()
-        for name in ("values", *columns):
-            dataset = file[name]
-            places[name] = DatasetPlace(
-                offset=dataset.id.get_offset() or 0, shape=dataset.shape, dtype=dataset.dtype.str
-            )
-    return places
+        return _places(file)
+
+
+def _record_digest(spooled: _Spooled) -> bytes:
+    row = spooled.row
+    return record_digest(spooled.digest, spooled.key, row.cache_key, (row.clip_start_s, row.duration_s), spooled.media)
+
+
+def _places(file: h5py.File) -> dict[str, DatasetPlace]:
+    return {
+        name: DatasetPlace(offset=dataset.id.get_offset() or 0, shape=dataset.shape, dtype=dataset.dtype.str)
+        for name, dataset in sorted(file.items())
+    }
+
+
+def read_spec(root: Path, spec: str) -> dict[str, Any]:
+    """The recipe kept under a spec digest.
+
+    Raises
+    ------
+    StoreDamageError
+        If it is missing, or is not what the digest was taken of.
+    """
+    path = root / layout.SPECS / f"{spec}.json"
+    try:
+        data = path.read_bytes()
+        recipe: dict[str, Any] = json.loads(data)
+    except FileNotFoundError as error:
+        raise StoreDamageError(f"{path}: the spec is missing") from error
+    except ValueError as error:
+        raise StoreDamageError(f"{path}: the spec is damaged ({error})") from error
+    if data != layout.spec_text(recipe) or layout.digest(recipe) != spec:
+        raise StoreDamageError(f"{path}: the spec is damaged (its content has another digest)")
+    return recipe
 
 
 def _offsets(lengths: Any) -> Array:
@@ -236,11 +273,45 @@ def read_receipt(path: Path) -> Receipt:
         If it is missing or not a receipt.
     """
     try:
-        return Receipt.model_validate_json(path.read_bytes())
+        return Receipt.model_validate_json(layout.unseal(path.read_bytes()))
     except FileNotFoundError as error:
         raise StoreDamageError(f"{path}: the shard's receipt is missing; see `store.py repair`") from error
     except ValidationError as error:
         raise StoreDamageError(f"{path}: not a valid receipt ({error.errors()[0]['msg']})") from error
+    except ValueError as error:
+        raise StoreDamageError(f"{path}: damaged receipt: {error}; see `store.py repair`") from error
+
+
+def rebuild_receipt(
+    path: Path, feature: str, spec: str, recipe: Mapping[str, Any], numerics: Mapping[str, Any]
+) -> Receipt:
+    """The receipt of a sound shard file whose own was lost, from what HDF5 says of the file."""
+    with h5py.File(path, "r", locking=False) as file:
+        places = _places(file)
+    return _receipt(path, places, feature, spec, recipe, numerics)
+
+
+def _receipt(
+    path: Path,
+    places: Mapping[str, DatasetPlace],
+    feature: str,
+    spec: str,
+    recipe: Mapping[str, Any],
+    numerics: Mapping[str, Any],
+) -> Receipt:
+    return Receipt(
+        id=path.stem,
+        feature=feature,
+        spec=spec,
+        recipe=recipe,
+        rows=places["duration_s"].shape[0],
+        ragged="offset" in places,
+        bytes=path.stat().st_size,
+        sha256=durable.file_digest(path),
+        datasets=places,
+        numerics=numerics,
+        format_version=layout.FORMAT_VERSION,
+    )
 
 
 class ShardReader:
@@ -305,9 +376,12 @@ class ShardReader:
     def published_times(self, row: int) -> Array | None:
         return self._steps("published_time_s", row) if "published_time_s" in self.receipt.datasets else None
 
+    def _text(self, name: str, row: int) -> bytes:
+        offset = self.column("key_offset" if name == "keys" else f"{name}_offset")
+        return self.column(name)[offset[row] : offset[row + 1]].tobytes()
+
     def key(self, row: int) -> str:
-        offset = self.column("key_offset")
-        return self.column("keys")[offset[row] : offset[row + 1]].tobytes().decode("utf-8")
+        return self._text("keys", row).decode("utf-8")
 
     def cache_key(self, row: int) -> bytes:
         return bytes(self.column("cache_key")[row])
@@ -316,9 +390,12 @@ class ShardReader:
         return bytes(self.column("row_digest")[row])
 
     def media(self, row: int) -> dict[str, Any]:
-        offset = self.column("media_offset")
-        record: dict[str, Any] = json.loads(self.column("media")[offset[row] : offset[row + 1]].tobytes())
+        record: dict[str, Any] = json.loads(self._text("media", row))
         return record
+
+    def clip(self, row: int) -> tuple[float, float]:
+        """(start in the source, duration) in seconds."""
+        return float(self.column("clip_start_s")[row]), float(self.column("duration_s")[row])
 
     def row(self, row: int, key: str, cache_key: bytes) -> Row:
         """A whole row as it was written, under a key and cache key known from elsewhere."""
@@ -328,16 +405,19 @@ class ShardReader:
             values=self.values(row),
             time_s=self.times(row),
             valid=self.valid(row),
-            duration_s=float(self.column("duration_s")[row]),
-            clip_start_s=float(self.column("clip_start_s")[row]),
+            duration_s=self.clip(row)[1],
+            clip_start_s=self.clip(row)[0],
             published_time_s=self.published_times(row),
             media=self.media(row),
         )
 
     def row_is_sound(self, row: int) -> bool:
-        """Whether a row still has the digest that it was written with."""
-        found = row_digest(self.values(row), self.times(row), self.valid(row), self.published_times(row))
-        return found == self.digest(row)
+        """Whether a row, and all that is kept beside it, still has the digests it was written with."""
+        digest = row_digest(self.values(row), self.times(row), self.valid(row), self.published_times(row))
+        if digest != self.digest(row):
+            return False
+        beside = (self._text("keys", row), self.cache_key(row), self.clip(row), self._text("media", row))
+        return record_digest(digest, *beside) == bytes(self.column("record_digest")[row])
 
     def problems(self) -> list[str]:
         """One line per row whose bytes are not those that were written."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from stores import layout, leases, schemas
@@ -22,7 +23,7 @@ from stores.errors import MissingKeyError, RaggedRowsError, StoreDamageError
 from stores.manifest import Manifest, load
 from stores.rows import Array
 from stores.segments import SegmentLog
-from stores.shard import ShardReader, read_receipt
+from stores.shard import ShardReader, read_receipt, read_spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +175,6 @@ class Store:
                 state = "is not unique" if specs else f"is not in version {self.version}"
                 raise MissingKeyError(f"{self.path}: feature {base!r}: spec {pinned!r} {state}")
             self._open[name] = _Feature(self.path, base, specs[0], self.manifest)
-            self._warn(name)
         return self._open[name]
 
     def _warn(self, name: str) -> None:
@@ -184,12 +184,12 @@ class Store:
             return
         self._warned.add(spec)
         if self.spec(name).get("random_weights"):
-            warnings.warn(f"feature {name!r} was made with random weights", stacklevel=4)
+            warnings.warn(f"feature {name!r} was made with random weights", stacklevel=3)
         if (kinds := len(self.numerics(name))) > 1:
             warnings.warn(
                 f"feature {name!r} mixes {kinds} numerics (device, dtype, micro-batch, threads or torch version); "
                 "see `store.py inspect`",
-                stacklevel=4,
+                stacklevel=3,
             )
 
     def _locate(self, name: str, key: str) -> tuple[ShardReader, int]:
@@ -208,20 +208,16 @@ class Store:
 
     def spec(self, name: str) -> dict[str, Any]:
         """The recipe of a feature, as kept under ``specs/``."""
-        digest = self._feature(name).spec
-        path = self.path / layout.SPECS / f"{digest}.json"
-        try:
-            spec: dict[str, Any] = json.loads(path.read_bytes())
-        except FileNotFoundError as error:
-            raise StoreDamageError(f"{path}: the spec of feature {name!r} is missing") from error
-        except ValueError as error:
-            raise StoreDamageError(f"{path}: the spec of feature {name!r} is damaged ({error})") from error
-        return spec
+        return read_spec(self.path, self._feature(name).spec)
 
     def numerics(self, name: str) -> list[dict[str, Any]]:
-        """The distinct numerics under which a feature's rows were computed."""
-        log = self._feature(name).shards
-        return [json.loads(text) for text in sorted(set(log.table().column("numerics").to_pylist()))]
+        """The distinct numerics under which a feature's present rows were computed."""
+        feature = self._feature(name)
+        shards = feature.shards.table()
+        if len(shards.column("numerics").unique()) > 1:  # shards whose rows were all replaced do not count
+            used = feature.index.table().column("shard").unique()
+            shards = shards.filter(pc.is_in(shards.column("key").cast(pa.binary(16)), value_set=used))
+        return [json.loads(text) for text in sorted(shards.column("numerics").unique().to_pylist())]
 
     def __contains__(self, name_and_key: tuple[str, str]) -> bool:
         name, key = name_and_key
@@ -241,7 +237,14 @@ class Store:
             If the feature has no such row; the message says how it failed, if it did.
         """
         reader, row = self._locate(name, key)
+        self._warn(name)
         return reader.values(row)
+
+    def shape(self, name: str, key: str) -> tuple[tuple[int, ...], str]:
+        """Shape and dtype of a row, without touching its values."""
+        reader, row = self._locate(name, key)
+        values = reader.values(row)
+        return values.shape, values.dtype.name
 
     def times(self, name: str, key: str) -> Array:
         """``[T] float64``: real time of each step in seconds from the start of the clip or video."""
@@ -261,7 +264,7 @@ class Store:
     def clip(self, name: str, key: str) -> tuple[float, float]:
         """(start in the source, duration) of the clip in seconds; whole videos start at 0."""
         reader, row = self._locate(name, key)
-        return float(reader.column("clip_start_s")[row]), float(reader.column("duration_s")[row])
+        return reader.clip(row)
 
     def media(self, name: str, key: str) -> dict[str, Any]:
         """Which streams were used and how they were decoded."""
@@ -292,6 +295,7 @@ class Store:
         RaggedRowsError
             If rows differ in T and ``ragged`` is False.
         """
+        self._feature(name)
         rows = [self.row(name, key) for key in keys]
         if ragged:
             offset = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
@@ -329,6 +333,7 @@ class Store:
     def failures(self) -> pa.Table:
         """Every wanted row that is not stored: video_id, feature, spec, class, permanent, attempts, message, uri."""
         table = SegmentLog(self.path, self.manifest.failures, schemas.FAILURES).table()
-        current = [entry.current for entry in self.manifest.features.values()]
-        keep = [spec in current for spec in table.column("spec").to_pylist()]
+        current = {name: entry.current for name, entry in self.manifest.features.items()}
+        wanted = zip(table.column("feature").to_pylist(), table.column("spec").to_pylist(), strict=True)
+        keep = [current.get(feature, spec) == spec for feature, spec in wanted]
         return table.filter(pa.array(keep, pa.bool_())).drop_columns(["key", "removed"])

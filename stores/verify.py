@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,158 +13,61 @@ from typing import Any
 import pyarrow as pa
 
 from stores import durable, layout, schemas, segments
-from stores.commit import Changes, check_identity, commit, place_shard
+from stores.checks import (
+    Named,
+    Problem,
+    Verification,
+    check_file,
+    check_recipe,
+    check_shard,
+    check_spec,
+    check_table,
+    damaged_versions,
+    keys_by_shard,
+)
+from stores.commit import (
+    Changes,
+    check_identity,
+    commit,
+    place_shard,
+    shard_table,
+    table_receipt,
+    write_spec,
+)
 from stores.errors import StoreDamageError
-from stores.manifest import FeatureEntry, Manifest, SpecEntry, load, publish
+from stores.manifest import FeatureEntry, Manifest, SpecEntry, TableEntry, load, publish, versions
 from stores.rows import Receipt
 from stores.segments import SegmentLog, open_segment
-from stores.shard import ShardReader, ShardWriter, read_receipt
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One thing that is wrong: the file, what is wrong with it, and the key when it is one row."""
-
-    file: str
-    message: str
-    key: str | None = None
-
-    def __str__(self) -> str:
-        return f"{self.file}: {self.message}"
-
-
-@dataclass(slots=True)
-class Verification:
-    """The outcome of :func:`verify`."""
-
-    version: int
-    shards: int = 0
-    rows: int = 0
-    bytes: int = 0
-    problems: list[Problem] = field(default_factory=list)
-
-    @property
-    def ok(self) -> bool:
-        return not self.problems
+from stores.shard import ShardReader, ShardWriter, read_receipt, read_spec, rebuild_receipt
 
 
 def verify(root: Path, deep: bool = False, version: int | None = None) -> Verification:
     """Check every segment, receipt, shard and row of a version.
 
-    Every row's bytes are compared with its digest. ``deep`` also hashes whole files (a flipped bit
-    in a header or in padding counts too), re-parses HDF5 headers, and checks that keys, cache keys
-    and index agree.
+    Every row's bytes are compared with its digests. ``deep`` also hashes whole files (a flipped bit
+    in a header or in padding counts too), re-parses HDF5 headers, checks that cache keys and index
+    agree, and reads the manifests of all other versions.
     """
     root = root.absolute()
     check_identity(root)
-    manifest = load(root, version)
+    number = versions(root)[-1] if version is None and versions(root) else version
+    try:
+        manifest = load(root, number)
+    except StoreDamageError as error:
+        damaged = Problem(f"{layout.VERSIONS}/{layout.version_file(number or 0)}", str(error))
+        return Verification(number or 0, problems=[damaged])
     result = Verification(manifest.version)
+    if deep:
+        for other in damaged_versions(root):
+            result.problems.append(Problem(f"{layout.VERSIONS}/{layout.version_file(other)}", "not a sound manifest"))
     for ref in (*manifest.failures, *manifest.sources):
-        _check_segment(root, ref, deep, result)
-    for table in manifest.tables.values():
-        for file in table.files:
-            _check_file(root, file.path, file.bytes, file.sha256, result)
+        check_file(root, ref.path, ref.bytes, ref.sha256, result)
+    for name, table in sorted(manifest.tables.items()):
+        check_table(root, name, table, result)
     for name, feature in sorted(manifest.features.items()):
         for spec, entry in sorted(feature.specs.items()):
-            _check_spec(root, name, spec, entry, deep, result)
+            check_spec(root, name, spec, entry, deep, result)
     return result
-
-
-def _check_segment(root: Path, ref: segments.SegmentRef, deep: bool, result: Verification) -> bool:
-    if deep:
-        return _check_file(root, ref.path, ref.bytes, ref.sha256, result)
-    try:
-        open_segment(root, ref)
-    except StoreDamageError as error:
-        result.problems.append(Problem(ref.path, str(error)))
-        return False
-    return True
-
-
-def _check_file(root: Path, path: str, size: int, sha256: str, result: Verification) -> bool:
-    file = root / path
-    if not file.is_file():
-        result.problems.append(Problem(path, "missing"))
-    elif file.stat().st_size != size:
-        result.problems.append(Problem(path, f"{file.stat().st_size} bytes, the manifest says {size}"))
-    elif durable.file_digest(file) != sha256:
-        result.problems.append(Problem(path, "its sha256 differs from the manifest's"))
-    else:
-        result.bytes += size
-        return True
-    return False
-
-
-def _check_spec(root: Path, name: str, spec: str, entry: SpecEntry, deep: bool, result: Verification) -> None:
-    spec_path = root / layout.SPECS / f"{spec}.json"
-    try:
-        if layout.digest(json.loads(spec_path.read_bytes())) != spec:
-            result.problems.append(Problem(f"{layout.SPECS}/{spec}.json", "its content has another digest"))
-    except (OSError, ValueError) as error:
-        result.problems.append(Problem(f"{layout.SPECS}/{spec}.json", f"not readable ({error})"))
-    sound = [_check_segment(root, ref, deep, result) for ref in (*entry.index, *entry.shards)]
-    if not all(sound):
-        return
-    shards = {record["key"]: record for record in SegmentLog(root, entry.shards, schemas.SHARDS)}
-    index = SegmentLog(root, entry.index, schemas.INDEX).table()
-    if index.num_rows != entry.rows:
-        result.problems.append(
-            Problem(f"{name}@{spec[:8]}", f"index has {index.num_rows} rows, manifest says {entry.rows}")
-        )
-    named = _keys_by_shard(index)
-    for shard in sorted(named):
-        if shard in shards:
-            _check_shard(root, name, spec, shards[shard], named[shard], deep, result)
-        else:
-            keys = [key for key, _, _ in named[shard]]
-            result.problems.append(
-                Problem(f"{name}@{spec[:8]}", f"key {keys[0]!r}: its shard {shard.hex()} is not listed", keys[0])
-            )
-
-
-def _keys_by_shard(index: pa.Table) -> dict[bytes, list[tuple[str, int, bytes]]]:
-    named: dict[bytes, list[tuple[str, int, bytes]]] = {}
-    columns = (index.column(name).to_pylist() for name in ("shard", "key", "row", "cache_key"))
-    for shard, key, row, cache_key in zip(*columns, strict=True):
-        named.setdefault(shard, []).append((key.decode("utf-8"), row, cache_key))
-    return named
-
-
-def _check_shard(
-    root: Path,
-    name: str,
-    spec: str,
-    record: dict[str, Any],
-    named: list[tuple[str, int, bytes]],
-    deep: bool,
-    result: Verification,
-) -> None:
-    path = layout.feature_directory(root, name, spec) / f"{record['key'].hex()}.h5"
-    relative = path.relative_to(root).as_posix()
-    try:
-        receipt = read_receipt(path.with_suffix(".json"))
-        reader = ShardReader(path, receipt, check_header=deep)
-    except StoreDamageError as error:
-        keys = ", ".join(repr(key) for key, _, _ in named[:3]) + (", …" if len(named) > 3 else "")
-        result.problems.append(Problem(relative, f"{error} ({len(named)} keys: {keys})"))
-        return
-    result.shards += 1
-    result.rows += len(named)
-    result.bytes += receipt.bytes
-    damaged = {row for row in sorted({row for _, row, _ in named}) if not reader.row_is_sound(row)}
-    for key, row, cache_key in named:
-        if row in damaged:
-            result.problems.append(Problem(relative, f"row {row}, key {key!r}: bytes differ from the row digest", key))
-        elif deep and reader.cache_key(row) != cache_key:
-            result.problems.append(Problem(relative, f"row {row}, key {key!r}: cache key differs from the index", key))
-    if deep and not damaged:
-        if receipt.sha256 != record["sha256"].hex():
-            result.problems.append(Problem(relative, "its receipt is not the one that was committed"))
-        elif durable.file_digest(path) != receipt.sha256:
-            result.problems.append(
-                Problem(relative, "a bit outside the rows changed (sha256 differs from the receipt)")
-            )
-    reader.close()
 
 
 @dataclass(slots=True)
@@ -173,42 +78,56 @@ class Repair:
     adopted_rows: int = 0
     salvaged_rows: int = 0
     dropped_rows: dict[str, list[str]] = field(default_factory=dict)
+    dropped_tables: list[str] = field(default_factory=list)
+    lost_specs: list[str] = field(default_factory=list)
     version: int = 0
 
 
-def orphans(root: Path, manifest: Manifest) -> list[Receipt]:
-    """Receipts of finished, sound shards of known specs that this version does not name."""
+def orphans(root: Path, manifest: Manifest, wanted: Iterable[tuple[str, str]] = ()) -> list[Receipt]:
+    """Receipts of finished, sound shards that this version does not name.
+
+    Looked for under the specs of the manifest, under ``wanted`` (feature, spec digest) pairs, and under
+    features that no commit has reached yet.
+    """
+    homes = {(name, spec) for name, feature in manifest.features.items() for spec in feature.specs}
     found = []
-    for name, feature in sorted(manifest.features.items()):
-        for spec, entry in sorted(feature.specs.items()):
-            directory = layout.feature_directory(root, name, spec)
-            if not directory.is_dir():
+    for name, spec in sorted(homes | set(wanted) | _unclaimed(root, manifest)):
+        directory = layout.feature_directory(root, name, spec)
+        if not directory.is_dir():
+            continue
+        shards = manifest.spec_entry(name, spec).shards
+        listed = {record["key"].hex() for record in SegmentLog(root, shards, schemas.SHARDS)}
+        for path in sorted(directory.glob("*.json")):
+            if path.stem in listed:
                 continue
-            listed = {record["key"].hex() for record in SegmentLog(root, entry.shards, schemas.SHARDS)}
-            for path in sorted(directory.glob("*.json")):
-                if path.stem in listed:
+            try:
+                receipt = read_receipt(path)
+                if (receipt.feature, receipt.spec, receipt.id) != (name, spec, path.stem):
                     continue
-                try:
-                    receipt = read_receipt(path)
-                    if (receipt.feature, receipt.spec, receipt.id) != (name, spec, path.stem):
-                        continue
-                    reader = ShardReader(path.with_suffix(".h5"), receipt)
-                except StoreDamageError:
-                    continue
-                if durable.file_digest(reader.path) == receipt.sha256 and not reader.problems():
-                    found.append(receipt)
-                reader.close()
+                reader = ShardReader(path.with_suffix(".h5"), receipt)
+            except StoreDamageError:
+                continue
+            if durable.file_digest(reader.path) == receipt.sha256 and not reader.problems():
+                found.append(receipt)
+            reader.close()
     return found
 
 
-def adopt(root: Path, manifest: Manifest) -> tuple[Manifest, int, int]:
+def _unclaimed(root: Path, manifest: Manifest) -> set[tuple[str, str]]:
+    """(feature, spec) of shard directories whose feature is in no manifest: their run died early."""
+    specs = {path.stem[:8]: path.stem for path in (root / layout.SPECS).glob("*.json")}
+    names = [path.name.rpartition("-") for path in (root / layout.FEATURES).iterdir() if path.is_dir()]
+    return {(name, specs[prefix]) for name, _, prefix in names if name not in manifest.features and prefix in specs}
+
+
+def adopt(root: Path, manifest: Manifest, wanted: Iterable[tuple[str, str]] = ()) -> tuple[Manifest, int, int]:
     """Commit finished shards that a crash left unnamed; return (manifest, shards, rows) adopted.
 
     A key that has a row by now keeps it: an orphan never overrides a committed row.
     """
     changes = Changes()
     shards: set[str] = set()
-    for receipt in orphans(root, manifest):
+    for receipt in orphans(root, manifest, wanted):
         entry = manifest.spec_entry(receipt.feature, receipt.spec)
         index = SegmentLog(root, entry.index, schemas.INDEX)
         placed = [row for row in place_shard(root, receipt) if index.get(row.key.encode()) is None]
@@ -222,14 +141,15 @@ def adopt(root: Path, manifest: Manifest) -> tuple[Manifest, int, int]:
 
 
 def repair(root: Path) -> Repair:
-    """Make a damaged store whole: adopt orphaned shards, rewrite damaged ones without their bad rows.
+    """Make a damaged store whole: restore specs, receipts and listings from what is sound, adopt
+    orphaned shards, rewrite damaged ones without their bad rows, drop damaged tables.
 
     Rows whose bytes are gone are dropped from the index, so that the next run computes them again.
     """
     root = root.absolute()
     check_identity(root)
     outcome = Repair()
-    damaged: dict[tuple[str, str], dict[bytes, list[tuple[str, int, bytes]]]] = {}
+    damaged: dict[tuple[str, str], Named] = {}
 
     def build(latest: Manifest) -> Manifest | None:
         damaged.clear()
@@ -237,17 +157,25 @@ def repair(root: Path) -> Repair:
         for name, feature in sorted(latest.features.items()):
             specs = {}
             for spec, entry in feature.specs.items():
+                if not _restore_spec(root, spec):
+                    outcome.lost_specs.append(f"{name}@{spec}")
+                    continue
                 specs[spec], bad = _without_damage(root, name, spec, entry)
                 if bad:
                     damaged[name, spec] = bad
-            features[name] = FeatureEntry(current=feature.current, specs=specs)
-        update: dict[str, Any] = {"features": features}
-        for log, schema in (("sources", schemas.SOURCES), ("failures", schemas.FAILURES)):
-            update[log] = tuple(ref for ref in getattr(latest, log) if _readable(root, ref, schema))
+            if feature.current in specs:
+                features[name] = FeatureEntry(current=feature.current, specs=specs)
+        tables = {name: table for name, table in latest.tables.items() if _restore_table(root, name, table)}
+        outcome.dropped_tables = sorted(set(latest.tables) - set(tables))
+        update: dict[str, Any] = {"features": features, "tables": tables}
+        for log in ("sources", "failures"):
+            update[log] = tuple(ref for ref in getattr(latest, log) if _sound(root, ref))
         successor = latest.model_copy(update=update)
         return None if successor == latest else successor
 
-    manifest = publish(root, build)
+    manifest = publish(root, build, past_damage=True)
+    for version in damaged_versions(root):
+        durable.unlink(root / layout.VERSIONS / layout.version_file(version))
     for (name, spec), shards in sorted(damaged.items()):
         for shard, named in sorted(shards.items()):
             changes, lost = _salvage(root, name, spec, shard, named)
@@ -260,41 +188,137 @@ def repair(root: Path) -> Repair:
     return outcome
 
 
-def _readable(root: Path, ref: segments.SegmentRef, schema: pa.Schema) -> bool:
-    try:
-        sound = bool(open_segment(root, ref).schema.equals(schema))
-    except StoreDamageError:
+def _sound(root: Path, ref: segments.SegmentRef) -> bool:
+    return check_file(root, ref.path, ref.bytes, ref.sha256, Verification(0))
+
+
+def _restore_spec(root: Path, spec: str) -> bool:
+    """See that a spec can be read, from the recipe in a receipt if need be."""
+    if check_recipe(root, spec, Verification(0)):
+        return True
+    for house in (layout.FEATURES, layout.TABLES):
+        for path in sorted((root / house).glob(f"*-{spec[:8]}/*.json")):
+            try:
+                recipe = json.loads(layout.unseal(path.read_bytes()))["recipe"]
+            except (OSError, ValueError, KeyError):
+                continue
+            if layout.digest(recipe) == spec:
+                write_spec(root, recipe)
+                return True
+    return False
+
+
+def _restore_table(root: Path, name: str, table: TableEntry) -> bool:
+    if not _restore_spec(root, table.spec) or not all(
+        check_file(root, file.path, file.bytes, file.sha256, Verification(0)) for file in table.files
+    ):
         return False
-    return sound and durable.file_digest(root / ref.path) == ref.sha256
+    if not _table_is_sound(root, name, table):
+        recipe = read_spec(root, table.spec)
+        for file in table.files:
+            receipt = table_receipt(name, table.spec, recipe, file)
+            durable.replace_file(
+                (root / file.path).with_suffix(".json"), root / layout.STAGING / layout.new_id(), receipt
+            )
+    return True
 
 
-def _without_damage(
-    root: Path, name: str, spec: str, entry: SpecEntry
-) -> tuple[SpecEntry, dict[bytes, list[tuple[str, int, bytes]]]]:
+def _table_is_sound(root: Path, name: str, table: TableEntry) -> bool:
+    check = Verification(0)
+    check_table(root, name, table, check)
+    return check.ok
+
+
+def _restore_receipt(path: Path, name: str, spec: str, record: Mapping[str, Any]) -> None:
+    """Rebuild the receipt of a listed shard whose own file is still the one that was committed."""
+    root = path.parents[2]
+    try:
+        if read_receipt(path.with_suffix(".json")).sha256 == record["sha256"].hex():
+            return
+    except StoreDamageError:
+        pass
+    if not path.is_file() or durable.file_digest(path) != record["sha256"].hex():
+        return
+    receipt = rebuild_receipt(path, name, spec, read_spec(root, spec), json.loads(record["numerics"]))
+    durable.replace_file(path.with_suffix(".json"), root / layout.STAGING / layout.new_id(), receipt.encode())
+
+
+def _without_damage(root: Path, name: str, spec: str, entry: SpecEntry) -> tuple[SpecEntry, Named]:
     """An entry that names sound shards only, and what the damaged ones held."""
-    index_refs = [ref for ref in entry.index if _readable(root, ref, schemas.INDEX)]
-    shard_refs = [ref for ref in entry.shards if _readable(root, ref, schemas.SHARDS)]
-    shards = SegmentLog(root, shard_refs, schemas.SHARDS).table()
-    records = {record["key"]: record for record in shards.to_pylist()}
+    directory = layout.feature_directory(root, name, spec)
+    index_refs = [ref for ref in entry.index if _sound(root, ref)]
+    shard_refs = [ref for ref in entry.shards if _sound(root, ref)]
+    records = {record["key"]: record for record in SegmentLog(root, shard_refs, schemas.SHARDS)}
     index = SegmentLog(root, index_refs, schemas.INDEX).table()
+    whole = len(index_refs) == len(entry.index) and len(shard_refs) == len(entry.shards)
+    if not whole:
+        for path in sorted(directory.glob("*.json")):  # listings lost: every finished shard counts again
+            record = _record(path, name, spec)
+            if record is not None:
+                records.setdefault(record["key"], record)
+        index = _recovered(directory, [open_segment(root, ref) for ref in index_refs], list(records))
     damaged = {}
-    for shard, named in sorted(_keys_by_shard(index).items()):
+    for shard, named in sorted(keys_by_shard(index).items()):
         check = Verification(0)
         if shard in records:
-            _check_shard(root, name, spec, records[shard], named, True, check)
+            _restore_receipt(directory / f"{shard.hex()}.h5", name, spec, records[shard])
+            check_shard(root, name, spec, records[shard], named, True, check)
         if shard not in records or not check.ok:
             damaged[shard] = named
-    if not damaged and len(index_refs) == len(entry.index) and len(shard_refs) == len(entry.shards):
+    if whole and not damaged:
         return entry, {}
     kept = index.filter(pa.array([shard not in damaged for shard in index.column("shard").to_pylist()], pa.bool_()))
-    used = set(kept.column("shard").to_pylist())  # a shard that lost its index rows becomes an orphan
-    shards = shards.filter(pa.array([shard in used for shard in shards.column("key").to_pylist()], pa.bool_()))
+    listed = [record for shard, record in sorted(records.items()) if shard not in damaged]
     update = {
         "rows": kept.num_rows,
         "index": segments.append(root, layout.INDEX, (), kept),
-        "shards": segments.append(root, layout.INDEX, (), shards),
+        "shards": segments.append(root, layout.INDEX, (), pa.Table.from_pylist(listed, schema=schemas.SHARDS)),
     }
     return entry.model_copy(update=update), damaged
+
+
+def _record(path: Path, name: str, spec: str) -> dict[str, Any] | None:
+    """The shard-list record of a finished shard, from its receipt."""
+    try:
+        receipt = read_receipt(path)
+    except StoreDamageError:
+        return None
+    if (receipt.feature, receipt.spec, receipt.id) != (name, spec, path.stem):
+        return None
+    shard = path.with_suffix(".h5")
+    if not shard.is_file() or durable.file_digest(shard) != receipt.sha256:
+        return None
+    record: dict[str, Any] = shard_table([receipt]).to_pylist()[0]
+    return record
+
+
+def _recovered(directory: Path, tables: list[pa.Table], shards: list[bytes]) -> pa.Table:
+    """The index after some of its segments were lost: what the others say, and what the shards hold.
+
+    A key of which a newer shard holds other content may have moved there in a lost segment; a removal
+    that is still recorded stands.
+    """
+    files = {shard: directory / f"{shard.hex()}.h5" for shard in shards}
+    written = {shard: path.stat().st_mtime_ns for shard, path in files.items() if path.is_file()}
+    chosen: dict[bytes, tuple[float, dict[str, Any]]] = {}
+    for record in segments.merge(tables, drop_removed=False).to_pylist() if tables else []:
+        chosen[record["key"]] = (math.inf if record["removed"] else written.get(record["shard"], math.inf), record)
+    for shard in sorted(written, key=lambda shard: (written[shard], shard)):
+        try:
+            reader = ShardReader(files[shard], read_receipt(files[shard].with_suffix(".json")), check_header=False)
+        except StoreDamageError:
+            continue
+        for row in range(reader.receipt.rows):
+            if not reader.row_is_sound(row):
+                continue
+            key, cache_key = reader.key(row).encode(), reader.cache_key(row)
+            since, present = chosen.get(key, (-math.inf, {"cache_key": b""}))
+            if since < written[shard] and present["cache_key"] != cache_key:
+                found = {"key": key, "shard": shard, "row": row, "cache_key": cache_key, "removed": False}
+                chosen[key] = (written[shard], found)
+        reader.close()
+    live = [record for _, (_, record) in sorted(chosen.items()) if not record["removed"]]
+    return pa.Table.from_pylist(live, schema=schemas.INDEX)
 
 
 def _salvage(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from pipeline.plan import Unit
 from pipeline.signals import StopRequestedError, StopSignals
 from pipeline.sizing import Sizing
 from pipeline.work import ComputedRow, Decoded, Models, UnitFailure, UnitUnchanged, Work, compute_rows, decode_unit
-from pipeline.writing import ShardSet
+from pipeline.writing import FinishedShard, ShardSet
 
 _POLL_S = 0.5
 _GROUP = 8  # decoded units that may share micro-batches
@@ -90,6 +91,7 @@ def run_local(
     """
     shards = ShardSet(work, run.shard_mb, run.shard_rows, run.commit_seconds)
     threads = _DecodeThreads(work, units, sizing.decode_workers)
+    ready: deque[FinishedShard] = deque()
     remaining = len(units)
     try:
         while remaining:
@@ -116,13 +118,15 @@ def run_local(
             yield UnitDone(len(group), times)
             started = time.perf_counter()
             with signals.critical():
-                finished = list(shards.finish_due() if remaining else shards.finish_all())
-            yield from finished
+                ready.extend(shards.finish_due() if remaining else shards.finish_all())
+            while ready:
+                yield ready.popleft()
             yield UnitDone(0, StageTimes(write_s=time.perf_counter() - started))
     except StopRequestedError:
         with signals.critical():
-            finished = list(shards.finish_all())
-        yield from finished
+            ready.extend(shards.finish_all())
+        while ready:
+            yield ready.popleft()
         raise
     finally:
         threads.close()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -17,6 +18,7 @@ from typing import Any, cast
 import pyarrow as pa
 import ray
 import ray.data
+from ray.util.metrics import Counter
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.config import RunConfig
@@ -26,8 +28,8 @@ from pipeline.jobspec import FeatureJob
 from pipeline.plan import Unit
 from pipeline.signals import StopSignals
 from pipeline.sizing import MODEL_CPUS, WRITER_CPUS, Sizing, choose, ray_decode_workers
-from pipeline.work import ComputedRow, Decoded, Models, Work, compute_rows, decode_unit
-from pipeline.writing import ShardSet
+from pipeline.work import ComputedRow, Decoded, Models, UnitFailure, Work, compute_rows, decode_unit
+from pipeline.writing import FinishedShard, ShardSet
 from stores import layout
 
 _UNITS_PER_BLOCK = 4
@@ -68,10 +70,12 @@ class _ModelStage:
         decoded = [item for item in items if isinstance(item, Decoded)]
         times = StageTimes(decode_s=sum(item.seconds for item in decoded), frames=sum(item.frames for item in decoded))
         out: list[Any] = [item for item in items if not isinstance(item, Decoded)]
+        started = time.perf_counter()
         for computed in compute_rows(self._work, self._models, decoded):
             out.append(computed)
             if isinstance(computed, ComputedRow):
                 times.steps += len(computed.row.values)
+        times.model_s = time.perf_counter() - started
         yield _pack([*out, UnitDone(len(items), times)])
 
 
@@ -86,6 +90,7 @@ class _WriteStage:
         items = _unpack(batch)
         shards = ShardSet(self._work, self._run.shard_mb, self._run.shard_rows, self._run.commit_seconds)
         out: list[Any] = [item for item in items if not isinstance(item, ComputedRow)]
+        started = time.perf_counter()
         try:
             for item in items:
                 if isinstance(item, ComputedRow):
@@ -94,6 +99,7 @@ class _WriteStage:
             out += shards.finish_all()
         finally:
             shards.discard()
+        out.append(UnitDone(0, StageTimes(write_s=time.perf_counter() - started)))
         yield _pack(out)
 
 
@@ -148,6 +154,8 @@ def _run_on_cluster(work: Work, units: Sequence[Unit], run: RunConfig, say: Call
     )
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     blocks = [_pack(units[start : start + _UNITS_PER_BLOCK]) for start in range(0, len(units), _UNITS_PER_BLOCK)]
     rows_per_write = max(1, min(_MOST_ROWS_PER_WRITE, -(-len(units) // 4)))
     stages = (
@@ -178,8 +186,37 @@ def _run_on_cluster(work: Work, units: Sequence[Unit], run: RunConfig, say: Call
             num_cpus=WRITER_CPUS,
         )
     )
+    metrics = _Metrics()
     for batch in stages.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        yield from cast(list[Outcome], _unpack(batch))
+        outcomes = cast(list[Outcome], _unpack(batch))
+        metrics.count(outcomes)
+        yield from outcomes
+
+
+class _Metrics:
+    """Counters for the cluster's own metrics page (Prometheus), beside the progress that the driver prints."""
+
+    def __init__(self) -> None:
+        self._videos = Counter("reelstore_videos", "Videos through, one way or the other.")
+        self._frames = Counter("reelstore_frames_decoded", "Frames decoded and prepared.")
+        self._steps = Counter("reelstore_steps_computed", "Steps that went through a model.")
+        self._rows = Counter("reelstore_rows_written", "Rows in published shards.", tag_keys=("feature",))
+        self._failures = Counter("reelstore_failures", "Rows that could not be computed.", tag_keys=("kind",))
+
+    def count(self, outcomes: Sequence[Outcome]) -> None:
+        for outcome in outcomes:
+            if isinstance(outcome, UnitDone):
+                for counter, value in (
+                    (self._videos, outcome.units),
+                    (self._frames, outcome.times.frames),
+                    (self._steps, outcome.times.steps),
+                ):
+                    if value:
+                        counter.inc(value)
+            elif isinstance(outcome, FinishedShard):
+                self._rows.inc(outcome.receipt.rows, tags={"feature": outcome.receipt.feature})
+            elif isinstance(outcome, UnitFailure):
+                self._failures.inc(len(outcome.features), tags={"kind": outcome.kind})
 
 
 def _check_nodes(work: Work, units: Sequence[Unit]) -> None:

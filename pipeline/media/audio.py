@@ -14,14 +14,24 @@ from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
 from numpy.typing import NDArray
 
+from pipeline.media.errors import is_damage
 from pipeline.media.source import Source
 from pipeline.media.types import Audio, AudioRequest, MediaError
 
 # Containers round timestamps (Matroska to 1 ms) and live streams jitter; less than this is no gap.
-GAP_S = Fraction(1, 50)
+GAP_S = 0.02
 SILENCE = 1 / 32768
-_OFFSETS = {"u8": 128.0}
-_SCALES = {"u8": 128.0, "s16": 32768.0, "s32": 2147483648.0, "s64": 9223372036854775808.0, "flt": 1.0, "dbl": 1.0}
+# Sound goes to the resampler in pieces of this many samples: one call costs as much as decoding a packet.
+BLOCK = 1 << 15
+# libav's sample formats: numpy type, offset and scale to [-1, 1).
+_FORMATS: dict[str, tuple[str, float, float]] = {
+    "u8": ("u1", 128.0, 128.0),
+    "s16": ("i2", 0.0, 32768.0),
+    "s32": ("i4", 0.0, 2147483648.0),
+    "s64": ("i8", 0.0, 9223372036854775808.0),
+    "flt": ("f4", 0.0, 1.0),
+    "dbl": ("f8", 0.0, 1.0),
+}
 
 
 @dataclass(slots=True)
@@ -32,27 +42,42 @@ class _Run:
     rate: int
     target_rate: int
     taken: int = 0
+    fed: int = 0
+    expected_s: float = 0.0
     placed: int = 0
+    pending: list[NDArray[np.float32]] = field(default_factory=list)
     resampler: AudioResampler | None = None
 
     @property
     def end(self) -> Fraction:
         return self.start + Fraction(self.taken, self.rate)
 
-    def feed(self, mono: NDArray[np.float32], canvas: _Canvas) -> None:
+    def take(self, mono: NDArray[np.float32], canvas: _Canvas) -> None:
+        self.pending.append(mono)
+        self.taken += len(mono)
+        self.expected_s += len(mono) / self.rate
+        if self.taken - self.fed >= BLOCK:
+            self._feed(canvas)
+
+    def _feed(self, canvas: _Canvas) -> None:
+        if not self.pending:
+            return
+        mono = np.concatenate(self.pending)
+        self.pending.clear()
         if self.rate == self.target_rate:
             self._place(mono, canvas)
         else:
             if self.resampler is None:
                 self.resampler = AudioResampler(format="flt", layout="mono", rate=self.target_rate)
             frame = AudioFrame.from_ndarray(mono[None, :], format="flt", layout="mono")
-            frame.sample_rate, frame.pts, frame.time_base = self.rate, self.taken, Fraction(1, self.rate)
+            frame.sample_rate, frame.pts, frame.time_base = self.rate, self.fed, Fraction(1, self.rate)
             for block in self.resampler.resample(frame):
                 self._place(block.to_ndarray()[0], canvas)
-        self.taken += len(mono)
+        self.fed = self.taken
 
     def finish(self, canvas: _Canvas) -> None:
         """Take what the resampler holds back, and no more than the sound itself lasts."""
+        self._feed(canvas)
         length = round(Fraction(self.taken * self.target_rate, self.rate))
         if self.resampler is not None:
             for block in self.resampler.resample(None):
@@ -109,19 +134,19 @@ def decode_audio(source: Source, request: AudioRequest, start: Fraction, duratio
         raise MediaError("unsupported_codec", "no decoder for the audio stream")
     failures: list[str] = []
     run: _Run | None = None
+    origin = float(source.zero + start)
     for frame in _frames(source, failures, start + Fraction(duration_s)):
         mono = mix(frame)
-        begins = _start(frame, source, start, run)
-        if run is None or frame.sample_rate != run.rate or abs(begins - run.end) > GAP_S:
+        if run is None or not _continues(frame, run, origin):
+            begins = _start(frame, source, start, run)
             if run is not None:
                 run.finish(canvas)
                 # What overlaps the sound already laid down is dropped: the earlier samples stay.
                 overlap = max(Fraction(0), run.end - begins)
                 mono = mono[min(len(mono), round(overlap * frame.sample_rate)) :]
                 begins += overlap
-            run = _Run(begins, frame.sample_rate, request.rate)
-        if len(mono):
-            run.feed(mono, canvas)
+            run = _Run(begins, frame.sample_rate, request.rate, expected_s=float(begins))
+        run.take(mono, canvas)
     if run is not None:
         run.finish(canvas)
     if run is None and failures:
@@ -131,33 +156,49 @@ def decode_audio(source: Source, request: AudioRequest, start: Fraction, duratio
 
 def mix(frame: AudioFrame) -> NDArray[np.float32]:
     """Mean of the channels, float32 [samples]; integers are scaled to [-1, 1)."""
-    name = frame.format.packed.name
-    samples = frame.to_ndarray()
-    if not frame.format.is_planar:
-        samples = samples.reshape(-1, frame.layout.nb_channels).T
-    mean = samples.mean(axis=0, dtype=np.float64)
-    return ((mean - _OFFSETS.get(name, 0.0)) / _SCALES[name]).astype(np.float32)
+    dtype, offset, scale = _FORMATS[frame.format.packed.name]
+    channels = frame.layout.nb_channels
+    if frame.format.is_planar:
+        total = np.frombuffer(memoryview(frame.planes[0]), dtype, frame.samples).astype(np.float64)
+        for plane in frame.planes[1:]:
+            total += np.frombuffer(memoryview(plane), dtype, frame.samples)
+    else:
+        packed = np.frombuffer(memoryview(frame.planes[0]), dtype, frame.samples * channels)
+        total = packed.reshape(-1, channels).sum(axis=1, dtype=np.float64)
+    mono: NDArray[np.float32] = ((total / channels - offset) / scale).astype(np.float32)
+    return mono
 
 
 def _frames(source: Source, failures: list[str], end: Fraction) -> Iterator[AudioFrame]:
     """Decoded frames until one starts at or after `end`, in seconds of the source's axis."""
     audio = source.audio
-    assert audio is not None
+    assert audio is not None and audio.time_base is not None
+    stop = (end + source.zero) / audio.time_base
+    stop_pts = int(stop) if stop == int(stop) else int(stop) + 1
     for packet in source.container.demux(audio):
         try:
             frames = packet.decode()
-        except av.error.InvalidDataError as error:
-            failures.append(error.strerror)
+        except av.error.FFmpegError as error:
+            if not is_damage(error):
+                raise
+            failures.append(str(error.strerror))
             continue
         for frame in frames:
-            if frame.pts is not None and frame.pts * frame.time_base - source.zero >= end:
+            if frame.pts is not None and frame.pts >= stop_pts:
                 return
             yield frame
 
 
+def _continues(frame: AudioFrame, run: _Run, origin: float) -> bool:
+    """Whether the frame follows the run without a gap; in floats, since every frame asks."""
+    if frame.sample_rate != run.rate:
+        return False
+    return frame.time is None or abs(frame.time - origin - run.expected_s) <= GAP_S
+
+
 def _start(frame: AudioFrame, source: Source, start: Fraction, run: _Run | None) -> Fraction:
     """When the frame begins on the request's axis; a frame without timestamp follows the one before."""
-    if frame.pts is None:
+    if frame.pts is None or frame.time_base is None:
         return run.end if run is not None else -start
     return frame.pts * frame.time_base - source.zero - start
 

@@ -53,9 +53,7 @@ def decode(request: DecodeRequest) -> Iterator[Event]:
                 yield decode_audio(source, request.audio, wanted.start, wanted.duration_s)
 
 
-def _pictures(
-    request: DecodeRequest, index: PacketIndex, predicted: Wanted | None
-) -> Generator[Event, None, Wanted]:
+def _pictures(request: DecodeRequest, index: PacketIndex, predicted: Wanted | None) -> Generator[Event, None, Wanted]:
     """Try the ways from fast to plain until one delivers what it promised; returns the plan that held."""
     reason = index.objection
     if predicted is not None:
@@ -98,9 +96,7 @@ def _one_way(
             yield Header(media, wanted.duration_s, wanted.samples)
 
 
-def _frames(
-    way: str, source: Source, wanted: Wanted, index: PacketIndex
-) -> Iterator[tuple[int, VideoFrame]]:
+def _frames(way: str, source: Source, wanted: Wanted, index: PacketIndex) -> Iterator[tuple[int, VideoFrame]]:
     if not wanted.uses:
         return iter(())
     if way == "skip":

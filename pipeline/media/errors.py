@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,8 +18,22 @@ _KINDS: tuple[tuple[type[BaseException], Kind], ...] = (
     (av.error.DemuxerNotFoundError, "unsupported_codec"),
     (av.error.PatchWelcomeError, "unsupported_codec"),
     (FileNotFoundError, "missing"),
-    (OSError, "unreadable"),
-    (av.error.FFmpegError, "corrupt"),
+)
+# What the system says of a file that is there. Decoders borrow other numbers (EPERM, EINVAL, ENOSYS) for bad data.
+_UNREADABLE = frozenset(
+    {
+        errno.EACCES,
+        errno.EBUSY,
+        errno.EIO,
+        errno.EISDIR,
+        errno.ELOOP,
+        errno.EMFILE,
+        errno.ENAMETOOLONG,
+        errno.ENFILE,
+        errno.ENOTDIR,
+        errno.ESTALE,
+        errno.ETIMEDOUT,
+    }
 )
 
 
@@ -35,6 +50,14 @@ def translated() -> Iterator[None]:
 
 def media_error(error: BaseException) -> MediaError:
     """Classify one error; the message keeps libav's or the system's words without the file's name."""
-    kind = next((kind for cls, kind in _KINDS if isinstance(error, cls)), "corrupt")
+    kind: Kind | None = next((kind for cls, kind in _KINDS if isinstance(error, cls)), None)
+    if kind is None:
+        of_system = isinstance(error, OSError) and not isinstance(error, av.error.FFmpegError)
+        kind = "unreadable" if of_system or getattr(error, "errno", None) in _UNREADABLE else "corrupt"
     words = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return MediaError(kind, str(words))
+
+
+def is_damage(error: av.error.FFmpegError) -> bool:
+    """Whether a decoder's error tells of one bad packet, rather than of the codec, the system or memory."""
+    return media_error(error).kind == "corrupt"

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from bisect import bisect
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
 import av.error
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.media import h264
+from pipeline.media.errors import is_damage
 from pipeline.media.source import MOV_FORMAT, Source
 
 H264 = "h264"
+AVI_FORMAT = "avi"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,8 @@ class PacketIndex:
         Why this stream must be decoded plainly, or None where skipping is allowed.
     truncated
         Whether the file ends before its own index says.
+    guessed
+        Whether the container keeps no presentation times and frames are reordered, so that libav's are made up.
     """
 
     pts: tuple[int | None, ...]
@@ -46,11 +52,12 @@ class PacketIndex:
     corrupt: int
     objection: str | None
     truncated: bool
+    guessed: bool = False
 
     @property
     def timed(self) -> bool:
         """Whether every packet has a presentation time of its own, so that the frames shown can be predicted."""
-        return None not in self.pts and len(set(self.pts)) == len(self.pts)
+        return not self.guessed and None not in self.pts and len(set(self.pts)) == len(self.pts)
 
     def displayed(self) -> list[tuple[int, int]]:
         """Predicted (pts, claimed duration) of each frame shown, ascending; needs `timed`."""
@@ -86,7 +93,9 @@ def read_index(source: Source, path: str) -> PacketIndex:
             corrupt += packet.is_corrupt
             idr = h264.read_packet(bytes(packet), length_size, sets) if is_h264 else packet.is_keyframe
             keyframe.append(idr)
-    except av.error.InvalidDataError:
+    except av.error.FFmpegError as error:
+        if not is_damage(error):
+            raise
         truncated = True
     objection = sets.objection if is_h264 else f"{video.codec_context.name} is not on the allow-list"
     index = PacketIndex(
@@ -97,10 +106,11 @@ def read_index(source: Source, path: str) -> PacketIndex:
         corrupt=corrupt,
         objection=objection,
         truncated=truncated,
+        guessed=source.container.format.name == AVI_FORMAT and video.codec_context.reorder_depth > 0,
     )
     if objection is None:
-        objection = _order_objection(index, video.codec_context.reorder_depth)
-    return PacketIndex(index.pts, index.duration, index.discard, index.keyframe, corrupt, objection, truncated)
+        return replace(index, objection=_order_objection(index, video.codec_context.reorder_depth))
+    return index
 
 
 def groups(index: PacketIndex) -> list[range]:
@@ -114,21 +124,21 @@ def last_duration(displayed: list[tuple[int, int]], source: Source) -> Fraction:
     assert source.video.time_base is not None
     if displayed[-1][1] > 0:
         return displayed[-1][1] * source.video.time_base
-    gaps = [later[0] - earlier[0] for earlier, later in zip(displayed, displayed[1:], strict=False)]
+    gaps = [later[0] - earlier[0] for earlier, later in pairwise(displayed)]
     if gaps:
         return Fraction(median(gaps)) * source.video.time_base
     rate = source.video.average_rate or source.video.guessed_rate
     return 1 / Fraction(rate) if rate else Fraction(1, 25)
 
 
-def claimed_by_ffmpeg5(displayed: list[tuple[int, int]], index: PacketIndex, source: Source) -> np.ndarray:
+def claimed_by_ffmpeg5(displayed: list[tuple[int, int]], index: PacketIndex, source: Source) -> NDArray[np.float64]:
     """Each frame's duration, float64 [F] in seconds, as FFmpeg 5.1's command line reads it.
 
     Up to release 5.1 the ISO-BMFF demuxer took no duration from tables with reordered frames; the frame rate stood
     in. The published 6-fps dumps were made that way.
     """
     assert source.video.time_base is not None
-    reordered = any(a > b for a, b in zip(index.pts, index.pts[1:], strict=False) if a is not None and b is not None)
+    reordered = any(a > b for a, b in pairwise(index.pts) if a is not None and b is not None)
     if reordered and MOV_FORMAT in source.container.format.name.split(",") and source.video.base_rate:
         return np.full(len(displayed), float(1 / source.video.base_rate))
     return np.array([float(duration * source.video.time_base) for _, duration in displayed])

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator
-from fractions import Fraction
 
 import av.error
 from av.packet import Packet
 from av.video.frame import VideoFrame
 
+from pipeline.media.errors import is_damage
 from pipeline.media.packets import PacketIndex, groups
 from pipeline.media.source import Source
 from pipeline.media.types import MediaError
 from pipeline.media.wanted import Wanted
-
-_UNKNOWN_GAP = Fraction(1, 25)
 
 
 class Mismatch(Exception):
@@ -49,32 +47,33 @@ def plain(source: Source, wanted: Wanted) -> Iterator[tuple[int, VideoFrame]]:
 
 
 def counted(source: Source) -> list[tuple[int, int]]:
-    """Decode everything and return (pts, duration) of each frame shown, in the stream's time base, ascending.
-
-    A frame without a timestamp follows the one before it by that one's duration, as FFmpeg's tools assume for files
-    whose container keeps none (AVI).
-    """
-    shown: list[tuple[int, int]] = []
-    for pts, frame in stamped(source):
-        shown.append((pts, frame.duration or 0))
-    return shown
+    """Decode everything and return (pts, duration) of each frame shown, in the stream's time base, ascending."""
+    return [(pts, frame.duration or 0) for pts, frame in stamped(source)]
 
 
 def stamped(source: Source) -> Iterator[tuple[int, VideoFrame]]:
-    """Every frame shown with a timestamp; frames that would not come later than the one before are dropped."""
-    assert source.video.time_base is not None
-    rate = source.video.guessed_rate or source.video.average_rate
-    gap = max(1, round((1 / Fraction(rate) if rate else _UNKNOWN_GAP) / source.video.time_base))
-    latest: int | None = None
+    """Every frame shown, with the timestamp that FFmpeg's tools would give it.
+
+    Some containers (AVI) keep no presentation times, and what libav makes up for them need not ascend. As in
+    libavcodec's `guess_correct_pts`, whichever of the frame's PTS and its packet's DTS has gone wrong less often is
+    believed; every frame comes at least one tick after the one before.
+    """
+    latest = latest_pts = latest_dts = None
+    wrong_pts = wrong_dts = 0
     for frame in _shown(source):
-        pts = frame.pts
-        if pts is None:
-            pts = frame.dts if latest is None else latest + gap
-            pts = 0 if pts is None else pts
-        if latest is not None and pts <= latest:
-            continue
-        latest = pts
-        yield pts, frame
+        pts, dts = frame.pts, frame.dts
+        if dts is not None:
+            wrong_dts += latest_dts is not None and dts <= latest_dts
+            latest_dts = dts
+        if pts is not None:
+            wrong_pts += latest_pts is not None and pts <= latest_pts
+            latest_pts = pts
+        believed = pts if pts is not None and (wrong_pts <= wrong_dts or dts is None) else dts
+        if latest is None:
+            latest = believed or 0
+        else:
+            latest = max(latest + 1, latest if believed is None else believed)
+        yield latest, frame
 
 
 def restamped(source: Source, wanted: Wanted) -> Iterator[tuple[int, VideoFrame]]:
@@ -157,7 +156,9 @@ def _shown(source: Source) -> Iterator[VideoFrame]:
     for packet in source.container.demux(source.video):
         try:
             frames = packet.decode()
-        except av.error.InvalidDataError as error:
+        except av.error.FFmpegError as error:
+            if not is_damage(error):
+                raise
             if begun:
                 raise MediaError("corrupt", f"a packet at pts {packet.pts} does not decode") from error
             continue
@@ -171,5 +172,7 @@ def _shown(source: Source) -> Iterator[VideoFrame]:
 def _decode(source: Source, packet: Packet) -> list[VideoFrame]:  # type: ignore[type-arg]
     try:
         return source.video.codec_context.decode(packet)
-    except av.error.InvalidDataError as error:
+    except av.error.FFmpegError as error:
+        if not is_damage(error):
+            raise
         raise Mismatch(f"a packet at pts {packet.pts} does not decode") from error

@@ -51,10 +51,12 @@ class Orientation:
 
 def orientation(frame: VideoFrame) -> Orientation:
     """Read the display matrix (ISO/IEC 14496-12, 6.2.2); angles that are no quarter turns are left alone."""
-    side_data = frame.side_data.get(Type.DISPLAYMATRIX)
-    if side_data is None:
+    # The container iterates over its items, whatever its stubs say.
+    found: list[Any] = list(frame.side_data)
+    data = next((bytes(item) for item in found if item.type == Type.DISPLAYMATRIX), None)
+    if data is None:
         return Orientation()
-    matrix = np.frombuffer(bytes(side_data), dtype=np.int32).reshape(3, 3)[:2, :2] / 65536
+    matrix = np.frombuffer(data, dtype=np.int32).reshape(3, 3)[:2, :2] / 65536
     (a, b), (c, d) = matrix.tolist()
     if abs(b) < 1e-3 and abs(c) < 1e-3:
         return Orientation(flip_rows=d < 0, flip_columns=a < 0)
@@ -88,8 +90,8 @@ def to_rgb(frame: VideoFrame, aspect: Fraction, limits: Limits) -> NDArray[np.ui
     width, height = square_size(frame.width, frame.height, aspect)
     if max(width * height, frame.width * frame.height) > limits.max_pixels:
         raise MediaError("too_large", f"{width}x{height} pixels; the limit is {limits.max_pixels} pixels")
-    rgb: NDArray[np.uint8] = frame.to_ndarray(format="rgb24", width=width, height=height, threads=1)
-    return orientation(frame).apply(rgb)
+    rgb = frame.to_ndarray(format="rgb24", width=width, height=height, threads=1)
+    return orientation(frame).apply(rgb.view(np.uint8))
 
 
 def record(frame: VideoFrame, aspect: Fraction) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -25,6 +26,7 @@ FORMATS = (
     "gif,dv,mxf,nut,rm,wtv,yuv4mpegpipe,mp3,wav,flac,aac,ac3,aiff,amr,w64,caf"
 )
 MOV_FORMAT = "mov"
+_REFUSED_SIZE = re.compile(r"Picture size (\d+)x(\d+) is invalid")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +50,13 @@ class Source:
     audio: AudioStream | None
     zero: Fraction
 
-    def seconds(self, pts: int) -> Fraction:
-        """Time of a video timestamp on the axis, in seconds."""
+    def seconds(self, stamps: Iterable[int]) -> list[float]:
+        """Times of video timestamps on the axis, in seconds, each correctly rounded."""
         assert self.video.time_base is not None
-        return pts * self.video.time_base - self.zero
+        scale, zero = self.video.time_base, self.zero
+        factor, shift = scale.numerator * zero.denominator, zero.numerator * scale.denominator
+        divisor = scale.denominator * zero.denominator
+        return [(stamp * factor - shift) / divisor for stamp in stamps]
 
 
 @contextmanager
@@ -64,18 +69,13 @@ def open_source(path: str, limits: Limits) -> Iterator[Source]:
         `no_video`, `unsupported_codec`, `too_large` or `corrupt`; libav's own errors pass through untouched.
     """
     av.logging.set_level(None)
-    # The prefix keeps libav from reading a name with a colon as another protocol.
-    container = av.open(
-        f"file:{path}",
-        options={"protocol_whitelist": "file", "format_whitelist": FORMATS},
-        metadata_errors="replace",
-    )
+    container = _open(path)
     try:
         video = container.streams.best("video")
         if not isinstance(video, VideoStream) or video.disposition & Disposition.attached_pic:
             raise MediaError("no_video", "the file has no video stream")
         audio = container.streams.best("audio", related=video)
-        _check(container, video, limits)
+        _check(path, container, video, limits)
         context = video.codec_context
         context.thread_count = 1
         context.thread_type = "NONE"
@@ -119,7 +119,8 @@ def record(source: Source) -> dict[str, Any]:
         "format": container.format.name,
         "video_stream": video.index,
         "audio_stream": None if source.audio is None else source.audio.index,
-        "codec": context.name,
+        "codec": context.codec.canonical_name,
+        "decoder": context.name,
         "profile": video.profile,
         "coded_width": context.coded_width or context.width,
         "coded_height": context.coded_height or context.height,
@@ -138,16 +139,39 @@ def pixel_aspect(source: Source) -> Fraction:
     return Fraction(aspect) if aspect else Fraction(1)
 
 
-def _check(container: InputContainer, video: VideoStream, limits: Limits) -> None:
+def _open(path: str) -> InputContainer:
+    # The prefix keeps libav from reading a name with a colon as another protocol.
+    return av.open(
+        f"file:{path}",
+        options={"protocol_whitelist": "file", "format_whitelist": FORMATS},
+        metadata_errors="replace",
+    )
+
+
+def _refused_size(path: str) -> tuple[int, int] | None:
+    """The picture size that libav itself refused as too large, which it tells its log and nobody else."""
+    with av.logging.Capture() as lines:
+        av.logging.set_level(av.logging.ERROR)
+        try:
+            _open(path).close()
+        finally:
+            av.logging.set_level(None)
+    found = (_REFUSED_SIZE.search(text) for _, _, text in lines)
+    return next(((int(match[1]), int(match[2])) for match in found if match), None)
+
+
+def _check(path: str, container: InputContainer, video: VideoStream, limits: Limits) -> None:
     context = video.codec_context
     if context is None:
         raise MediaError("unsupported_codec", "no decoder for the video stream")
-    if context.width * context.height > limits.max_pixels:
-        raise MediaError(
-            "too_large", f"{context.width}x{context.height} pixels; the limit is {limits.max_pixels} pixels"
-        )
-    if not context.width or not context.height:
-        raise MediaError("corrupt", "the video stream does not state a picture size")
+    size = (context.width, context.height)
+    if not all(size):
+        refused = _refused_size(path)
+        if refused is None:
+            raise MediaError("corrupt", "the video stream does not state a picture size")
+        size = refused
+    if size[0] * size[1] > limits.max_pixels:
+        raise MediaError("too_large", f"{size[0]}x{size[1]} pixels; the limit is {limits.max_pixels} pixels")
     claimed = (container.duration or 0) / 1e6
     if video.duration is not None and video.time_base is not None:
         claimed = max(claimed, float(video.duration * video.time_base))

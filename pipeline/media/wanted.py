@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.media.packets import PacketIndex, claimed_by_ffmpeg5, last_duration
 from pipeline.media.source import Source, check_duration
 from pipeline.media.types import DecodeRequest, MediaError
-from pipeline.sampling import Samples, Timeline, policy_from_spec
+from pipeline.sampling import EPSILON_S, Samples, Timeline, policy_from_spec
 
 Uses = tuple[tuple[int, tuple[int, ...]], ...]
 
@@ -67,24 +67,24 @@ def plan(request: DecodeRequest, source: Source, displayed: list[tuple[int, int]
     """
     if not displayed:
         raise MediaError("too_short", "the video shows no frame")
-    times = [source.seconds(pts) for pts, _ in displayed]
-    end_of_source = times[-1] + last_duration(displayed, source)
-    check_duration(float(end_of_source), request.limits)
-    if index.truncated and (request.end_s is None or Fraction(request.end_s) > times[-1]):
+    times = source.seconds(pts for pts, _ in displayed)
+    end_of_source = times[-1] + float(last_duration(displayed, source))
+    check_duration(end_of_source, request.limits)
+    if index.truncated and (request.end_s is None or request.end_s > times[-1]):
         claimed = source.video.frames
         raise MediaError("corrupt", f"the file is cut short: {len(displayed)} of {claimed} claimed frames are there")
-    start = Fraction(request.start_s or 0.0)
-    end = end_of_source if request.end_s is None else min(Fraction(request.end_s), end_of_source)
+    start = request.start_s or 0.0
+    end = end_of_source if request.end_s is None else min(request.end_s, end_of_source)
     if start >= end or start < 0:
         bounds = f"[{request.start_s}, {request.end_s})"
-        raise MediaError("too_short", f"clip {bounds} s holds nothing of a video of {float(end_of_source):.3f} s")
-    first = max([number for number, time in enumerate(times) if time <= start], default=0)
-    kept = [number for number in range(first, len(times)) if times[number] < end]
+        raise MediaError("too_short", f"clip {bounds} s holds nothing of a video of {end_of_source:.3f} s")
+    first = max([number for number, time in enumerate(times) if time <= start + EPSILON_S], default=0)
+    kept = [number for number in range(first, len(times)) if times[number] < end - EPSILON_S]
     if not kept:
         raise MediaError("too_short", "no frame is shown inside the clip")
     timeline = Timeline(
-        pts_s=np.array([float(times[number] - start) for number in kept]),
-        duration_s=float(end - start),
+        pts_s=np.array([times[number] - start for number in kept]),
+        duration_s=end - start,
         frame_rate=_rate(source.video.average_rate),
         nominal_rate=_rate(source.video.guessed_rate),
         shown_s=claimed_by_ffmpeg5(displayed, index, source)[kept],
@@ -104,8 +104,8 @@ def plan(request: DecodeRequest, source: Source, displayed: list[tuple[int, int]
     return Wanted(
         displayed=tuple(pts for pts, _ in displayed),
         duration_s=timeline.duration_s,
-        source_duration_s=float(end_of_source),
-        start=start,
+        source_duration_s=end_of_source,
+        start=Fraction(start),
         samples=samples,
         uses=uses,
         time_s=time_s,

@@ -7,15 +7,18 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import torch
-from conftest import Tiny
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from extractors import Extractor, WeightsError, build, weights
+
+if TYPE_CHECKING:
+    from tests.extractors.conftest import Tiny
 
 ROOT = Path(__file__).parents[2]
 

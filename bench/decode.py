@@ -1,0 +1,270 @@
+"""CPU time of decoding: this project's one pass against PyAV, decord and torchcodec.
+
+    python bench/decode.py [--runs 5] [--seconds 60] [--json PATH]
+
+Every measurement runs in a process of its own and is the user and system time of the decoding alone; reported is the
+median. Each contender is named and skipped where its package is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import av
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.media.decode import decode
+from pipeline.media.types import AudioRequest, DecodeRequest, Frame, Header
+from pipeline.sampling import Timeline, policy_from_spec
+
+WIDTH, HEIGHT, FPS, GOP = 640, 360, 30, 250
+UNIFORM = {"policy": "uniform", "n": 32}
+SEGMENTS = {"policy": "segments", "t": 60}
+TASKS = {"32 uniform frames": UNIFORM, "60 segments": SEGMENTS}
+TARGET_FRAMES, TARGET_PASS = 0.8, 0.45
+
+
+def make_clip(seconds: int) -> Path:
+    """A clip of panning texture with grain, made once: x264 defaults (B-frames), GOP 250, AAC."""
+    path = Path(tempfile.gettempdir()) / f"reelstore-bench-{seconds}s-{WIDTH}x{HEIGHT}.mp4"
+    if path.exists():
+        return path
+    partial = path.with_suffix(f".{os.getpid()}.mp4")
+    rng = np.random.default_rng(0)
+    texture = rng.integers(0, 256, (HEIGHT + 200, WIDTH * 2, 3)).astype(np.float32)
+    for step in (1, 2, 4, 8):
+        texture = (texture + np.roll(texture, step, axis=0) + np.roll(texture, step, axis=1)) / 3
+    texture = (texture - texture.mean()) * 3 + 128
+    grain = [rng.normal(0, 4, (HEIGHT, WIDTH, 1)).astype(np.float32) for _ in range(8)]
+    with av.open(str(partial), "w") as container:
+        video = container.add_stream("libx264", rate=FPS, options={"preset": "medium", "g": str(GOP)})
+        video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        sound = container.add_stream("aac", rate=44_100, layout="stereo")
+        noise = rng.normal(0, 0.1, (2, 44_100 // FPS)).astype(np.float32)
+        for index in range(seconds * FPS):
+            left, top = int(320 + 300 * np.sin(index / 90)), int(100 + 90 * np.cos(index / 70))
+            picture = texture[top : top + HEIGHT, left : left + WIDTH].copy()
+            row = int(150 + 140 * np.sin(index / 25))
+            picture[row : row + 60, 200:300] = 255 - picture[row : row + 60, 200:300]
+            picture = (picture + grain[index % len(grain)]).clip(0, 255).astype(np.uint8)
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = index, Fraction(1, FPS)
+            container.mux(video.encode(frame))
+            block = av.AudioFrame.from_ndarray(np.roll(noise, index, axis=1), format="fltp", layout="stereo")
+            block.sample_rate, block.pts, block.time_base = 44_100, index * noise.shape[1], Fraction(1, 44_100)
+            container.mux(sound.encode(block))
+        container.mux(video.encode(None))
+        container.mux(sound.encode(None))
+    partial.replace(path)
+    return path
+
+
+def wanted_indices(spec: dict[str, Any], seconds: int) -> list[int]:
+    """Frame numbers that the policy takes from the clip, whose frames are evenly spaced."""
+    timeline = Timeline(np.arange(seconds * FPS) / FPS, float(seconds), float(FPS))
+    return [int(index) for index in policy_from_spec(spec).sample(timeline).frame]
+
+
+def ours(path: str, spec: dict[str, Any], seconds: int) -> Iterator[np.ndarray]:
+    """This project's decoder, in process."""
+    for event in decode(DecodeRequest(path, (spec,))):
+        if isinstance(event, Frame):
+            yield event.rgb
+
+
+def pyav(path: str, spec: dict[str, Any], seconds: int) -> Iterator[np.ndarray]:
+    """PyAV's plain sequential decode on one thread, up to the last wanted frame."""
+    wanted = set(wanted_indices(spec, seconds))
+    with av.open(path) as container:
+        container.streams.video[0].codec_context.thread_count = 1
+        for index, frame in enumerate(container.decode(video=0)):
+            if index in wanted:
+                yield frame.to_ndarray(format="rgb24", threads=1)
+            if index >= max(wanted):
+                return
+
+
+def decord(path: str, spec: dict[str, Any], seconds: int) -> Iterator[np.ndarray]:
+    """decord's batch read on one thread."""
+    from decord import VideoReader, cpu
+
+    reader = VideoReader(path, ctx=cpu(0), num_threads=1)
+    yield from reader.get_batch(sorted(set(wanted_indices(spec, seconds)))).asnumpy()
+
+
+def torchcodec(path: str, spec: dict[str, Any], seconds: int) -> Iterator[np.ndarray]:
+    """torchcodec's exact mode on one thread."""
+    import torch
+    from torchcodec.decoders import VideoDecoder
+
+    torch.set_num_threads(1)
+    decoder = VideoDecoder(path, num_ffmpeg_threads=1, seek_mode="exact", dimension_order="NHWC")
+    yield from decoder.get_frames_at(sorted(set(wanted_indices(spec, seconds)))).data.numpy()
+
+
+CONTENDERS: dict[str, Callable[[str, dict[str, Any], int], Iterator[np.ndarray]]] = {
+    "ours": ours,
+    "pyav": pyav,
+    "decord": decord,
+    "torchcodec": torchcodec,
+}
+
+
+def one_pass(path: str, seconds: int) -> int:
+    """Everything from one pass: 32 frames, 60 segments, 16 kHz mono."""
+    count = 0
+    for event in decode(DecodeRequest(path, (UNIFORM, SEGMENTS), AudioRequest())):
+        count += 0 if isinstance(event, Header) else 1
+    return count
+
+
+def three_passes(path: str, seconds: int) -> int:
+    """The same by three plain sequential passes of PyAV: two over the pictures, one over the sound."""
+    count = sum(1 for spec in (UNIFORM, SEGMENTS) for _ in pyav(path, spec, seconds))
+    resampler = av.AudioResampler(format="flt", layout="mono", rate=16_000)
+    with av.open(path) as container:
+        blocks = [block.to_ndarray() for frame in container.decode(audio=0) for block in resampler.resample(frame)]
+    np.concatenate(blocks, axis=1)
+    return count + 1
+
+
+def measure(contender: str, task: str, path: str, seconds: int) -> dict[str, Any]:
+    """One measurement in this process: CPU seconds, frames, digest of all pixels (not timed)."""
+    warm = str(Path(path))
+    pictures: list[np.ndarray] = []
+    if contender in CONTENDERS:
+        # Imports and first-use costs are no part of decoding.
+        next(iter(CONTENDERS[contender](warm, TASKS[task], seconds)))
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    if contender in CONTENDERS:
+        pictures = list(CONTENDERS[contender](path, TASKS[task], seconds))
+        count = len(pictures)
+    else:
+        count = {"one pass": one_pass, "three passes": three_passes}[contender](path, seconds)
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    digest = hashlib.sha256(b"".join(np.ascontiguousarray(picture).tobytes() for picture in pictures)).hexdigest()
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"cpu_s": cpu, "frames": count, "digest": digest}
+
+
+def measure_apart(contender: str, task: str, path: Path, seconds: int, runs: int) -> dict[str, Any]:
+    """Median of several measurements, each in a fresh process; `skipped` says why there is none."""
+    results = []
+    for _ in range(runs):
+        command = [sys.executable, __file__, "--child", contender, task, str(path), str(seconds)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            return {"skipped": (done.stderr.strip().splitlines() or ["failed"])[-1]}
+        results.append(json.loads(done.stdout.splitlines()[-1]))
+    times = [result["cpu_s"] for result in results]
+    median = statistics.median(times)
+    return {"cpu_s": median, "all_cpu_s": times, "frames": results[0]["frames"], "digest": results[0]["digest"]}
+
+
+def report(path: Path, seconds: int, runs: int) -> dict[str, Any]:
+    """Measure everything."""
+    tasks: dict[str, Any] = {}
+    for task in TASKS:
+        rows = {name: measure_apart(name, task, path, seconds, runs) for name in CONTENDERS}
+        others = [row["cpu_s"] for name, row in rows.items() if name != "ours" and "cpu_s" in row]
+        tasks[task] = {
+            "contenders": rows,
+            "ratio_to_fastest": rows["ours"]["cpu_s"] / min(others),
+            "target": TARGET_FRAMES,
+            "identical_to_pyav": rows["ours"]["digest"] == rows["pyav"]["digest"],
+        }
+    one = measure_apart("one pass", "-", path, seconds, runs)
+    three = measure_apart("three passes", "-", path, seconds, runs)
+    ratio = one["cpu_s"] / three["cpu_s"]
+    shared = {"one pass": one, "three passes": three, "ratio": ratio, "target": TARGET_PASS}
+    return {
+        "clip": {"seconds": seconds, "width": WIDTH, "height": HEIGHT, "fps": FPS, "gop": GOP},
+        "runs": runs,
+        "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()},
+        "versions": _versions(),
+        "tasks": tasks,
+        "shared pass": shared,
+    }
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print the result as a table."""
+    table = Table(title=f"CPU seconds on one thread, median of {result['runs']}")
+    for column in ("task", "contender", "CPU s", "frames", "ours / fastest other", "target", "equal to PyAV"):
+        table.add_column(column, justify="left" if column in ("task", "contender") else "right")
+    for task, outcome in result["tasks"].items():
+        for name, row in outcome["contenders"].items():
+            mine = name == "ours"
+            table.add_row(
+                task,
+                name,
+                f"{row['cpu_s']:.3f}" if "cpu_s" in row else f"skipped: {row['skipped'][:40]}",
+                str(row.get("frames", "")),
+                f"{outcome['ratio_to_fastest']:.2f}" if mine else "",
+                f"{outcome['target']:.2f}" if mine else "",
+                str(outcome["identical_to_pyav"]) if mine else "",
+            )
+    shared = result["shared pass"]
+    for name in ("one pass", "three passes"):
+        mine = name == "one pass"
+        table.add_row(
+            "32 frames + 60 segments + sound",
+            name,
+            f"{shared[name]['cpu_s']:.3f}",
+            str(shared[name]["frames"]),
+            f"{shared['ratio']:.2f}" if mine else "",
+            f"{shared['target']:.2f}" if mine else "",
+            "",
+        )
+    Console().print(table)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in ("av", "decord", "torchcodec", "numpy"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--seconds", type=int, default=60)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        contender, task, path, seconds = arguments.child
+        print(json.dumps(measure(contender, task, path, int(seconds))))
+        return
+    result = report(make_clip(arguments.seconds), arguments.seconds, arguments.runs)
+    show(result)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,189 @@
+"""What the job costs beside decoding: whole jobs with a null model against a bare decode loop.
+
+python bench/overhead.py local|ray|memory --json overhead.json
+
+local   a whole job (plan, child process, queues, shards, commits) on decode-bound clips, one decode
+        worker, against a loop that decodes the same frames in this process. Both warm.
+ray     the same on Ray Data with 200 short clips. Start-up is excluded on both sides by taking the
+        difference between many clips and few.
+memory  peak of the process tree (proportional set size) at 2,000 clips against 200.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from examples.clips import write_clip
+from pipeline.config import Config, load_config
+from pipeline.media.decode import decode
+from pipeline.media.types import DecodeRequest
+from pipeline.report import Reporter
+from pipeline.run import Request, run
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = """
+features:
+  rgb: {extractor: rgb_grid, grid: 1, sampling: {policy: uniform, n: 32}}
+run: {decode_workers: 1}
+"""
+
+
+def make_clips(folder: Path, count: int, distinct: int, seconds: float, width: int, height: int) -> Path:
+    """``count`` files of ``distinct`` encodings; each gets a trailing byte of its own, so none is a duplicate."""
+    folder.mkdir(parents=True)
+    encoded = []
+    for seed in range(distinct):
+        path = folder / "encode.mp4"
+        write_clip(path, seed=seed, seconds=seconds, width=width, height=height, fps=30, gop=250)
+        encoded.append(path.read_bytes())
+        path.unlink()
+    for index in range(count):
+        (folder / f"c{index:05d}.mp4").write_bytes(encoded[index % distinct] + index.to_bytes(4, "little"))
+    return folder
+
+
+def bare_loop(paths: Sequence[Path]) -> float:
+    """Wall seconds of decoding the wanted frames of each file in this process, and nothing else."""
+    started = time.perf_counter()
+    for path in paths:
+        for _ in decode(DecodeRequest(str(path), ({"policy": "uniform", "n": 32},))):
+            pass
+    return time.perf_counter() - started
+
+
+def whole_job(videos: Path, store: Path, config: Config, executor: str, limit: int | None = None) -> float:
+    """Wall seconds of a job in this process."""
+    from pipeline.plan import Options
+
+    request = Request(str(videos), str(store), config, executor, options=Options(limit=limit))  # type: ignore[arg-type]
+    started = time.perf_counter()
+    result = run(request, Reporter(Console(quiet=True, stderr=True)))
+    assert result.exit_code == 0, result.summary["failures"][:1]
+    return time.perf_counter() - started
+
+
+def bench_local(folder: Path, config: Config, runs: int) -> dict[str, object]:
+    videos = make_clips(folder / "videos", 6, 3, 20.0, 640, 360)
+    paths = sorted(videos.iterdir())
+    bare_loop(paths[:1])
+    whole_job(videos, folder / "warm", config, "local", limit=1)
+    pairs = [(whole_job(videos, folder / f"s{i}", config, "local"), bare_loop(paths)) for i in range(runs)]
+    job, bare = (statistics.median(column) for column in zip(*pairs, strict=True))
+    ratio = statistics.median(a / b for a, b in pairs)
+    return {"clips": len(paths), "job_s": job, "bare_s": bare, "ratio": ratio, "target": 1.10}
+
+
+def bench_ray(folder: Path, config: Config, runs: int, count: int = 200, few: int = 8) -> dict[str, object]:
+    import ray
+
+    videos = make_clips(folder / "videos", count, 4, 4.0, 640, 360)
+    paths = sorted(videos.iterdir())
+    os.environ["PYTHONPATH"] = str(ROOT)
+    ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False)
+    whole_job(videos, folder / "warm", config, "ray", limit=2)
+    ratios, jobs, bares = [], [], []
+    for index in range(runs):
+        jobs.append(
+            whole_job(videos, folder / f"m{index}", config, "ray")
+            - whole_job(videos, folder / f"f{index}", config, "ray", limit=few)
+        )
+        bares.append(bare_loop(paths[few:]))
+        ratios.append(jobs[-1] / bares[-1])
+    ray.shutdown()
+    return {
+        "clips": count,
+        "job_s": statistics.median(jobs),
+        "bare_s": statistics.median(bares),
+        "ratio": statistics.median(ratios),
+        "target": 1.25,
+    }
+
+
+def tree_peak(command: list[str]) -> tuple[float, float]:
+    """(peak of the proportional set size of a process and its descendants in MB, wall seconds)."""
+    started = time.perf_counter()
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    peak = 0
+    ended = threading.Event()
+
+    def sample() -> None:
+        nonlocal peak
+        root = psutil.Process(process.pid)
+        while not ended.wait(0.1):
+            total = 0
+            try:
+                members = [root, *root.children(recursive=True)]
+            except psutil.NoSuchProcess:
+                return
+            for member in members:
+                try:
+                    total += member.memory_full_info().pss
+                except (psutil.NoSuchProcess, psutil.AccessDenied, AttributeError):
+                    continue
+            peak = max(peak, total)
+
+    sampler = threading.Thread(target=sample)
+    sampler.start()
+    code = process.wait()
+    ended.set()
+    sampler.join()
+    assert code == 0, f"{command} ended with {code}"
+    return peak / 1e6, time.perf_counter() - started
+
+
+def bench_memory(folder: Path, runs: int, few: int = 200, many: int = 2000) -> dict[str, object]:
+    config = folder / "rgb.yaml"
+    config.write_text(CONFIG)
+    videos = make_clips(folder / "videos", many, 4, 2.0, 320, 240)
+    peaks: dict[int, list[float]] = {few: [], many: []}
+    for index in range(runs):
+        for count in (few, many):
+            command = [sys.executable, "jobs/extract.py", str(videos), "--store", str(folder / f"s{index}-{count}")]
+            peak, _ = tree_peak([*command, "--config", str(config), "--limit", str(count)])
+            peaks[count].append(peak)
+    small, large = (statistics.median(peaks[count]) for count in (few, many))
+    return {"clips": [few, many], "peak_mb": [small, large], "ratio": large / small, "target": 1.05}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("local", "ray", "memory"))
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "config.yaml").write_text(CONFIG)
+        config = load_config(file=folder / "config.yaml")
+        if arguments.what == "memory":
+            result = bench_memory(folder, arguments.runs)
+        else:
+            result = {"local": bench_local, "ray": bench_ray}[arguments.what](folder, config, arguments.runs)
+    table = Table(title=f"overhead: {arguments.what} (median of {arguments.runs})")
+    table.add_column("")
+    table.add_column("", justify="right")
+    for key, value in result.items():
+        table.add_row(key, f"{value:.3f}" if isinstance(value, float) else str(value))
+    Console().print(table)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()

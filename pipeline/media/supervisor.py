@@ -1,0 +1,222 @@
+"""Decodes in a child process, so that a file that crashes, hangs or eats memory costs one typed failure."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.media.types import DecodeRequest, Event, MediaError
+from pipeline.media.wire import ProtocolError, receive
+
+ROOT = Path(__file__).resolve().parents[2]
+_PIPE_BYTES = 1 << 20
+_TAIL_BYTES = 4096
+
+
+class MediaProcess:
+    """A decoding child that is started when needed and replaced when it fails.
+
+    One per thread: the child ends with the thread that started it.
+
+    Parameters
+    ----------
+    deadline_s
+        Seconds that one video may keep its caller waiting, over all its events; the caller's own work between events
+        does not count.
+    memory_mb
+        What the child may use beyond its own size, in MiB.
+    recycle_after
+        Videos after which a child is replaced.
+    module
+        Module that the child runs; tests name one that misbehaves.
+    """
+
+    def __init__(
+        self,
+        deadline_s: float = 120.0,
+        memory_mb: int = 2048,
+        recycle_after: int = 300,
+        module: str = "pipeline.media_child",
+    ) -> None:
+        self.deadline_s = deadline_s
+        self.memory_mb = memory_mb
+        self.recycle_after = recycle_after
+        self.module = module
+        self._child: _Child | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the present child, or None."""
+        return None if self._child is None else self._child.process.pid
+
+    def decode(self, request: DecodeRequest) -> Iterator[Event]:
+        """Decode as `pipeline.media.decode.decode` does, in the child.
+
+        An iterator that is left early, or a second call before it ended, costs the child: the next call starts
+        another.
+
+        Raises
+        ------
+        MediaError
+            What the child reports; `timeout`, `crash` or `oom` for the child itself.
+        """
+        request = replace(request, path=str(Path(request.path).absolute()))
+        child = self._ready()
+        child.busy = True
+        child.served += 1
+        patience = _Patience(self.deadline_s)
+        try:
+            child.send(request)
+            while (event := receive(child.reader(patience), request)) is not None:
+                yield event
+                if self._child is not child:
+                    raise RuntimeError("this decode was given up: its MediaProcess went on to another or was closed")
+            child.busy = False
+        except MediaError as error:
+            child.busy = error.kind == "oom"
+            raise
+        except TimeoutError:
+            raise MediaError("timeout", f"no answer within {self.deadline_s:g} s") from None
+        except (EOFError, BrokenPipeError):
+            raise child.obituary() from None
+        except ProtocolError as error:
+            raise MediaError("crash", f"the decoder's answer is garbled: {error}") from error
+        finally:
+            if child.busy:
+                self._drop(child)
+
+    def close(self) -> None:
+        """End the child."""
+        if self._child is not None:
+            self._drop(self._child)
+
+    def __enter__(self) -> MediaProcess:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def _ready(self) -> _Child:
+        child = self._child
+        if child is not None and (child.busy or child.served >= self.recycle_after or child.gone):
+            self._drop(child)
+        if self._child is None:
+            self._child = _Child(self.module, self.memory_mb)
+        return self._child
+
+    def _drop(self, child: _Child) -> None:
+        child.kill()
+        if self._child is child:
+            self._child = None
+
+
+class _Patience:
+    """Seconds left to wait; runs only while `wait` is inside."""
+
+    def __init__(self, seconds: float) -> None:
+        self.left = seconds
+
+    def wait(self, descriptor: int) -> None:
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        begun = time.monotonic()
+        ready = poll.poll(max(0.0, self.left) * 1000)
+        self.left -= time.monotonic() - begun
+        if not ready:
+            raise TimeoutError
+
+
+class _Child:
+    """One running process and its pipes."""
+
+    def __init__(self, module: str, memory_mb: int) -> None:
+        self.busy = False
+        self.served = 0
+        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", module, str(memory_mb), str(os.getpid())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": path},
+            # Of its own group: Ctrl-C at the terminal is the parent's to handle.
+            start_new_session=True,
+        )
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self._stdin, self._stdout = self.process.stdin, self.process.stdout
+        with contextlib.suppress(OSError):
+            # A larger pipe saves switches between the two; the system may refuse.
+            fcntl.fcntl(self._stdout, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+
+    @property
+    def gone(self) -> bool:
+        return self.process.poll() is not None
+
+    def send(self, request: DecodeRequest) -> None:
+        self._stdin.write(request.to_json().encode() + b"\n")
+        self._stdin.flush()
+
+    def reader(self, patience: _Patience) -> _Reader:
+        return _Reader(self._stdout.fileno(), patience)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        with contextlib.suppress(BrokenPipeError):
+            self._stdin.close()
+        self._stdout.close()
+        self._errors.close()
+
+    def obituary(self) -> MediaError:
+        """Why the process ended by itself."""
+        code = self.process.wait()
+        self._errors.seek(max(0, self._errors.seek(0, os.SEEK_END) - _TAIL_BYTES))
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        if code < 0:
+            how = f"was ended by {signal.Signals(-code).name}"
+        else:
+            how = f"ended with status {code}"
+        words = f": {lines[-1]}" if lines else ""
+        out_of_memory = bool(lines) and lines[-1].startswith("MemoryError")
+        return MediaError("oom" if out_of_memory else "crash", f"the decoder {how}{words}")
+
+
+class _Reader:
+    """Reads exactly n bytes from a pipe within the patience left."""
+
+    def __init__(self, descriptor: int, patience: _Patience) -> None:
+        self._descriptor = descriptor
+        self._patience = patience
+
+    def __call__(self, count: int) -> NDArray[np.uint8]:
+        buffer = np.empty(count, dtype=np.uint8)
+        rest = buffer.data
+        while rest:
+            self._patience.wait(self._descriptor)
+            taken = os.readv(self._descriptor, [rest])
+            if not taken:
+                raise EOFError
+            rest = rest[taken:]
+        return buffer

@@ -1,0 +1,147 @@
+"""How events travel from the decoding child to its parent: framed JSON and raw bytes, never pickles.
+
+One message is a fixed prefix (tag, length of the JSON, length of the payload), the JSON, the payload. The parent
+trusts none of it: lengths are bounded by what the request allows before anything is allocated.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.media.types import KINDS, Audio, DecodeRequest, Event, Frame, Header, Kind, MediaError
+from pipeline.sampling import Samples
+
+PREFIX = struct.Struct("<cIQ")
+MAX_JSON = 256 * 2**20
+HEADER, FRAME, AUDIO, DONE, FAILURE = b"H", b"F", b"A", b"D", b"E"
+
+
+Writer = Callable[[bytes | memoryview], None]
+"""Takes bytes in order, whole."""
+
+
+class ProtocolError(Exception):
+    """The other side sent what no well-behaved child sends."""
+
+
+def send_event(write: Writer, event: Event) -> None:
+    """Write one event."""
+    if isinstance(event, Header):
+        samples = [_pack(chosen) for chosen in event.samples]
+        fields = {"media": event.media, "duration_s": event.duration_s, "samples": samples}
+        _send(write, HEADER, fields)
+    elif isinstance(event, Frame):
+        fields = {"shape": event.rgb.shape, "time_s": event.time_s, "uses": event.uses}
+        _send(write, FRAME, fields, np.ascontiguousarray(event.rgb).data.cast("B"))
+    else:
+        fields = {
+            "rate": event.rate,
+            "segments": event.segments,
+            "state": event.state,
+            "record": event.record,
+        }
+        _send(write, AUDIO, fields, event.samples.data.cast("B") if len(event.samples) else None)
+
+
+def send_done(write: Writer) -> None:
+    """Write the end of a request that went well."""
+    _send(write, DONE, {})
+
+
+def send_failure(write: Writer, error: MediaError) -> None:
+    """Write the end of a request that failed."""
+    _send(write, FAILURE, {"kind": error.kind, "message": error.message})
+
+
+def receive(read: Callable[[int], NDArray[np.uint8]], request: DecodeRequest) -> Event | None:
+    """Read one event; None at the end.
+
+    Parameters
+    ----------
+    read
+        Returns exactly so many bytes, as a fresh uint8 array.
+    request
+        What was asked for; bounds the sizes.
+
+    Raises
+    ------
+    MediaError
+        The failure that the child reports.
+    ProtocolError
+        When the message makes no sense.
+    """
+    tag, json_length, payload_length = PREFIX.unpack(read(PREFIX.size).tobytes())
+    if json_length > MAX_JSON or payload_length > _payload_bound(tag, request):
+        raise ProtocolError(f"message {tag!r} of {json_length} + {payload_length} bytes")
+    try:
+        fields = json.loads(read(json_length).tobytes())
+        if tag == FAILURE:
+            raise MediaError(_kind(fields["kind"]), str(fields["message"]))
+        payload = read(payload_length)
+        return _event(tag, fields, payload)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ProtocolError(f"message {tag!r}: {error}") from error
+
+
+def _event(tag: bytes, fields: dict[str, Any], payload: NDArray[np.uint8]) -> Event | None:
+    if tag == DONE:
+        return None
+    if tag == HEADER:
+        samples = tuple(_unpack(chosen) for chosen in fields["samples"])
+        return Header(fields["media"], float(fields["duration_s"]), samples)
+    if tag == FRAME:
+        height, width, channels = fields["shape"]
+        uses = tuple((int(policy), tuple(map(int, slots))) for policy, slots in fields["uses"])
+        return Frame(payload.reshape(height, width, channels), float(fields["time_s"]), uses)
+    if tag == AUDIO:
+        segments = tuple((int(start), int(end)) for start, end in fields["segments"])
+        return Audio(payload.view(np.float32), int(fields["rate"]), segments, fields["state"], fields["record"])
+    raise ProtocolError(f"unknown message {tag!r}")
+
+
+def _payload_bound(tag: bytes, request: DecodeRequest) -> int:
+    if tag == FRAME:
+        return 3 * request.limits.max_pixels
+    if tag == AUDIO and request.audio is not None:
+        return 4 * math.ceil(request.limits.max_duration_s * request.audio.rate)
+    return 0
+
+
+def _kind(kind: object) -> Kind:
+    if kind not in KINDS:
+        raise ProtocolError(f"unknown kind of failure {kind!r}")
+    return kind  # type: ignore[return-value]
+
+
+def _pack(samples: Samples) -> dict[str, Any]:
+    published = samples.published_time_s
+    return {
+        "frame": samples.frame.tolist(),
+        "time_s": samples.time_s.tolist(),
+        "valid": samples.valid.tolist(),
+        "published_time_s": None if published is None else published.tolist(),
+    }
+
+
+def _unpack(fields: dict[str, Any]) -> Samples:
+    published = fields["published_time_s"]
+    return Samples(
+        frame=np.array(fields["frame"], dtype=np.int64),
+        time_s=np.array(fields["time_s"], dtype=np.float64),
+        valid=np.array(fields["valid"], dtype=np.bool_),
+        published_time_s=None if published is None else np.array(published, dtype=np.float64),
+    )
+
+
+def _send(write: Writer, tag: bytes, fields: dict[str, Any], payload: memoryview | None = None) -> None:
+    text = json.dumps(fields).encode()
+    write(PREFIX.pack(tag, len(text), len(payload or b"")) + text)
+    if payload:
+        write(payload)

@@ -1,0 +1,153 @@
+"""The command line as a user meets it: exit codes, one line for each mistake, JSON, signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stores.verify import verify
+from tests.conftest import ROOT
+from tests.pipeline.runs import RGB, digests, extract, rgb_config
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "jobs/extract.py", *map(str, arguments)]
+
+
+def job(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments), cwd=ROOT, text=True, capture_output=True, timeout=120, env=os.environ | environment
+    )
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    file = tmp_path / "rgb.yaml"
+    file.write_text(RGB)
+    return file
+
+
+def test_json_summary_and_exit_codes(videos: Path, tmp_path: Path, config: Path) -> None:
+    base = (videos, "--store", tmp_path / "store", "--config", config, "--json")
+    plan = job(*base, "--plan")
+    assert (plan.returncode, json.loads(plan.stdout)["to_compute"]) == (0, 4)
+    first = job(*base)
+    assert first.returncode == 0
+    summary = json.loads(first.stdout)
+    assert (summary["stored"], summary["computed"], summary["failed"]) == (4, 4, 0)
+    second = job(*base)
+    assert "nothing to do: 4 of 4 wanted rows are stored" in second.stderr
+    assert json.loads(second.stdout)["computed"] == 0
+    (videos / "bad.mp4").write_text("no")
+    third = job(*base)
+    assert third.returncode == 3
+    assert "'bad': corrupt (permanent)" in third.stderr
+    assert "Traceback" not in third.stderr
+    assert job(*base, "--allow-failures").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere", "--preset", "demo"], "nowhere: no such directory"),
+        (["{videos}", "--preset", "dmo"], "did you mean 'demo'"),
+        (["{videos}", "--preset", "demo", "--config", "x.yaml"], "exclude each other"),
+        (["{videos}", "--config", "x.yaml"], "x.yaml: no such file"),
+        (["{videos}", "--set", "features.clip.cropp=squash"], "cropp"),
+        (["{videos}", "--set", "nonsense"], "a.b=c"),
+        (["{videos}", "--only", "nobody"], "nobody"),
+        (["{videos}", "--limit", "0"], "--limit"),
+        (["{videos}", "--executor", "spark"], "spark"),
+        (["{videos}", "--gpus", "64"], "64 asked for"),
+        (["{videos}", "--set", "features.clip.weights=missing.pt"], "missing.pt"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    videos: Path, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    done = job(*(part.format(videos=videos) for part in arguments), "--store", tmp_path / "store")
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_store_that_is_something_else_is_left_alone(videos: Path, tmp_path: Path, config: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "thesis.tex").write_text("precious")
+    done = job(videos, "--store", tmp_path / "store", "--config", config)
+    assert (done.returncode, "not a store" in done.stderr) == (2, True)
+    assert os.listdir(tmp_path / "store") == ["thesis.tex"]
+
+
+def test_hash_seed_does_not_show(videos: Path, tmp_path: Path, config: Path) -> None:
+    found = []
+    for seed in ("0", "1"):
+        store = tmp_path / seed
+        assert job(videos, "--store", store, "--config", config, PYTHONHASHSEED=seed).returncode == 0
+        found.append({path.name: path.read_bytes() for path in (store / "specs").iterdir()})
+        found[-1] |= {key: value.encode() for key, value in digests(store).items()}
+    assert found[0] == found[1]
+
+
+def _slow(tmp_path: Path) -> tuple[Path, str]:
+    text = RGB.replace("rgb_grid, grid: 2", "'tests.pipeline.slow:Slow', grid: 2")
+    file = tmp_path / "slow.yaml"
+    file.write_text(text + "run: {shard_rows: 1}\n")
+    return file, file.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stop_commits_what_is_finished(
+    videos: Path, tmp_path: Path, clip_bytes: tuple[bytes, ...], signum: int, code: int
+) -> None:
+    for index in range(16):
+        (videos / f"more{index}.mp4").write_bytes(clip_bytes[index % 4] + bytes([index]))
+    file, text = _slow(tmp_path)
+    store = tmp_path / "store"
+    running = subprocess.Popen(
+        command(videos, "--store", store, "--config", file), cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    receipts = store / "features"
+    while running.poll() is None and not any(receipts.rglob("*.json")):
+        pass
+    running.send_signal(signum)
+    _, errors = running.communicate(timeout=10)
+    assert running.returncode == code, errors
+    assert "run the same command again to go on" in errors
+    stored = len(digests(store))
+    assert 1 <= stored < 20
+    assert verify(store, deep=True).ok
+    extract(videos, store, rgb_config(tmp_path, text=text))
+    extract(videos, tmp_path / "undisturbed", rgb_config(tmp_path))
+    assert digests(store) == digests(tmp_path / "undisturbed")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("receipts_before", [0, 1, 3])
+def test_kill_9_loses_open_shards_only(
+    videos: Path, tmp_path: Path, clip_bytes: tuple[bytes, ...], receipts_before: int
+) -> None:
+    for index in range(12):
+        (videos / f"more{index}.mp4").write_bytes(clip_bytes[index % 4] + bytes([index]))
+    file, text = _slow(tmp_path)
+    store = tmp_path / "store"
+    running = subprocess.Popen(command(videos, "--store", store, "--config", file), cwd=ROOT, stderr=subprocess.DEVNULL)
+    while running.poll() is None and (
+        not (store / "store.json").exists() or len(list((store / "features").rglob("*.json"))) < receipts_before
+    ):
+        pass
+    running.kill()
+    running.wait()
+    finished = len(list((store / "features").rglob("*.json")))
+    again = extract(videos, store, rgb_config(tmp_path, text=text))
+    assert again.summary["computed"] <= 16 - finished, "finished shards are adopted, not computed again"
+    extract(videos, tmp_path / "undisturbed", rgb_config(tmp_path))
+    assert digests(store) == digests(tmp_path / "undisturbed")
+    assert verify(store, deep=True).ok

@@ -1,0 +1,306 @@
+"""Reading: what trainers rely on."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stores import Ragged, Store, layout
+from stores.card import write_card
+from stores.commit import Changes, Failure, commit, create_store
+from stores.errors import InvalidKeyError, MissingKeyError, RaggedRowsError, StoreDamageError
+from stores.gc import collect
+from stores.inspect import describe_key, describe_store
+from tests.stores.building import NUMERICS, OTHER_SPEC, SPEC, commit_rows, files_under, row, store_with
+
+DEMO = layout.digest(SPEC)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return store_with(tmp_path / "store", "b", "a", "🦔", "Z")
+
+
+def open_files(root: Path) -> set[str]:
+    """Files below ``root`` that this process holds open or mapped."""
+    held = {
+        str(Path(f"/proc/self/fd/{fd}").readlink())
+        for fd in os.listdir("/proc/self/fd")
+        if Path(f"/proc/self/fd/{fd}").exists()
+    }
+    held |= {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
+    return {path for path in held if path.startswith(f"{root}/")}
+
+
+def test_features_and_keys(root: Path) -> None:
+    with Store.open(root) as store:
+        assert list(store.features) == ["demo"]
+        info = store.features["demo"]
+        assert (info.name, info.spec, info.rows) == ("demo", DEMO, 4)
+        assert store.keys("demo") == ["Z", "a", "b", "🦔"]  # as bytes
+        assert repr(store) == f"Store({str(root)!r}, version=1)"
+
+
+def test_a_row_with_its_times_and_mask(root: Path) -> None:
+    expected = row("🦔")
+    with Store.open(root) as store:
+        np.testing.assert_array_equal(store.row("demo", "🦔"), expected.values)
+        np.testing.assert_array_equal(store.times("demo", "🦔"), expected.time_s)
+        np.testing.assert_array_equal(store.valid("demo", "🦔"), expected.valid)
+        assert (store.row("demo", "a").dtype, store.times("demo", "a").dtype) == (np.float16, np.float64)
+        assert store.valid("demo", "a").dtype == np.bool_
+        assert store.published_times("demo", "a") is None
+        assert store.clip("demo", "a") == (expected.clip_start_s, expected.duration_s)
+        assert store.media("demo", "a") == {"stream": 0, "codec": "h264"}
+
+
+def test_published_times(tmp_path: Path) -> None:
+    root = create_store(tmp_path / "store")
+    commit_rows(root, [row("a", published=True)])
+    with Store.open(root) as store:
+        np.testing.assert_array_equal(store.published_times("demo", "a"), row("a").time_s + 0.25)
+
+
+def test_rows_are_views_that_outlive_the_store(root: Path) -> None:
+    with Store.open(root) as store:
+        view = store.row("demo", "a")
+        assert np.shares_memory(view, store.row("demo", "a")) and not view.flags.writeable
+        copied = store.read("demo", ["a"])
+        assert not np.shares_memory(view, copied) and copied.flags.writeable
+    np.testing.assert_array_equal(view, row("a").values)
+
+
+def test_read_stacks_in_the_order_asked(root: Path) -> None:
+    with Store.open(root) as store:
+        stacked = store.read("demo", ["b", "a", "b"])
+    np.testing.assert_array_equal(stacked, np.stack([row(key).values for key in ("b", "a", "b")]))
+
+
+def test_ragged_rows(tmp_path: Path) -> None:
+    root = create_store(tmp_path / "store")
+    lengths = {"a": 2, "b": 0, "c": 5}
+    commit_rows(root, [row(key, steps=steps) for key, steps in lengths.items()])
+    with Store.open(root) as store:
+        with pytest.raises(RaggedRowsError, match=r"key 'c' has T=5, 'a' has T=2; use ragged=True"):
+            store.read("demo", ["a", "c"])
+        read = store.read("demo", ["c", "b", "a"], ragged=True)
+        assert isinstance(read, Ragged) and read.offset.tolist() == [0, 5, 5, 7]
+        np.testing.assert_array_equal(read.values[5:7], row("a", steps=2).values)
+        assert store.read("demo", ["c", "c"]).shape == (2, 5, 4)
+
+
+def test_reading_nothing(root: Path) -> None:
+    with Store.open(root) as store:
+        assert len(store.read("demo", [])) == 0
+        assert store.read("demo", [], ragged=True).offset.tolist() == [0]
+        with pytest.raises(MissingKeyError):
+            store.read("none", [])
+
+
+def test_errors_say_what_is_missing_and_why(root: Path) -> None:
+    record = {"uri": "/v/x.mp4", "content_id": "c", "attempts": 1, "permanent": True, "message": "moov atom not found"}
+    commit(root, Changes(failures=[Failure("x", "demo", DEMO, "corrupt", **record)]))
+    with Store.open(root) as store:
+        with pytest.raises(MissingKeyError, match=r"'demo' has no key 'x' in version 2: failed as corrupt \(moov atom"):
+            store.row("demo", "x")
+        with pytest.raises(MissingKeyError, match=r"'demo' has no key 'y' in version 2$"):
+            store.times("demo", "y")
+        with pytest.raises(MissingKeyError, match=r"no feature 'clip' in version 2 \(there is: demo\)"):
+            store.keys("clip")
+        with pytest.raises(MissingKeyError, match=r"no table 'questions' in version 2 \(there is: none\)"):
+            store.table("questions")
+        with pytest.raises(InvalidKeyError, match="600 bytes long"):
+            store.row("demo", "x" * 600)
+        with pytest.raises(KeyError):  # usable where a KeyError is expected
+            store.row("demo", "y")
+
+
+def test_an_ambiguous_spec_prefix_is_refused(tmp_path: Path) -> None:
+    root = create_store(tmp_path / "store")
+    by_first: dict[str, dict[str, Any]] = {}
+    for number in range(1000):
+        spec = {**SPEC, "revision": number}
+        other = by_first.setdefault(layout.digest(spec)[0], spec)
+        if other is not spec:
+            break
+    for each in (other, spec):
+        commit_rows(root, [row("a")], spec=each)
+    prefix = layout.digest(spec)[0]
+    with Store.open(root) as store, pytest.raises(MissingKeyError, match=f"spec '{prefix}' is not unique"):
+        store.keys(f"demo@{prefix}")
+
+
+def test_nothing_is_opened_before_first_use(root: Path) -> None:
+    store = Store.open(root)
+    _ = store.features, store.tables, store.version
+    assert open_files(root) == set()
+    store.row("demo", "a")
+    assert {Path(path).suffix for path in open_files(root)} >= {".h5"}
+    store.close()
+
+
+def test_a_pinned_version_stays_as_it_is_while_the_store_grows(root: Path) -> None:
+    store = Store.open(root)
+    for content in range(1, 12):
+        commit_rows(root, [row("a", content=content), row(f"new{content}")])
+    commit(root, Changes(removed=[("demo", "b")]))
+    assert store.keys("demo") == ["Z", "a", "b", "🦔"]
+    for key in store.keys("demo"):
+        np.testing.assert_array_equal(store.row("demo", key), row(key).values)
+    store.close()
+
+
+def test_a_leased_version_survives_gc_and_a_closed_one_does_not(root: Path) -> None:
+    store = Store.open(root)
+    commit_rows(root, [row(key, content=1) for key in ("a", "b", "🦔", "Z")])
+    assert collect(root, grace_seconds=0).kept_for_leases == [1]
+    for key in store.keys("demo"):
+        np.testing.assert_array_equal(store.row("demo", key), row(key).values)
+    store.close()
+    assert 1 in collect(root, grace_seconds=0).versions
+    with Store.open(root) as latest:
+        np.testing.assert_array_equal(latest.row("demo", "a"), row("a", content=1).values)
+
+
+def test_leases_end_with_their_reader(root: Path) -> None:
+    store = Store.open(root)
+    copy = pickle.loads(pickle.dumps(store))
+    assert len(os.listdir(root / "leases")) == 1
+    del copy
+    assert len(os.listdir(root / "leases")) == 1
+    del store
+    assert os.listdir(root / "leases") == []
+    Store.open(root, lease=False).row("demo", "a")
+    assert os.listdir(root / "leases") == []
+
+
+def test_pickling_pins_the_version(root: Path) -> None:
+    with Store.open(root) as store:
+        store.row("demo", "a")
+        data = pickle.dumps(store)
+        assert len(data) < 10_000
+        commit_rows(root, [row("a", content=1)])
+        copy = pickle.loads(data)
+        assert copy.version == 1
+        np.testing.assert_array_equal(copy.row("demo", "a"), row("a").values)
+
+
+def read_in_worker(store: Store, keys: list[str], answers: Any) -> None:
+    answers.put({key: store.row("demo", key).tobytes() for key in keys})
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("used_before", [False, True])
+def test_workers_read_what_their_parent_reads(root: Path, method: str, used_before: bool) -> None:
+    context = multiprocessing.get_context(method)
+    answers = context.Queue()
+    with Store.open(root) as store:
+        keys = store.keys("demo")
+        if used_before:
+            store.read("demo", keys)
+        workers = [context.Process(target=read_in_worker, args=(store, keys, answers)) for _ in range(2)]
+        for worker in workers:
+            worker.start()
+        found = [answers.get(timeout=60) for _ in workers]
+        for worker in workers:
+            worker.join(60)
+        assert [worker.exitcode for worker in workers] == [0, 0]
+        assert found == [{key: row(key).values.tobytes() for key in keys}] * 2
+        assert len(os.listdir(root / "leases")) == 1  # a worker's end must not drop its parent's lease
+
+
+def read_as_nobody(path: str, answers: Any) -> None:
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+    with Store.open(path) as store:
+        answers.put((store.keys("demo"), store.row("demo", "a").tobytes(), os.access(f"{path}/leases", os.W_OK)))
+
+
+def test_a_reader_needs_no_write_right(root: Path) -> None:
+    before = files_under(root)
+    for parent in (root, *root.parents[:3]):
+        if parent.stat().st_uid == os.getuid() and parent != Path("/"):
+            parent.chmod(parent.stat().st_mode | 0o055)
+    folders = [root, *(path for path in root.rglob("*") if path.is_dir())]
+    for folder in folders:
+        folder.chmod(0o555)
+    context = multiprocessing.get_context("fork")
+    answers = context.Queue()
+    try:
+        worker = context.Process(target=read_as_nobody, args=(str(root), answers))
+        worker.start()
+        keys, values, writable = answers.get(timeout=60)
+        worker.join(60)
+    finally:
+        for folder in folders:
+            folder.chmod(0o755)
+    assert not writable
+    assert (keys, values) == (["Z", "a", "b", "🦔"], row("a").values.tobytes())
+    assert files_under(root) == before
+
+
+def test_random_weights_are_warned_of_once(tmp_path: Path) -> None:
+    root = create_store(tmp_path / "store")
+    commit_rows(root, [row("a")], spec={**SPEC, "random_weights": True})
+    with Store.open(root) as store:
+        with pytest.warns(UserWarning, match="feature 'demo' was made with random weights"):
+            store.row("demo", "a")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            store.row("demo", "a")
+
+
+def test_mixed_numerics_are_warned_of_while_their_rows_are_there(root: Path) -> None:
+    commit_rows(root, [row("c")], numerics={**NUMERICS, "micro_batch": 2})
+    with Store.open(root) as store:
+        with pytest.warns(UserWarning, match="feature 'demo' mixes 2 numerics"):
+            store.row("demo", "a")
+        assert store.numerics("demo") == [{**NUMERICS, "micro_batch": 2}, NUMERICS]
+    commit_rows(root, [row("c", content=1)])
+    with warnings.catch_warnings(), Store.open(root) as store:
+        warnings.simplefilter("error")
+        store.row("demo", "a")
+        assert store.numerics("demo") == [NUMERICS]
+
+
+def test_damage_is_named_when_it_is_met(root: Path) -> None:
+    with Store.open(root) as store:
+        shard = root / store.place("demo", "a")[0]
+    shard.with_suffix(".json").unlink()
+    with Store.open(root) as store, pytest.raises(StoreDamageError, match=shard.stem):
+        store.row("demo", "a")
+    (root / "specs" / f"{DEMO}.json").unlink()
+    with Store.open(root) as store, pytest.raises(StoreDamageError, match=DEMO):
+        store.spec("demo")
+
+
+def test_two_specs_have_two_digests_of_equal_rows(root: Path) -> None:
+    commit_rows(root, [row("a")], spec=OTHER_SPEC)
+    with Store.open(root) as store:
+        assert store.digest("demo", "a") == store.digest(f"demo@{DEMO}", "a")
+        assert store.digest("demo", "a") != store.digest(f"demo@{DEMO}", "b")
+
+
+def test_the_card_and_the_inspection_agree_with_the_store(root: Path) -> None:
+    record = {"uri": "/v/x.mp4", "content_id": "c", "attempts": 1, "permanent": True, "message": "moov atom not found"}
+    commit(root, Changes(failures=[Failure("x", "demo", DEMO, "corrupt", **record)]))
+    text = write_card(root)
+    assert (root / "README.md").read_text() == text
+    assert f"| demo | 4 | 3×4 | float16 | none | `{DEMO[:8]}` |" in text and "| demo | corrupt | 1 |" in text
+    with Store.open(root) as store:
+        told = describe_store(store)
+        assert told["features"]["demo"]["rows"] == 4 and told["features"]["demo"]["shape"] == [3, 4]
+        assert told["features"]["demo"]["bytes"] == sum(path.stat().st_size for path in root.rglob("*.h5"))
+        assert describe_key(store, "a")["rows"]["demo"]["time_s"] == row("a").time_s.tolist()
+        assert describe_key(store, "x")["failures"][0]["class"] == "corrupt"
+        with pytest.raises(MissingKeyError, match="'never'"):
+            describe_key(store, "never")
