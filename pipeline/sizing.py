@@ -15,6 +15,7 @@ from pipeline.errors import PreflightError
 # time; giving them whole CPUs would leave a two-CPU machine without one for decoding, and the job would hang.
 MODEL_CPUS = 0.25
 WRITER_CPUS = 0.25
+_MOST_MODEL_THREADS = 8
 _WORKER_MEMORY_GB = 1.0  # a decode worker with its child, one 4K frame and a few prepared videos
 
 
@@ -97,9 +98,10 @@ def choose(run: RunConfig, cpus: int | None = None, gpus: int | None = None) -> 
         use_gpus = 0
     memory_gb = run.memory_gb or available_memory_gb()
     most = max(1, int(memory_gb // _WORKER_MEMORY_GB) - 1)
-    spare = cpus if device != "cpu" or cpus == 1 else cpus - 1
+    spare = cpus if device != "cpu" else cpus // 2
     workers = run.decode_workers or max(1, min(spare, most))
-    threads = run.model_threads or max(1, min(machine_cpus, 8))
+    # threads of a matrix library spin while they wait: one more than there are idle CPUs costs far more than it gives
+    threads = run.model_threads or max(1, min(machine_cpus - workers, _MOST_MODEL_THREADS))
     return Sizing(cpus, use_gpus, memory_gb, device, workers, threads)
 
 

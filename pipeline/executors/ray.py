@@ -18,23 +18,25 @@ from typing import Any, cast
 import pyarrow as pa
 import ray
 import ray.data
+import ray.exceptions
 from ray.util.metrics import Counter
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.config import RunConfig
-from pipeline.errors import PreflightError
+from pipeline.errors import PreflightError, UsageError
 from pipeline.executors.outcomes import Outcome, StageTimes, UnitDone
 from pipeline.jobspec import FeatureJob
 from pipeline.plan import Unit
 from pipeline.signals import StopSignals
 from pipeline.sizing import MODEL_CPUS, WRITER_CPUS, Sizing, choose, ray_decode_workers
-from pipeline.work import ComputedRow, Decoded, Models, UnitFailure, Work, compute_rows, decode_unit
+from pipeline.work import ComputedRow, Decoded, Models, UnitFailure, Work, compute_rows, decode_unit, one_line
 from pipeline.writing import FinishedShard, ShardSet
 from stores import layout
 
 _UNITS_PER_BLOCK = 4
 _UNITS_PER_MODEL_BATCH = 8
 _MOST_ROWS_PER_WRITE = 64
+_RAGGED_STEPS = 60  # a guess at T where it depends on the video
 _SCHEMA = pa.schema([pa.field("item", pa.large_binary())])
 
 
@@ -126,9 +128,18 @@ def run_ray(
     try:
         with signals:
             yield from _run_on_cluster(work, units, run, say)
+    except ray.exceptions.RayError as error:
+        raise UsageError(f"ray: {_cause(error)}; what was committed is safe, run again") from error
     finally:
         if owned:
             ray.shutdown()
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost reason of a failed stage, as one line: Ray wraps it several times."""
+    while (inner := getattr(error, "cause", None) or error.__cause__) is not None and inner is not error:
+        error = inner
+    return f"{type(error).__name__}: {one_line(error)}"
 
 
 def _runtime_environment() -> dict[str, Any]:
@@ -157,7 +168,8 @@ def _run_on_cluster(work: Work, units: Sequence[Unit], run: RunConfig, say: Call
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     blocks = [_pack(units[start : start + _UNITS_PER_BLOCK]) for start in range(0, len(units), _UNITS_PER_BLOCK)]
-    rows_per_write = max(1, min(_MOST_ROWS_PER_WRITE, -(-len(units) // 4)))
+    row_bytes = max(job.row_bytes or _RAGGED_STEPS * job.step_bytes for job in jobs)
+    rows_per_write = max(1, min(_MOST_ROWS_PER_WRITE, -(-len(units) // 4), int(run.shard_mb * 1e6) // row_bytes))
     stages = (
         ray.data.from_arrow(blocks)
         .map_batches(

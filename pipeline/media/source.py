@@ -164,14 +164,14 @@ def _check(path: str, container: InputContainer, video: VideoStream, limits: Lim
     context = video.codec_context
     if context is None:
         raise MediaError("unsupported_codec", "no decoder for the video stream")
-    size = (context.width, context.height)
-    if not all(size):
+    width, height = context.width, context.height
+    if not width or not height:
         refused = _refused_size(path)
         if refused is None:
             raise MediaError("corrupt", "the video stream does not state a picture size")
-        size = refused
-    if size[0] * size[1] > limits.max_pixels:
-        raise MediaError("too_large", f"{size[0]}x{size[1]} pixels; the limit is {limits.max_pixels} pixels")
+        raise MediaError("too_large", f"{refused[0]}x{refused[1]} pixels, more than libav decodes")
+    if width * height > limits.max_pixels:
+        raise MediaError("too_large", f"{width}x{height} pixels; the limit is {limits.max_pixels} pixels")
     claimed = (container.duration or 0) / 1e6
     if video.duration is not None and video.time_base is not None:
         claimed = max(claimed, float(video.duration * video.time_base))

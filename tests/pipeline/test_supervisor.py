@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -203,10 +204,8 @@ def test_the_child_dies_with_its_parent(misbehaving, tmp_path):
     """)
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    try:
+    with contextlib.suppress(psutil.NoSuchProcess):
         psutil.Process(int(done.stdout)).wait(timeout=10)
-    except psutil.NoSuchProcess:
-        pass
 
 
 def test_closing_ends_the_child(clip):
