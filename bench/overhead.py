@@ -2,9 +2,9 @@
 
 python bench/overhead.py local|ray|memory --json overhead.json
 
-local   a whole job (plan, child process, queues, shards, commits) on decode-bound clips, one decode
-        worker, against a loop that decodes the same frames in this process. Both warm.
-ray     the same on Ray Data with 200 short clips. Start-up is excluded on both sides by taking the
+local   a whole job (plan, child process, queues, shards, commits) on 12 decode-bound clips (60 s of moving
+        texture, 640x360), one decode worker, against a loop that decodes the same frames in this process.
+ray     the same on Ray Data with 200 short clips (10 s). Start-up is excluded on both sides by taking the
         difference between many clips and few.
 memory  peak of the process tree (proportional set size) at 2,000 clips against 200.
 """
@@ -29,6 +29,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from bench.decode import make_clip
 from examples.clips import write_clip
 from pipeline.config import Config, load_config
 from pipeline.media.decode import decode
@@ -44,17 +45,12 @@ run: {decode_workers: 1}
 """
 
 
-def make_clips(folder: Path, count: int, distinct: int, seconds: float, width: int, height: int) -> Path:
-    """``count`` files of ``distinct`` encodings; each gets a trailing byte of its own, so none is a duplicate."""
+def copies(folder: Path, count: int, clip: Path) -> Path:
+    """``count`` copies of a clip, each with a trailing byte count of its own, so that none is a duplicate."""
     folder.mkdir(parents=True)
-    encoded = []
-    for seed in range(distinct):
-        path = folder / "encode.mp4"
-        write_clip(path, seed=seed, seconds=seconds, width=width, height=height, fps=30, gop=250)
-        encoded.append(path.read_bytes())
-        path.unlink()
+    data = clip.read_bytes()
     for index in range(count):
-        (folder / f"c{index:05d}.mp4").write_bytes(encoded[index % distinct] + index.to_bytes(4, "little"))
+        (folder / f"c{index:05d}.mp4").write_bytes(data + index.to_bytes(4, "little"))
     return folder
 
 
@@ -79,7 +75,7 @@ def whole_job(videos: Path, store: Path, config: Config, executor: str, limit: i
 
 
 def bench_local(folder: Path, config: Config, runs: int) -> dict[str, object]:
-    videos = make_clips(folder / "videos", 6, 3, 20.0, 640, 360)
+    videos = copies(folder / "videos", 12, make_clip(60))
     paths = sorted(videos.iterdir())
     bare_loop(paths[:1])
     whole_job(videos, folder / "warm", config, "local", limit=1)
@@ -92,7 +88,7 @@ def bench_local(folder: Path, config: Config, runs: int) -> dict[str, object]:
 def bench_ray(folder: Path, config: Config, runs: int, count: int = 200, few: int = 8) -> dict[str, object]:
     import ray
 
-    videos = make_clips(folder / "videos", count, 4, 4.0, 640, 360)
+    videos = copies(folder / "videos", count, make_clip(10))
     paths = sorted(videos.iterdir())
     os.environ["PYTHONPATH"] = str(ROOT)
     ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False)
@@ -150,7 +146,9 @@ def tree_peak(command: list[str]) -> tuple[float, float]:
 def bench_memory(folder: Path, runs: int, few: int = 200, many: int = 2000) -> dict[str, object]:
     config = folder / "rgb.yaml"
     config.write_text(CONFIG)
-    videos = make_clips(folder / "videos", many, 4, 2.0, 320, 240)
+    clip = folder / "clip.mp4"
+    write_clip(clip, seconds=2.0, width=320, height=240)
+    videos = copies(folder / "videos", many, clip)
     peaks: dict[int, list[float]] = {few: [], many: []}
     for index in range(runs):
         for count in (few, many):

@@ -71,7 +71,12 @@ def run(request: Request, reporter: Reporter | None = None) -> Result:
     """
     reporter = reporter or Reporter()
     try:
-        return _Run(request, reporter).execute()
+        job = _Run(request, reporter)
+        with job.signals:
+            return job.execute()
+    except StopRequestedError as stop:  # before or after the computing, which handles a stop itself
+        reporter.line(f"stopped by {stop}; run the same command again to go on")
+        return Result(stop.exit_code, {"stopped_by": str(stop)})
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         raise UsageError(f"{where}{error.strerror or error}; what was committed is safe, run again") from error
@@ -216,6 +221,7 @@ class _Run:
             except StopRequestedError as error:
                 if stop is not None:
                     return stop
+                self._commit()  # at once: an executor may take seconds to end
                 stop, throw = error, True
 
     def _outcomes(self, plan: Plan) -> Generator[Outcome, None, None]:
@@ -241,8 +247,7 @@ class _Run:
             models = Models.load(jobs, sizing.device, sizing.model_threads)
         except ExtractorError as error:
             raise PreflightError(str(error)) from error
-        with self.signals:
-            yield from run_local(work, units, self.request.config.run, sizing, models, self.signals)
+        yield from run_local(work, units, self.request.config.run, sizing, models, self.signals)
 
     def _executor(self) -> Literal["local", "ray"]:
         if self.request.executor == "auto":
@@ -302,6 +307,10 @@ class _Run:
         self.last_commit = time.monotonic()
         if not self.pending:
             return None
+        with self.signals.critical():
+            return self._commit_pending()
+
+    def _commit_pending(self) -> Manifest:
         manifest = commit(self.root, self.pending)
         self.events.emit(
             "commit", version=manifest.version, rows=len(self.pending.placed), failures=len(self.pending.failures)

@@ -25,8 +25,8 @@ class StopRequestedError(BaseException):
 class StopSignals:
     """Context in which a stop signal raises :class:`StopRequestedError` once.
 
-    Install it after ``ray.init``, which sets handlers of its own. Inside :meth:`critical` the
-    exception waits for the end of the block.
+    Inside :meth:`critical` the exception waits for the end of the block. Libraries that set handlers
+    of their own (``ray.init`` does) call for :meth:`install` again after them.
     """
 
     def __init__(self) -> None:
@@ -36,10 +36,15 @@ class StopSignals:
         self._depth = 0
 
     def __enter__(self) -> StopSignals:
+        self.install()
+        return self
+
+    def install(self) -> None:
+        """Set the handlers (in the main thread; elsewhere Python allows none)."""
         if threading.current_thread() is threading.main_thread():
             for signum in (signal.SIGTERM, signal.SIGINT):
-                self._previous[signum] = signal.signal(signum, self._handle)
-        return self
+                previous = signal.signal(signum, self._handle)
+                self._previous.setdefault(signum, previous)
 
     def __exit__(self, *error: object) -> None:
         for signum, handler in self._previous.items():

@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from stores import durable, layout
 from stores.errors import StoreDamageError, StoreError
 from stores.rows import Array, DatasetPlace, Receipt, Row, record_digest, row_digest
+from stores.staged_file import StagedFile
 
 _PAGE = 4096
 
@@ -152,8 +153,7 @@ class ShardWriter:
         recipe = read_spec(self._root, self._spec)
         self._spool.close()
         rows = sorted(self._rows, key=lambda spooled: (spooled.key, spooled.row.cache_key))
-        spool: Array = np.memmap(self._spool_path, np.uint8, "r") if self.bytes else np.empty(0, np.uint8)
-        with durable.crashing_point("shard", staged):
+        with durable.crashing_point("shard", staged), self._spool_path.open("rb") as spool:
             places = _write_file(staged, rows, spool, self._dtype)
         receipt = _receipt(staged, places, self._feature, self._spec, recipe, self._numerics)
         check = ShardReader(staged, receipt)
@@ -173,7 +173,7 @@ class ShardWriter:
         return receipt
 
 
-def _write_file(path: Path, rows: list[_Spooled], spool: Array, dtype: np.dtype[Any]) -> dict[str, DatasetPlace]:
+def _write_file(path: Path, rows: list[_Spooled], spool: IO[bytes], dtype: np.dtype[Any]) -> dict[str, DatasetPlace]:
     """Create the HDF5 file and return where its datasets lie."""
     count = len(rows)
     steps = np.array([spooled.shape[0] for spooled in rows], np.int64)
@@ -204,7 +204,10 @@ def _write_file(path: Path, rows: list[_Spooled], spool: Array, dtype: np.dtype[
     creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     creation.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     creation.set_obj_track_times(False)
-    with h5py.File(path, "w-", locking=False, alignment_threshold=1, alignment_interval=_PAGE) as file:
+    with (
+        StagedFile(path) as target,
+        h5py.File(target, "w", alignment_threshold=1, alignment_interval=_PAGE) as file,
+    ):
 
         def create(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
             space = h5py.h5s.create_simple(shape)
@@ -214,8 +217,9 @@ def _write_file(path: Path, rows: list[_Spooled], spool: Array, dtype: np.dtype[
         values = create("values", shape, dtype)
         first = 0
         for index, spooled in enumerate(rows):
-            size = int(np.prod(spooled.shape, dtype=np.int64)) * dtype.itemsize
-            row_values = spool[spooled.position : spooled.position + size].view(dtype).reshape(spooled.shape)
+            spool.seek(spooled.position)
+            size = int(np.prod(spooled.shape, dtype=np.int64))
+            row_values = np.fromfile(spool, dtype, size).reshape(spooled.shape)
             if ragged:
                 values[first : first + spooled.shape[0]] = row_values
                 first += spooled.shape[0]

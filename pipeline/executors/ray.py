@@ -126,8 +126,8 @@ def run_ray(
             runtime_env=_runtime_environment(),
         )
     try:
-        with signals:
-            yield from _run_on_cluster(work, units, run, say)
+        signals.install()
+        yield from _run_on_cluster(work, units, run, say)
     except ray.exceptions.RayError as error:
         raise UsageError(f"ray: {_cause(error)}; what was committed is safe, run again") from error
     finally:

@@ -7,15 +7,17 @@ then held to the prediction: where it differs, the file is decoded again plainly
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 
 from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
 
 from pipeline.media import passes, picture
 from pipeline.media.audio import decode_audio
 from pipeline.media.errors import translated
 from pipeline.media.packets import PacketIndex, read_index
 from pipeline.media.recipe import recipe
-from pipeline.media.source import Source, open_source, pixel_aspect, record
+from pipeline.media.source import Source, open_source, pixel_aspect, record, rewind
 from pipeline.media.types import DecodeRequest, Event, Frame, Header, MediaError
 from pipeline.media.wanted import Wanted, plan
 
@@ -46,54 +48,71 @@ def decode(request: DecodeRequest) -> Iterator[Event]:
     with translated():
         with open_source(request.path, request.limits) as source:
             index = read_index(source, request.path)
-            wanted = plan(request, source, index.displayed(), index) if index.timed else None
-        wanted = yield from pictures(request, index, wanted)
+            predicted = plan(request, source, index.displayed(), index) if index.timed else None
+            wanted = yield from pictures(request, source, index, predicted)
         if request.audio is not None:
             with open_source(request.path, request.limits) as source:
                 yield decode_audio(source, request.audio, wanted.start, wanted.duration_s)
 
 
-def _pictures(request: DecodeRequest, index: PacketIndex, predicted: Wanted | None) -> Generator[Event, None, Wanted]:
+def _pictures(
+    request: DecodeRequest, opened: Source, index: PacketIndex, predicted: Wanted | None
+) -> Generator[Event, None, Wanted]:
     """Try the ways from fast to plain until one delivers what it promised; returns the plan that held."""
     reason = index.objection
     if predicted is not None:
         for way in ("plain",) if index.objection else ("skip", "plain"):
             try:
-                yield from _one_way(request, index, predicted, way, reason)
+                with _from_the_start(request, opened, way) as source:
+                    yield from _one_way(request, source, index, predicted, way, reason)
             except passes.Mismatch as mismatch:
                 reason = str(mismatch)
             else:
                 return predicted
     with open_source(request.path, request.limits) as source:
         actual = plan(request, source, passes.counted(source), index)
-    yield from _one_way(request, index, actual, "recount", reason)
+    with open_source(request.path, request.limits) as source:
+        yield from _one_way(request, source, index, actual, "recount", reason)
     return actual
 
 
+@contextmanager
+def _from_the_start(request: DecodeRequest, opened: Source, way: str) -> Iterator[Source]:
+    """The file at its first packet: rewound where the pass checks every packet anyway, else opened anew.
+
+    Opening costs as much as decoding several frames, since libav decodes some to learn about the streams.
+    """
+    if way == "skip" and rewind(opened):
+        yield opened
+    else:
+        with open_source(request.path, request.limits) as source:
+            yield source
+
+
 def _one_way(
-    request: DecodeRequest, index: PacketIndex, wanted: Wanted, way: str, reason: str | None
+    request: DecodeRequest, source: Source, index: PacketIndex, wanted: Wanted, way: str, reason: str | None
 ) -> Iterator[Event]:
     """Header and frames of one pass; the header waits for the first frame, which completes it."""
-    with open_source(request.path, request.limits) as source:
-        aspect = pixel_aspect(source)
-        media = record(source) | {
-            "duration_s": wanted.source_duration_s,
-            "frames": len(wanted.displayed),
-            "decode": "skip" if way == "skip" else "plain",
-            "plain_because": reason,
-            "times_from": "decoder" if way == "recount" else "packets",
-            "damaged_packets": index.corrupt,
-            "backend": recipe("pyav"),
-        }
-        header_due = True
-        for pts, frame in _frames(way, source, wanted, index):
-            rgb = picture.to_rgb(frame, aspect, request.limits)
-            if header_due:
-                yield Header(media | picture.record(frame, aspect), wanted.duration_s, wanted.samples)
-                header_due = False
-            yield Frame(rgb, wanted.time_s[pts], wanted.uses[pts])
+    aspect = pixel_aspect(source)
+    media = record(source) | {
+        "duration_s": wanted.source_duration_s,
+        "frames": len(wanted.displayed),
+        "decode": "skip" if way == "skip" else "plain",
+        "plain_because": reason,
+        "times_from": "decoder" if way == "recount" else "packets",
+        "damaged_packets": index.corrupt,
+        "backend": recipe("pyav"),
+    }
+    header_due = True
+    reformatter = VideoReformatter()
+    for pts, frame in _frames(way, source, wanted, index):
+        rgb = picture.to_rgb(reformatter, frame, aspect, request.limits)
         if header_due:
-            yield Header(media, wanted.duration_s, wanted.samples)
+            yield Header(media | picture.record(frame, aspect), wanted.duration_s, wanted.samples)
+            header_due = False
+        yield Frame(rgb, wanted.time_s[pts], wanted.uses[pts])
+    if header_due:
+        yield Header(media, wanted.duration_s, wanted.samples)
 
 
 def _frames(way: str, source: Source, wanted: Wanted, index: PacketIndex) -> Iterator[tuple[int, VideoFrame]]:

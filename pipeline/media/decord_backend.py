@@ -15,7 +15,7 @@ import numpy as np
 from pipeline.media import passes, picture
 from pipeline.media.packets import PacketIndex
 from pipeline.media.recipe import recipe
-from pipeline.media.source import open_source, pixel_aspect, record
+from pipeline.media.source import Source, open_source, pixel_aspect, record
 from pipeline.media.types import DecodeRequest, Event, Frame, Header, MediaError
 from pipeline.media.wanted import Wanted
 
@@ -23,7 +23,9 @@ from pipeline.media.wanted import Wanted
 TOLERANCE_S = 5e-4
 
 
-def pictures(request: DecodeRequest, index: PacketIndex, predicted: Wanted | None) -> Generator[Event, None, Wanted]:
+def pictures(
+    request: DecodeRequest, opened: Source, index: PacketIndex, predicted: Wanted | None
+) -> Generator[Event, None, Wanted]:
     """Header and wanted frames through decord; returns the plan.
 
     Raises

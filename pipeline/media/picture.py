@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from av.sidedata.sidedata import Type
 from av.video.frame import VideoFrame
-from av.video.reformatter import ColorRange
+from av.video.reformatter import ColorRange, VideoReformatter
 from numpy.typing import NDArray
 
 from pipeline.media.types import Limits, MediaError
@@ -72,8 +72,8 @@ def square_size(width: int, height: int, aspect: Fraction) -> tuple[int, int]:
     return width, max(1, round(height / aspect))
 
 
-def to_rgb(frame: VideoFrame, aspect: Fraction, limits: Limits) -> NDArray[np.uint8]:
-    """Convert one frame.
+def to_rgb(reformatter: VideoReformatter, frame: VideoFrame, aspect: Fraction, limits: Limits) -> NDArray[np.uint8]:
+    """Convert one frame; one reformatter serves all frames of a pass and keeps its tables.
 
     Matrix and range are the frame's own tags, as swscale reads them; a frame with square pixels and no rotation is
     bit-identical to `frame.to_ndarray(format="rgb24")`.
@@ -90,7 +90,7 @@ def to_rgb(frame: VideoFrame, aspect: Fraction, limits: Limits) -> NDArray[np.ui
     width, height = square_size(frame.width, frame.height, aspect)
     if max(width * height, frame.width * frame.height) > limits.max_pixels:
         raise MediaError("too_large", f"{width}x{height} pixels; the limit is {limits.max_pixels} pixels")
-    rgb = frame.to_ndarray(format="rgb24", width=width, height=height, threads=1)
+    rgb = reformatter.reformat(frame, format="rgb24", width=width, height=height, threads=1).to_ndarray()
     return orientation(frame).apply(rgb.view(np.uint8))
 
 

@@ -111,6 +111,15 @@ def presentation_zero(container: InputContainer) -> Fraction:
     return max(zero, Fraction(0))
 
 
+def rewind(source: Source) -> bool:
+    """Go back to the first packet, where that is exact: in ISO-BMFF, whose index holds every packet."""
+    if MOV_FORMAT not in source.container.format.name.split(",") or not len(source.video.index_entries):
+        return False
+    first = min(entry.timestamp for entry in source.video.index_entries)
+    source.container.seek(first, stream=source.video, backward=True)
+    return True
+
+
 def record(source: Source) -> dict[str, Any]:
     """What is worth keeping about the file, JSON-able; pictures add theirs when the first is decoded."""
     container, video = source.container, source.video

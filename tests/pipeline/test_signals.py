@@ -46,3 +46,11 @@ def test_handlers_are_put_back() -> None:
     with StopSignals():
         assert signal.getsignal(signal.SIGTERM) != before
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_install_takes_the_handlers_back_from_a_library() -> None:
+    with StopSignals() as signals:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signals.install()
+        with pytest.raises(StopRequestedError):
+            send(signal.SIGTERM)

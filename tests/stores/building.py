@@ -58,9 +58,12 @@ def write_shard(
     numerics: Mapping[str, Any] = NUMERICS,
 ) -> Receipt:
     writer = ShardWriter(root, feature, write_spec(root, spec), numerics)
-    for each in rows:
-        writer.add(each)
-    return writer.finish()
+    try:
+        for each in rows:
+            writer.add(each)
+        return writer.finish()
+    finally:
+        writer.discard()
 
 
 def changes_of(root: Path, receipt: Receipt, **more: Any) -> Changes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,10 +33,10 @@ from tests.stores.building import (
 KEYS = [f"clip{number}" for number in range(6)]
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two shards, two specs, a removed key, aliases, a table, failures and sources."""
-    root = store_with(tmp_path / "store")
+    root = store_with(tmp_path_factory.mktemp("template") / "store")
     commit_rows(root, [row("clip0"), row("stale")], spec=OTHER_SPEC)
     receipt = write_shard(root, [row(key) for key in KEYS[:3]])
     placed = place_shard(root, receipt, {"clip0": ["alias"]})
@@ -53,6 +54,12 @@ def root(tmp_path: Path) -> Path:
         ),
     )
     return root
+
+
+@pytest.fixture
+def root(template: Path, tmp_path: Path) -> Path:
+    """A store of the test's own to harm."""
+    return shutil.copytree(template, tmp_path / "store")
 
 
 def latest_files(root: Path) -> dict[str, list[str]]:
