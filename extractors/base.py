@@ -125,6 +125,8 @@ class Extractor(BaseModel, ABC):
         `frames` (`uint8 [N,H,W,3]` RGB) or `audio` (`float32 [S]` mono).
     prepared_dtype:
         dtype of what `prepare` returns.
+    rate, window_samples:
+        For audio extractors: samples per second of the waveform, and samples of the window of one step.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -133,6 +135,8 @@ class Extractor(BaseModel, ABC):
     version: ClassVar[int]
     input: ClassVar[Literal["frames", "audio"]] = "frames"
     prepared_dtype: ClassVar[str] = "uint8"
+    rate: ClassVar[int] = 16_000
+    window_samples: ClassVar[int] = 16_000
 
     @abstractmethod
     def spec(self) -> dict[str, Json]:

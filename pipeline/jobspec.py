@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from extractors.base import Extractor, ExtractorError
-from pipeline.config import Config, FeatureConfig
+from pipeline.config import Config, FeatureConfig, MediaConfig
 from pipeline.errors import ConfigError
 from pipeline.media.recipe import recipe
 from pipeline.media.types import MediaError
-from pipeline.sampling import Policy
+from pipeline.sampling import Policy, Segments
 from stores.layout import check_name, digest
 
 
@@ -45,20 +45,35 @@ def feature_jobs(config: Config) -> tuple[FeatureJob, ...]:
     return tuple(_feature_job(name, config.features[name], config) for name in sorted(config.features))
 
 
-def _decode_recipe(backend: str) -> dict[str, Any]:
-    """What can change a frame: a new resampler must not recompute picture features."""
+_PICTURE_ONLY = ("rgb", "geometry")
+_LIBRARIES = {
+    "frames": ("libavformat", "libavcodec", "libswscale"),
+    "audio": ("libavformat", "libavcodec", "libswresample"),
+}
+
+
+def _decode_recipe(media: MediaConfig, kind: str) -> dict[str, Any]:
+    """The part of decoding that can change a feature: a new resampler must not recompute pictures."""
     try:
-        whole = recipe(backend)
+        whole = recipe(media.backend)
     except MediaError as error:
         raise ConfigError(f"media.backend: {error.message}") from error
-    libraries = {name: version for name, version in whole["libraries"].items() if name != "libswresample"}
-    return {**{name: value for name, value in whole.items() if name != "audio"}, "libraries": libraries}
+    whole = {**whole, "libraries": {name: whole["libraries"][name] for name in _LIBRARIES[kind]}}
+    if kind == "frames":
+        return {name: value for name, value in whole.items() if name != "audio"}
+    return {
+        **{name: value for name, value in whole.items() if name not in _PICTURE_ONLY},
+        "audio_absent": media.audio_absent,
+        "audio_windows": "zeros where the track ends; a step is real with half a window of track",
+    }
 
 
 def _feature_job(name: str, config: FeatureConfig, whole: Config) -> FeatureJob:
     extractor = config.build()
-    if extractor.input != "frames":
-        raise ConfigError(f"features.{name}: {config.extractor} reads audio; only frame extractors run so far")
+    if extractor.input == "audio" and not isinstance(config.policy, Segments):
+        raise ConfigError(
+            f"features.{name}.sampling: sound is sampled by 'segments', not {config.policy.spec()['policy']!r}"
+        )
     try:
         model, output = extractor.spec(), extractor.output()
     except ExtractorError as error:
@@ -67,7 +82,7 @@ def _feature_job(name: str, config: FeatureConfig, whole: Config) -> FeatureJob:
         "extractor": config.extractor,
         "model": model,
         "sampling": config.policy.spec(),
-        "decode": _decode_recipe(whole.media.backend),
+        "decode": _decode_recipe(whole.media, extractor.input),
         "dtype": config.dtype,
         "steps": config.policy.steps,
         "step_shape": list(output.step_shape),

@@ -16,13 +16,14 @@ import numpy as np
 
 from extractors.base import ExtractorError, ModelOutputError
 from extractors.batching import MicroBatcher, is_out_of_memory
+from pipeline.audio_steps import audio_steps
 from pipeline.config import MediaConfig
 from pipeline.jobspec import FeatureJob
 from pipeline.keys import cache_key, content_id, stamp
 from pipeline.media.supervisor import MediaProcess
-from pipeline.media.types import AudioRequest, DecodeRequest, Frame, Header, Limits, MediaError
+from pipeline.media.types import Audio, AudioRequest, DecodeRequest, Event, Frame, Header, Limits, MediaError
 from pipeline.plan import Unit, describe_os_error, remote_status
-from pipeline.sampling import Samples
+from pipeline.sampling import Samples, Segments
 from stores.commit import SourceRecord
 from stores.layout import STAGING, new_id
 from stores.rows import Array, Row
@@ -49,10 +50,11 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class PreparedSteps:
-    """Model input of one feature: ``steps [T, *prepared_shape]`` and where its steps lie in time."""
+    """Model input of one feature: ``steps [T, *prepared_shape]``, where they lie in time, and from which streams."""
 
     steps: Array
     samples: Samples
+    media: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,6 @@ class Decoded:
     unit: Unit
     source: SourceRecord
     duration_s: float
-    media: Mapping[str, Any]
     features: Mapping[str, PreparedSteps]
     frames: int
     seconds: float
@@ -169,50 +170,80 @@ def _decode_file(
     ]
     if not wanted:
         return UnitUnchanged(unit, source)
+    pictures = [job for job in wanted if job.extractor.input == "frames"]
+    sounds = [job for job in wanted if job.extractor.input == "audio"]
     policies: dict[str, list[FeatureJob]] = {}
-    for job in wanted:
+    for job in pictures:
         policies.setdefault(json.dumps(job.policy.spec(), sort_keys=True), []).append(job)
     request = DecodeRequest(
         path=str(path),
         policies=tuple(json.loads(policy) for policy in policies),
-        audio=AudioRequest(absent=work.media.audio_absent)
-        if any(job.extractor.input == "audio" for job in wanted)
-        else None,
+        audio=AudioRequest(sounds[0].extractor.rate, work.media.audio_absent) if sounds else None,
         start_s=unit.start_s,
         end_s=unit.end_s,
         backend=work.media.backend,
         limits=work.limits,
     )
-    users = list(policies.values())
-    header: Header | None = None
-    prepared: dict[str, Array] = {}
-    filled: dict[str, Array] = {}
-    frames = 0
+    assembly = _Assembly(list(policies.values()), sounds)
     for event in media.decode(request):
-        if isinstance(event, Header):
-            header = event
-            for jobs, samples in zip(users, header.samples, strict=True):
+        assembly.take(event)
+    header = assembly.described()
+    seconds = time.perf_counter() - started
+    return Decoded(unit, source, header.duration_s, assembly.features(), assembly.frames, seconds)
+
+
+class _Assembly:
+    """Puts the events of one decode together into the model input of each feature."""
+
+    def __init__(self, pictures: Sequence[Sequence[FeatureJob]], sounds: Sequence[FeatureJob]) -> None:
+        self._pictures = pictures  # by policy, in the order of the request
+        self._sounds = sounds
+        self._header: Header | None = None
+        self._audio: Audio | None = None
+        self._steps: dict[str, Array] = {}
+        self._filled: dict[str, Array] = {}
+        self.frames = 0
+
+    def take(self, event: Event) -> None:
+        if isinstance(event, Header):  # a second one voids what came before it
+            self._header = event
+            for jobs, samples in zip(self._pictures, event.samples, strict=True):
                 for job in jobs:
                     shape = (len(samples.time_s), *job.extractor.prepared_shape())
-                    prepared[job.name] = np.zeros(shape, job.extractor.prepared_dtype)
-                    filled[job.name] = samples.frame < 0
+                    self._steps[job.name] = np.zeros(shape, job.extractor.prepared_dtype)
+                    self._filled[job.name] = samples.frame < 0
         elif isinstance(event, Frame):
-            frames += 1
+            self.frames += 1
             for policy, slots in event.uses:
-                for job in users[policy]:
+                for job in self._pictures[policy]:
                     places = list(slots)
-                    prepared[job.name][places] = job.extractor.prepare(event.rgb[None])[0]
-                    filled[job.name][places] = True
-    if header is None:
-        raise MediaError("crash", "the decoder ended before it described the file")
-    features = {}
-    for jobs, samples in zip(users, header.samples, strict=True):
-        for job in jobs:
-            if not filled[job.name].all():
-                raise MediaError("corrupt", f"{int((~filled[job.name]).sum())} wanted frames cannot be decoded")
-            features[job.name] = PreparedSteps(prepared[job.name], samples)
-    seconds = time.perf_counter() - started
-    return Decoded(unit, source, header.duration_s, header.media, features, frames, seconds)
+                    self._steps[job.name][places] = job.extractor.prepare(event.rgb[None])[0]
+                    self._filled[job.name][places] = True
+        else:
+            self._audio = event
+
+    def described(self) -> Header:
+        if self._header is None:
+            raise MediaError("crash", "the decoder ended before it described the file")
+        return self._header
+
+    def features(self) -> dict[str, PreparedSteps]:
+        header = self.described()
+        prepared = {}
+        for jobs, samples in zip(self._pictures, header.samples, strict=True):
+            for job in jobs:
+                missing = int((~self._filled[job.name]).sum())
+                if missing:
+                    raise MediaError("corrupt", f"{missing} wanted frames cannot be decoded")
+                prepared[job.name] = PreparedSteps(self._steps[job.name], samples, header.media)
+        for job in self._sounds:
+            if self._audio is None:
+                raise MediaError("crash", "the decoder ended before the sound")
+            assert isinstance(job.policy, Segments)  # checked when the job was made
+            windows, samples = audio_steps(self._audio, job.policy, header.duration_s, job.extractor.window_samples)
+            media = {**header.media, "audio": self._audio.record, "audio_state": self._audio.state}
+            prepared[job.name] = PreparedSteps(job.extractor.prepare(windows), samples, media)
+        return prepared
 
 
 @dataclass(slots=True)
@@ -268,7 +299,8 @@ def _compute_feature(
 
 def _row(job: FeatureJob, decoded: Decoded, values: Array, numerics: Mapping[str, Any]) -> ComputedRow | UnitFailure:
     unit = decoded.unit
-    samples = decoded.features[job.name].samples
+    prepared = decoded.features[job.name]
+    samples = prepared.samples
     with np.errstate(over="ignore"):
         stored = values.astype(job.config.dtype)
     if not np.isfinite(stored).all():
@@ -284,7 +316,7 @@ def _row(job: FeatureJob, decoded: Decoded, values: Array, numerics: Mapping[str
         duration_s=decoded.duration_s,
         clip_start_s=unit.start_s or 0.0,
         published_time_s=samples.published_time_s,
-        media=decoded.media,
+        media=prepared.media,
     )
     return ComputedRow(job.name, row, unit.keys[1:], numerics, decoded.source)
 
