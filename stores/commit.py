@@ -74,6 +74,7 @@ class Changes:
 
     placed: list[Placed] = field(default_factory=list)
     shards: list[Receipt] = field(default_factory=list)
+    spent: list[Receipt] = field(default_factory=list)  # shards without a wanted row: listed, never adopted again
     failures: list[Failure] = field(default_factory=list)
     sources: list[SourceRecord] = field(default_factory=list)
     removed: list[tuple[str, str]] = field(default_factory=list)  # (feature, key)
@@ -83,7 +84,8 @@ class Changes:
     replace: bool = False  # move keys to their new rows even where the cache key is the same (forced runs)
 
     def __bool__(self) -> bool:
-        return any((self.placed, self.failures, self.sources, self.removed, self.settled, self.current, self.tables))
+        rows = (self.placed, self.spent, self.removed)
+        return any((*rows, self.failures, self.sources, self.settled, self.current, self.tables))
 
 
 def create_store(root: Path) -> Path:
@@ -194,10 +196,14 @@ def commit(root: Path, changes: Changes) -> Manifest:
         for feature, spec in changes.current.items():
             features[feature] = _with_current(features.get(feature), spec)
         settled = set(changes.settled)
-        for (feature, spec), placed in _grouped(changes.placed).items():
+        groups = _grouped(changes.placed)
+        for receipt in changes.spent:
+            groups.setdefault((receipt.feature, receipt.spec), [])
+        for (feature, spec), placed in groups.items():
             entry = features.get(feature) or FeatureEntry(current=spec, specs={})
             before = entry.specs.get(spec, SpecEntry())
-            after = _with_rows(root, before, placed, changes.shards, changes.replace)
+            spent = [receipt for receipt in changes.spent if (receipt.feature, receipt.spec) == (feature, spec)]
+            after = _with_rows(root, before, placed, changes.shards, spent, changes.replace)
             settled.update((feature, spec, row.key) for row in placed)
             if after is not before:
                 if spec != entry.current and after.retired_at is None:  # nobody would ever collect it
@@ -249,7 +255,12 @@ def _with_current(entry: FeatureEntry | None, spec: str) -> FeatureEntry:
 
 
 def _with_rows(
-    root: Path, entry: SpecEntry, placed: Sequence[Placed], receipts: Sequence[Receipt], replace: bool
+    root: Path,
+    entry: SpecEntry,
+    placed: Sequence[Placed],
+    receipts: Sequence[Receipt],
+    spent: Sequence[Receipt],
+    replace: bool,
 ) -> SpecEntry:
     index = SegmentLog(root, entry.index, schemas.INDEX)
     known_shards = SegmentLog(root, entry.shards, schemas.SHARDS)
@@ -265,7 +276,8 @@ def _with_rows(
                 continue
         added += present is None and key not in fresh
         fresh[key] = row
-    if not fresh:
+    listed = [receipt for receipt in spent if known_shards.get(bytes.fromhex(receipt.id)) is None]
+    if not fresh and not listed:
         return entry
     columns = {
         "key": list(fresh),
@@ -286,7 +298,7 @@ def _with_rows(
         update={
             "rows": entry.rows + added,
             "index": segments.append(root, layout.INDEX, entry.index, pa.table(columns, schema=schemas.INDEX)),
-            "shards": segments.append(root, layout.INDEX, entry.shards, shard_table(new_shards)),
+            "shards": segments.append(root, layout.INDEX, entry.shards, shard_table([*new_shards, *listed])),
         }
     )
 

@@ -123,10 +123,11 @@ def _unclaimed(root: Path, manifest: Manifest) -> set[tuple[str, str]]:
 def adopt(root: Path, manifest: Manifest, wanted: Iterable[tuple[str, str]] = ()) -> tuple[Manifest, int, int]:
     """Commit finished shards that a crash left unnamed; return (manifest, shards, rows) adopted.
 
-    A key that has a row by now keeps it: an orphan never overrides a committed row.
+    A key that has a row by now keeps it: an orphan never overrides a committed row. An orphan of such
+    keys only (its writer lost a race) is listed without rows, so that it is not read again at every
+    start, and does not bring a key back that is removed later.
     """
     changes = Changes()
-    shards: set[str] = set()
     for receipt in orphans(root, manifest, wanted):
         entry = manifest.spec_entry(receipt.feature, receipt.spec)
         index = SegmentLog(root, entry.index, schemas.INDEX)
@@ -134,10 +135,11 @@ def adopt(root: Path, manifest: Manifest, wanted: Iterable[tuple[str, str]] = ()
         if placed:
             changes.placed += placed
             changes.shards.append(receipt)
-            shards.add(receipt.id)
+        else:
+            changes.spent.append(receipt)
     if not changes:
         return manifest, 0, 0
-    return commit(root, changes), len(shards), len(changes.placed)
+    return commit(root, changes), len(changes.shards), len(changes.placed)
 
 
 def repair(root: Path) -> Repair:

@@ -56,6 +56,9 @@ CONTAINERS = {
     "late.mkv": {"output_ts_offset": "5"},
     "late.ts": {"output_ts_offset": "30"},
 }
+# Without an edit list a container cannot take back the encoders' delay: picture and sound both start late by the
+# B-frame delay (fragments) or by the 1,024 samples of AAC priming that come first (MPEG-TS).
+LATE_S = {"ts": 1024 / RATE, "late.ts": 1024 / RATE, "fragmented.mp4": 0.08}
 
 
 @pytest.mark.parametrize("kind", CONTAINERS)
@@ -79,10 +82,10 @@ def test_a_flash_and_a_beep_fall_into_the_same_step(tmp_path: Path, kind: str, s
     others = np.arange(6) != second
     assert light[second] > 0.95
     assert (light[others] < 0.05).all()
-    assert 0.34 < loud[second] < 0.37  # the root mean square of a sine of amplitude 1/2
-    # MPEG-TS and fragments without an edit list cannot say that 1,024 samples are priming: the beep is 23 ms late there
-    late = 0.0 if kind in ("mp4", "mkv", "late.mkv") else 0.354 * np.sqrt(1024 / RATE)
-    assert (loud[others] < late + 0.02).all()
+    # the root mean square of a sine of amplitude 1/2, of which the last part falls into the next step
+    expected = np.where(others, 0, np.sqrt((1 - LATE_S.get(kind, 0.0)) / 8))
+    expected[second + 1] = np.sqrt(LATE_S.get(kind, 0.0) / 8)
+    np.testing.assert_allclose(loud, expected, atol=0.04)  # AAC smears the edges of the beep
 
 
 def test_absent_and_silent_sound_are_different_things(tmp_path: Path, media: Path) -> None:

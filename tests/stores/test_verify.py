@@ -250,6 +250,17 @@ def test_finished_shards_that_no_manifest_names_are_adopted(root: Path) -> None:
     assert adopt(root, manifest) == (manifest, 0, 0)
 
 
+def test_a_duplicate_that_lost_a_race_never_brings_a_removed_key_back(root: Path) -> None:
+    write_shard(root, [row("clip0")])
+    manifest, shards, rows = adopt(root, load(root))
+    assert (shards, rows) == (0, 0)
+    assert adopt(root, manifest) == (manifest, 0, 0)  # and is not looked at again
+    commit(root, Changes(removed=[("demo", "clip0")]))
+    adopt(root, load(root))
+    assert ("demo", "clip0") not in row_digests(root)
+    assert verify(root, deep=True).ok
+
+
 @pytest.mark.parametrize("harm", [delete, truncate, lambda path: flip(path, 70000)])
 def test_damaged_orphans_are_not_adopted(root: Path, harm: Callable[[Path], None]) -> None:
     receipt = write_shard(root, [row("orphan")])
