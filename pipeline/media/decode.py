@@ -63,7 +63,7 @@ def _pictures(
     if predicted is not None:
         for way in ("plain",) if index.objection else ("skip", "plain"):
             try:
-                with _from_the_start(request, opened, way) as source:
+                with _from_the_start(request, opened, index, way) as source:
                     yield from _one_way(request, source, index, predicted, way, reason)
             except passes.Mismatch as mismatch:
                 reason = str(mismatch)
@@ -77,12 +77,13 @@ def _pictures(
 
 
 @contextmanager
-def _from_the_start(request: DecodeRequest, opened: Source, way: str) -> Iterator[Source]:
-    """The file at its first packet: rewound where the pass checks every packet anyway, else opened anew.
+def _from_the_start(request: DecodeRequest, opened: Source, index: PacketIndex, way: str) -> Iterator[Source]:
+    """The file at its first packet: as it is where all packets were kept, rewound where the pass checks every packet
+    anyway, else opened anew.
 
     Opening costs as much as decoding several frames, since libav decodes some to learn about the streams.
     """
-    if way == "skip" and rewind(opened):
+    if way == "skip" and (index.kept or rewind(opened)):
         yield opened
     else:
         with open_source(request.path, request.limits) as source:

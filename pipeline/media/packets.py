@@ -11,6 +11,7 @@ from statistics import median
 
 import av.error
 import numpy as np
+from av.packet import Packet
 from numpy.typing import NDArray
 
 from pipeline.media import h264
@@ -19,6 +20,7 @@ from pipeline.media.source import MOV_FORMAT, Source
 
 H264 = "h264"
 AVI_FORMAT = "avi"
+KEPT_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,9 @@ class PacketIndex:
         Why this stream must be decoded plainly, or None where skipping is allowed.
     truncated
         Whether the file ends before its own index says.
+    kept
+        The packets themselves where they are few enough to keep, so that one reading of the file serves both passes;
+        empty otherwise.
     guessed
         Whether the container keeps no presentation times and frames are reordered, so that libav's are made up.
     """
@@ -52,6 +57,7 @@ class PacketIndex:
     corrupt: int
     objection: str | None
     truncated: bool
+    kept: tuple[Packet, ...] = ()  # type: ignore[type-arg]
     guessed: bool = False
 
     @property
@@ -77,6 +83,8 @@ def read_index(source: Source, path: str) -> PacketIndex:
     keyframe: list[bool] = []
     corrupt = 0
     truncated = _index_exceeds_file(source, path)
+    kept: list[Packet] = []  # type: ignore[type-arg]
+    room = KEPT_BYTES
     is_h264 = video.codec_context.name == H264
     sets = h264.ParameterSets()
     extradata = bytes(video.codec_context.extradata or b"")
@@ -91,6 +99,9 @@ def read_index(source: Source, path: str) -> PacketIndex:
             duration.append(packet.duration or 0)
             discard.append(packet.is_discard)
             corrupt += packet.is_corrupt
+            room -= packet.size
+            if is_h264 and room >= 0:
+                kept.append(packet)
             idr = h264.read_packet(bytes(packet), length_size, sets) if is_h264 else packet.is_keyframe
             keyframe.append(idr)
     except av.error.FFmpegError as error:
@@ -106,6 +117,7 @@ def read_index(source: Source, path: str) -> PacketIndex:
         corrupt=corrupt,
         objection=objection,
         truncated=truncated,
+        kept=tuple(kept) if len(kept) == len(pts) else (),
         guessed=source.container.format.name == AVI_FORMAT and video.codec_context.reorder_depth > 0,
     )
     if objection is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator
+from typing import Literal
 
 import av.error
 from av.packet import Packet
@@ -100,7 +101,8 @@ def skipping(source: Source, wanted: Wanted, index: PacketIndex) -> Iterator[tup
     """
     context = source.video.codec_context
     ends = _feeding_ends(index, wanted)
-    packets = (packet for packet in source.container.demux(source.video) if packet.size)
+    packets = iter(index.kept or (packet for packet in source.container.demux(source.video) if packet.size))
+    skip: Literal["DEFAULT", "NONREF"] | None = None
     for group, end in zip(groups(index), ends, strict=True):
         if group.start >= max(ends):
             return
@@ -112,7 +114,9 @@ def skipping(source: Source, wanted: Wanted, index: PacketIndex) -> Iterator[tup
                 raise Mismatch(f"packet {number} changed between two readings")
             if number >= end:
                 continue
-            context.skip_frame = "DEFAULT" if packet.pts in wanted.uses else "NONREF"
+            before, skip = skip, "DEFAULT" if packet.pts in wanted.uses else "NONREF"
+            if skip != before:
+                context.skip_frame = skip
             for frame in _decode(source, packet):
                 if frame.pts in wanted.uses:
                     yield _checked(frame, due, delivered)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from examples.clips import write_clip
-from pipeline.media import passes
+from pipeline.media import packets, passes
 from pipeline.media.decode import decode
 from pipeline.media.recipe import recipe
 from pipeline.media.types import AudioRequest, DecodeRequest, Event, Frame, Header
@@ -129,6 +129,17 @@ def test_h264_is_skipped_through(kind, clips):
     assert header.media["decode"] == "skip" and header.media["plain_because"] is None
 
 
+def test_packets_that_are_not_kept_are_read_again(clips, monkeypatch):
+    path = generate("h264", clips)
+    kept = [event.rgb for event in decode(DecodeRequest(str(path), SPARSE)) if isinstance(event, Frame)]
+    monkeypatch.setattr(packets, "KEPT_BYTES", 100)
+    events = list(decode(DecodeRequest(str(path), SPARSE)))
+    assert events[0].media["decode"] == "skip"
+    again = [event.rgb for event in events if isinstance(event, Frame)]
+    assert len(kept) == len(again) > 0
+    assert all((a == b).all() for a, b in zip(kept, again, strict=True))
+
+
 def test_a_stream_cut_in_mid_gop_is_decoded_plainly(clips, tmp_path):
     whole = generate("mpeg-ts", clips)
     cut = tmp_path / "cut.ts"
@@ -142,8 +153,10 @@ def test_a_stream_cut_in_mid_gop_is_decoded_plainly(clips, tmp_path):
 def test_a_wrong_prediction_is_replaced_by_what_is_shown(clips, monkeypatch):
     path = generate("h264", clips)
 
+    skipping = passes.skipping
+
     def fail_midway(source, wanted, index):
-        for number, item in enumerate(passes.plain(source, wanted)):
+        for number, item in enumerate(skipping(source, wanted, index)):
             if number == 3:
                 raise passes.Mismatch("injected")
             yield item
