@@ -24,7 +24,9 @@ CLIPS = 6
 
 
 def _extract(videos: Path, store: Path) -> Result:
-    request = Request(source=str(videos), store=str(store), config=load_config("demo"), executor="local", allow_failures=True)
+    request = Request(
+        source=str(videos), store=str(store), config=load_config("demo"), executor="local", allow_failures=True
+    )
     return run(request)
 
 

@@ -1,10 +1,11 @@
-"""Look at a store, check it, mend it, clean it up."""
+"""Look at a store, check it, mend it, clean it up; export, import and compare legacy feature files."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,15 +20,19 @@ from rich.table import Table
 
 from stores import Store
 from stores.card import write_card
+from stores.compare import StoreRows, compare, open_other
 from stores.errors import StoreError
 from stores.gc import GRACE_SECONDS, collect
 from stores.inspect import describe_key, describe_store
+from stores.legacy import LegacyError
+from stores.legacy_export import TARGETS, Export, Options, export, read_keys
+from stores.legacy_import import import_legacy
 from stores.verify import repair as repair_store
 from stores.verify import summary as verification_summary
 from stores.verify import verify as verify_store
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__, no_args_is_help=True)
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True, emoji=False)
 
 Directory = Annotated[Path, typer.Argument(help="The store directory.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
@@ -35,9 +40,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on s
 
 @contextmanager
 def _errors() -> Iterator[None]:
-    """One line and exit code 2 for what a user must change."""
+    """One line for each warning; one line and exit code 2 for what a user must change."""
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *where, **more: print(f"warning: {message}", file=sys.stderr)
+            yield
     except (StoreError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
@@ -80,7 +87,7 @@ def _show_store(value: dict[str, Any]) -> None:
             f"{feature['bytes'] / 1e6:.1f}",
             str(feature["shards"]),
             feature["spec"][:8],
-            "random" if feature["random_weights"] else "trained",
+            feature["weights"],
         )
     console.print(table)
     for name, rows in value["tables"].items():
@@ -158,6 +165,127 @@ def gc(
         + (f"; kept for leases: {outcome.kept_for_leases}" if outcome.kept_for_leases else ""),
         markup=False,
     )
+
+
+@app.command("export")
+def export_feature(
+    directory: Directory,
+    to: Annotated[str, typer.Option(help=f"Layout: {', '.join(sorted(TARGETS))}.")],
+    feature: Annotated[str, typer.Option(help="The feature (name or name@digest).")],
+    out: Annotated[Path, typer.Option(help="A new or empty folder.")],
+    split: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=FILE", help="Video ids of a split (.csv, .json or one a line); repeatable."),
+    ] = None,
+    version: Annotated[int | None, typer.Option(help="Export this version (default: the latest).")] = None,
+    dataset_name: Annotated[str | None, typer.Option(help="nextgqa: the HDF5 dataset (default: CLIPL_I).")] = None,
+    layout: Annotated[
+        str | None, typer.Option(help="nextgqa: cra (SPLIT.h5, default) or nextgqa (DATASET_SPLIT.h5).")
+    ] = None,
+    published_times: Annotated[
+        bool, typer.Option("--published-times", help="nextgqa: times as the published recipe claims them.")
+    ] = False,
+    allow_failures: Annotated[bool, typer.Option("--allow-failures", help="Exit 0 even if rows are missing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a feature as the files that published trainers read. Exit code 3 when wanted rows are missing."""
+    with _errors():
+        splits = dict(_split(text) for text in split or ())
+        with Store.open(directory, version) as store:
+            result = export(store, feature, to, out, splits, Options(dataset_name, layout, published_times))
+    if as_json:
+        _emit(dataclasses.asdict(result))
+    else:
+        _show_export(result, out)
+    raise typer.Exit(3 if result.missing and not allow_failures else 0)
+
+
+def _split(text: str) -> tuple[str, list[str]]:
+    name, separator, file = text.partition("=")
+    if not (name and separator and file):
+        raise LegacyError(f"--split {text!r}: must be NAME=FILE")
+    return name, read_keys(Path(file))
+
+
+def _show_export(result: Export, out: Path) -> None:
+    for name, rows in result.files.items():
+        console.print(f"{out / name}: {rows} rows", markup=False)
+    if result.padded:
+        console.print(f"{result.padded} rows hold steps that are padding", markup=False)
+    if result.renamed:
+        console.print(f"{result.renamed} keys are not file names; index.csv says which file is whose", markup=False)
+    if result.times_unknown:
+        console.print(f"times unknown, not in frame2time: {len(result.times_unknown)} rows", markup=False)
+    for missing in result.missing:
+        console.print(f"missing: {missing.split}: {missing.key!r}: {missing.reason}", markup=False)
+
+
+@app.command("import")
+def import_feature(
+    directory: Directory,
+    source: Annotated[list[Path], typer.Argument(help="HDF5 files, or a folder of .h5 or of .npy files.")],
+    feature: Annotated[str, typer.Option(help="The feature's name in the store.")],
+    format: Annotated[str | None, typer.Option(help="nextgqa (HDF5) or npy (default: by the files).")] = None,
+    dataset_name: Annotated[str | None, typer.Option(help="The feature dataset of the HDF5 files.")] = None,
+    times: Annotated[
+        list[Path] | None, typer.Option(help="frame2time JSON {id: [seconds]} of the rows; repeatable.")
+    ] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Retire extracted rows of the same feature.")] = False,
+    allow_failures: Annotated[bool, typer.Option("--allow-failures", help="Exit 0 even if rows are missing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Store legacy feature files under a spec that is their digest. Exit code 3 when rows hold NaN."""
+    with _errors():
+        result = import_legacy(directory, source, feature, format, dataset_name, times or (), replace)
+        write_card(directory)
+    if as_json:
+        _emit(dataclasses.asdict(result))
+    else:
+        console.print(
+            f"version {result.version}: {result.rows} rows of {feature} are external:{result.external[:8]}, "
+            f"{result.added} of them new",
+            markup=False,
+        )
+        if result.times_unknown:
+            console.print(f"times unknown: {result.times_unknown} rows count their steps instead", markup=False)
+        for key, reason in result.failed.items():
+            console.print(f"missing: {key!r}: {reason}", markup=False)
+    raise typer.Exit(3 if result.failed and not allow_failures else 0)
+
+
+@app.command("compare")
+def compare_feature(
+    directory: Directory,
+    other: Annotated[Path, typer.Argument(help="Another store, an HDF5 file, or a folder of .h5 or .npy files.")],
+    feature: Annotated[str, typer.Option(help="The feature (name or name@digest).")],
+    other_feature: Annotated[str | None, typer.Option(help="Its name there, or the HDF5 dataset.")] = None,
+    atol: Annotated[float, typer.Option(min=0, help="Largest absolute error that still matches; 0: bit by bit.")] = 0.0,
+    as_json: AsJson = False,
+) -> None:
+    """Compare a feature row by row. Exit code 3 when a row of both differs, or there is none."""
+    with _errors(), Store.open(directory) as store:
+        result = compare(StoreRows(store, feature), open_other(other, feature, other_feature), atol)
+    if as_json:
+        _emit({"ok": result.ok, **dataclasses.asdict(result)})
+    else:
+        console.print(
+            f"{result.common} common rows: {result.identical} identical, {result.differing} differ; "
+            f"max abs {result.max_abs:.3g}, mean abs {result.mean_abs:.3g}, "
+            f"cosine min {result.min_cosine:.6f}, mean {result.mean_cosine:.6f}",
+            markup=False,
+        )
+        for keys, place in ((result.only_here, directory), (result.only_there, other)):
+            if keys:
+                console.print(f"only in {place}: {len(keys)} keys: {', '.join(map(repr, keys[:10]))}", markup=False)
+        for shapes in result.other_shape:
+            console.print(f"differs: {shapes['key']!r}: {shapes['here']} here, {shapes['there']} there", markup=False)
+        for key in result.not_finite:
+            console.print(f"differs: {key!r}: NaN or infinite values on one side", markup=False)
+        for row in result.worst:
+            console.print(
+                f"differs: {row.key!r}: max abs {row.max_abs:.3g}, cosine min {row.min_cosine:.6f}", markup=False
+            )
+    raise typer.Exit(0 if result.ok else 3)
 
 
 if __name__ == "__main__":

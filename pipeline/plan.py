@@ -217,7 +217,7 @@ def _contents(
         except OSError as error:
             gone[item.uri] = describe_os_error(error)
             continue
-        before = remembered.get(os.fsencode(item.uri))
+        before = remembered.get(item.uri.encode("utf-8", "surrogateescape"))
         if before is not None and before[:2] == (size, mark):
             found[item.uri] = SourceRecord(item.uri, size, mark, before[2])
         else:

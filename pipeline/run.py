@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -111,7 +113,8 @@ class _Run:
         self.compute_s = 0.0
 
     def execute(self) -> Result:
-        items = read_source(self.request.source, self.request.config.source.key)
+        with _no_cycle_collection():
+            items = read_source(self.request.source, self.request.config.source.key)
         self._check_only(items)
         if self.request.plan_only:
             return self._plan_only(items)
@@ -142,7 +145,8 @@ class _Run:
             raise UsageError(f"--only {unknown[0]}: no such key in {self.request.source}")
 
     def _plan(self, manifest: Manifest, items: Sequence[SourceItem]) -> Plan:
-        plan = make_plan(self.root, manifest, items, self.jobs, self.request.options, self._on_hashed)
+        with _no_cycle_collection():
+            plan = make_plan(self.root, manifest, items, self.jobs, self.request.options, self._on_hashed)
         self.reporter.close()
         return plan
 
@@ -361,6 +365,16 @@ class _Run:
             "steps_computed": times.steps,
             "stopped_by": str(stop) if stop else None,
         }
+
+
+@contextmanager
+def _no_cycle_collection() -> Iterator[None]:
+    """Planning makes a few objects a file, none in a cycle; the collector would walk all of them again and again."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _failure_record(failure: Failure) -> dict[str, Any]:

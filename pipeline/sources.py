@@ -105,8 +105,7 @@ def _checked(source: str, items: Iterable[SourceItem]) -> list[SourceItem]:
 
 
 def _file_item(path: str, base: Path, key_mode: KeyMode, status: os.stat_result | None) -> SourceItem:
-    """Plain strings, not ``Path``: a tree may have a hundred thousand files."""
-    key = os.path.splitext(path.rpartition("/")[2])[0] if key_mode == "stem" else os.path.relpath(path, base)  # noqa: PTH122
+    key = Path(path).stem if key_mode == "stem" else os.path.relpath(path, base)
     return SourceItem(key, path, status=status)
 
 
@@ -123,12 +122,16 @@ def _directory(root: Path, key_mode: KeyMode) -> Iterator[SourceItem]:
                 continue
             if entry.is_dir(follow_symlinks=False):
                 pending.append(entry.path)
-            elif os.path.splitext(entry.name)[1].lower() in VIDEO_SUFFIXES:  # noqa: PTH122
+                continue
+            stem, _, suffix = entry.name.rpartition(".")
+            if f".{suffix.lower()}" in VIDEO_SUFFIXES:
                 try:
                     status = entry.stat()
                 except FileNotFoundError:
                     status = None
-                yield _file_item(entry.path, root, key_mode, status)
+                # plain strings, not Path: a tree may have a hundred thousand files
+                key = stem if key_mode == "stem" else os.path.relpath(entry.path, root)
+                yield SourceItem(key, entry.path, status=status)
 
 
 def _glob(pattern: str, key_mode: KeyMode) -> Iterator[SourceItem]:

@@ -25,6 +25,7 @@ def describe_store(store: Store) -> dict[str, Any]:
             "bytes": sum(shards.column("bytes").to_pylist()),
             "shards": shards.num_rows,
             "random_weights": bool(spec.get("random_weights")),
+            "weights": "random" if spec.get("random_weights") else "imported" if spec.get("external") else "trained",
             "numerics": store.numerics(name),
             "older_specs": sorted(spec for spec in store.manifest.features[name].specs if spec != info.spec),
         }

@@ -9,7 +9,6 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from stores.errors import InvalidKeyError
 
@@ -67,12 +66,6 @@ def check_name(name: str) -> str:
             f"name {name[:64]!r}: must be 1-64 letters, digits, '_', '-' or '.', starting with a letter or digit"
         )
     return name
-
-
-def safe_file_name(key: str) -> str:
-    """Percent-encode a key so that it is a harmless file name (for exports)."""
-    encoded = quote(key, safe="-_ ()+,=@")
-    return encoded.replace(".", "%2E") if encoded.startswith(".") else encoded
 
 
 def canonical_json(value: Mapping[str, Any]) -> bytes:

@@ -157,7 +157,7 @@ def _run_on_cluster(work: Work, units: Sequence[Unit], run: RunConfig, say: Call
     wanted = {name for unit in units for name in unit.features}
     jobs = [job for job in work.jobs if job.name in wanted]
     _check_nodes(work, units)
-    _check_weights(jobs, sizing)
+    _check_weights([job for job in jobs if not job.extractor.random_weights], sizing)
     model_actors = max(1, sizing.gpus)
     say(
         f"ray: {cpus} CPUs, {sizing.gpus} GPUs: {decoders} decode actors, {model_actors} model actors on "
@@ -251,7 +251,9 @@ def _check_nodes(work: Work, units: Sequence[Unit]) -> None:
 
 
 def _check_weights(jobs: Sequence[FeatureJob], sizing: Sizing) -> None:
-    """Load the towers once before anything is decoded, where an actor would load them."""
+    """Load the towers with real weights once before anything is decoded, where an actor would load them."""
+    if not jobs:
+        return
 
     @ray.remote(num_cpus=MODEL_CPUS, num_gpus=1 if sizing.gpus else 0, max_retries=0)
     def problem() -> str | None:

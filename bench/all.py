@@ -1,0 +1,45 @@
+"""Every measurement, one after the other: tables on the terminal, JSON beside each other.
+
+python bench/all.py --out out/bench
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+BENCHES = {
+    "decode": ["bench/decode.py", "--runs", "5"],
+    "overhead-local": ["bench/overhead.py", "local", "--runs", "3"],
+    "overhead-ray": ["bench/overhead.py", "ray", "--runs", "3"],
+    "overhead-memory": ["bench/overhead.py", "memory", "--runs", "1"],
+    "models": ["bench/models.py"],
+    "planning": ["bench/planning.py", "--runs", "3"],
+    "store": ["bench/store.py"],
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("out/bench"))
+    parser.add_argument("names", nargs="*", help=f"some of: {', '.join(BENCHES)} (default: all)")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    unknown = sorted(set(arguments.names) - set(BENCHES))
+    if unknown:
+        parser.error(f"no bench is named {unknown[0]!r}")
+    failed = []
+    for name in arguments.names or BENCHES:
+        command = [sys.executable, *BENCHES[name], "--json", str((arguments.out / f"{name}.json").absolute())]
+        if subprocess.run(command, cwd=ROOT).returncode:
+            failed.append(name)
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
