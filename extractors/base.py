@@ -11,7 +11,7 @@ and `Model` (`forward`, `numerics`), then name it `package.module:Class` in the 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias
@@ -107,6 +107,15 @@ class Model(ABC):
         `[M, *step_shape] float32`; step m belongs to input m.
         """
 
+    def submit(self, batch: NDArray[Any]) -> Callable[[], NDArray[np.float32]]:
+        """Start one forward; call what is returned, once, for its result.
+
+        `batch` may be overwritten as soon as this returns. Results are asked for in the order of submission. Models
+        of an asynchronous device override this; here the forward is done at once.
+        """
+        values = self.forward(batch)
+        return lambda: values
+
     @abstractmethod
     def numerics(self) -> dict[str, Json]:
         """Everything but the recipe that can move the last bits: device, dtype, threads, library versions."""
@@ -122,7 +131,7 @@ class Extractor(BaseModel, ABC):
     version:
         Raised whenever this code changes the numbers it produces; part of the spec.
     input:
-        `frames` (`uint8 [N,H,W,3]` RGB) or `audio` (`float32 [S]` mono).
+        `frames` (`uint8 [N,H,W,3]` RGB) or `audio` (`float32 [N, window_samples]` mono, nominally -1..1).
     prepared_dtype:
         dtype of what `prepare` returns.
     rate, window_samples:
@@ -157,7 +166,7 @@ class Extractor(BaseModel, ABC):
         Parameters
         ----------
         frames:
-            `uint8 [N,H,W,3]` RGB frames, or a `float32 [S]` waveform for audio extractors.
+            `uint8 [N,H,W,3]` RGB frames, or `float32 [N, window_samples]` windows for audio extractors.
 
         Returns
         -------
@@ -217,3 +226,10 @@ def check_frames(frames: NDArray[Any]) -> None:
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or 0 in frames.shape[1:3]:
         shape = list(frames.shape)
         raise ExtractorError(f"expected RGB frames uint8 [N,H,W,3], got {frames.dtype} {shape}")
+
+
+def check_windows(windows: NDArray[Any], samples: int) -> None:
+    """Raise ExtractorError unless `windows` is `float32 [N, samples]`."""
+    if windows.dtype != np.float32 or windows.ndim != 2 or windows.shape[1] != samples:
+        shape = list(windows.shape)
+        raise ExtractorError(f"expected audio windows float32 [N,{samples}], got {windows.dtype} {shape}")

@@ -13,7 +13,7 @@ noise frame repeated `micro_batch` times must come out bitwise equal at every po
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,10 @@ class _Segment:
     start: int
     stop: int
     at: int
+
+
+# What is in a batch that the model was given, and the function that waits for its features.
+_Waiting = tuple[list[_Segment], Callable[[], NDArray[np.float32]]]
 
 
 class MicroBatcher:
@@ -119,19 +123,20 @@ class MicroBatcher:
         sample = rows[0][1]
         batch = np.empty((self._micro_batch, *sample.shape[1:]), sample.dtype)
         written = [0] * len(rows)
+        waiting: _Waiting | None = None
         for segments in self._plan(rows, batch):
             used = segments[-1].at + segments[-1].stop - segments[-1].start
             for segment in segments:
                 width = segment.stop - segment.start
                 batch[segment.at : segment.at + width] = rows[segment.row][1][segment.start : segment.stop]
             batch[used:] = batch[used - 1]
-            features = self._forward(batch, [segment.key for segment in segments])
-            for segment in segments:
-                key, values = results[segment.row]
-                if key != segment.key or written[segment.row] != segment.start:
-                    raise ModelOutputError(f"steps of {segment.key!r} arrived out of place", [segment.key, key])
-                values[segment.start : segment.stop] = features[segment.at : segment.at + segment.stop - segment.start]
-                written[segment.row] = segment.stop
+            # The device computes one batch while the one before it is copied out and the next one is put together.
+            submitted = (segments, self._model.submit(batch))
+            if waiting is not None:
+                self._collect(waiting, results, written)
+            waiting = submitted
+        if waiting is not None:
+            self._collect(waiting, results, written)
         for (key, steps), (result_key, _), count in zip(rows, results, written, strict=True):
             if key != result_key or count != len(steps):
                 raise ModelOutputError(f"{key!r}: {count} of {len(steps)} steps computed", [key])
@@ -140,9 +145,19 @@ class MicroBatcher:
                 raise ModelOutputError(f"{key!r}: the model returned values that are not finite", [key])
         return results
 
-    def _forward(self, batch: NDArray[Any], keys: list[str]) -> NDArray[np.float32]:
-        features = self._model.forward(batch)
-        expected = (len(batch), *self._model.output.step_shape)
+    def _collect(self, waiting: _Waiting, results: list[Features], written: list[int]) -> None:
+        """Wait for one batch and copy its steps to where they belong."""
+        segments, result = waiting
+        features = self._checked(result(), [segment.key for segment in segments])
+        for segment in segments:
+            key, values = results[segment.row]
+            if key != segment.key or written[segment.row] != segment.start:
+                raise ModelOutputError(f"steps of {segment.key!r} arrived out of place", [segment.key, key])
+            values[segment.start : segment.stop] = features[segment.at : segment.at + segment.stop - segment.start]
+            written[segment.row] = segment.stop
+
+    def _checked(self, features: NDArray[np.float32], keys: list[str]) -> NDArray[np.float32]:
+        expected = (self._micro_batch, *self._model.output.step_shape)
         if features.shape != expected or features.dtype != np.float32:
             got = f"{features.dtype} {list(features.shape)}"
             raise ModelOutputError(f"the model returned {got} instead of float32 {list(expected)}", keys)
@@ -173,7 +188,7 @@ class MicroBatcher:
         if known is None:
             step = _noise(batch.shape[1:], batch.dtype)
             batch[:] = step
-            values = self._forward(batch, [])
+            values = self._checked(self._model.forward(batch), [])
             known = bool((values.view(np.uint32) == values[:1].view(np.uint32)).all())
             self._position_independent[self._micro_batch] = known
         return known

@@ -70,6 +70,8 @@ class Clip(Extractor):
         `auto` follows the weights.
     compute_dtype:
         float16 and bfloat16 run under autocast: layer norms and softmax stay in float32.
+    compile:
+        Run through `torch.compile`; in the numerics, not in the spec.
     """
 
     name: ClassVar[str] = "clip"
@@ -84,6 +86,7 @@ class Clip(Extractor):
     image_size: int | None = Field(default=None, ge=1, le=2048)
     activation: Literal["auto", "gelu", "quick_gelu"] = "auto"
     compute_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    compile: bool = False
     interpolation: Interpolation | None = None
     mean: Rgb | None = None
     std: Rgb | None = None

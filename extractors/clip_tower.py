@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import os
-import platform
-import socket
-from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 import huggingface_hub
-import numpy as np
 import open_clip
 import torch
-from numpy.typing import NDArray
 from open_clip import pretrained as hub
 from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from open_clip.convert import convert_state_dict
@@ -24,8 +17,10 @@ from open_clip.model import convert_to_custom_text_state_dict, resize_pos_embed
 from torch import nn
 
 from extractors import clip_models, weights
-from extractors.base import ExtractorError, FetchedWeights, Json, Model, OutputSpec, WeightsError
+from extractors import hub as weights_hub
+from extractors.base import ExtractorError, FetchedWeights, Json, OutputSpec
 from extractors.preprocess import Preprocessing
+from extractors.torch_model import Execution, ImageModel
 from extractors.weights import HubTag, RandomWeights, WeightsFile
 
 if TYPE_CHECKING:
@@ -37,25 +32,17 @@ Tokens = Literal["cls", "patch", "patch_projected"]
 _ARCHIVE_EXTRAS = ("input_resolution", "context_length", "vocab_size")
 
 
-class ClipModel(Model):
+class ClipModel(ImageModel):
     """An open_clip image tower on one device.
 
     Parameters
     ----------
     visual:
-        The tower, in evaluation mode; moved to `device`.
-    tokens, output:
-        Which tokens to return and their shape.
-    preprocessing:
-        Gives mean and std.
-    device:
-        A torch device.
-    compute_dtype:
-        `float32`, or the dtype of autocast.
-    threads:
-        CPU threads; None keeps torch's number.
-    weights_sha256:
-        Digest of the file the weights came from; None for random ones.
+        The tower.
+    tokens:
+        Which tokens to return.
+    output, preprocessing, execution, weights_sha256:
+        As for every image tower.
     """
 
     def __init__(
@@ -64,54 +51,21 @@ class ClipModel(Model):
         tokens: Tokens,
         output: OutputSpec,
         preprocessing: Preprocessing,
-        device: str,
-        compute_dtype: str,
-        threads: int | None,
+        execution: Execution,
         weights_sha256: str | None,
     ) -> None:
-        try:
-            self._device = torch.device(device)
-            self.visual = visual.eval().to(self._device).to(memory_format=torch.channels_last)
-        except (RuntimeError, AssertionError) as error:
-            raise ExtractorError(f"device {device!r} cannot be used: {' '.join(str(error).split())}") from error
-        self.visual.requires_grad_(False)
-        self.output = output
+        libraries: dict[str, Json] = {"open_clip": open_clip.__version__}
+        super().__init__(visual, output, preprocessing, execution, libraries, weights_sha256)
         self._tokens = tokens
-        # [1,3,1,1] float32, channel first like the tower's input.
-        self._mean = torch.tensor(preprocessing.mean, device=self._device).view(1, 3, 1, 1)
-        self._std = torch.tensor(preprocessing.std, device=self._device).view(1, 3, 1, 1)
-        self._compute_dtype = compute_dtype
-        self._threads = threads or torch.get_num_threads()
-        self._weights_sha256 = weights_sha256
-        if self._device.type == "cuda":
-            # TensorFloat-32 keeps 10 of 23 bits: a spec that says float32 means all of them.
-            torch.backends.cuda.matmul.allow_tf32 = False
-            torch.backends.cudnn.allow_tf32 = False
-            torch.backends.cudnn.deterministic = True
-            torch.backends.cudnn.benchmark = False
-
-    def forward(self, batch: NDArray[Any]) -> NDArray[np.float32]:
-        """`uint8 [M,size,size,3]` RGB to `float32 [M, *step_shape]`."""
-        if torch.get_num_threads() != self._threads:
-            torch.set_num_threads(self._threads)
-        pixels = torch.from_numpy(batch)
-        if self._device.type == "cuda":
-            pixels = pixels.pin_memory().to(self._device, non_blocking=True)
-        with torch.inference_mode(), self._autocast():
-            # NHWC memory seen as NCHW is torch's channels_last: no copy.
-            images = pixels.permute(0, 3, 1, 2).to(torch.float32).div_(255).sub_(self._mean).div_(self._std)
-            features = self._embed(images)
-            values: NDArray[np.float32] = features.float().cpu().contiguous().numpy()
-        return values
 
     def _embed(self, images: torch.Tensor) -> torch.Tensor:
         """`float32 [M,3,size,size]` normalised to `[M, *step_shape]`."""
         if self._tokens == "cls":
-            pooled = self.visual(images)
+            pooled = self.network(images)
             # CoCa's tower also returns the tokens for its caption decoder.
             embedding: torch.Tensor = pooled[0] if isinstance(pooled, tuple) else pooled
             return embedding
-        visual: Any = self.visual
+        visual: Any = self.network
         last = visual.forward_intermediates(
             images,
             indices=1,
@@ -123,26 +77,6 @@ class ClipModel(Model):
         tokens = torch.cat([last["image_intermediates_prefix"][0], last["image_intermediates"][0]], dim=1)
         return tokens if self._tokens == "patch" else tokens @ visual.proj
 
-    def _autocast(self) -> AbstractContextManager[Any]:
-        if self._compute_dtype == "float32":
-            return nullcontext()
-        return torch.autocast(self._device.type, dtype=getattr(torch, self._compute_dtype))
-
-    def numerics(self) -> dict[str, Json]:
-        """Device, dtype, threads, library versions, and the digest of the file that a tag stood for."""
-        on_cpu = self._device.type == "cpu"
-        return {
-            "device_type": self._device.type,
-            "device_name": _cpu_name() if on_cpu else torch.cuda.get_device_name(self._device),
-            "cpu_capability": torch.backends.cpu.get_cpu_capability() if on_cpu else None,
-            "threads": self._threads if on_cpu else None,
-            "compute_dtype": self._compute_dtype,
-            "tf32": False,
-            "torch": torch.__version__,
-            "open_clip": open_clip.__version__,
-            "weights_sha256": self._weights_sha256,
-        }
-
 
 def load(extractor: Clip, device: str, threads: int | None) -> ClipModel:
     """Build and load what `extractor` describes. Raises WeightsError, ExtractorError."""
@@ -152,9 +86,7 @@ def load(extractor: Clip, device: str, threads: int | None) -> ClipModel:
         extractor.tokens,
         extractor.output(),
         extractor.preprocessing,
-        device,
-        extractor.compute_dtype,
-        threads,
+        Execution(device, extractor.compute_dtype, threads, extractor.compile),
         digest,
     )
 
@@ -257,31 +189,11 @@ def _download(model: str, tag: str) -> Path:
         cached = huggingface_hub.try_to_load_from_cache(repository, candidate)
         if isinstance(cached, str):
             return Path(cached)
-    try:
-        _reach(huggingface_hub.constants.ENDPOINT if repository else entry["url"])
-        return Path(hub.download_pretrained(entry))
-    except (OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        advice = "where there is a network, run jobs/weights.py fetch, then set weights to the file it wrote"
-        raise WeightsError(f"{model} {tag!r} cannot be downloaded ({reason}); {advice}") from error
-
-
-def _reach(address: str) -> None:
-    """Raise OSError at once where the host cannot be reached: the hub's client would retry for half a minute."""
-    parts = urlsplit(address)
-    if parts.hostname and not getproxies():
-        socket.create_connection((parts.hostname, parts.port or 443), timeout=10).close()
+    address = huggingface_hub.constants.ENDPOINT if repository else entry["url"]
+    found: list[str] = []
+    weights_hub.download(f"{model} {tag!r}", address, lambda: found.append(hub.download_pretrained(entry)))
+    return Path(found[0])
 
 
 def _described(source: weights.Weights, path: Path) -> str:
     return f"weights {source.tag!r}" if isinstance(source, HubTag) else f"weights file {path}"
-
-
-def _cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

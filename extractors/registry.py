@@ -17,6 +17,8 @@ from extractors.base import Extractor, ExtractorError
 _ENTRIES = {
     "clip": "extractors.clip:Clip",
     "rgb_grid": "extractors.rgb_grid:RgbGrid",
+    "swin": "extractors.swin:Swin",
+    "vggish": "extractors.vggish:Vggish",
 }
 
 

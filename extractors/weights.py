@@ -189,6 +189,13 @@ def facts(path: Path) -> dict[str, Any]:
     return found
 
 
+def check_model(path: Path, model: str) -> None:
+    """Raise WeightsError if a file's own header says that it holds another model than `model`."""
+    carried = facts(path).get("model", model)
+    if carried != model:
+        raise WeightsError(f"weights file {path} holds {carried}, not {model}")
+
+
 def read_state_dict(path: Path, *, trust_torchscript: bool = False) -> dict[str, torch.Tensor]:
     """The tensors of a weights file by name, on the CPU.
 

@@ -129,6 +129,31 @@ def test_all_rows_of_a_call_share_the_numerics_reported_after_it() -> None:
     assert {float(value) for _, values in results for value in values.ravel()} == {4.0}
 
 
+def test_the_next_batch_is_submitted_before_the_last_one_is_awaited() -> None:
+    events: list[str] = []
+
+    class Device(Recorder):
+        def submit(self, batch: NDArray[Any]) -> Callable[[], NDArray[np.float32]]:
+            values, number = self.forward(batch), len(self.sizes)
+            events.append(f"submit {number}")
+
+            def wait() -> NDArray[np.float32]:
+                events.append(f"wait {number}")
+                return values
+
+            return wait
+
+    rows = [row("a", 6), row("bb", 6)]
+    for (_, steps), (_, values) in zip(rows, MicroBatcher(Device(double), 2).run(rows), strict=True):
+        np.testing.assert_array_equal(values, double(steps))
+    waits = [event for event in events if event.startswith("wait")]
+    assert waits == [f"wait {number}" for number in range(1, 7)]
+    for number in range(1, 6):
+        assert events.index(f"submit {number + 1}") < events.index(f"wait {number}")
+    for number in range(1, 5):
+        assert events.index(f"wait {number}") < events.index(f"submit {number + 2}"), "two in flight at most"
+
+
 def test_a_single_step_that_does_not_fit_is_an_error() -> None:
     def never(batch: NDArray[Any]) -> NDArray[np.float32]:
         raise MemoryError("no")

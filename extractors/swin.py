@@ -1,0 +1,294 @@
+"""`swin`: the image towers of Swin Transformer, versions 1 and 2, by their timm names.
+
+Output
+------
+`pool=none` is the map after the final norm and before pooling, `[grid, grid, C]`, row-major: `[0, 0]` is the top left
+corner, `[0, grid-1]` the top right one. The grid is a 32nd of the image side: 7 at 224 pixels, 12 at 384; C is 768 for
+tiny and small, 1024 for base, 1536 for large (Liu et al. 2021, Table 7; the `forward_features` of the original
+repository before `avgpool`). `pool=mean` is its mean over all positions, `[C]`: what the classifier sees.
+
+Preprocessing
+-------------
+The default is that of timm's pretrained configuration: bicubic, ImageNet mean and std, a centre crop of 0.9 of the
+short side (1.0 at 384). The original repository evaluates 224 pixels with `short_side=256` and 384 with `crop=squash`.
+
+Weights
+-------
+A tag of timm's hub (`ms_in22k_ft_in1k`), or a file in timm's or the original repository's layout. The classifier is
+not part of the tower: its tensors are left out, whatever their shape. See `extractors/swin_tower.py`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import Field, field_validator, model_validator
+
+from extractors import weights as weights_
+from extractors.base import Extractor, ExtractorError, FetchedWeights, Json, OutputSpec, WeightsError
+from extractors.preprocess import Crop, Interpolation, Preprocessing, Rgb
+from extractors.weights import HubTag, RandomWeights, Weights, WeightsFile
+
+if TYPE_CHECKING:
+    from extractors.swin_tower import SwinModel
+
+IMAGENET_MEAN: Rgb = (0.485, 0.456, 0.406)
+IMAGENET_STD: Rgb = (0.229, 0.224, 0.225)
+_STRIDE = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Backbone:
+    """The shapes of one timm model and what timm's pretrained configuration says about it.
+
+    Attributes
+    ----------
+    embed_dim:
+        Channels of the first stage; each later stage doubles them.
+    depths:
+        Blocks per stage.
+    image_size:
+        Side of the input in pixels.
+    tags:
+        Weights on timm's hub.
+    """
+
+    embed_dim: int
+    depths: tuple[int, int, int, int]
+    image_size: int
+    tags: tuple[str, ...]
+
+    @property
+    def grid(self) -> int:
+        """Positions along one side of the last map."""
+        return self.image_size // _STRIDE
+
+    @property
+    def channels(self) -> int:
+        """Channels of the last map."""
+        return self.embed_dim << (len(self.depths) - 1)
+
+    @property
+    def short_side(self) -> int:
+        """Pixels of the short side before timm's centre crop."""
+        crop_fraction = 1.0 if self.image_size == 384 else 0.9
+        return math.floor(self.image_size / crop_fraction)
+
+
+_TINY = (96, (2, 2, 6, 2))
+_SMALL = (96, (2, 2, 18, 2))
+_BASE = (128, (2, 2, 18, 2))
+_LARGE = (192, (2, 2, 18, 2))
+_1K, _22K, _22K_1K = "ms_in1k", "ms_in22k", "ms_in22k_ft_in1k"
+
+BACKBONES = {
+    "swin_tiny_patch4_window7_224": Backbone(*_TINY, 224, (_1K, _22K, _22K_1K)),
+    "swin_small_patch4_window7_224": Backbone(*_SMALL, 224, (_1K, _22K, _22K_1K)),
+    "swin_base_patch4_window7_224": Backbone(*_BASE, 224, (_1K, _22K, _22K_1K)),
+    "swin_base_patch4_window12_384": Backbone(*_BASE, 384, (_1K, _22K, _22K_1K)),
+    "swin_large_patch4_window7_224": Backbone(*_LARGE, 224, (_22K, _22K_1K)),
+    "swin_large_patch4_window12_384": Backbone(*_LARGE, 384, (_22K, _22K_1K)),
+    "swinv2_tiny_window8_256": Backbone(*_TINY, 256, (_1K,)),
+    "swinv2_tiny_window16_256": Backbone(*_TINY, 256, (_1K,)),
+    "swinv2_small_window8_256": Backbone(*_SMALL, 256, (_1K,)),
+    "swinv2_small_window16_256": Backbone(*_SMALL, 256, (_1K,)),
+    "swinv2_base_window8_256": Backbone(*_BASE, 256, (_1K,)),
+    "swinv2_base_window16_256": Backbone(*_BASE, 256, (_1K,)),
+    "swinv2_base_window12_192": Backbone(*_BASE, 192, (_22K,)),
+    "swinv2_base_window12to16_192to256": Backbone(*_BASE, 256, (_22K_1K,)),
+    "swinv2_base_window12to24_192to384": Backbone(*_BASE, 384, (_22K_1K,)),
+    "swinv2_large_window12_192": Backbone(*_LARGE, 192, (_22K,)),
+    "swinv2_large_window12to16_192to256": Backbone(*_LARGE, 256, (_22K_1K,)),
+    "swinv2_large_window12to24_192to384": Backbone(*_LARGE, 384, (_22K_1K,)),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ShortSideCrop(Preprocessing):
+    """A centre crop of an image whose short side is larger than the crop; other policies as they are.
+
+    Attributes
+    ----------
+    short_side:
+        Pixels of the short side before the crop, at least `size`; None for the other policies.
+    """
+
+    short_side: int | None
+
+    def spec(self) -> dict[str, Json]:
+        """This preprocessing as JSON."""
+        return {**Preprocessing.spec(self), "short_side": self.short_side}
+
+    def _square(self, image: Image.Image) -> Image.Image:
+        if self.short_side is None:
+            return Preprocessing._square(self, image)
+        # torchvision's Resize(int) and CenterCrop: truncate the long side, round the offset (halves to even).
+        width, height = image.size
+        short = min(width, height)
+        resized = self._resize(image, int(self.short_side * width / short), int(self.short_side * height / short))
+        left = round((resized.width - self.size) / 2.0)
+        top = round((resized.height - self.size) / 2.0)
+        return resized.crop((left, top, left + self.size, top + self.size))
+
+
+class Swin(Extractor):
+    """Options of the `swin` extractor.
+
+    Attributes
+    ----------
+    model:
+        A timm name, see `BACKBONES`.
+    weights:
+        A tag of timm's hub, a `.safetensors` or torch file, or `random:<seed>`.
+    sha256:
+        Digest that the weights file must have.
+    pool:
+        `none` is the map `[grid, grid, C]`, `mean` its mean `[C]`.
+    crop, short_side, interpolation, mean, std:
+        Preprocessing; None is timm's own. `short_side` belongs to `center_crop`.
+    compute_dtype:
+        float16 and bfloat16 run under autocast: layer norms and softmax stay in float32.
+    compile:
+        Run through `torch.compile`; in the numerics, not in the spec.
+    """
+
+    name: ClassVar[str] = "swin"
+    version: ClassVar[int] = 1
+    input: ClassVar[Literal["frames", "audio"]] = "frames"
+
+    model: str = "swin_base_patch4_window7_224"
+    weights: str = _22K_1K
+    sha256: str | None = Field(default=None, pattern="^[0-9a-fA-F]{64}$")
+    pool: Literal["none", "mean"] = "none"
+    crop: Crop = "center_crop"
+    short_side: int | None = Field(default=None, ge=1, le=4096)
+    compute_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    compile: bool = False
+    interpolation: Interpolation = "bicubic"
+    mean: Rgb = IMAGENET_MEAN
+    std: Rgb = IMAGENET_STD
+
+    @field_validator("model")
+    @classmethod
+    def _known_model(cls, value: str) -> str:
+        if value not in BACKBONES:
+            near = difflib.get_close_matches(value.partition(".")[0], BACKBONES, n=3, cutoff=0.5)
+            hint = f"near: {', '.join(near)}" if near else f"known: {', '.join(BACKBONES)}"
+            raise ExtractorError(f"there is no Swin model {value!r}; {hint}")
+        return value
+
+    @field_validator("weights")
+    @classmethod
+    def _canonical_weights(cls, value: str) -> str:
+        parsed = weights_.parse(value)
+        return str(parsed.path) if isinstance(parsed, WeightsFile) else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        tags = self.backbone.tags
+        if isinstance(self.source, HubTag) and self.source.tag not in tags:
+            raise WeightsError(f"{self.model} has no weights {self.source.tag!r}; it has: {', '.join(tags)}")
+        if isinstance(self.source, RandomWeights) and self.sha256:
+            raise ExtractorError("option 'sha256' pins a file; random weights have none")
+        if min(self.std) <= 0:
+            raise ExtractorError(f"option 'std': every channel must be positive (got {list(self.std)})")
+        if self.short_side is not None and self.crop != "center_crop":
+            raise ExtractorError(f"option 'short_side' belongs to crop=center_crop, not {self.crop}")
+        if self.short_side is not None and self.short_side < self.backbone.image_size:
+            raise ExtractorError(f"option 'short_side': {self.short_side} is below {self.backbone.image_size} pixels")
+        return self
+
+    @cached_property
+    def backbone(self) -> Backbone:
+        """Shapes of the model."""
+        return BACKBONES[self.model]
+
+    @cached_property
+    def source(self) -> Weights:
+        """The `weights` option, parsed."""
+        return weights_.parse(self.weights)
+
+    @cached_property
+    def preprocessing(self) -> Preprocessing:
+        """Geometry and normalisation."""
+        centre = self.crop == "center_crop"
+        return ShortSideCrop(
+            size=self.backbone.image_size,
+            crop=self.crop,
+            interpolation=self.interpolation,
+            mean=self.mean,
+            std=self.std,
+            short_side=(self.short_side or self.backbone.short_side) if centre else None,
+        )
+
+    @property
+    def random_weights(self) -> bool:
+        """True for `random:<seed>`."""
+        return isinstance(self.source, RandomWeights)
+
+    def spec(self) -> dict[str, Json]:
+        """The model part of the recipe. Reads (and hashes, once per process) a weights file; imports no torch.
+
+        Raises
+        ------
+        WeightsError:
+            A weights file cannot be read, is not the pinned one, or says that it holds another model.
+        """
+        if isinstance(self.source, WeightsFile):
+            weights_.check_model(self.source.path, self.model)
+        return {
+            "extractor": self.name,
+            "version": self.version,
+            "model": self.model,
+            "weights": weights_.identity(self.source, self.sha256),
+            "layer": "last stage, final norm",
+            "pool": self.pool,
+            "preprocessing": self.preprocessing.spec(),
+            "compute_dtype": self.compute_dtype,
+        }
+
+    def output(self) -> OutputSpec:
+        """`[grid, grid, C]` or `[C]`."""
+        grid, channels = self.backbone.grid, self.backbone.channels
+        if self.pool == "mean":
+            return OutputSpec((channels,), "Swin features after the final layer norm, mean over positions")
+        return OutputSpec((grid, grid, channels), "Swin features after the final layer norm, rows then columns")
+
+    def prepared_shape(self) -> tuple[int, ...]:
+        """`(size, size, 3)`."""
+        return (self.backbone.image_size, self.backbone.image_size, 3)
+
+    def prepare(self, frames: NDArray[Any]) -> NDArray[np.uint8]:
+        """`uint8 [N,H,W,3]` to `uint8 [N,size,size,3]`; normalisation happens in the model."""
+        return self.preprocessing.apply(frames)
+
+    def load(self, device: str, threads: int | None = None) -> SwinModel:
+        """Build the tower on `device` and load its weights, strictly; downloads a tag not yet in the hub cache."""
+        from extractors import swin_tower
+
+        return swin_tower.load(self, device, threads)
+
+    def fetch(self, directory: Path) -> FetchedWeights | None:
+        """Download a tag's tower as safetensors; None for files and random weights."""
+        if not isinstance(self.source, HubTag):
+            return None
+        from extractors import swin_tower
+
+        return swin_tower.fetch(self, self.source.tag, directory)
+
+    def verify(self, directory: Path) -> FetchedWeights | None:
+        """Check what `fetch` left: digest, and a strict load. None for files and random weights."""
+        if not isinstance(self.source, HubTag):
+            return None
+        path, entry = weights_.fetched(directory, self.name, self.model, self.source.tag)
+        options = self.model_dump(exclude_unset=True) | {"weights": str(path), "sha256": entry.sha256}
+        type(self).model_validate(options).load("cpu")
+        return entry

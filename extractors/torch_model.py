@@ -1,0 +1,223 @@
+"""What every torch tower shares: device, autocast, transfers, compilation, and the record of its numerics."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from extractors.base import ExtractorError, Json, Model, OutputSpec
+from extractors.preprocess import Preprocessing
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """How a network runs.
+
+    Attributes
+    ----------
+    device:
+        A torch device.
+    compute_dtype:
+        `float32`, or the dtype of autocast.
+    threads:
+        CPU threads; None keeps torch's number.
+    compile:
+        Run the network through `torch.compile`, for the one batch shape it is given.
+    """
+
+    device: str
+    compute_dtype: str
+    threads: int | None
+    compile: bool
+
+
+class TorchModel(Model):
+    """A network on one device, in evaluation mode; subclasses say what it computes.
+
+    Parameters
+    ----------
+    network:
+        Moved to the device, convolution weights in channels_last order.
+    output:
+        What one step becomes.
+    execution:
+        Device, dtype, threads, compilation.
+    libraries:
+        Package name to version, for the numerics.
+    weights_sha256:
+        Digest of the file the weights came from; None for random ones.
+
+    Raises
+    ------
+    ExtractorError:
+        The device cannot be used.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        output: OutputSpec,
+        execution: Execution,
+        libraries: Mapping[str, Json],
+        weights_sha256: str | None,
+    ) -> None:
+        try:
+            self._device = torch.device(execution.device)
+            self.network = network.eval().to(self._device).to(memory_format=torch.channels_last)
+        except (RuntimeError, AssertionError) as error:
+            reason = " ".join(str(error).split())
+            raise ExtractorError(f"device {execution.device!r} cannot be used: {reason}") from error
+        self.network.requires_grad_(False)
+        self.output = output
+        self._compute_dtype = execution.compute_dtype
+        self._threads = execution.threads or torch.get_num_threads()
+        self._compile = execution.compile
+        self._libraries = dict(libraries)
+        self._weights_sha256 = weights_sha256
+        # One fixed micro-batch shape is all a model ever sees: a graph with symbolic sizes would only be slower.
+        self._compute: Callable[[torch.Tensor], torch.Tensor] = (
+            torch.compile(self._features, dynamic=False) if execution.compile else self._features
+        )
+        self._staging = _Staging()
+        if self._device.type == "cuda":
+            # TensorFloat-32 keeps 10 of 23 bits: a spec that says float32 means all of them.
+            torch.backends.cuda.matmul.allow_tf32 = False
+            torch.backends.cudnn.allow_tf32 = False
+            torch.backends.cudnn.deterministic = True
+            torch.backends.cudnn.benchmark = False
+
+    def _features(self, batch: torch.Tensor) -> torch.Tensor:
+        """`[M, *prepared_shape]` on the device to `[M, *step_shape]`, any floating dtype."""
+        raise NotImplementedError
+
+    def forward(self, batch: NDArray[Any]) -> NDArray[np.float32]:
+        """`[M, *prepared_shape]` to `float32 [M, *step_shape]`."""
+        return self.submit(batch)()
+
+    def submit(self, batch: NDArray[Any]) -> Callable[[], NDArray[np.float32]]:
+        """Queue one forward. On a GPU the caller fills its next batch while this one is computed."""
+        if torch.get_num_threads() != self._threads:
+            torch.set_num_threads(self._threads)
+        steps = torch.from_numpy(batch)
+        on_gpu = self._device.type == "cuda"
+        if on_gpu:
+            steps = self._staging.upload(steps, self._device)
+        with torch.inference_mode():
+            with self._autocast():
+                features = self._compute(steps)
+            features = features.float().contiguous()
+            return _download(features) if on_gpu else _ready(features)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self._compute_dtype == "float32":
+            return nullcontext()
+        return torch.autocast(self._device.type, dtype=getattr(torch, self._compute_dtype))
+
+    def numerics(self) -> dict[str, Json]:
+        """Device, dtype, threads, library versions, and the digest of the file that a tag stood for."""
+        on_cpu = self._device.type == "cpu"
+        return {
+            "device_type": self._device.type,
+            "device_name": _cpu_name() if on_cpu else torch.cuda.get_device_name(self._device),
+            "cpu_capability": torch.backends.cpu.get_cpu_capability() if on_cpu else None,
+            "threads": self._threads if on_cpu else None,
+            "compute_dtype": self._compute_dtype,
+            "tf32": False,
+            "compile": self._compile,
+            "torch": torch.__version__,
+            **self._libraries,
+            "weights_sha256": self._weights_sha256,
+        }
+
+
+class ImageModel(TorchModel):
+    """A tower of square RGB images, normalised on the device."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        output: OutputSpec,
+        preprocessing: Preprocessing,
+        execution: Execution,
+        libraries: Mapping[str, Json],
+        weights_sha256: str | None,
+    ) -> None:
+        super().__init__(network, output, execution, libraries, weights_sha256)
+        # [1,3,1,1] float32, channel first like the network's input.
+        self._mean = torch.tensor(preprocessing.mean, device=self._device).view(1, 3, 1, 1)
+        self._std = torch.tensor(preprocessing.std, device=self._device).view(1, 3, 1, 1)
+
+    def _features(self, batch: torch.Tensor) -> torch.Tensor:
+        """`uint8 [M,size,size,3]` RGB to `[M, *step_shape]`."""
+        # NHWC memory seen as NCHW is torch's channels_last: no copy.
+        images = batch.permute(0, 3, 1, 2).to(torch.float32).div_(255).sub_(self._mean).div_(self._std)
+        return self._embed(images)
+
+    def _embed(self, images: torch.Tensor) -> torch.Tensor:
+        """`float32 [M,3,size,size]` normalised to `[M, *step_shape]`."""
+        raise NotImplementedError
+
+
+class _Staging:
+    """Two pinned buffers in turn: one may still be on its way to the GPU while the other is filled."""
+
+    def __init__(self) -> None:
+        self._slots: list[tuple[torch.Tensor, torch.cuda.Event]] = []
+
+    def upload(self, steps: torch.Tensor, device: torch.device) -> torch.Tensor:
+        """A copy on `device`, queued there; `steps` may be overwritten as soon as this returns."""
+        if self._slots and (self._slots[0][0].shape, self._slots[0][0].dtype) != (steps.shape, steps.dtype):
+            self._slots.clear()
+        if len(self._slots) < 2:
+            pinned, sent = torch.empty_like(steps, pin_memory=True), _event()
+        else:
+            pinned, sent = self._slots.pop(0)
+            sent.synchronize()
+        pinned.copy_(steps)
+        uploaded = pinned.to(device, non_blocking=True)
+        sent.record(torch.cuda.current_stream(device))
+        self._slots.append((pinned, sent))
+        return uploaded
+
+
+def _download(features: torch.Tensor) -> Callable[[], NDArray[np.float32]]:
+    """Queue the copy of `float32` features into pinned memory; the returned function waits for it."""
+    host = torch.empty_like(features, device="cpu", pin_memory=True)
+    host.copy_(features, non_blocking=True)
+    done = _event()
+    done.record(torch.cuda.current_stream(features.device))
+
+    def wait() -> NDArray[np.float32]:
+        done.synchronize()
+        values: NDArray[np.float32] = host.numpy()
+        return values
+
+    return wait
+
+
+def _event() -> torch.cuda.Event:
+    return torch.cuda.Event()  # type: ignore[no-untyped-call]
+
+
+def _ready(features: torch.Tensor) -> Callable[[], NDArray[np.float32]]:
+    values: NDArray[np.float32] = features.cpu().numpy()
+    return lambda: values
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
