@@ -36,11 +36,14 @@ class Reporter:
         self._tasks: dict[str, TaskID] = {}
         self._last_line = time.monotonic()
 
+    def _print(self, markup: str) -> None:
+        self.console.print(markup, emoji=False)  # a key may look like :cat:
+
     def line(self, text: str) -> None:
-        self.console.print(escape(text))
+        self._print(escape(text))
 
     def warn(self, text: str) -> None:
-        self.console.print(f"[yellow]warning:[/yellow] {escape(text)}")
+        self._print(f"[yellow]warning:[/yellow] {escape(text)}")
 
     def stage(self, name: str, done: int, total: int, note: str = "") -> None:
         """Move one bar; elsewhere than on a terminal print a line every ten seconds."""
@@ -91,7 +94,7 @@ class Reporter:
         """The rows that are missing, one line each (the first twenty)."""
         for failure in failures[:_FAILURES_SHOWN]:
             kind = f"{failure['class']} ({'permanent' if failure['permanent'] else 'transient'})"
-            self.console.print(
+            self._print(
                 f"[red]missing:[/red] {escape(failure['feature'])} {escape(repr(failure['video_id']))}: {kind}: "
                 f"{escape(failure['message'])}"
             )
@@ -108,9 +111,10 @@ class Reporter:
         if summary["computed"]:
             decode = times.frames / times.decode_s if times.decode_s else 0.0
             model = times.steps / times.model_s if times.model_s else 0.0
+            waiting = f"{times.waiting_s:.1f} s waiting for decoders, " if times.waiting_s else ""
             self.line(
                 f"{_duration(summary['wall_s'])}: {decode:.1f} frames/s a decode worker, {model:.1f} steps/s in "
-                f"models, {times.waiting_s:.1f} s waiting for decoders, {human_bytes(summary['bytes_written'])} written"
+                f"models, {waiting}{human_bytes(summary['bytes_written'])} written"
             )
 
 
