@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BENCHES = {
     "decode": ["bench/decode.py", "--runs", "5"],
     "overhead-local": ["bench/overhead.py", "local", "--runs", "3"],
-    "overhead-ray": ["bench/overhead.py", "ray", "--runs", "3"],
+    "overhead-ray": ["bench/overhead.py", "ray", "--runs", "2"],
     "overhead-memory": ["bench/overhead.py", "memory", "--runs", "1"],
     "models": ["bench/models.py"],
     "planning": ["bench/planning.py", "--runs", "3"],

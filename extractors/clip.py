@@ -25,20 +25,17 @@ file of other origin the numbers of its tag, name the tag's activation: `activat
 from __future__ import annotations
 
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 
 from extractors import clip_models
-from extractors.base import Extractor, ExtractorError, FetchedWeights, Json, OutputSpec, WeightsError
+from extractors.base import ExtractorError, Json, OutputSpec, WeightsError
 from extractors.preprocess import Crop, Interpolation, Preprocessing, Rgb
-from extractors.weights import HubTag, RandomWeights, Weights, WeightsFile, digest, fetched, identity, parse
-
-if TYPE_CHECKING:
-    from extractors.clip_tower import ClipModel
+from extractors.trained import Trained
+from extractors.weights import HubTag, WeightsFile, digest, identity, parse
 
 Activation = Literal["gelu", "quick_gelu", "native"]
 
@@ -49,7 +46,7 @@ _UNITS = {
 }
 
 
-class Clip(Extractor):
+class Clip(Trained):
     """Options of the `clip` extractor.
 
     Attributes
@@ -77,10 +74,10 @@ class Clip(Extractor):
     name: ClassVar[str] = "clip"
     version: ClassVar[int] = 1
     input: ClassVar[Literal["frames", "audio"]] = "frames"
+    tower_module: ClassVar[str] = "extractors.clip_tower"
 
     model: str = "ViT-L-14"
     weights: str = "openai"
-    sha256: str | None = Field(default=None, pattern="^[0-9a-fA-F]{64}$")
     tokens: Literal["cls", "patch", "patch_projected"] = "cls"
     crop: Crop | None = None
     image_size: int | None = Field(default=None, ge=1, le=2048)
@@ -115,8 +112,6 @@ class Clip(Extractor):
             raise ExtractorError(f"the image tower of {self.model} has its own activation: leave activation=auto")
         if isinstance(self.source, HubTag):
             clip_models.tag_entry(tower.model, self.source.tag)
-        if isinstance(self.source, RandomWeights) and self.sha256:
-            raise ExtractorError("option 'sha256' pins a file; random weights have none")
         if self.std is not None and min(self.std) <= 0:
             raise ExtractorError(f"option 'std': every channel must be positive (got {list(self.std)})")
         size = self.image_size
@@ -130,11 +125,6 @@ class Clip(Extractor):
     def tower(self) -> clip_models.Tower:
         """Shapes of the image tower."""
         return clip_models.tower(self.model)
-
-    @cached_property
-    def source(self) -> Weights:
-        """The `weights` option, parsed."""
-        return parse(self.weights)
 
     @cached_property
     def facts(self) -> clip_models.WeightFacts:
@@ -151,11 +141,6 @@ class Clip(Extractor):
             mean=self.mean or self.facts.mean,
             std=self.std or self.facts.std,
         )
-
-    @property
-    def random_weights(self) -> bool:
-        """True for `random:<seed>`."""
-        return isinstance(self.source, RandomWeights)
 
     def resolved_activation(self) -> Activation:
         """The activation of the image tower's blocks; `native` where the backbone has its own.
@@ -220,25 +205,7 @@ class Clip(Extractor):
         """`uint8 [N,H,W,3]` to `uint8 [N,size,size,3]`; normalisation happens in the model."""
         return self.preprocessing.apply(frames)
 
-    def load(self, device: str, threads: int | None = None) -> ClipModel:
-        """Build the tower on `device` and load its weights, strictly; downloads a tag not yet in the hub cache."""
-        from extractors import clip_tower
-
-        return clip_tower.load(self, device, threads)
-
-    def fetch(self, directory: Path) -> FetchedWeights | None:
-        """Download a tag's weights as safetensors that carry their facts; None for files and random weights."""
-        if not isinstance(self.source, HubTag):
-            return None
-        from extractors import clip_tower
-
-        return clip_tower.fetch(self, self.source.tag, directory)
-
-    def verify(self, directory: Path) -> FetchedWeights | None:
-        """Check what `fetch` left: digest, and a strict load. None for files and random weights."""
-        if not isinstance(self.source, HubTag):
-            return None
-        path, entry = fetched(directory, self.name, self.tower.model, self.source.tag)
-        options = self.model_dump(exclude_unset=True) | {"weights": str(path), "sha256": entry.sha256}
-        type(self).model_validate(options).load("cpu")
-        return entry
+    @property
+    def weights_of(self) -> str:
+        """The model whose weights these are."""
+        return self.tower.model

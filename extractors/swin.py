@@ -24,8 +24,7 @@ import difflib
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,12 +32,10 @@ from PIL import Image
 from pydantic import Field, field_validator, model_validator
 
 from extractors import weights as weights_
-from extractors.base import Extractor, ExtractorError, FetchedWeights, Json, OutputSpec, WeightsError
+from extractors.base import ExtractorError, Json, OutputSpec, WeightsError
 from extractors.preprocess import Crop, Interpolation, Preprocessing, Rgb
-from extractors.weights import HubTag, RandomWeights, Weights, WeightsFile
-
-if TYPE_CHECKING:
-    from extractors.swin_tower import SwinModel
+from extractors.trained import Trained
+from extractors.weights import HubTag, WeightsFile
 
 IMAGENET_MEAN: Rgb = (0.485, 0.456, 0.406)
 IMAGENET_STD: Rgb = (0.229, 0.224, 0.225)
@@ -139,7 +136,7 @@ class ShortSideCrop(Preprocessing):
         return resized.crop((left, top, left + self.size, top + self.size))
 
 
-class Swin(Extractor):
+class Swin(Trained):
     """Options of the `swin` extractor.
 
     Attributes
@@ -163,10 +160,10 @@ class Swin(Extractor):
     name: ClassVar[str] = "swin"
     version: ClassVar[int] = 1
     input: ClassVar[Literal["frames", "audio"]] = "frames"
+    tower_module: ClassVar[str] = "extractors.swin_tower"
 
     model: str = "swin_base_patch4_window7_224"
     weights: str = _22K_1K
-    sha256: str | None = Field(default=None, pattern="^[0-9a-fA-F]{64}$")
     pool: Literal["none", "mean"] = "none"
     crop: Crop = "center_crop"
     short_side: int | None = Field(default=None, ge=1, le=4096)
@@ -196,8 +193,6 @@ class Swin(Extractor):
         tags = self.backbone.tags
         if isinstance(self.source, HubTag) and self.source.tag not in tags:
             raise WeightsError(f"{self.model} has no weights {self.source.tag!r}; it has: {', '.join(tags)}")
-        if isinstance(self.source, RandomWeights) and self.sha256:
-            raise ExtractorError("option 'sha256' pins a file; random weights have none")
         if min(self.std) <= 0:
             raise ExtractorError(f"option 'std': every channel must be positive (got {list(self.std)})")
         if self.short_side is not None and self.crop != "center_crop":
@@ -212,11 +207,6 @@ class Swin(Extractor):
         return BACKBONES[self.model]
 
     @cached_property
-    def source(self) -> Weights:
-        """The `weights` option, parsed."""
-        return weights_.parse(self.weights)
-
-    @cached_property
     def preprocessing(self) -> Preprocessing:
         """Geometry and normalisation."""
         centre = self.crop == "center_crop"
@@ -228,11 +218,6 @@ class Swin(Extractor):
             std=self.std,
             short_side=(self.short_side or self.backbone.short_side) if centre else None,
         )
-
-    @property
-    def random_weights(self) -> bool:
-        """True for `random:<seed>`."""
-        return isinstance(self.source, RandomWeights)
 
     def spec(self) -> dict[str, Json]:
         """The model part of the recipe. Reads (and hashes, once per process) a weights file; imports no torch.
@@ -270,25 +255,7 @@ class Swin(Extractor):
         """`uint8 [N,H,W,3]` to `uint8 [N,size,size,3]`; normalisation happens in the model."""
         return self.preprocessing.apply(frames)
 
-    def load(self, device: str, threads: int | None = None) -> SwinModel:
-        """Build the tower on `device` and load its weights, strictly; downloads a tag not yet in the hub cache."""
-        from extractors import swin_tower
-
-        return swin_tower.load(self, device, threads)
-
-    def fetch(self, directory: Path) -> FetchedWeights | None:
-        """Download a tag's tower as safetensors; None for files and random weights."""
-        if not isinstance(self.source, HubTag):
-            return None
-        from extractors import swin_tower
-
-        return swin_tower.fetch(self, self.source.tag, directory)
-
-    def verify(self, directory: Path) -> FetchedWeights | None:
-        """Check what `fetch` left: digest, and a strict load. None for files and random weights."""
-        if not isinstance(self.source, HubTag):
-            return None
-        path, entry = weights_.fetched(directory, self.name, self.model, self.source.tag)
-        options = self.model_dump(exclude_unset=True) | {"weights": str(path), "sha256": entry.sha256}
-        type(self).model_validate(options).load("cpu")
-        return entry
+    @property
+    def weights_of(self) -> str:
+        """The model whose weights these are."""
+        return self.model

@@ -16,27 +16,24 @@ entries: they were fitted before the final ReLU.
 
 from __future__ import annotations
 
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, field_validator, model_validator
+from pydantic import field_validator, model_validator
 
 from extractors import logmel
 from extractors import weights as weights_
-from extractors.base import Extractor, ExtractorError, FetchedWeights, Json, OutputSpec, WeightsError, check_windows
-from extractors.weights import HubTag, RandomWeights, Weights, WeightsFile
-
-if TYPE_CHECKING:
-    from extractors.vggish_tower import VggishModel
+from extractors.base import ExtractorError, Json, OutputSpec, WeightsError, check_windows
+from extractors.trained import Trained
+from extractors.weights import HubTag, WeightsFile
 
 TAG = "torchvggish"
 _WIDTH = 128
 
 
-class Vggish(Extractor):
+class Vggish(Trained):
     """Options of the `vggish` extractor.
 
     Attributes
@@ -60,12 +57,12 @@ class Vggish(Extractor):
     name: ClassVar[str] = "vggish"
     version: ClassVar[int] = 1
     input: ClassVar[Literal["frames", "audio"]] = "audio"
+    tower_module: ClassVar[str] = "extractors.vggish_tower"
     prepared_dtype: ClassVar[str] = "float32"
     rate: ClassVar[int] = logmel.RATE
     window_samples: ClassVar[int] = logmel.PATCH_SAMPLES
 
     weights: str = TAG
-    sha256: str | None = Field(default=None, pattern="^[0-9a-fA-F]{64}$")
     final_relu: bool = True
     pca: str = "none"
     quantise: bool = False
@@ -92,26 +89,14 @@ class Vggish(Extractor):
     def _consistent(self) -> Self:
         if isinstance(self.source, HubTag) and self.source.tag != TAG:
             raise WeightsError(f"vggish has no weights {self.source.tag!r}; it has: {TAG}")
-        if isinstance(self.source, RandomWeights) and self.sha256:
-            raise ExtractorError("option 'sha256' pins a file; random weights have none")
         if self.quantise and self.pca_file is None:
             raise ExtractorError("option 'quantise': the 8 bits are those of the PCA output; name a pca file")
         return self
-
-    @cached_property
-    def source(self) -> Weights:
-        """The `weights` option, parsed."""
-        return weights_.parse(self.weights)
 
     @property
     def pca_file(self) -> Path | None:
         """The file with the PCA parameters."""
         return None if self.pca == "none" else Path(self.pca)
-
-    @property
-    def random_weights(self) -> bool:
-        """True for `random:<seed>`."""
-        return isinstance(self.source, RandomWeights)
 
     def spec(self) -> dict[str, Json]:
         """The model part of the recipe. Reads (and hashes, once per process) files; imports no torch.
@@ -151,26 +136,3 @@ class Vggish(Extractor):
         """Windows `float32 [T,15600]` to log-mel patches `float32 [T,96,64]`."""
         check_windows(frames, self.window_samples)
         return logmel.patches(frames)
-
-    def load(self, device: str, threads: int | None = None) -> VggishModel:
-        """Build the network on `device` and load its weights, strictly; downloads the tag if it is not cached."""
-        from extractors import vggish_tower
-
-        return vggish_tower.load(self, device, threads)
-
-    def fetch(self, directory: Path) -> FetchedWeights | None:
-        """Download the tag as safetensors; None for files and random weights."""
-        if not isinstance(self.source, HubTag):
-            return None
-        from extractors import vggish_tower
-
-        return vggish_tower.fetch(self, self.source.tag, directory)
-
-    def verify(self, directory: Path) -> FetchedWeights | None:
-        """Check what `fetch` left: digest, and a strict load. None for files and random weights."""
-        if not isinstance(self.source, HubTag):
-            return None
-        path, entry = weights_.fetched(directory, self.name, self.name, self.source.tag)
-        options = self.model_dump(exclude_unset=True) | {"weights": str(path), "sha256": entry.sha256}
-        type(self).model_validate(options).load("cpu")
-        return entry

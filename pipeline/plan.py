@@ -329,9 +329,8 @@ def _plan_missing(plan: Plan, known: _Known, item: SourceItem, problem: tuple[st
         plan.reasons[known.job.name][_skip(plan, before)] += 1
         return
     plan.reasons[known.job.name][Reason.RETRY if before else Reason.NEW] += 1
-    uri = os.fsencode(item.uri).decode(errors="backslashreplace")
     plan.failures.append(
-        Failure(item.key, known.job.name, known.job.spec_digest, kind, False, message, uri, "", attempts + 1)
+        Failure(item.key, known.job.name, known.job.spec_digest, kind, False, message, item.uri, "", attempts + 1)
     )
 
 

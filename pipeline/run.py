@@ -189,7 +189,7 @@ class _Run:
             placed=plan.placed, removed=plan.removed, settled=plan.settled, failures=plan.failures, sources=plan.sources
         )
         self.progress.linked = len(plan.placed)
-        self.progress.failures = [_failure_record(failure) for failure in plan.failures]
+        self.progress.failures = [failure.record() for failure in plan.failures]
         if not plan.units:
             self.pending.current = self._current()
             return commit(self.root, self.pending), None
@@ -298,13 +298,13 @@ class _Run:
                     kind=outcome.kind,
                     permanent=outcome.kind in PERMANENT,
                     message=outcome.message,
-                    uri=unit.uri.encode(errors="surrogateescape").decode(errors="backslashreplace"),
+                    uri=unit.uri,
                     content_id=content,
                     attempts=unit.attempts.get(name, 0) + 1,
                 )
                 self.pending.failures.append(failure)
-                self.progress.failures.append(_failure_record(failure))
-                self.events.emit("failure", **_failure_record(failure))
+                self.progress.failures.append(failure.record())
+                self.events.emit("failure", **failure.record())
 
     def _commit(self) -> Manifest | None:
         """Publish what is pending; None when there was nothing."""
@@ -375,20 +375,6 @@ def _no_cycle_collection() -> Iterator[None]:
         yield
     finally:
         gc.enable()
-
-
-def _failure_record(failure: Failure) -> dict[str, Any]:
-    return {
-        "video_id": failure.video_id,
-        "feature": failure.feature,
-        "spec": failure.spec,
-        "class": failure.kind,
-        "permanent": failure.permanent,
-        "attempts": failure.attempts,
-        "message": failure.message,
-        "uri": failure.uri,
-        "content_id": failure.content_id,
-    }
 
 
 def _plan_summary(plan: Plan, jobs: Sequence[FeatureJob]) -> dict[str, Any]:

@@ -57,6 +57,20 @@ class Failure:
     content_id: str
     attempts: int
 
+    def record(self) -> dict[str, Any]:
+        """As a row of the failures table."""
+        return {
+            "video_id": self.video_id,
+            "feature": self.feature,
+            "spec": self.spec,
+            "class": self.kind,
+            "permanent": self.permanent,
+            "attempts": self.attempts,
+            "message": _printable(self.message),
+            "uri": _printable(self.uri),
+            "content_id": self.content_id,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class SourceRecord:
@@ -357,19 +371,7 @@ def _with_failures(
     for failure in failures:
         layout.check_key(failure.video_id)
         key = schemas.failure_key(failure.feature, failure.spec, failure.video_id)
-        records[key] = {
-            "key": key,
-            "video_id": failure.video_id,
-            "feature": failure.feature,
-            "spec": failure.spec,
-            "class": failure.kind,
-            "permanent": failure.permanent,
-            "attempts": failure.attempts,
-            "message": _printable(failure.message),
-            "uri": _printable(failure.uri),
-            "content_id": failure.content_id,
-            "removed": False,
-        }
+        records[key] = {"key": key, **failure.record(), "removed": False}
     changed = [record for key, record in records.items() if log.get(key) != record]
     table = pa.Table.from_pylist(changed, schema=schemas.FAILURES)
     return segments.append(root, layout.FAILURES, latest.failures, table, suffix=".parquet")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
 from examples.clips import write_clip
+from tests.media_fixtures import MEDIA, SHARED
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -15,16 +15,15 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real clips and models; tests that need it skip, by name, without it."""
-    path = Path(os.environ.get("REELSTORE_SHARED", ROOT.parent / "shared"))
-    if not (path / "data" / "media").is_dir():
+    if not MEDIA.is_dir():
         pytest.skip("needs the shared test data (set REELSTORE_SHARED)")
-    return path
+    return SHARED
 
 
 @pytest.fixture(scope="session")
 def media(shared: Path) -> Path:
     """Real clips."""
-    return shared / "data" / "media"
+    return MEDIA
 
 
 @pytest.fixture(scope="session")

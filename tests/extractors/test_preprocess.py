@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import open_clip
 import pytest
@@ -13,8 +11,8 @@ from PIL import Image
 from extractors import ExtractorError
 from extractors.clip_models import OPENAI_MEAN, OPENAI_STD
 from extractors.preprocess import Crop, Interpolation, Preprocessing
+from tests.media_fixtures import MEDIA
 
-MEDIA = Path(__file__).parents[3] / "shared" / "data" / "media"
 RESIZE_MODE = {"center_crop": "shortest", "squash": "squash", "letterbox": "longest"}
 SIZES = [(360, 640), (640, 360), (224, 224), (225, 224), (333, 332), (100, 50), (37, 91), (720, 1280), (3, 400)]
 CROPS: list[Crop] = ["center_crop", "squash", "letterbox"]
