@@ -78,7 +78,7 @@ class RunConfig(_Section):
     gpus: Annotated[int, Field(ge=0)] | None = None
     memory_gb: Annotated[float, Field(gt=0)] | None = None
     shard_mb: Annotated[float, Field(gt=0)] = 64.0
-    shard_rows: Annotated[int, Field(ge=1)] = 4096
+    shard_rows: Annotated[int, Field(ge=1)] = 512
     commit_seconds: Annotated[float, Field(gt=0)] = 30.0
 
 

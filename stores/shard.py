@@ -109,7 +109,7 @@ class ShardWriter:
         light = Row(
             row.key,
             row.cache_key,
-            values[:0],
+            np.empty((0, *values.shape[1:]), values.dtype),  # a slice would keep the whole row alive
             time_s,
             valid,
             row.duration_s,

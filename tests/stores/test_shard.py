@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import random
 import stat
 import subprocess
 import sys
+import weakref
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -300,3 +302,16 @@ def test_a_flip_beside_the_values_names_the_row(root: Path) -> None:
         assert [reader.row_is_sound(0), reader.row_is_sound(1)] == [True, False], name
         reader.close()
         flip(path, bit)
+
+
+def test_a_spooled_row_frees_its_values(root: Path) -> None:
+    """Memory must not grow with the shard: the values are in the spool file."""
+    writer = ShardWriter(root, "demo", write_spec(root, SPEC), {})
+    given = row("a")
+    values = given.values.copy()
+    alive = weakref.ref(values)
+    writer.add(replace(given, values=values))
+    del values
+    gc.collect()
+    assert alive() is None
+    writer.discard()
