@@ -72,13 +72,13 @@ def read_source(source: str, key_mode: KeyMode = "stem") -> list[SourceItem]:
         suffix = PurePosixPath(source).suffix.lower()
         items = _table(source) if suffix in TABLE_SUFFIXES else _remote_files(source, key_mode)
     elif Path(source).is_dir():
-        items = _directory(Path(source).absolute(), key_mode)
+        items = _directory(Path(source).resolve(), key_mode)
     elif Path(source).suffix.lower() in TABLE_SUFFIXES and not glob.has_magic(source):
-        items = _table(str(Path(source).absolute()))
+        items = _table(str(Path(source).resolve()))
     elif glob.has_magic(source) and not Path(source).exists():
         items = _glob(source, key_mode)
     elif Path(source).is_file():
-        path = Path(source).absolute()
+        path = Path(source).resolve()
         if path.suffix.lower() not in VIDEO_SUFFIXES:
             raise SourceError(f"{source}: neither a video nor a table (.csv, .jsonl, .parquet)")
         items = [_file_item(str(path), path.parent, key_mode, path.stat())]
@@ -137,7 +137,8 @@ def _directory(root: Path, key_mode: KeyMode) -> Iterator[SourceItem]:
 def _glob(pattern: str, key_mode: KeyMode) -> Iterator[SourceItem]:
     parts = Path(pattern).parts
     fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
-    base = Path(*parts[:fixed]).absolute() if fixed else Path.cwd()
+    base = Path(*parts[:fixed]).resolve() if fixed else Path.cwd()
+    pattern = str(Path(glob.escape(str(base)), *parts[fixed:]))
     for name in sorted(glob.glob(pattern, recursive=True), key=os.fsencode):  # noqa: PTH207 (absolute patterns)
         path = Path(name).absolute()
         if path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES:
@@ -250,7 +251,7 @@ def _table_item(uri: str, line: int, row: Mapping[str, Any], base: str) -> Sourc
     if "\0" in location:
         raise SourceError(f"{uri}: line {line}: field 'uri': holds a NUL byte")
     if "://" not in location and not location.startswith("/"):
-        location = f"{base}/{location}" if "://" in base else str(Path(base) / location)
+        location = f"{base}/{location}" if "://" in base else os.path.normpath(Path(base) / location)
     return SourceItem(texts["video_id"], location, start, end)
 
 

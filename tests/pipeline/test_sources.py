@@ -118,3 +118,15 @@ def test_remote_files_are_read_through_fsspec() -> None:
     items = read_source("memory://bucket")
     assert [(item.key, item.is_remote) for item in items] == [("one", True), ("two", True)]
     assert [item.key for item in read_source("memory://bucket/*.mp4")] == ["one"]
+
+
+def test_a_folder_has_one_name_however_it_is_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the second run of the same folder would hash every file again."""
+    touch(tmp_path / "data/videos/a.mp4", tmp_path / "data/t.csv")
+    (tmp_path / "data/t.csv").write_text("video_id,uri\na,../data/videos/a.mp4\n")
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    here = str((tmp_path / "data/videos/a.mp4").resolve())
+    for source in (tmp_path / "data/videos", "../data/videos", "../link/videos", "../data/*/*.mp4", "../link/t.csv"):
+        assert [item.uri for item in read_source(str(source))] == [here], source
