@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -95,9 +96,9 @@ class TorchModel(Model):
             torch.backends.cudnn.deterministic = True
             torch.backends.cudnn.benchmark = False
 
+    @abstractmethod
     def _features(self, batch: torch.Tensor) -> torch.Tensor:
         """`[M, *prepared_shape]` on the device to `[M, *step_shape]`, any floating dtype."""
-        raise NotImplementedError
 
     def forward(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         """`[M, *prepared_shape]` to `float32 [M, *step_shape]`."""
@@ -162,9 +163,9 @@ class ImageModel(TorchModel):
         images = batch.permute(0, 3, 1, 2).to(torch.float32).div_(255).sub_(self._mean).div_(self._std)
         return self._embed(images)
 
+    @abstractmethod
     def _embed(self, images: torch.Tensor) -> torch.Tensor:
         """`float32 [M,3,size,size]` normalised to `[M, *step_shape]`."""
-        raise NotImplementedError
 
 
 class _Staging:
