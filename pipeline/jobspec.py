@@ -16,6 +16,8 @@ from pipeline.media.types import MediaError
 from pipeline.sampling import Policy, Segments
 from stores.layout import check_name, digest
 
+_RAGGED_STEPS = 60
+
 
 @dataclass(frozen=True, slots=True)
 class FeatureJob:
@@ -38,6 +40,11 @@ class FeatureJob:
     def row_bytes(self) -> int | None:
         """Bytes of one stored row; None where T depends on the video."""
         return None if self.policy.steps is None else self.policy.steps * self.step_bytes
+
+    @property
+    def expected_row_bytes(self) -> int:
+        """``row_bytes``, or a guess at it where T depends on the video."""
+        return (self.policy.steps or _RAGGED_STEPS) * self.step_bytes
 
 
 def feature_jobs(config: Config) -> tuple[FeatureJob, ...]:

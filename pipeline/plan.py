@@ -27,8 +27,6 @@ from stores.manifest import Manifest
 from stores.segments import SegmentLog
 
 MAX_ATTEMPTS = 3
-PERMANENT = frozenset(("corrupt", "unsupported_codec", "no_video", "no_audio", "too_short", "too_large"))
-TRANSIENT = frozenset(("missing", "unreadable", "timeout", "crash", "oom", "model_error", "changed_during_read"))
 _HASHERS = 4
 
 
@@ -386,7 +384,7 @@ def _find_removed(plan: Plan, known: Sequence[_Known], items: Sequence[SourceIte
 
 
 def _estimate(plan: Plan, known: Sequence[_Known]) -> None:
-    """Bytes to be written (ragged rows count as the mean of the stored ones, or 60 steps)."""
-    per_row = {feature.job.name: feature.job.row_bytes or 60 * feature.job.step_bytes for feature in known}
+    """Bytes to be read and written."""
+    per_row = {feature.job.name: feature.job.expected_row_bytes for feature in known}
     plan.bytes_to_write = sum(per_row[name] for unit in plan.units for name in unit.features)
     plan.bytes_to_read = sum(unit.size for unit in plan.units)

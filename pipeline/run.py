@@ -18,7 +18,8 @@ from pipeline.errors import PreflightError, UsageError
 from pipeline.events import EventLog, past_seconds_per_unit
 from pipeline.executors.outcomes import Outcome, StageTimes, UnitDone
 from pipeline.jobspec import FeatureJob, feature_jobs
-from pipeline.plan import PERMANENT, Options, Plan, Unit, failed_content, make_plan
+from pipeline.media.types import PERMANENT
+from pipeline.plan import Options, Plan, Unit, failed_content, make_plan
 from pipeline.report import Reporter
 from pipeline.signals import StopRequestedError, StopSignals
 from pipeline.sizing import Sizing, choose
@@ -245,10 +246,8 @@ class _Run:
     def _local(self, work: Work, units: Sequence[Unit], sizing: Sizing) -> Generator[Outcome, None, None]:
         from pipeline.executors.local import run_local
 
-        wanted = {name for unit in units for name in unit.features}
         try:
-            jobs = [job for job in self.jobs if job.name in wanted]
-            models = Models.load(jobs, sizing.device, sizing.model_threads)
+            models = Models.load(work.jobs_of(units), sizing.device, sizing.model_threads)
         except ExtractorError as error:
             raise PreflightError(str(error)) from error
         yield from run_local(work, units, self.request.config.run, sizing, models, self.signals)

@@ -44,6 +44,11 @@ class Work:
     def job(self, name: str) -> FeatureJob:
         return next(job for job in self.jobs if job.name == name)
 
+    def jobs_of(self, units: Sequence[Unit]) -> list[FeatureJob]:
+        """The features that some unit wants: only their towers need loading."""
+        wanted = {name for unit in units for name in unit.features}
+        return [job for job in self.jobs if job.name in wanted]
+
     def media_process(self) -> MediaProcess:
         return MediaProcess(self.media.deadline_s, self.media.memory_mb, self.media.recycle_after)
 

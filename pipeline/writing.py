@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from pipeline.work import ComputedRow, Work
 from stores.commit import SourceRecord
@@ -41,15 +40,11 @@ class ShardSet:
         self._age = max_age_s
         self._open: dict[tuple[str, str], _Open] = {}
 
-    @property
-    def root(self) -> Path:
-        return self._work.store
-
     def add(self, computed: ComputedRow) -> None:
         identity = (computed.feature, json.dumps(computed.numerics, sort_keys=True))
         if identity not in self._open:
             spec = self._work.job(computed.feature).spec_digest
-            writer = ShardWriter(self.root, computed.feature, spec, computed.numerics)
+            writer = ShardWriter(self._work.store, computed.feature, spec, computed.numerics)
             self._open[identity] = _Open(writer, time.monotonic())
         shard = self._open[identity]
         shard.writer.add(computed.row)

@@ -36,7 +36,6 @@ from stores import layout
 _UNITS_PER_BLOCK = 4
 _UNITS_PER_MODEL_BATCH = 8
 _MOST_ROWS_PER_WRITE = 64
-_RAGGED_STEPS = 60  # a guess at T where it depends on the video
 _SCHEMA = pa.schema([pa.field("item", pa.large_binary())])
 
 
@@ -154,8 +153,7 @@ def _run_on_cluster(work: Work, units: Sequence[Unit], run: RunConfig, say: Call
     cpus = int(resources.get("CPU", 0))
     sizing = choose(run, cpus=max(cpus, 1), gpus=int(resources.get("GPU", 0)))
     decoders = ray_decode_workers(sizing, resources.get("CPU", 0))
-    wanted = {name for unit in units for name in unit.features}
-    jobs = [job for job in work.jobs if job.name in wanted]
+    jobs = work.jobs_of(units)
     _check_nodes(work, units)
     _check_weights([job for job in jobs if not job.extractor.random_weights], sizing)
     model_actors = max(1, sizing.gpus)
@@ -168,7 +166,7 @@ def _run_on_cluster(work: Work, units: Sequence[Unit], run: RunConfig, say: Call
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     blocks = [_pack(units[start : start + _UNITS_PER_BLOCK]) for start in range(0, len(units), _UNITS_PER_BLOCK)]
-    row_bytes = max(job.row_bytes or _RAGGED_STEPS * job.step_bytes for job in jobs)
+    row_bytes = max(job.expected_row_bytes for job in jobs)
     rows_per_write = max(1, min(_MOST_ROWS_PER_WRITE, -(-len(units) // 4), int(run.shard_mb * 1e6) // row_bytes))
     stages = (
         ray.data.from_arrow(blocks)
