@@ -46,7 +46,7 @@ def render_card(store: Store) -> str:
         lines += [f"- `{json.dumps(kind, sort_keys=True)}`" for kind in store.numerics(name)] or ["- no rows yet"]
     if store.tables:
         lines += ["", "## Tables", ""]
-        lines += [f"- {name}: {store.table(name).num_rows} rows" for name in store.tables]
+        lines += [f"- {name}: {store.manifest.tables[name].rows} rows" for name in store.tables]
     failures = store.failures()
     lines += ["", "## Missing rows", ""]
     if failures.num_rows == 0:

@@ -11,7 +11,7 @@ import pyarrow as pa
 from stores import durable, layout, schemas
 from stores.commit import table_receipt
 from stores.errors import StoreDamageError, StoreNotFoundError
-from stores.manifest import SpecEntry, TableEntry, load, versions
+from stores.manifest import SpecEntry, TablePart, load, versions
 from stores.rows import Receipt
 from stores.segments import SegmentLog
 from stores.shard import ShardReader, read_receipt, read_spec
@@ -67,13 +67,14 @@ def check_recipe(root: Path, spec: str, result: Verification) -> dict[str, Any] 
         return None
 
 
-def check_table(root: Path, name: str, table: TableEntry, result: Verification) -> bool:
-    recipe = check_recipe(root, table.spec, result)
-    sound = [check_file(root, file.path, file.bytes, file.sha256, result) for file in table.files]
-    for file in table.files:
+def check_table(root: Path, name: str, part: str, entry: TablePart, result: Verification) -> bool:
+    recipe = check_recipe(root, entry.spec, result)
+    sound = [check_file(root, file.path, file.bytes, file.sha256, result) for file in entry.files]
+    for file in entry.files:
         path = PurePosixPath(file.path).with_suffix(".json")
         beside = root / path
-        if recipe and (not beside.is_file() or beside.read_bytes() != table_receipt(name, table.spec, recipe, file)):
+        expected = table_receipt(name, part, entry.spec, recipe, file) if recipe else None
+        if expected and (not beside.is_file() or beside.read_bytes() != expected):
             result.problems.append(Problem(str(path), "the table's receipt is missing or damaged"))
     return all(sound)
 

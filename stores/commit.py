@@ -20,6 +20,7 @@ from stores.manifest import (
     SpecEntry,
     TableEntry,
     TableFile,
+    TablePart,
     first_manifest,
     now,
     publish,
@@ -94,12 +95,14 @@ class Changes:
     removed: list[tuple[str, str]] = field(default_factory=list)  # (feature, key)
     settled: list[tuple[str, str, str]] = field(default_factory=list)  # (feature, spec, key) no longer failing
     current: dict[str, str] = field(default_factory=dict)  # feature -> spec digest
-    tables: dict[str, TableEntry] = field(default_factory=dict)
+    tables: dict[str, dict[str, TablePart | None]] = field(default_factory=dict)  # by table and part; None drops one
+    stale: dict[str, tuple[str, ...] | None] = field(default_factory=dict)  # table -> what it was made from and changed
     replace: bool = False  # move keys to their new rows even where the cache key is the same (forced runs)
 
     def __bool__(self) -> bool:
         rows = (self.placed, self.spent, self.removed)
-        return any((*rows, self.failures, self.sources, self.settled, self.current, self.tables))
+        logs = (self.failures, self.sources, self.settled)
+        return any((*rows, *logs, self.current, self.tables, self.stale))
 
 
 def create_store(root: Path) -> Path:
@@ -229,7 +232,7 @@ def commit(root: Path, changes: Changes) -> Manifest:
         return _if_changed(
             latest,
             features=features,
-            tables={**latest.tables, **changes.tables},
+            tables=_with_tables(latest.tables, changes),
             failures=_with_failures(root, latest, changes.failures, settled),
             sources=_with_sources(root, latest, changes.sources),
         )
@@ -399,8 +402,30 @@ def _with_sources(root: Path, latest: Manifest, sources: Sequence[SourceRecord])
     return segments.append(root, layout.SOURCES, latest.sources, table)
 
 
-def write_table(root: Path, name: str, spec: Mapping[str, Any], table: pa.Table) -> TableEntry:
-    """Write a table as one Parquet file with its receipt; name it through ``Changes.tables``."""
+def _with_tables(tables: Mapping[str, TableEntry], changes: Changes) -> dict[str, TableEntry]:
+    """Replace parts and marks of staleness; a table that is written anew is not stale, one without parts is gone."""
+    updated = dict(tables)
+    for name, parts in changes.tables.items():
+        before = updated[name].parts if name in updated else {}
+        merged = {part: entry for part, entry in {**before, **parts}.items() if entry is not None}
+        if merged != before:
+            updated[name] = TableEntry(parts=dict(sorted(merged.items())))
+    for name, members in changes.stale.items():
+        if name in updated:
+            updated[name] = updated[name].model_copy(update={"stale": members or None})
+    return {name: entry for name, entry in updated.items() if entry.parts}
+
+
+def write_table(root: Path, name: str, spec: Mapping[str, Any], table: pa.Table, part: str = "") -> TablePart:
+    """Write one part of a table as one Parquet file with its receipt; name it through ``Changes.tables``.
+
+    Raises
+    ------
+    StoreError
+        If ``name`` cannot name a folder or ``part`` is too long.
+    """
+    if part:
+        layout.check_key(part)
     spec_digest = write_spec(root, spec)
     directory = layout.table_directory(root, name, spec_digest)
     durable.make_directory(directory)
@@ -419,14 +444,15 @@ def write_table(root: Path, name: str, spec: Mapping[str, Any], table: pa.Table)
         sha256=durable.file_digest(path),
     )
     staged_receipt = root / layout.STAGING / f"{identity}.json"
-    durable.write_new(staged_receipt, table_receipt(name, spec_digest, read_spec(root, spec_digest), file))
+    durable.write_new(staged_receipt, table_receipt(name, part, spec_digest, read_spec(root, spec_digest), file))
     durable.rename(staged_receipt, directory / f"{identity}.json")
     durable.sync_directory(directory)
     durable.sync_directory(directory.parent)
-    return TableEntry(spec=spec_digest, files=(file,))
+    return TablePart(spec=spec_digest, files=(file,))
 
 
-def table_receipt(name: str, spec: str, recipe: Mapping[str, Any], file: TableFile) -> bytes:
+def table_receipt(name: str, part: str, spec: str, recipe: Mapping[str, Any], file: TableFile) -> bytes:
     """The bytes of the receipt beside a table file."""
-    record = {"table": name, "spec": spec, "recipe": recipe, **file.model_dump()}
+    named = {"table": name, "part": part} if part else {"table": name}
+    record = {**named, "spec": spec, "recipe": recipe, **file.model_dump()}
     return layout.seal(json.dumps(record, indent=1).encode())

@@ -123,9 +123,9 @@ def _named(root: Path, kept: list[Manifest]) -> set[str]:
                 used = SegmentLog(root, entry.index, schemas.INDEX).table().column("shard").unique().to_pylist()
                 for shard in used:
                     named.update((f"{directory}/{shard.hex()}.h5", f"{directory}/{shard.hex()}.json"))
-        for table in manifest.tables.values():
-            named.add(f"{layout.SPECS}/{table.spec}.json")
-            named.update(str(Path(file.path).with_suffix(".json")) for file in table.files)
+        for _, _, part in manifest.table_parts():
+            named.add(f"{layout.SPECS}/{part.spec}.json")
+            named.update(str(Path(file.path).with_suffix(".json")) for file in part.files)
     return named
 
 

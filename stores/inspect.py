@@ -33,9 +33,7 @@ def describe_store(store: Store) -> dict[str, Any]:
         "path": str(store.path),
         "version": store.version,
         "features": features,
-        "tables": {
-            name: sum(file.rows for file in entry.files) for name, entry in sorted(store.manifest.tables.items())
-        },
+        "tables": {name: entry.rows for name, entry in sorted(store.manifest.tables.items())},
         "failures": store.failures().to_pylist(),
     }
 

@@ -13,7 +13,7 @@ from typing import Any
 from stores.errors import InvalidKeyError
 
 FORMAT = "reelstore"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: tables have named parts
 MAX_KEY_BYTES = 512
 
 IDENTITY = "store.json"

@@ -9,10 +9,11 @@ from __future__ import annotations
 import datetime
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from stores import durable, layout
 from stores.errors import StoreDamageError, StoreError, StoreFormatError, StoreNotFoundError
@@ -49,11 +50,33 @@ class TableFile(_Frozen):
     sha256: str
 
 
-class TableEntry(_Frozen):
-    """A table: its Parquet files, in order, written under one spec."""
+class TablePart(_Frozen):
+    """One part of a table: its Parquet files, in order, written under one spec."""
 
     spec: str
     files: tuple[TableFile, ...]
+
+
+class TableEntry(_Frozen):
+    """A table: its parts by name.
+
+    Jobs replace whole parts, so two that write different ones never lose each other's rows. ``stale`` says of a
+    table that was derived from rows which of them have changed since.
+    """
+
+    parts: Mapping[str, TablePart]
+    stale: tuple[str, ...] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_part_in_format_1(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "files" in value:
+            return {"parts": {"": value}}
+        return value
+
+    @property
+    def rows(self) -> int:
+        return sum(file.rows for part in self.parts.values() for file in part.files)
 
 
 class Manifest(_Frozen):
@@ -87,9 +110,15 @@ class Manifest(_Frozen):
         for feature in self.features.values():
             for entry in feature.specs.values():
                 named.update(ref.path for ref in (*entry.index, *entry.shards))
-        for table in self.tables.values():
-            named.update(file.path for file in table.files)
+        for _, _, part in self.table_parts():
+            named.update(file.path for file in part.files)
         return named
+
+    def table_parts(self) -> Iterator[tuple[str, str, TablePart]]:
+        """(table, part, its files), sorted by table and part name."""
+        for name, table in sorted(self.tables.items()):
+            for part_name, part in sorted(table.parts.items()):
+                yield name, part_name, part
 
 
 def now() -> str:
@@ -200,7 +229,12 @@ def publish(root: Path, build: Callable[[Manifest], Manifest | None], past_damag
         if successor is None and newest == latest.version:
             return latest
         successor = (successor or latest).model_copy(
-            update={"version": newest + 1, "nonce": layout.new_id(), "created_at": now()}
+            update={
+                "format_version": layout.FORMAT_VERSION,
+                "version": newest + 1,
+                "nonce": layout.new_id(),
+                "created_at": now(),
+            }
         )
         data = successor.encode()
         nonce_file = directory / f".{successor.nonce}"

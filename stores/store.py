@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from stores import layout, leases, schemas
 from stores.commit import check_identity, create_store
 from stores.errors import MissingKeyError, RaggedRowsError, StoreDamageError
-from stores.manifest import Manifest, load
+from stores.manifest import Manifest, TablePart, load
 from stores.rows import Array
 from stores.segments import SegmentLog
 from stores.shard import ShardReader, read_receipt, read_spec
@@ -80,6 +80,13 @@ class _Feature:
             reader.close()
         self._readers.clear()
         self._found.clear()
+
+
+def _read_parquet(path: Path) -> pa.Table:
+    try:
+        return pq.read_table(path, partitioning=None)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise StoreDamageError(f"{path}: not readable ({error})") from error
 
 
 class Store:
@@ -309,8 +316,8 @@ class Store:
                 )
         return np.stack(rows)
 
-    def table(self, name: str) -> pa.Table:
-        """A table of this version.
+    def parts(self, name: str) -> Mapping[str, TablePart]:
+        """The parts of a table by name, sorted.
 
         Raises
         ------
@@ -321,14 +328,27 @@ class Store:
         if entry is None:
             known = ", ".join(self.tables) or "none"
             raise MissingKeyError(f"{self.path}: no table {name!r} in version {self.version} (there is: {known})")
-        parts = []
-        for file in entry.files:
-            path = self.path / file.path
-            try:
-                parts.append(pq.read_table(path, partitioning=None))
-            except (OSError, pa.ArrowInvalid) as error:
-                raise StoreDamageError(f"{path}: not readable ({error})") from error
-        return pa.concat_tables(parts)
+        return dict(sorted(entry.parts.items()))
+
+    def stale(self, name: str) -> tuple[str, ...]:
+        """Of what a derived table was made and has changed since; empty when it is up to date."""
+        self.parts(name)
+        return self.manifest.tables[name].stale or ()
+
+    def table(self, name: str, part: str | None = None) -> pa.Table:
+        """A table of this version: all its parts in the order of their names, or one of them.
+
+        Raises
+        ------
+        MissingKeyError
+            If there is no such table or part.
+        """
+        parts = self.parts(name)
+        if part is not None and part not in parts:
+            known = ", ".join(map(repr, parts))
+            raise MissingKeyError(f"{self.path}: table {name!r} has no part {part!r} (there is: {known})")
+        wanted = parts.values() if part is None else [parts[part]]
+        return pa.concat_tables([_read_parquet(self.path / file.path) for entry in wanted for file in entry.files])
 
     def failures(self) -> pa.Table:
         """Every wanted row that is not stored: video_id, feature, spec, class, permanent, attempts, message, uri."""

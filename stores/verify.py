@@ -35,7 +35,7 @@ from stores.commit import (
     write_spec,
 )
 from stores.errors import StoreDamageError
-from stores.manifest import FeatureEntry, Manifest, SpecEntry, TableEntry, load, publish, versions
+from stores.manifest import FeatureEntry, Manifest, SpecEntry, TableEntry, TablePart, load, publish, versions
 from stores.rows import Receipt
 from stores.segments import SegmentLog, open_segment
 from stores.shard import ShardReader, ShardWriter, read_receipt, read_spec, rebuild_receipt
@@ -62,8 +62,8 @@ def verify(root: Path, deep: bool = False, version: int | None = None) -> Verifi
             result.problems.append(Problem(f"{layout.VERSIONS}/{layout.version_file(other)}", "not a sound manifest"))
     for ref in (*manifest.failures, *manifest.sources):
         check_file(root, ref.path, ref.bytes, ref.sha256, result)
-    for name, table in sorted(manifest.tables.items()):
-        check_table(root, name, table, result)
+    for name, part_name, part in manifest.table_parts():
+        check_table(root, name, part_name, part, result)
     for name, feature in sorted(manifest.features.items()):
         for spec, entry in sorted(feature.specs.items()):
             check_spec(root, name, spec, entry, deep, result)
@@ -167,8 +167,7 @@ def repair(root: Path) -> Repair:
                     damaged[name, spec] = bad
             if feature.current in specs:
                 features[name] = FeatureEntry(current=feature.current, specs=specs)
-        tables = {name: table for name, table in latest.tables.items() if _restore_table(root, name, table)}
-        outcome.dropped_tables = sorted(set(latest.tables) - set(tables))
+        tables, outcome.dropped_tables = _restored_tables(root, latest)
         update: dict[str, Any] = {"features": features, "tables": tables}
         for log in ("sources", "failures"):
             update[log] = tuple(ref for ref in getattr(latest, log) if _sound(root, ref))
@@ -210,24 +209,37 @@ def _restore_spec(root: Path, spec: str) -> bool:
     return False
 
 
-def _restore_table(root: Path, name: str, table: TableEntry) -> bool:
-    if not _restore_spec(root, table.spec) or not all(
-        check_file(root, file.path, file.bytes, file.sha256, Verification(0)) for file in table.files
+def _restored_tables(root: Path, manifest: Manifest) -> tuple[dict[str, TableEntry], list[str]]:
+    """The tables with the parts that are sound or can be made so, and the names of those that are lost."""
+    parts: dict[str, dict[str, TablePart]] = {}
+    lost = []
+    for name, part_name, part in manifest.table_parts():
+        if _restore_part(root, name, part_name, part):
+            parts.setdefault(name, {})[part_name] = part
+        else:
+            lost.append(f"{name}/{part_name}" if part_name else name)
+    kept = {name: manifest.tables[name].model_copy(update={"parts": found}) for name, found in parts.items()}
+    return kept, lost
+
+
+def _restore_part(root: Path, name: str, part_name: str, part: TablePart) -> bool:
+    if not _restore_spec(root, part.spec) or not all(
+        check_file(root, file.path, file.bytes, file.sha256, Verification(0)) for file in part.files
     ):
         return False
-    if not _table_is_sound(root, name, table):
-        recipe = read_spec(root, table.spec)
-        for file in table.files:
-            receipt = table_receipt(name, table.spec, recipe, file)
+    if not _part_is_sound(root, name, part_name, part):
+        recipe = read_spec(root, part.spec)
+        for file in part.files:
+            receipt = table_receipt(name, part_name, part.spec, recipe, file)
             durable.replace_file(
                 (root / file.path).with_suffix(".json"), root / layout.STAGING / layout.new_id(), receipt
             )
     return True
 
 
-def _table_is_sound(root: Path, name: str, table: TableEntry) -> bool:
+def _part_is_sound(root: Path, name: str, part_name: str, part: TablePart) -> bool:
     check = Verification(0)
-    check_table(root, name, table, check)
+    check_table(root, name, part_name, part, check)
     return check.ok
 
 

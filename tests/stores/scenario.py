@@ -59,7 +59,7 @@ def run(root: Path) -> None:
         commit(root, Changes(failures=[failure]))
     commit(root, Changes(removed=[("demo", "d")]))
     table = write_table(root, "questions", {"kind": "questions"}, pa.table({"x": [1, 2]}))
-    commit(root, Changes(tables={"questions": table}))
+    commit(root, Changes(tables={"questions": {"": table}}))
     write(root, write_spec(root, OTHER_SPEC), KEYS[:3], 1)
     with Store.open(root) as store:
         store.row("demo", "a")

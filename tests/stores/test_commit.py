@@ -14,7 +14,7 @@ import pytest
 
 from stores import Store, layout
 from stores.commit import Changes, Failure, SourceRecord, commit, place_shard, write_spec, write_table
-from stores.errors import InvalidKeyError, StoreError
+from stores.errors import InvalidKeyError, MissingKeyError, StoreError
 from stores.manifest import load, versions
 from stores.schemas import SOURCES
 from stores.segments import SegmentLog
@@ -203,15 +203,48 @@ def test_sources_are_remembered_by_their_bytes(root: Path) -> None:
 def test_tables_are_parquet_that_others_read(root: Path) -> None:
     table = pa.table({"question_id": ["q1", "q2"], "spans": [[[0.5, 1.0]], []]})
     entry = write_table(root, "questions", {"kind": "questions"}, table)
-    manifest = commit(root, Changes(tables={"questions": entry}))
-    assert commit(root, Changes(tables={"questions": entry})) == manifest
+    manifest = commit(root, Changes(tables={"questions": {"": entry}}))
+    assert commit(root, Changes(tables={"questions": {"": entry}})) == manifest
     assert pq.read_table(root / entry.files[0].path).equals(table)
     with Store.open(root) as store:
         assert store.tables == ["questions"] and store.table("questions").equals(table)
     later = write_table(root, "questions", {"kind": "questions"}, table.slice(0, 1))
-    commit(root, Changes(tables={"questions": later}))
+    commit(root, Changes(tables={"questions": {"": later}}))
     with Store.open(root) as store, Store.open(root, version=2) as old:
         assert (store.table("questions").num_rows, old.table("questions").num_rows) == (1, 2)
+
+
+def test_jobs_that_write_different_parts_of_a_table_keep_each_others_rows(root: Path) -> None:
+    parts = {
+        name: write_table(root, "questions", {"kind": "questions"}, pa.table({"x": [name]}), name)
+        for name in ("val", "train")
+    }
+    for name, part in parts.items():
+        commit(root, Changes(tables={"questions": {name: part}}))
+    with Store.open(root) as store:
+        assert list(store.parts("questions")) == ["train", "val"]
+        assert store.table("questions").column("x").to_pylist() == ["train", "val"]
+        assert store.table("questions", "val").column("x").to_pylist() == ["val"]
+        with pytest.raises(MissingKeyError, match="has no part 'test'"):
+            store.table("questions", "test")
+    commit(root, Changes(tables={"questions": {"train": None}}))
+    with Store.open(root) as store:
+        assert store.table("questions").column("x").to_pylist() == ["val"]
+    commit(root, Changes(tables={"questions": {"val": None}}))
+    with Store.open(root) as store:
+        assert store.tables == []
+
+
+def test_a_derived_table_is_stale_until_it_is_written_again(root: Path) -> None:
+    spec = {"kind": "dictionary"}
+    commit(root, Changes(tables={"dictionary": {"": write_table(root, "dictionary", spec, pa.table({"x": [1]}))}}))
+    manifest = commit(root, Changes(stale={"dictionary": ("clip: 'v1' changed",), "no such table": ("x",)}))
+    assert commit(root, Changes(stale={"dictionary": ("clip: 'v1' changed",)})) == manifest
+    with Store.open(root) as store:
+        assert store.stale("dictionary") == ("clip: 'v1' changed",)
+    commit(root, Changes(tables={"dictionary": {"": write_table(root, "dictionary", spec, pa.table({"x": [2]}))}}))
+    with Store.open(root) as store:
+        assert store.stale("dictionary") == ()
 
 
 def test_a_damaged_spec_is_written_again_and_an_old_one_made_young(root: Path) -> None:

@@ -95,7 +95,7 @@ def test_a_retired_spec_goes_after_the_grace(root: Path) -> None:
 def test_tables_are_kept_with_their_receipts(root: Path) -> None:
     for rows in (1, 2):
         entry = write_table(root, "questions", {"kind": "q"}, pa.table({"x": range(rows)}))
-        commit(root, Changes(tables={"questions": entry}))
+        commit(root, Changes(tables={"questions": {"": entry}}))
     collect(root, grace_seconds=0)
     assert len(list((root / "tables").rglob("*.parquet"))) == 1
     assert verify(root, deep=True).ok

@@ -40,7 +40,9 @@ def make(root: Path) -> None:
             removed=[("demo", "b")],
             failures=[Failure("broken", "demo", receipt.spec, "corrupt", True, "no moov", "/v/broken.mp4", "c", 1)],
             sources=[SourceRecord("/v/a.mp4", 10, "1:2", "content-a")],
-            tables={"questions": write_table(root, "questions", {"kind": "questions"}, pa.table({"q": ["why?"]}))},
+            tables={
+                "questions": {"": write_table(root, "questions", {"kind": "questions"}, pa.table({"q": ["why?"]}))}
+            },
         ),
     )
 

@@ -48,7 +48,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("identity", "message"),
     [
-        ('{"format": "reelstore", "format_version": 2}', "format 2 is newer than format 1"),
+        ('{"format": "reelstore", "format_version": 3}', "format 3 is newer than format 2"),
         ('{"format": "reelstore", "format_version": 0}', "there is no format 0"),
         ('{"format": "reelstore"}', "there is no format None"),
         ('{"format": "zarr", "format_version": 1}', "not a reelstore store"),

@@ -43,14 +43,14 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     commit(root, Changes(placed=placed, shards=[receipt], current={"demo": receipt.spec}))
     commit_rows(root, [row(key, steps=2 + number) for number, key in enumerate([*KEYS[3:], "gone"])])
     failure = Failure("bad", "demo", receipt.spec, "corrupt", True, "no moov", "/v/bad", "c", 1)
-    table = write_table(root, "questions", {"kind": "questions"}, pa.table({"x": [1, 2, 3]}))
+    table = write_table(root, "questions", {"kind": "questions"}, pa.table({"x": [1, 2, 3]}), "a part")
     commit(
         root,
         Changes(
             removed=[("demo", "gone")],
             failures=[failure],
             sources=[SourceRecord("/v/a", 1, "s", "c")],
-            tables={"questions": table},
+            tables={"questions": {"a part": table}},
         ),
     )
     return root
@@ -78,8 +78,10 @@ def latest_files(root: Path) -> dict[str, list[str]]:
         "receipt": [path.removesuffix(".h5") + ".json" for path in shards],
         "failures": [ref.path for ref in manifest.failures],
         "sources": [ref.path for ref in manifest.sources],
-        "table": [file.path for file in manifest.tables["questions"].files],
-        "table receipt": [file.path.replace(".parquet", ".json") for file in manifest.tables["questions"].files],
+        "table": [file.path for _, _, part in manifest.table_parts() for file in part.files],
+        "table receipt": [
+            file.path.replace(".parquet", ".json") for _, _, part in manifest.table_parts() for file in part.files
+        ],
     }
 
 
