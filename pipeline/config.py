@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+import settings
 from extractors.base import Extractor, ExtractorError
 from extractors.registry import build
 from pipeline.errors import ConfigError
@@ -113,24 +112,8 @@ class Config(_Section):
         return Limits(max_pixels=self.media.max_pixels, max_duration_s=self.media.max_duration_s)
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML in which a key given twice is an error, not a silent override."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: dict[Any, int] = {}
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
-            line = key_node.start_mark.line + 1
-            if key in seen:
-                raise ConfigError(
-                    f"{node.start_mark.name}: line {line}: key {key!r} is given twice (first in line {seen[key]})"
-                )
-            seen[key] = line
-        return super().construct_mapping(node, deep)
-
-
 def preset_names() -> list[str]:
-    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+    return settings.preset_names(PRESETS)
 
 
 def load_config(preset: str | None = None, file: Path | None = None, overrides: Sequence[str] = ()) -> Config:
@@ -141,76 +124,10 @@ def load_config(preset: str | None = None, file: Path | None = None, overrides: 
     ConfigError
         With one line that names the file and the key.
     """
-    if preset is not None and file is not None:
-        raise ConfigError("--preset and --config exclude each other; name one")
-    if file is not None:
-        path, origin = file, str(file)
-    else:
-        names = preset_names()
-        preset = preset or "demo"
-        if preset not in names:
-            raise ConfigError(f"preset {preset!r}: unknown; there is {', '.join(names)}{_nearest(preset, names)}")
-        path, origin = PRESETS / f"{preset}.yaml", f"preset {preset}"
-    raw = _read_yaml(path, origin)
-    for override in overrides:
-        _override(raw, override)
+    if preset is None and file is None:
+        preset = "demo"
     try:
-        return Config.model_validate(raw)
-    except ValidationError as error:
-        raise ConfigError(f"{origin}: {describe(error)}") from error
-
-
-def _read_yaml(path: Path, origin: str) -> dict[str, Any]:
-    try:
-        with path.open(encoding="utf-8") as file:
-            raw = yaml.load(file, Loader=_UniqueKeyLoader)
-    except FileNotFoundError as error:
-        raise ConfigError(f"{origin}: no such file") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{origin}: not readable ({error})") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}: " if mark else ""
-        raise ConfigError(f"{origin}: {where}not valid YAML ({getattr(error, 'problem', None) or error})") from error
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{origin}: must be a mapping with a 'features' section")
-    return raw
-
-
-def _override(raw: dict[str, Any], override: str) -> None:
-    name, equals, text = override.partition("=")
-    path = name.split(".")
-    if not equals or not all(path):
-        raise ConfigError(f"--set {override}: must look like a.b=c")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override}: the value is not valid YAML") from error
-    section = raw
-    for part in path[:-1]:
-        section = section.setdefault(part, {})
-        if not isinstance(section, dict):
-            raise ConfigError(f"--set {override}: {part!r} is a value, not a section")
-    section[path[-1]] = value
-
-
-def describe(error: ValidationError) -> str:
-    """The first problem of a validation, as ``key: what is wrong``."""
-    problem = error.errors()[0]
-    where = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        section: Any = Config
-        for part in problem["loc"][:-1]:
-            section = section.model_fields[str(part)].annotation
-        known = sorted(section.model_fields)
-        return f"{where}: unknown key{_nearest(str(problem['loc'][-1]), known) or '; there is ' + ', '.join(known)}"
-    if problem["type"] == "value_error":
-        return str(problem["ctx"]["error"])
-    if problem["type"] == "missing":
-        return f"{where}: required, but not given"
-    return f"{where}: {problem['msg'][0].lower()}{problem['msg'][1:]} (got {problem['input']!r})"
-
-
-def _nearest(word: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(word, known, 1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+        raw, origin = settings.read(PRESETS, preset, file, overrides)
+        return settings.validate(Config, raw, origin)
+    except settings.SettingsError as error:
+        raise ConfigError(str(error)) from error

@@ -1,0 +1,50 @@
+"""Settings: nested sections, optional ones, and messages of one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel, ConfigDict
+
+import settings
+
+
+class Inner(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    rate: float = 1.0
+
+
+class Outer(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    inner: Inner | None = None
+    many: dict[str, Inner] = {}
+
+
+def test_overrides_apply_in_order_on_top_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("inner: {rate: 2}\n")
+    raw, origin = settings.read(tmp_path, "base", None, ["inner.rate=3", "inner.rate=4"])
+    assert settings.validate(Outer, raw, origin) == Outer(inner=Inner(rate=4))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("inner.rat=1", "preset base: inner.rat: unknown key; did you mean 'rate'?"),
+        ("many.x.speed=1", "preset base: many.x.speed: unknown key"),
+        ("inner.rate=fast", "preset base: inner.rate: input should be a valid number"),
+    ],
+)
+def test_a_wrong_key_is_named_where_it_stands(tmp_path: Path, override: str, message: str) -> None:
+    (tmp_path / "base.yaml").write_text("inner: {}\n")
+    raw, origin = settings.read(tmp_path, "base", None, [override])
+    with pytest.raises(settings.SettingsError) as caught:
+        settings.validate(Outer, raw, origin)
+    assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
+
+
+def test_neither_two_sources_nor_none(tmp_path: Path) -> None:
+    with pytest.raises(settings.SettingsError, match="exclude each other"):
+        settings.read(tmp_path, "a", tmp_path / "b.yaml", [])
+    with pytest.raises(settings.SettingsError, match="preset None: unknown"):
+        settings.read(tmp_path, None, None, [])
