@@ -1,0 +1,184 @@
+"""The loop: the same run whatever interrupts it, checkpoints that are whole, schedules as published."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from tests.conftest import ROOT
+from tests.trainers.toy_task import Clouds
+from trainers import checkpoint, schedule
+from trainers.config import LoopConfig
+from trainers.distributed import Ranks
+from trainers.loop import Outcome, train
+from trainers.reporting import Reporter
+from trainers.task import TrainingError
+
+ALONE = Ranks(0, 1, torch.device("cpu"))
+
+
+def loop(**more: Any) -> LoopConfig:
+    return LoopConfig(**{"epochs": 3, "lr": 0.01, "log_steps": 1, "threads": 1, "tensorboard": False, **more})
+
+
+def run(folder: Path, task: Clouds | None = None, **more: Any) -> Outcome:
+    return train(task or Clouds(), loop(**more), folder, ALONE, Reporter())
+
+
+def journal(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def start(folder: Path, *before: str, task: dict[str, Any] | None = None, **more: Any) -> subprocess.Popen[str]:
+    options = json.dumps({"loop": loop(**more).model_dump(), "task": task or {}})
+    command = [*(before or (sys.executable,)), "-m", "tests.trainers.toy_task", str(folder), options]
+    return subprocess.Popen(command, cwd=ROOT, text=True, stderr=subprocess.PIPE)
+
+
+def test_training_learns_and_one_seed_is_one_run(tmp_path: Path) -> None:
+    first, second = run(tmp_path / "a", epochs=8), run(tmp_path / "b", epochs=8)
+    assert journal(tmp_path / "a") == journal(tmp_path / "b") and first == second
+    losses = [line["total"] for line in journal(tmp_path / "a") if line["kind"] == "train"]
+    assert len(losses) == 40 and sum(losses[-10:]) < 0.7 * sum(losses[:10])
+    other = run(tmp_path / "c", epochs=8, seed=1)
+    assert other.steps == 40 and journal(tmp_path / "c") != journal(tmp_path / "a")
+
+
+def test_a_finished_run_has_nothing_to_do(tmp_path: Path) -> None:
+    outcome = run(tmp_path)
+    lines = journal(tmp_path)
+    assert run(tmp_path) == outcome and journal(tmp_path) == lines
+
+
+@pytest.mark.parametrize("kill_at", [3, 7, 10])
+def test_after_kill_9_the_losses_go_on_from_the_last_checkpoint(tmp_path: Path, kill_at: int) -> None:
+    run(tmp_path / "whole", checkpoint_steps=2)
+    killed = start(tmp_path / "killed", task={"break_at": kill_at}, checkpoint_steps=2)
+    assert killed.wait(120) == -signal.SIGKILL
+    assert checkpoint.load_last(tmp_path / "killed")["step"] in (kill_at, kill_at - 1)  # type: ignore[index]
+    run(tmp_path / "killed", checkpoint_steps=2)
+    assert journal(tmp_path / "killed") == journal(tmp_path / "whole")
+    weights = [checkpoint.load_last(tmp_path / name)["model"] for name in ("whole", "killed")]  # type: ignore[index]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_a_signal_ends_the_run_at_the_next_step_with_a_checkpoint(tmp_path: Path) -> None:
+    class Interrupted(Clouds):
+        def loss(self, batch: Any) -> dict[str, torch.Tensor]:
+            if threading.current_thread() is threading.main_thread() and batch.y.sum() >= 0:
+                self.seen = getattr(self, "seen", 0) + 1
+                if self.seen == 4:
+                    os.kill(os.getpid(), signal.SIGTERM)
+            return super().loss(batch)
+
+    handler = signal.getsignal(signal.SIGTERM)
+    outcome = run(tmp_path / "stopped", Interrupted())
+    assert outcome.stopped_by is signal.SIGTERM and outcome.steps == 4
+    assert signal.getsignal(signal.SIGTERM) is handler
+    run(tmp_path / "stopped")
+    run(tmp_path / "whole")
+    assert journal(tmp_path / "stopped") == journal(tmp_path / "whole")
+
+
+def test_another_run_is_not_overwritten(tmp_path: Path) -> None:
+    run(tmp_path)
+    with pytest.raises(TrainingError, match=r"holds a run with other settings \(loop.lr: 0.01 there, 0.02 now\)"):
+        run(tmp_path, lr=0.02)
+    with pytest.raises(TrainingError, match=r"task.steps: 5 there, 6 now"):
+        run(tmp_path, Clouds(steps=6))
+    run(tmp_path, log_steps=2)
+
+
+def test_patience_ends_a_run_for_good(tmp_path: Path) -> None:
+    class Worse(Clouds):
+        def evaluate(self, split: str) -> Any:
+            self.score = getattr(self, "score", 100.0) - 1
+            return type(super().evaluate(split))({"accuracy": self.score})
+
+    task = Worse()
+    assert run(tmp_path, task, epochs=9, patience=2).steps == 15
+    assert run(tmp_path, task, epochs=9, patience=2).steps == 15
+
+
+def test_a_loss_that_is_not_finite_is_refused_and_never_saved(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="not finite in epoch 1, at or before step 1"):
+        run(tmp_path, Clouds(scale=float("nan")))
+    assert checkpoint.load_last(tmp_path) is None
+
+
+def test_the_best_checkpoint_says_what_it_is_and_fits_only_its_model(tmp_path: Path) -> None:
+    outcome = run(tmp_path)
+    path = tmp_path / checkpoint.BEST
+    description = checkpoint.read_description(path)
+    assert description["task"] == {"steps": 5} and description["val"] == outcome.best
+    assert description["epoch"] == outcome.best_epoch and description["loop"]["lr"] == 0.01
+    model = Clouds().model
+    checkpoint.load_best(path, model)
+    with pytest.raises(TrainingError, match="does not fit the model"):
+        checkpoint.load_best(path, nn.Linear(2, 2))
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(TrainingError, match="not readable"):
+        checkpoint.read_description(path)
+    (tmp_path / checkpoint.LAST).write_bytes(b"x")
+    with pytest.raises(TrainingError, match="remove it to start anew"):
+        run(tmp_path)
+
+
+def test_a_crash_in_the_middle_of_a_checkpoint_leaves_the_old_one(tmp_path: Path) -> None:
+    checkpoint.save_last(tmp_path, {"step": 1})
+    with pytest.raises(AttributeError):
+        checkpoint.save_last(tmp_path, {"step": lambda: 2})
+    assert checkpoint.load_last(tmp_path) == {"step": 1}
+    assert [path.name for path in tmp_path.iterdir()] == [checkpoint.LAST]
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_trains_and_resumes(tmp_path: Path, precision: str) -> None:
+    run(tmp_path / "whole", precision=precision, epochs=2)
+    run(tmp_path / "parts", precision=precision, epochs=2, checkpoint_steps=3)
+    assert journal(tmp_path / "whole")[-1] == journal(tmp_path / "parts")[-1]
+    losses = [line["total"] for line in journal(tmp_path / "whole") if line["kind"] == "train"]
+    assert losses[-1] < losses[0]
+
+
+def test_the_published_schedule() -> None:
+    """CRA: 533 steps of warm-up, 15,990 in all, cosine to a thousandth."""
+    values = [schedule.cosine(step, 533, 15_990, 1e-3) for step in (0, 533, 533 + (15_990 - 533) // 2, 15_990)]
+    assert values == pytest.approx([0, 1, 0.5005, 0.001], abs=1e-4)
+    assert [schedule.staircase(step, 8, 0.1) for step in (0, 7, 8, 16)] == pytest.approx([1, 1, 0.1, 0.01])
+
+
+def test_tensorboard_events_can_be_read_back(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run(tmp_path, tensorboard=True)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    logged = [line["total"] for line in journal(tmp_path) if line["kind"] == "train"]
+    assert [event.value for event in events.Scalars("train/total")] == pytest.approx(logged)
+    assert len(events.Scalars("val/accuracy")) == 3
+
+
+@pytest.mark.slow
+def test_two_ranks_train_one_model(tmp_path: Path) -> None:
+    """Through torchrun: averaged gradients make both ranks one run that neither rank alone would be."""
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    launcher = (*torchrun[:-1], torchrun[-1])
+    for name, epochs in (("whole", 3), ("parts", 3)):
+        process = start(tmp_path / name, *launcher, epochs=epochs)
+        _, errors = process.communicate(timeout=240)
+        assert process.returncode == 0, errors
+    assert journal(tmp_path / "whole") == journal(tmp_path / "parts")
+    run(tmp_path / "alone")
+    assert journal(tmp_path / "alone") != journal(tmp_path / "whole")
+    with pytest.raises(TrainingError, match="world: 2 there, 1 now"):
+        run(tmp_path / "whole")

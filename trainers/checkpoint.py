@@ -1,0 +1,110 @@
+"""Checkpoints: ``last.pt`` to resume from, ``best.safetensors`` to use. Both appear whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from trainers.task import Json, TrainingError
+
+LAST = "last.pt"
+BEST = "best.safetensors"
+_DESCRIPTION = "reelstore"
+
+
+def save_last(folder: Path, state: Mapping[str, Any]) -> None:
+    """Replace the state to resume from."""
+    _replace(folder / LAST, lambda path: torch.save(dict(state), path))
+
+
+def load_last(folder: Path) -> dict[str, Any] | None:
+    """The state to resume from, on the CPU; None before the first checkpoint.
+
+    Raises
+    ------
+    TrainingError
+        If the file is damaged.
+    """
+    path = folder / LAST
+    if not path.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise TrainingError(f"{path}: not readable ({_line(error)}); remove it to start anew") from error
+    return state
+
+
+def save_best(folder: Path, model: nn.Module, description: Mapping[str, Json]) -> None:
+    """Replace the best weights; ``description`` (settings, store version, vocabularies) travels in the header."""
+    tensors = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+    metadata = {_DESCRIPTION: json.dumps(description, sort_keys=True)}
+    _replace(folder / BEST, lambda path: save_file(tensors, path, metadata))
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself.
+
+    Raises
+    ------
+    TrainingError
+        If it is missing, damaged, or not one of ours.
+    """
+    with _opened(path) as file:
+        text = (file.metadata() or {}).get(_DESCRIPTION)
+    if text is None:
+        raise TrainingError(f"{path}: not a checkpoint of this trainer (its header has no {_DESCRIPTION!r})")
+    description: dict[str, Any] = json.loads(text)
+    return description
+
+
+def load_best(path: Path, model: nn.Module) -> None:
+    """Load weights strictly.
+
+    Raises
+    ------
+    TrainingError
+        If the file is missing or damaged, or its tensors are not the model's.
+    """
+    with _opened(path) as file:
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  safetensors' handle is no dict
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise TrainingError(f"{path}: does not fit the model: {_line(error)}") from error
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return safe_open(path, "pt")
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(f"{path}: not readable ({_line(error)})") from error
+
+
+def _replace(target: Path, write: Callable[[Path], None]) -> None:
+    staged = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        write(staged)
+        with staged.open("rb") as file:
+            os.fsync(file.fileno())
+        staged.replace(target)
+    finally:
+        staged.unlink(missing_ok=True)
+    directory = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

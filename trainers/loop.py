@@ -1,0 +1,307 @@
+"""The training loop that every method shares.
+
+A step depends on the settings and its number alone: its batch on (seed, rank, epoch, step), its dropout masks on
+(seed, rank, step). So a run that was killed goes on from its last checkpoint with the same losses, and on a CPU two
+runs of one seed are equal bit by bit.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from trainers import checkpoint, schedule
+from trainers.config import LoopConfig
+from trainers.distributed import Ranks
+from trainers.reporting import Journal, Reporter
+from trainers.task import Batch, Evaluation, Task, TrainingError
+
+SETTINGS = "settings.json"
+# Settings that may change between a run and its continuation: none of them changes a step.
+_FREE = ("device", "log_steps", "checkpoint_steps", "tensorboard")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How training ended.
+
+    Attributes
+    ----------
+    best : metrics of the validation split at the best checkpoint.
+    best_epoch : 1-based.
+    stopped_by : the signal that ended the run early, or None.
+    """
+
+    steps: int
+    best: Mapping[str, float]
+    best_epoch: int
+    stopped_by: signal.Signals | None = None
+
+
+@dataclass(slots=True)
+class _State:
+    """Everything of a run but tensors."""
+
+    step: int = 0
+    best: dict[str, float] = field(default_factory=dict)
+    best_epoch: int = 0
+
+
+def train(task: Task, config: LoopConfig, folder: Path, ranks: Ranks, reporter: Reporter) -> Outcome:
+    """Train ``task``, or go on with the run in ``folder``; leave the best checkpoint there.
+
+    Raises
+    ------
+    TrainingError
+        If the folder holds another run, or a loss is not finite.
+    """
+    with reporter, _stop_signals() as stop:
+        return _Loop(task, config, folder, ranks, reporter).run(stop)
+
+
+def evaluate(task: Task, split: str, config: LoopConfig, ranks: Ranks) -> Evaluation:
+    """Score a split with the model as it stands."""
+    task.model.to(ranks.device).eval()
+    with torch.inference_mode(), _autocast(config, ranks.device):
+        return task.evaluate(split)
+
+
+class _Losses(nn.Module):
+    """Calls ``task.loss`` as a forward pass, so that DistributedDataParallel sees it."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self.model = task.model
+        self._loss = task.loss
+
+    def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
+        return self._loss(batch)
+
+
+class _Loop:
+    def __init__(self, task: Task, config: LoopConfig, folder: Path, ranks: Ranks, reporter: Reporter) -> None:
+        self.task, self.config, self.folder, self.ranks, self.reporter = task, config, folder, ranks, reporter
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        self.steps = task.steps_per_epoch()
+        if self.steps < 1:
+            raise TrainingError("there is not one full training batch; make the batch smaller")
+        task.model.to(ranks.device)
+        self.optimizer = _optimizer(task.model, config)
+        self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=config.precision == "float16")
+        self.state = _State()
+        self.settings = {
+            "loop": config.model_dump(mode="json", exclude=set(_FREE)),
+            "world": ranks.world,
+            "task": json.loads(json.dumps(task.describe())),
+        }
+        self._resume()
+        losses = _Losses(task)
+        # A method may own parameters that a step does not touch (an intervention that is switched off).
+        self.losses = DistributedDataParallel(losses, find_unused_parameters=True) if ranks.world > 1 else losses
+
+    def run(self, stop: list[signal.Signals]) -> Outcome:
+        journal = Journal(self.folder, self.state.step, self.config.tensorboard) if self.ranks.is_first else None
+        try:
+            for epoch in range(self.state.step // self.steps, self.config.epochs):
+                if self._out_of_patience(epoch):
+                    break
+                stopped = self._epoch(epoch, journal, stop)
+                if stopped is not None:
+                    return self._outcome(stopped)
+                self._validate(epoch, journal)
+                self._checkpoint()
+        finally:
+            if journal is not None:
+                journal.close()
+        return self._outcome()
+
+    def _epoch(self, epoch: int, journal: Journal | None, stop: list[signal.Signals]) -> signal.Signals | None:
+        """Train to the end of an epoch; the signal that came in between, if one did."""
+        self.losses.train()
+        window: list[dict[str, torch.Tensor]] = []
+        for batch in self.task.batches(epoch, self.state.step - epoch * self.steps):
+            window.append(self._step(batch.to(self.ranks.device, non_blocking=True)))
+            self.state.step += 1
+            ended = self.state.step == (epoch + 1) * self.steps
+            checkpointing = self.config.checkpoint_steps and self.state.step % self.config.checkpoint_steps == 0
+            stopping = self.ranks.agree(bool(stop))
+            if ended or checkpointing or stopping or self.state.step % self.config.log_steps == 0:
+                self._log(epoch, window, journal)
+                window = []
+            if stopping:
+                self._checkpoint()
+                return stop[0] if stop else signal.SIGTERM
+            if checkpointing and not ended:
+                self._checkpoint()
+        if self.state.step != (epoch + 1) * self.steps:
+            raise TrainingError(
+                f"epoch {epoch + 1} gave {self.state.step - epoch * self.steps} of {self.steps} batches"
+            )
+        return None
+
+    def _step(self, batch: Batch) -> dict[str, torch.Tensor]:
+        step = self.state.step
+        torch.manual_seed(_seed(self.config.seed, self.ranks.rank, step))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.lr * self._lr_factor(step)
+        self.optimizer.zero_grad(set_to_none=True)
+        with _autocast(self.config, self.ranks.device):
+            losses: dict[str, torch.Tensor] = self.losses(batch)
+        self.scaler.scale(losses["total"]).backward()  # type: ignore[no-untyped-call]
+        self.scaler.unscale_(self.optimizer)
+        if self.config.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.task.model.parameters(), self.config.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return {name: value.detach() for name, value in losses.items()}
+
+    def _lr_factor(self, step: int) -> float:
+        config = self.config
+        warmup = round(config.warmup_epochs * self.steps)
+        if config.schedule == "cosine":
+            return schedule.cosine(step, warmup, config.epochs * self.steps, config.final_lr_ratio)
+        ramp = step / warmup if step < warmup else 1.0
+        if config.schedule == "staircase":
+            return ramp * schedule.staircase(step, config.decay_epochs * self.steps, config.decay_factor)
+        return ramp
+
+    def _log(self, epoch: int, window: list[dict[str, torch.Tensor]], journal: Journal | None) -> None:
+        """Log the mean losses since the last time; refuse to go on from losses that are no numbers."""
+        means = {name: float(torch.stack([losses[name].float() for losses in window]).mean()) for name in window[0]}
+        if not all(map(math.isfinite, means.values())):
+            raise TrainingError(
+                f"a loss is not finite in epoch {epoch + 1}, at or before step {self.state.step}: "
+                f"{', '.join(f'{name} {value:.4g}' for name, value in means.items())}; "
+                "lower lr, or use precision=bfloat16 or float32"
+            )
+        lr = self.optimizer.param_groups[0]["lr"]
+        if journal is not None:
+            journal.write(self.state.step, epoch + 1, "train", {**means, "lr": lr})
+        done = self.state.step - epoch * self.steps
+        self.reporter.step(f"epoch {epoch + 1}/{self.config.epochs} loss {means['total']:.4f}", done, self.steps)
+
+    def _validate(self, epoch: int, journal: Journal | None) -> None:
+        if self.ranks.is_first:
+            split = self.task.splits()[0]
+            metrics = dict(evaluate(self.task, split, self.config, self.ranks).metrics)
+            if journal is not None:
+                journal.write(self.state.step, epoch + 1, split, metrics)
+            score = metrics[self.task.select]
+            # A tie goes to the later epoch, as in the published loops of both papers.
+            if not self.state.best or score >= self.state.best[self.task.select]:
+                self.state.best, self.state.best_epoch = metrics, epoch + 1
+                checkpoint.save_best(
+                    self.folder, self.task.model, {**self.settings, "epoch": epoch + 1, split: metrics}
+                )
+            best = "" if self.state.best_epoch != epoch + 1 else ", the best so far"
+            shown = ", ".join(f"{name} {value:.2f}" for name, value in metrics.items())
+            self.reporter.line(f"epoch {epoch + 1}/{self.config.epochs}: {split}: {shown}{best}")
+        self.ranks.barrier()
+
+    def _out_of_patience(self, epochs_done: int) -> bool:
+        patience = self.config.patience
+        waited = self.ranks.is_first and patience is not None and epochs_done - self.state.best_epoch >= patience
+        return self.ranks.agree(waited)
+
+    def _checkpoint(self) -> None:
+        if self.ranks.is_first:
+            checkpoint.save_last(
+                self.folder,
+                {
+                    "settings": json.dumps(self.settings, sort_keys=True),
+                    "model": self.task.model.state_dict(),
+                    "optimizer": self.optimizer.state_dict(),
+                    "scaler": self.scaler.state_dict(),
+                    "step": self.state.step,
+                    "best": self.state.best,
+                    "best_epoch": self.state.best_epoch,
+                },
+            )
+        self.ranks.barrier()
+
+    def _resume(self) -> None:
+        if self.ranks.is_first:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        self.ranks.barrier()
+        saved = checkpoint.load_last(self.folder)
+        if saved is None:
+            if self.ranks.is_first:
+                (self.folder / SETTINGS).write_text(json.dumps(self.settings, indent=1, sort_keys=True) + "\n")
+            return
+        difference = _first_difference(json.loads(saved["settings"]), self.settings)
+        if difference:
+            raise TrainingError(f"{self.folder}: holds a run with other settings ({difference}); name another --out")
+        self.task.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.scaler.load_state_dict(saved["scaler"])
+        self.state = _State(saved["step"], saved["best"], saved["best_epoch"])
+        self.reporter.line(f"{self.folder}: going on after step {saved['step']} of {self.steps * self.config.epochs}")
+
+    def _outcome(self, stopped_by: signal.Signals | None = None) -> Outcome:
+        return Outcome(self.state.step, self.state.best, self.state.best_epoch, stopped_by)
+
+
+def _optimizer(model: nn.Module, config: LoopConfig) -> torch.optim.Optimizer:
+    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return kind(trained, lr=config.lr, weight_decay=config.weight_decay, amsgrad=config.amsgrad)
+
+
+def _autocast(config: LoopConfig, device: torch.device) -> torch.autocast:
+    half = config.precision != "float32"
+    return torch.autocast(device.type, getattr(torch, config.precision) if half else None, enabled=half)
+
+
+def _seed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _first_difference(before: Any, now: Any, path: str = "") -> str | None:
+    """Where two JSON values differ first, in the order of keys."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in sorted({*before, *now}):
+            found = _first_difference(before.get(key), now.get(key), f"{path}.{key}" if path else key)
+            if found:
+                return found
+        return None
+    return None if before == now else f"{path}: {_short(before)} there, {_short(now)} now"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else text[:37] + "…"
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[signal.Signals]]:
+    """The SIGTERM and SIGINT that have come, in order; the second one acts at once."""
+    seen: list[signal.Signals] = []
+    before: dict[signal.Signals, Any] = {}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        seen.append(signal.Signals(number))
+        signal.signal(number, before[signal.Signals(number)])
+
+    try:
+        for each in (signal.SIGTERM, signal.SIGINT):
+            before[each] = signal.signal(each, note)
+    except ValueError:  # not the main thread (Ray Train): whoever started it sees to signals
+        before.clear()
+    try:
+        yield seen
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
