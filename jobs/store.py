@@ -20,6 +20,7 @@ from rich.table import Table
 
 from stores import Store
 from stores.card import write_card
+from stores.compact import SHARD_MB, SHARD_ROWS, compact
 from stores.compare import StoreRows, compare, open_other
 from stores.errors import StoreError
 from stores.gc import GRACE_SECONDS, collect
@@ -27,6 +28,7 @@ from stores.inspect import describe_key, describe_store
 from stores.legacy import LegacyError
 from stores.legacy_export import TARGETS, Export, Options, export, read_keys
 from stores.legacy_import import import_legacy
+from stores.rounding import RoundingError
 from stores.verify import repair as repair_store
 from stores.verify import summary as verification_summary
 from stores.verify import verify as verify_store
@@ -90,6 +92,9 @@ def _show_store(value: dict[str, Any]) -> None:
             feature["weights"],
         )
     console.print(table)
+    for name, feature in value["features"].items():
+        for kind, error in feature["rounding"].items():
+            console.print(f"error against float32: {name}: {kind}: {RoundingError(**error)}", markup=False)
     for name, rows in value["tables"].items():
         console.print(f"table {name}: {rows} rows", markup=False)
     counts = Counter((failure["feature"], failure["class"]) for failure in value["failures"])
@@ -163,6 +168,28 @@ def gc(
         f"{verb} {len(outcome.versions)} versions, {len(outcome.files)} files, {outcome.bytes / 1e6:.1f} MB"
         + (f"; retired {', '.join(outcome.retired_specs)}" if outcome.retired_specs else "")
         + (f"; kept for leases: {outcome.kept_for_leases}" if outcome.kept_for_leases else ""),
+        markup=False,
+    )
+
+
+@app.command("compact")
+def compact_store(
+    directory: Directory,
+    shard_mb: Annotated[float, typer.Option(min=0.001, help="Size of a full shard.")] = SHARD_MB,
+    shard_rows: Annotated[int, typer.Option(min=2, help="Rows of a full shard.")] = SHARD_ROWS,
+    as_json: AsJson = False,
+) -> None:
+    """Merge small shards into full ones. Older versions stay readable until gc."""
+    with _errors():
+        outcome = compact(directory, shard_mb, shard_rows)
+    if as_json:
+        _emit(dataclasses.asdict(outcome))
+        return
+    console.print(
+        f"version {outcome.version}: {outcome.rows} rows of {outcome.shards_before} shards "
+        f"({outcome.bytes_before / 1e6:.1f} MB) are in {outcome.shards_after} ({outcome.bytes_after / 1e6:.1f} MB)"
+        if outcome.rows
+        else f"nothing to do: version {outcome.version} has no shards worth merging",
         markup=False,
     )
 

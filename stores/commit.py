@@ -34,7 +34,10 @@ _FRESH_SECONDS = 24 * 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """Where the row of a video key lies."""
+    """Where the row of a video key lies.
+
+    ``moved_from`` is the (shard, row) of which it is a copy: the key moves only if it still points there.
+    """
 
     feature: str
     spec: str
@@ -42,6 +45,7 @@ class Placed:
     shard: str
     row: int
     cache_key: bytes
+    moved_from: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,7 +290,10 @@ def _with_rows(
     for row in placed:
         key = layout.check_key(row.key)
         present = index.get(key)
-        if present is not None and present["cache_key"] == row.cache_key:
+        if row.moved_from is not None:
+            if present is None or (present["shard"].hex(), present["row"]) != row.moved_from:
+                continue
+        elif present is not None and present["cache_key"] == row.cache_key:
             moves = replace and (present["shard"].hex(), present["row"]) != (row.shard, row.row)
             if not moves and _exists(root, row, present["shard"], known_shards):
                 fresh.pop(key, None)
