@@ -93,8 +93,8 @@ class Rows:
             if record["feature"] == feature.partition("@")[0]
         }
 
-    def load(self, key: str) -> Array | str:
-        """``[T, *step] float32``, or why there is none."""
+    def stored(self, key: str) -> Array | str:
+        """``[T, *step]`` in the stored dtype, or why there is none."""
         if (self.feature, key) not in self.store:
             return self._failures.get(key, "no row")
         stored = self.store.row(self.feature, key)
@@ -102,6 +102,13 @@ class Rows:
         digest = row_digest(stored, *beside, self.store.published_times(self.feature, key))
         if digest.hex() != self.store.digest(self.feature, key):
             return "bytes differ from the row digest; see `store.py repair`"
+        return stored
+
+    def load(self, key: str) -> Array | str:
+        """``[T, *step] float32``, or why there is none."""
+        stored = self.stored(key)
+        if isinstance(stored, str):
+            return stored
         with np.errstate(over="ignore"):
             values = np.ascontiguousarray(stored, "<f4")
         return values if np.isfinite(values).all() else "holds NaN or a value that float32 cannot"
@@ -314,7 +321,25 @@ def export_music_avqa(
             result.renamed += names[key] != key
 
 
-TARGETS: Mapping[str, Target] = {"nextgqa": export_nextgqa, "music_avqa": export_music_avqa}
+def _later(name: str) -> Target:
+    """A target of :mod:`stores.columnar_export`, which builds on this module."""
+
+    def write(rows: Rows, splits: Mapping[str, Sequence[str]], options: Options, folder: Path, result: Export) -> None:
+        from stores import columnar_export
+
+        target: Target = getattr(columnar_export, name)
+        target(rows, splits, options, folder, result)
+
+    return write
+
+
+TARGETS: Mapping[str, Target] = {
+    "nextgqa": export_nextgqa,
+    "music_avqa": export_music_avqa,
+    "lance": _later("export_lance"),
+    "webdataset": _later("export_webdataset"),
+    "zarr": _later("export_zarr"),
+}
 
 
 def file_names(keys: Iterable[str]) -> dict[str, str]:

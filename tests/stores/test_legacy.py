@@ -108,7 +108,7 @@ def test_a_value_that_float32_cannot_hold_is_not_written_as_infinity(tmp_path: P
         ("inside", "inside the store"),
         ("ragged", r"key 'b' is \[5, 6\] beside \[32, 6\]"),
         ("maps", r"key 'a' is \[3, 2, 2\]"),
-        ("target", "there is music_avqa, nextgqa"),
+        ("target", "there is lance, music_avqa, nextgqa"),
         ("layout", "layout 'x'"),
         ("options", "neither --dataset-name"),
         ("split", "name '../x'"),
@@ -125,7 +125,7 @@ def test_refusals_leave_nothing_behind(tmp_path: Path, case: str, message: str) 
         out.touch()
     before = files_under(tmp_path)
     options = {"layout": {"naming": "x"}, "options": {"dataset": "X"}}.get(case, {})
-    target = {"target": "zarr", "options": "music_avqa"}.get(case, "nextgqa")
+    target = {"target": "parquet", "options": "music_avqa"}.get(case, "nextgqa")
     splits = {"../x": ["a"]} if case == "split" else None
     with pytest.raises(StoreError, match=message):
         exported(root, out, target, splits, **options)
