@@ -12,11 +12,23 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCHES = {
+    "clustering": ["bench/clustering.py"],
     "decode": ["bench/decode.py", "--runs", "5"],
+    "one-decode": ["bench/one_decode.py", "--runs", "3"],
     "overhead-local": ["bench/overhead.py", "local", "--runs", "3"],
     "overhead-ray": ["bench/overhead.py", "ray", "--runs", "2"],
     "overhead-memory": ["bench/overhead.py", "memory", "--runs", "1"],
     "models": ["bench/models.py"],
+    "models-swin": [
+        "bench/models.py",
+        "--model",
+        "swin_tiny_patch4_window7_224",
+        "--micro-batch",
+        "8",
+        "--threads",
+        "1",
+    ],
+    "models-vggish": ["bench/models.py", "--model", "vggish", "--steps", "60", "--micro-batch", "30", "--threads", "1"],
     "planning": ["bench/planning.py", "--runs", "3"],
     "store": ["bench/store.py"],
 }

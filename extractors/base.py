@@ -116,6 +116,10 @@ class Model(ABC):
         values = self.forward(batch)
         return lambda: values
 
+    def reference(self, batch: NDArray[Any]) -> NDArray[np.float32] | None:
+        """What `forward` would give in float32, for any number of steps; None where it computes in float32 anyway."""
+        return None
+
     @abstractmethod
     def numerics(self) -> dict[str, Json]:
         """Everything but the recipe that can move the last bits: device, dtype, threads, library versions."""

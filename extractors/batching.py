@@ -105,6 +105,18 @@ class MicroBatcher:
                     raise
                 self._micro_batch //= 2
 
+    def reference(self, steps: NDArray[Any]) -> NDArray[np.float32] | None:
+        """`[N, *prepared_shape]` in float32, `[N, *step_shape]`, whatever the model computes in.
+
+        None where the model computes in float32 anyway, or where memory runs out.
+        """
+        try:
+            return self._model.reference(steps)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return None
+
     def _check(self, rows: Sequence[Row]) -> None:
         counts = Counter(key for key, _ in rows)
         twice = [key for key, count in counts.items() if count > 1]

@@ -118,6 +118,15 @@ class TorchModel(Model):
             features = features.float().contiguous()
             return _download(features) if on_gpu else _ready(features)
 
+    def reference(self, batch: NDArray[Any]) -> NDArray[np.float32] | None:
+        """The network in float32, uncompiled; None where that is how it runs."""
+        if self._compute_dtype == "float32":
+            return None
+        with torch.inference_mode():
+            features = self._features(torch.from_numpy(batch).to(self._device)).float().cpu()
+        values: NDArray[np.float32] = features.numpy()
+        return values
+
     def _autocast(self) -> AbstractContextManager[Any]:
         if self._compute_dtype == "float32":
             return nullcontext()

@@ -59,7 +59,7 @@ class FeatureConfig(BaseModel):
 class MediaConfig(_Section):
     """How files are opened and decoded. None of the limits changes a row, so none is in a spec."""
 
-    backend: Literal["pyav", "decord"] = "pyav"
+    backend: Literal["pyav", "decord", "torchcodec", "nvdec"] = "pyav"
     max_pixels: Annotated[int, Field(ge=1)] = Limits().max_pixels
     max_duration_s: Annotated[float, Field(gt=0)] = Limits().max_duration_s
     deadline_s: Annotated[float, Field(gt=0)] = 300.0

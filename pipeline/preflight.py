@@ -17,7 +17,7 @@ def in_ray_job() -> bool:
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
-def check_locations(source: str, store: str) -> None:
+def check_locations(source: str, store: str, what: str = "SOURCE") -> None:
     """Refuse stores that are not on a filesystem, and relative paths in a submitted job.
 
     Raises
@@ -29,14 +29,42 @@ def check_locations(source: str, store: str) -> None:
         raise PreflightError(
             f"--store {store}: a store lives on a filesystem, not in an object store; name a directory"
         )
-    if not in_ray_job():
+    check_absolute(what, source)
+    check_absolute("--store", store)
+
+
+def check_absolute(what: str, path: str) -> None:
+    """Refuse a relative path in a submitted job.
+
+    Raises
+    ------
+    PreflightError
+        With the absolute form to use instead.
+    """
+    if in_ray_job() and "://" not in path and not Path(path).is_absolute():
+        raise PreflightError(
+            f"{what} {path}: relative, but a submitted job runs in an uploaded copy; write "
+            f'"$(realpath {path})" (an absolute path)'
+        )
+
+
+def check_backend(backend: str, executor: str) -> None:
+    """The machine must be able to run an opt-in decoding backend that needs torch.
+
+    Raises
+    ------
+    PreflightError
+        If it is not, or if GPU decoding is asked of Ray's decode workers, which hold no GPU.
+    """
+    if backend not in ("torchcodec", "nvdec"):
         return
-    for what, path in (("SOURCE", source), ("--store", store)):
-        if "://" not in path and not Path(path).is_absolute():
-            raise PreflightError(
-                f"{what} {path}: relative, but a submitted job runs in an uploaded copy; write "
-                f'"$(realpath {path})" (an absolute path)'
-            )
+    if backend == "nvdec" and executor == "ray":
+        raise PreflightError("media.backend=nvdec: Ray's decode workers hold no GPU; use --executor local")
+    from pipeline.media.torchcodec_backend import unavailable
+
+    missing = unavailable(backend)
+    if missing is not None:
+        raise PreflightError(f"media.backend={backend}: {missing}")
 
 
 def check_space(store: Path, plan: Plan) -> None:

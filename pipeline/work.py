@@ -23,9 +23,11 @@ from pipeline.keys import cache_key, content_id, stamp
 from pipeline.media.supervisor import MediaProcess
 from pipeline.media.types import Audio, AudioRequest, DecodeRequest, Event, Frame, Header, Limits, MediaError
 from pipeline.plan import Unit, describe_os_error, remote_status
+from pipeline.precision import measured_steps, rounding_error
 from pipeline.sampling import Samples, Segments
 from stores.commit import SourceRecord
 from stores.layout import STAGING, new_id
+from stores.rounding import COMPUTE, STORAGE, RoundingError
 from stores.rows import Array, Row
 
 _COPY_CHUNK = 1 << 20
@@ -50,7 +52,8 @@ class Work:
         return [job for job in self.jobs if job.name in wanted]
 
     def media_process(self) -> MediaProcess:
-        return MediaProcess(self.media.deadline_s, self.media.memory_mb, self.media.recycle_after)
+        media = self.media
+        return MediaProcess(media.deadline_s, media.memory_mb, media.recycle_after, media.backend)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,7 @@ class ComputedRow:
     aliases: tuple[str, ...]
     numerics: Mapping[str, Any]
     source: SourceRecord
+    rounding: Mapping[str, RoundingError]
 
 
 class _ChangedError(Exception):
@@ -253,9 +257,10 @@ class _Assembly:
 
 @dataclass(slots=True)
 class Models:
-    """The loaded models of a worker, one micro-batcher per feature."""
+    """The loaded models of a worker, one micro-batcher per feature, and the features compared with float32 so far."""
 
     batchers: dict[str, MicroBatcher] = field(default_factory=dict)
+    compared: set[str] = field(default_factory=set)
 
     @classmethod
     def load(cls, jobs: Sequence[FeatureJob], device: str, threads: int | None) -> Models:
@@ -277,12 +282,13 @@ def compute_rows(work: Work, models: Models, units: Sequence[Decoded]) -> Iterat
     for job in work.jobs:
         members = {decoded.unit.keys[0]: decoded for decoded in units if job.name in decoded.features}
         if members:
-            yield from _compute_feature(job, models.batchers[job.name], members)
+            yield from _compute_feature(job, models, members)
 
 
 def _compute_feature(
-    job: FeatureJob, batcher: MicroBatcher, members: dict[str, Decoded]
+    job: FeatureJob, models: Models, members: dict[str, Decoded]
 ) -> Iterator[ComputedRow | UnitFailure]:
+    batcher = models.batchers[job.name]
     while members:
         try:
             results = batcher.run([(key, decoded.features[job.name].steps) for key, decoded in members.items()])
@@ -298,19 +304,40 @@ def _compute_feature(
             return
         numerics = batcher.numerics()
         for key, values in results:
-            yield _row(job, members[key], values, numerics)
+            prepared = members[key].features[job.name]
+            rounding = _compute_error(job, models, prepared, values)
+            yield _row(job, members[key], prepared, values, numerics, rounding)
         return
 
 
-def _row(job: FeatureJob, decoded: Decoded, values: Array, numerics: Mapping[str, Any]) -> ComputedRow | UnitFailure:
+def _compute_error(job: FeatureJob, models: Models, prepared: PreparedSteps, values: Array) -> dict[str, RoundingError]:
+    """Error of computing in half precision: once per loaded model, on its first row, since it takes another forward."""
+    places = measured_steps(prepared.samples.frame)
+    if job.name in models.compared or not len(places):
+        return {}
+    models.compared.add(job.name)
+    reference = models.batchers[job.name].reference(prepared.steps[places])
+    return {} if reference is None else {COMPUTE: rounding_error(values[places], reference)}
+
+
+def _row(
+    job: FeatureJob,
+    decoded: Decoded,
+    prepared: PreparedSteps,
+    values: Array,
+    numerics: Mapping[str, Any],
+    rounding: dict[str, RoundingError],
+) -> ComputedRow | UnitFailure:
     unit = decoded.unit
-    prepared = decoded.features[job.name]
     samples = prepared.samples
     with np.errstate(over="ignore"):
         stored = values.astype(job.config.dtype)
     if not np.isfinite(stored).all():
         message = f"values up to {np.abs(values).max():.3g} do not fit {job.config.dtype}; use dtype float32"
         return UnitFailure(unit, (job.name,), "model_error", message, decoded.source)
+    places = measured_steps(samples.frame)
+    if stored.dtype != values.dtype and len(places):
+        rounding[STORAGE] = rounding_error(stored[places], values[places])
     stored[samples.frame < 0] = 0
     row = Row(
         key=unit.keys[0],
@@ -323,7 +350,7 @@ def _row(job: FeatureJob, decoded: Decoded, values: Array, numerics: Mapping[str
         published_time_s=samples.published_time_s,
         media=prepared.media,
     )
-    return ComputedRow(job.name, row, unit.keys[1:], numerics, decoded.source)
+    return ComputedRow(job.name, row, unit.keys[1:], numerics, decoded.source, rounding)
 
 
 def one_line(error: BaseException) -> str:

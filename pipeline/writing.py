@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from pipeline.work import ComputedRow, Work
 from stores.commit import SourceRecord
+from stores.rounding import RoundingError, pooled
 from stores.rows import Receipt
 from stores.shard import ShardWriter
 
@@ -28,6 +29,7 @@ class _Open:
     opened: float
     aliases: dict[str, tuple[str, ...]] = field(default_factory=dict)
     sources: list[SourceRecord] = field(default_factory=list)
+    rounding: dict[str, list[RoundingError]] = field(default_factory=dict)
 
 
 class ShardSet:
@@ -51,6 +53,8 @@ class ShardSet:
         if computed.aliases:
             shard.aliases[computed.row.key] = computed.aliases
         shard.sources.append(computed.source)
+        for kind, error in computed.rounding.items():
+            shard.rounding.setdefault(kind, []).append(error)
 
     def finish_due(self) -> Iterator[FinishedShard]:
         """Publish shards that are full or old."""
@@ -67,7 +71,7 @@ class ShardSet:
 
     def _finish(self, identity: tuple[str, str]) -> FinishedShard:
         shard = self._open.pop(identity)
-        receipt = shard.writer.finish()
+        receipt = shard.writer.finish({kind: pooled(errors) for kind, errors in sorted(shard.rounding.items())})
         return FinishedShard(receipt, dict(shard.aliases), tuple(dict.fromkeys(shard.sources)))
 
     def discard(self) -> None:

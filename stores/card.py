@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stores import durable, layout
+from stores.inspect import rounding_errors
 from stores.manifest import load
 from stores.store import Store
 
@@ -44,9 +45,16 @@ def render_card(store: Store) -> str:
             lines += ["**Random weights:** these rows are placeholders; do not train a model on them.", ""]
         lines += ["```json", json.dumps(spec, indent=1, sort_keys=True), "```", "", "Numerics:", ""]
         lines += [f"- `{json.dumps(kind, sort_keys=True)}`" for kind in store.numerics(name)] or ["- no rows yet"]
+        errors = rounding_errors(store, name)
+        if errors:
+            lines += ["", "Measured on these rows against float32:", ""]
+            lines += [f"- {kind}: {error}" for kind, error in errors.items()]
     if store.tables:
         lines += ["", "## Tables", ""]
-        lines += [f"- {name}: {store.manifest.tables[name].rows} rows" for name in store.tables]
+        lines += [
+            f"- {name}: {store.manifest.tables[name].rows} rows{' (stale)' * bool(store.stale(name))}"
+            for name in store.tables
+        ]
     failures = store.failures()
     lines += ["", "## Missing rows", ""]
     if failures.num_rows == 0:

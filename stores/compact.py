@@ -17,6 +17,7 @@ from stores.checks import keys_by_shard
 from stores.commit import Changes, Placed, check_identity, commit, place_shard
 from stores.errors import StoreDamageError
 from stores.manifest import FeatureEntry, load
+from stores.rounding import RoundingError, pooled
 from stores.rows import Receipt
 from stores.segments import SegmentLog
 from stores.shard import ShardReader, ShardWriter, read_receipt
@@ -135,11 +136,18 @@ def _rewritten(
             writer.add(row.reader.row(row.row, row.keys[0], row.cache_key))
             copied.append(row)
             if writer.bytes >= full_bytes or len(writer) >= full_rows or row is group.rows[-1]:
-                receipt = writer.finish()
+                receipt = writer.finish(_rounding(copied))
                 yield receipt, _moved(root, receipt, copied)
                 writer, copied = ShardWriter(root, name, spec, json.loads(numerics)), []
     finally:
         writer.discard()
+
+
+def _rounding(rows: list[_Row]) -> dict[str, RoundingError]:
+    """The measured errors of the shards that rows come from, taken together."""
+    sources = {row.reader.receipt.id: row.reader.receipt.rounding for row in rows}
+    kinds = sorted({kind for errors in sources.values() for kind in errors})
+    return {kind: pooled([errors[kind] for errors in sources.values() if kind in errors]) for kind in kinds}
 
 
 def _moved(root: Path, receipt: Receipt, rows: list[_Row]) -> list[Placed]:

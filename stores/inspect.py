@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
-from stores import schemas
-from stores.errors import MissingKeyError
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from stores import layout, schemas
+from stores.errors import MissingKeyError, StoreDamageError
+from stores.rounding import RoundingError, pooled
 from stores.segments import SegmentLog
+from stores.shard import read_receipt
 from stores.store import Store
 
 
@@ -16,7 +22,9 @@ def describe_store(store: Store) -> dict[str, Any]:
     for name, info in store.features.items():
         spec = store.spec(name)
         entry = store.manifest.spec_entry(name, info.spec)
+        used = SegmentLog(store.path, entry.index, schemas.INDEX).table().column("shard").unique()
         shards = SegmentLog(store.path, entry.shards, schemas.SHARDS).table()
+        shards = shards.filter(pc.is_in(shards.column("key").cast(pa.binary(16)), value_set=used))
         features[name] = {
             "spec": info.spec,
             "rows": info.rows,
@@ -27,6 +35,7 @@ def describe_store(store: Store) -> dict[str, Any]:
             "random_weights": bool(spec.get("random_weights")),
             "weights": "random" if spec.get("random_weights") else "imported" if spec.get("external") else "trained",
             "numerics": store.numerics(name),
+            "rounding": {kind: error.model_dump() for kind, error in rounding_errors(store, name).items()},
             "older_specs": sorted(spec for spec in store.manifest.features[name].specs if spec != info.spec),
         }
     return {
@@ -34,8 +43,26 @@ def describe_store(store: Store) -> dict[str, Any]:
         "version": store.version,
         "features": features,
         "tables": {name: entry.rows for name, entry in sorted(store.manifest.tables.items())},
+        "stale": {name: list(store.stale(name)) for name in store.tables if store.stale(name)},
         "failures": store.failures().to_pylist(),
     }
+
+
+def rounding_errors(store: Store, name: str) -> dict[str, RoundingError]:
+    """Measured error of a feature's present rows against float32, by kind; empty where none was measured.
+
+    Receipts that cannot be read do not count: `verify` tells of them.
+    """
+    spec = store.features[name].spec
+    entry = store.manifest.spec_entry(name, spec)
+    index = SegmentLog(store.path, entry.index, schemas.INDEX).table()
+    directory = layout.feature_directory(store.path, name, spec)
+    found: dict[str, list[RoundingError]] = {}
+    for shard in sorted(index.column("shard").unique().to_pylist()):
+        with suppress(StoreDamageError):
+            for kind, error in read_receipt(directory / f"{shard.hex()}.json").rounding.items():
+                found.setdefault(kind, []).append(error)
+    return {kind: pooled(errors) for kind, errors in sorted(found.items())}
 
 
 def describe_key(store: Store, key: str) -> dict[str, Any]:

@@ -156,14 +156,14 @@ def export(
     result = Export(target, name, layout.digest(spec), store.version, bool(spec.get("random_weights")))
     chosen = {layout.check_name(split): list(dict.fromkeys(keys)) for split, keys in (splits or {}).items()}
     chosen = chosen or {WHOLE: store.keys(feature)}
-    with _new_folder(out, store.path) as folder:
+    with new_folder(out, store.path) as folder:
         TARGETS[target](Rows(store, feature), chosen, options or Options(), folder, result)
         if not any(result.files.values()):
             reason = f" ({result.missing[0].key!r}: {result.missing[0].reason})" if result.missing else ""
             raise LegacyError(f"{store.path}: feature {feature!r}: no row to export{reason}")
         record = {"reelstore": {"version": store.version, "feature": name, "spec_digest": result.spec, "spec": spec}}
         record["export"] = {"target": target, "files": result.files, "missing": [m.key for m in result.missing]}
-        _write_json(folder / RECORD_FILE, record)
+        write_json(folder / RECORD_FILE, record)
     return result
 
 
@@ -210,7 +210,7 @@ def read_keys(path: Path) -> list[str]:
 
 
 @contextmanager
-def _new_folder(out: Path, store: Path) -> Iterator[Path]:
+def new_folder(out: Path, store: Path) -> Iterator[Path]:
     """A folder that becomes ``out`` when all went well, and vanishes otherwise."""
     target = out.resolve()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -227,7 +227,7 @@ def _new_folder(out: Path, store: Path) -> Iterator[Path]:
         shutil.rmtree(staged, ignore_errors=True)
 
 
-def _write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, ensure_ascii=True, allow_nan=False) + "\n", encoding="utf-8")
 
 
@@ -277,7 +277,7 @@ def export_nextgqa(
             else:
                 seconds[key] = times[np.linspace(0, len(times) - 1, FRAMES, dtype=int)].tolist()
         if seconds:
-            _write_json(folder / f"frame2time_{split}.json", seconds)
+            write_json(folder / f"frame2time_{split}.json", seconds)
 
 
 def _write_split(path: Path, rows: Rows, keys: Sequence[str], dataset: str, shape: tuple[int, ...]) -> None:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 from stores import layout
+from stores.rounding import RoundingError
 
 Array = npt.NDArray[Any]
 
@@ -80,7 +81,8 @@ class DatasetPlace(BaseModel):
 class Receipt(BaseModel):
     """What a finished shard leaves beside its file: enough to read it without HDF5, and to adopt it.
 
-    ``recipe`` is the spec itself, so that a lost file under ``specs/`` can be restored.
+    ``recipe`` is the spec itself, so that a lost file under ``specs/`` can be restored. ``rounding`` says what was
+    measured while the rows were computed; it is no part of their numerics.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -96,6 +98,7 @@ class Receipt(BaseModel):
     datasets: Mapping[str, DatasetPlace]
     numerics: Mapping[str, Any]
     format_version: int
+    rounding: Mapping[str, RoundingError] = {}
 
     def encode(self) -> builtins.bytes:
         """The bytes of its file, sealed against flipped bits."""

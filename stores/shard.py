@@ -21,6 +21,8 @@ from pydantic import ValidationError
 
 from stores import durable, layout
 from stores.errors import StoreDamageError, StoreError
+from stores.mapped import map_file
+from stores.rounding import RoundingError
 from stores.rows import Array, DatasetPlace, Receipt, Row, record_digest, row_digest
 from stores.staged_file import StagedFile
 
@@ -129,8 +131,12 @@ class ShardWriter:
         self._rows.clear()
         self.bytes = 0
 
-    def finish(self) -> Receipt:
+    def finish(self, rounding: Mapping[str, RoundingError] | None = None) -> Receipt:
         """Write, check and publish the shard; durable before it returns.
+
+        Parameters
+        ----------
+        rounding : measured error of the rows against float32, by kind, for the receipt.
 
         Raises
         ------
@@ -140,14 +146,14 @@ class ShardWriter:
         """
         staged = self._root / layout.STAGING / f"{self._id}.h5"
         try:
-            return self._finish(staged)
+            return self._finish(staged, rounding or {})
         except (OSError, RuntimeError, StoreError):
             durable.unlink(staged)
             raise
         finally:
             self.discard()
 
-    def _finish(self, staged: Path) -> Receipt:
+    def _finish(self, staged: Path, rounding: Mapping[str, RoundingError]) -> Receipt:
         if self._spool is None or self._dtype is None:
             raise StoreError(f"{self._feature}: a shard needs at least one row")
         recipe = read_spec(self._root, self._spec)
@@ -156,6 +162,7 @@ class ShardWriter:
         with durable.crashing_point("shard", staged), self._spool_path.open("rb") as spool:
             places = _write_file(staged, rows, spool, self._dtype)
         receipt = _receipt(staged, places, self._feature, self._spec, recipe, self._numerics)
+        receipt = receipt.model_copy(update={"rounding": dict(rounding)})
         check = ShardReader(staged, receipt)
         problems = check.problems()
         check.close()
@@ -332,7 +339,7 @@ class ShardReader:
             raise StoreDamageError(f"{path}: {size} bytes, its receipt says {receipt.bytes}; see `store.py repair`")
         if check_header:
             self._check_header()
-        self._map: Array | None = np.memmap(path, np.uint8, "r")
+        self._map: Array | None = map_file(path, size)
         self._columns: dict[str, Array] = {}
 
     def _check_header(self) -> None:
@@ -358,8 +365,21 @@ class ShardReader:
             if self._map is None:
                 raise StoreError(f"{self.path}: already closed")
             raw = self._map[place.offset : place.offset + place.nbytes]
-            self._columns[name] = raw.view(np.ndarray).view(np.dtype(place.dtype)).reshape(place.shape)
+            self._columns[name] = raw.view(np.dtype(place.dtype)).reshape(place.shape)
         return self._columns[name]
+
+    def steps(self, name: str) -> Array:
+        """A column of steps as ``[ΣT, …]``, whether its rows are equally long or not."""
+        column = self.column(name)
+        return column if self.receipt.ragged else column.reshape(-1, *column.shape[2:])
+
+    def span(self, row: int) -> tuple[int, int]:
+        """(first step in :meth:`steps`, T) of a row."""
+        if not self.receipt.ragged:
+            length = self.receipt.datasets["values"].shape[1]
+            return row * length, length
+        first, end = self.column("offset")[row : row + 2].tolist()
+        return first, end - first
 
     def _steps(self, name: str, row: int) -> Array:
         if not self.receipt.ragged:

@@ -21,6 +21,7 @@ from stores import layout, leases, schemas
 from stores.commit import check_identity, create_store
 from stores.errors import MissingKeyError, RaggedRowsError, StoreDamageError
 from stores.manifest import Manifest, TablePart, load
+from stores.mapped import empty_apart, will_read
 from stores.rows import Array
 from stores.segments import SegmentLog
 from stores.shard import ShardReader, read_receipt, read_spec
@@ -41,6 +42,18 @@ class Ragged:
 
     values: Array
     offset: Array
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where the rows of many keys lie: key ``i`` is row ``row[i]`` of shard ``shards[shard[i]]``.
+
+    ``shard`` and ``row`` are ``[len(keys)] int32``; both are -1 for a key that has no row.
+    """
+
+    shards: tuple[str, ...]
+    shard: Array
+    row: Array
 
 
 class _Feature:
@@ -190,14 +203,20 @@ class Store:
         if spec in self._warned:
             return
         self._warned.add(spec)
+        for caveat in self.caveats(name).values():
+            warnings.warn(caveat, stacklevel=3)
+
+    def caveats(self, name: str) -> dict[str, str]:
+        """What a trainer should know of a feature's rows: of ``random_weights``, ``mixed_numerics``, what applies."""
+        found = {}
         if self.spec(name).get("random_weights"):
-            warnings.warn(f"feature {name!r} was made with random weights", stacklevel=3)
+            found["random_weights"] = f"feature {name!r} was made with random weights"
         if (kinds := len(self.numerics(name))) > 1:
-            warnings.warn(
+            found["mixed_numerics"] = (
                 f"feature {name!r} mixes {kinds} numerics (device, dtype, micro-batch, threads or torch version); "
-                "see `store.py inspect`",
-                stacklevel=3,
+                "see `store.py inspect`"
             )
+        return found
 
     def _locate(self, name: str, key: str) -> tuple[ShardReader, int]:
         feature = self._feature(name)
@@ -247,6 +266,26 @@ class Store:
         self._warn(name)
         return reader.values(row)
 
+    def step(self, name: str, key: str, step: int) -> Array:
+        """``[*step]``: one step (a frame's map, a second's embedding) of a row, as a read-only view.
+
+        Of a cold file the pages of this step are read and no others, so a frame of another video costs a
+        frame, not a video.
+
+        Raises
+        ------
+        MissingKeyError
+            If the feature has no such row, or the row no such step.
+        """
+        reader, row = self._locate(name, key)
+        self._warn(name)
+        first, steps = reader.span(row)
+        if not -steps <= step < steps:
+            raise MissingKeyError(f"{self.path}: feature {name!r}: key {key!r} has {steps} steps, no step {step}")
+        view: Array = reader.steps("values")[first + step % steps, ...]
+        will_read(view.__array_interface__["data"][0], view.nbytes)
+        return view
+
     def shape(self, name: str, key: str) -> tuple[tuple[int, ...], str]:
         """Shape and dtype of a row, without touching its values."""
         reader, row = self._locate(name, key)
@@ -283,6 +322,22 @@ class Store:
         reader, row = self._locate(name, key)
         return reader.path.relative_to(self.path).as_posix(), row
 
+    def places(self, name: str, keys: Sequence[str]) -> Places:
+        """Where the rows of ``keys`` lie, found in one pass over the index; opens no shard."""
+        index = self._feature(name).index.table()
+        wanted = pa.array([layout.check_key(key) for key in keys], pa.large_binary())
+        found = pc.index_in(wanted, value_set=index.column("key").combine_chunks())
+        shard = index.column("shard").combine_chunks().take(found).dictionary_encode()
+        return Places(
+            tuple(identity.hex() for identity in shard.dictionary.to_pylist()),
+            shard.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32),
+            index.column("row").combine_chunks().take(found).fill_null(-1).to_numpy(zero_copy_only=False),
+        )
+
+    def shard(self, name: str, identity: str) -> ShardReader:
+        """An open shard of a feature, by the hex id that :meth:`places` gives."""
+        return self._feature(name).reader(bytes.fromhex(identity))
+
     def digest(self, name: str, key: str) -> str:
         """The row digest in hex: equal for equal values, times and mask."""
         reader, row = self._locate(name, key)
@@ -314,7 +369,9 @@ class Store:
                 raise RaggedRowsError(
                     f"feature {name!r}: key {key!r} has T={len(row)}, {keys[0]!r} has T={len(rows[0])}; use ragged=True"
                 )
-        return np.stack(rows)
+        shape, dtype = (len(rows), *rows[0].shape), rows[0].dtype
+        stacked = empty_apart(len(rows) * rows[0].nbytes).view(dtype).reshape(shape)
+        return np.stack(rows, out=stacked)
 
     def parts(self, name: str) -> Mapping[str, TablePart]:
         """The parts of a table by name, sorted.

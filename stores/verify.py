@@ -360,7 +360,7 @@ def _salvage(
             lost.append(key)
     if not first:
         return Changes(), lost
-    salvaged = writer.finish()
+    salvaged = writer.finish(receipt.rounding)
     reader.close()
     return Changes(placed=place_shard(root, salvaged, aliases), shards=[salvaged]), lost
 

@@ -7,29 +7,25 @@ neither order nor retries nor worker count shows in the store.
 
 from __future__ import annotations
 
-import logging
-import os
 import pickle
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import pyarrow as pa
 import ray
 import ray.data
-import ray.exceptions
 from ray.util.metrics import Counter
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.config import RunConfig
-from pipeline.errors import PreflightError, UsageError
+from pipeline.errors import PreflightError
 from pipeline.executors.outcomes import Outcome, StageTimes, UnitDone
+from pipeline.executors.ray_session import check_nodes, session
 from pipeline.jobspec import FeatureJob
 from pipeline.plan import Unit
 from pipeline.signals import StopSignals
 from pipeline.sizing import MODEL_CPUS, WRITER_CPUS, Sizing, choose, ray_decode_workers
-from pipeline.work import ComputedRow, Decoded, Models, UnitFailure, Work, compute_rows, decode_unit, one_line
+from pipeline.work import ComputedRow, Decoded, Models, UnitFailure, Work, compute_rows, decode_unit
 from pipeline.writing import FinishedShard, ShardSet
 from stores import layout
 
@@ -115,37 +111,8 @@ def run_ray(
         If a node does not see the source or the store, weights do not load, or the cluster is too
         small for one worker of each kind.
     """
-    owned = not ray.is_initialized()
-    if owned:
-        # auto: the cluster of a submitted job or of RAY_ADDRESS, else one on this machine
-        ray.init(
-            address=os.environ.get("RAY_ADDRESS") or None,
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-            runtime_env=_runtime_environment(),
-        )
-    try:
-        signals.install()
+    with session(signals):
         yield from _run_on_cluster(work, units, run, say)
-    except ray.exceptions.RayError as error:
-        raise UsageError(f"ray: {_cause(error)}; what was committed is safe, run again") from error
-    finally:
-        if owned:
-            ray.shutdown()
-
-
-def _cause(error: BaseException) -> str:
-    """The innermost reason of a failed stage, as one line: Ray wraps it several times."""
-    while (inner := getattr(error, "cause", None) or error.__cause__) is not None and inner is not error:
-        error = inner
-    return f"{type(error).__name__}: {one_line(error)}"
-
-
-def _runtime_environment() -> dict[str, Any]:
-    """Workers import this checkout, and a drained Ray worker prints no usage noise."""
-    root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(dict.fromkeys(part for part in (root, os.environ.get("PYTHONPATH", "")) if part))
-    return {"env_vars": {"PYTHONPATH": path}} if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ else {}
 
 
 def _run_on_cluster(work: Work, units: Sequence[Unit], run: RunConfig, say: Callable[[str], None]) -> Iterator[Outcome]:
@@ -154,17 +121,14 @@ def _run_on_cluster(work: Work, units: Sequence[Unit], run: RunConfig, say: Call
     sizing = choose(run, cpus=max(cpus, 1), gpus=int(resources.get("GPU", 0)))
     decoders = ray_decode_workers(sizing, resources.get("CPU", 0))
     jobs = work.jobs_of(units)
-    _check_nodes(work, units)
+    files = [unit.uri for unit in units if "://" not in unit.uri][:1]
+    check_nodes([str(work.store / layout.IDENTITY), *files], "source and store")
     _check_weights([job for job in jobs if not job.extractor.random_weights], sizing)
     model_actors = max(1, sizing.gpus)
     say(
         f"ray: {cpus} CPUs, {sizing.gpus} GPUs: {decoders} decode actors, {model_actors} model actors on "
         f"{sizing.device} with {sizing.model_threads} threads, 1 writer"
     )
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
     blocks = [_pack(units[start : start + _UNITS_PER_BLOCK]) for start in range(0, len(units), _UNITS_PER_BLOCK)]
     row_bytes = max(job.expected_row_bytes for job in jobs)
     rows_per_write = max(1, min(_MOST_ROWS_PER_WRITE, -(-len(units) // 4), int(run.shard_mb * 1e6) // row_bytes))
@@ -227,25 +191,6 @@ class _Metrics:
                 self._rows.inc(outcome.receipt.rows, tags={"feature": outcome.receipt.feature})
             elif isinstance(outcome, UnitFailure):
                 self._failures.inc(len(outcome.features), tags={"kind": outcome.kind})
-
-
-def _check_nodes(work: Work, units: Sequence[Unit]) -> None:
-    """Every node must see the store that the driver made, and a local source file."""
-    probe = work.store / layout.IDENTITY
-    files = [unit.uri for unit in units if "://" not in unit.uri][:1]
-
-    @ray.remote(num_cpus=0)
-    def missing() -> str | None:
-        return next((path for path in (str(probe), *files) if not Path(path).exists()), None)
-
-    for node in ray.nodes():
-        if not node["Alive"]:
-            continue
-        strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        absent = ray.get(missing.options(scheduling_strategy=strategy).remote())
-        if absent is not None:
-            name = node.get("NodeManagerHostname") or node["NodeID"]
-            raise PreflightError(f"Ray node {name} does not see {absent}; source and store must be on a shared path")
 
 
 def _check_weights(jobs: Sequence[FeatureJob], sizing: Sizing) -> None:

@@ -41,6 +41,10 @@ def decode(request: DecodeRequest) -> Iterator[Event]:
         from pipeline.media import decord_backend
 
         pictures = decord_backend.pictures
+    elif request.backend in ("torchcodec", "nvdec"):
+        from pipeline.media import torchcodec_backend
+
+        pictures = torchcodec_backend.pictures
     elif request.backend == "pyav":
         pictures = _pictures
     else:

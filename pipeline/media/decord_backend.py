@@ -1,8 +1,8 @@
 """The opt-in decord backend: the same frames by time, refused where decord would show others.
 
-decord numbers frames by packets and knows no edit lists, pixel shapes or rotation. A file is decoded only when its
-times equal those that the packets predict, its pixels are square and it needs no turning; everything else is refused,
-never approximated. Its pixels come from another build of FFmpeg: mostly equal to PyAV's, promised by nobody.
+decord numbers frames by packets and knows no edit lists. A file is decoded only when its times equal those that the
+packets predict; everything else is refused, never approximated. Its pixels come from another build of FFmpeg: mostly
+equal to PyAV's, promised by nobody.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.media import passes, picture
+from pipeline.media.foreign import agreed, refusal
 from pipeline.media.packets import PacketIndex
-from pipeline.media.recipe import recipe
-from pipeline.media.source import Source, open_source, pixel_aspect, record
+from pipeline.media.source import Source
 from pipeline.media.types import DecodeRequest, Event, Frame, Header, MediaError
 from pipeline.media.wanted import Wanted
 
@@ -33,47 +32,31 @@ def pictures(
     MediaError
         `unsupported_codec` when decord is not installed or the file is refused.
     """
-    reader = _open(request.path)
-    if predicted is None:
-        raise _refusal("packets without times of their own")
-    with open_source(request.path, request.limits) as source:
-        aspect = pixel_aspect(source)
-        first = next(passes.stamped(source))[1]
-        seen = picture.record(first, aspect)
-        if aspect != 1 or picture.orientation(first) != picture.Orientation():
-            raise _refusal("pixels that are not square, or a rotation")
-        times = source.seconds(predicted.displayed)
-        media = record(source) | {
-            "duration_s": predicted.source_duration_s,
-            "frames": len(predicted.displayed),
-            "decode": "decord",
-            "plain_because": None,
-            "times_from": "packets",
-            "damaged_packets": index.corrupt,
-            "backend": recipe("decord"),
-        }
+    reader = _open(request)
+    wanted, media = agreed(request, index, predicted)
+    times = opened.seconds(wanted.displayed)
     shown = reader.get_frame_timestamp(np.arange(len(reader)))[:, 0] if len(reader) else np.empty(0)
     if len(shown) != len(times) or np.abs(shown - np.array(times)).max() > TOLERANCE_S:
-        raise _refusal(f"{len(shown)} frames by decord's count, {len(times)} on screen, or at other times")
-    yield Header(media | seen, predicted.duration_s, predicted.samples)
-    for number, pts in enumerate(predicted.displayed):
-        if pts in predicted.uses:
-            rgb = np.ascontiguousarray(reader[number].asnumpy())
-            yield Frame(rgb, predicted.time_s[pts], predicted.uses[pts])
-    return predicted
+        raise refusal(request, f"{len(shown)} frames by decord's count, {len(times)} on screen, or at other times")
+    yield Header(media, wanted.duration_s, wanted.samples)
+    # One after the other: where decord seeks (an index, a skip), it may show another frame under the right number.
+    last = wanted.last
+    for pts in wanted.displayed:
+        if last is None or pts > last:
+            break
+        frame = reader.next()
+        if pts in wanted.uses:
+            yield Frame(np.ascontiguousarray(frame.asnumpy()), wanted.time_s[pts], wanted.uses[pts])
+    return wanted
 
 
-def _open(path: str) -> Any:
+def _open(request: DecodeRequest) -> Any:
     try:
         import decord
     except ImportError as error:
         raise MediaError("unsupported_codec", "the backend 'decord' needs the package decord") from error
     decord.logging.set_level(decord.logging.FATAL)
     try:
-        return decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1)
+        return decord.VideoReader(request.path, ctx=decord.cpu(0), num_threads=1)
     except (decord.DECORDError, RuntimeError) as error:
-        raise MediaError("corrupt", f"decord cannot open the file: {str(error).splitlines()[0]}") from error
-
-
-def _refusal(what: str) -> MediaError:
-    return MediaError("unsupported_codec", f"refused by the decord backend: {what}")
+        raise refusal(request, f"decord cannot open it: {str(error).splitlines()[0]}") from error

@@ -8,6 +8,13 @@ from typing import Any
 
 from pipeline.media.types import MediaError
 
+_PACKAGES = {"pyav": "av", "decord": "decord", "torchcodec": "torchcodec", "nvdec": "torchcodec"}
+_RGB = {
+    "pyav": "swscale bilinear, matrix and range from tags",
+    "decord": "decord rgb24",
+    "torchcodec": "torchcodec rgb24",
+    "nvdec": "NVDEC, torchcodec rgb24",
+}
 _LIBRARIES = ("libavformat", "libavcodec", "libswscale", "libswresample")
 
 
@@ -20,11 +27,11 @@ def recipe(backend: str) -> dict[str, Any]:
     MediaError
         `unsupported_codec` for an unknown backend, or one that is not installed.
     """
-    if backend not in ("pyav", "decord"):
+    if backend not in _PACKAGES:
         raise MediaError("unsupported_codec", f"no decoding backend is named {backend!r}")
     import av
 
-    package = {"pyav": "av", "decord": "decord"}[backend]
+    package = _PACKAGES[backend]
     try:
         version = metadata.version(package)
     except metadata.PackageNotFoundError as error:
@@ -35,7 +42,7 @@ def recipe(backend: str) -> dict[str, Any]:
         "version": version,
         "libraries": libraries,
         "axis": "presentation zero after edit lists; greatest pts <= t",
-        "rgb": "swscale bilinear, matrix and range from tags" if backend == "pyav" else "decord rgb24",
+        "rgb": _RGB[backend],
         "geometry": "square pixels by growing the short side, then display matrix",
         "audio": f"mean of channels, then swresample {libraries['libswresample']}, clipped",
     }

@@ -42,6 +42,9 @@ class MediaProcess:
         What the child may use beyond its own size, in MiB.
     recycle_after
         Videos after which a child is replaced.
+    backend
+        What the requests will name: a backend that needs torch has its resident memory watched, others may not reserve
+        more than their budget.
     module
         Module that the child runs; tests name one that misbehaves.
     """
@@ -51,11 +54,13 @@ class MediaProcess:
         deadline_s: float = 120.0,
         memory_mb: int = 2048,
         recycle_after: int = 300,
+        backend: str = "pyav",
         module: str = "pipeline.media_child",
     ) -> None:
         self.deadline_s = deadline_s
         self.memory_mb = memory_mb
         self.recycle_after = recycle_after
+        self.backend = backend
         self.module = module
         self._child: _Child | None = None
 
@@ -121,7 +126,7 @@ class MediaProcess:
         if child is not None and (child.busy or child.served >= self.recycle_after or child.gone):
             self._drop(child)
         if self._child is None:
-            self._child = _Child(self.module, self.memory_mb)
+            self._child = _Child(self.module, self.memory_mb, self.backend)
         return self._child
 
     def _drop(self, child: _Child) -> None:
@@ -149,13 +154,13 @@ class _Patience:
 class _Child:
     """One running process and its pipes."""
 
-    def __init__(self, module: str, memory_mb: int) -> None:
+    def __init__(self, module: str, memory_mb: int, backend: str) -> None:
         self.busy = False
         self.served = 0
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         self.process = subprocess.Popen(
-            [sys.executable, "-m", module, str(memory_mb), str(os.getpid())],
+            [sys.executable, "-m", module, str(memory_mb), str(os.getpid()), backend],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

@@ -101,7 +101,7 @@ class DecodeRequest:
     start_s, end_s
         Clip bounds in seconds of the source's time axis; None means the source's own.
     backend
-        `pyav`, or the opt-in `decord`.
+        `pyav`, or one of the opt-in `decord`, `torchcodec` (CPU) and `nvdec`.
     limits
         Bounds against hostile or mistaken files.
     """

@@ -1,4 +1,4 @@
-"""A torch-free audio extractor: the root mean square of each window."""
+"""Torch-free audio extractors: the root mean square of each window, and the window itself."""
 
 from __future__ import annotations
 
@@ -31,6 +31,19 @@ class Loudness(Extractor):
 
     def load(self, device: str, threads: int | None = None) -> Model:
         return _Identity(self.output())
+
+
+class Windows(Loudness):
+    name: ClassVar[str] = "windows"
+
+    def output(self) -> OutputSpec:
+        return OutputSpec((self.window_samples,), "samples")
+
+    def prepared_shape(self) -> tuple[int, ...]:
+        return (self.window_samples,)
+
+    def prepare(self, frames: NDArray[Any]) -> NDArray[np.float32]:
+        return frames
 
 
 class _Identity(Model):

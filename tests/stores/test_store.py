@@ -96,6 +96,37 @@ def test_ragged_rows(tmp_path: Path) -> None:
         assert store.read("demo", ["c", "c"]).shape == (2, 5, 4)
 
 
+def test_one_step_of_a_row_is_a_view_of_it(tmp_path: Path) -> None:
+    root = create_store(tmp_path / "store")
+    commit_rows(root, [row(key, steps=steps) for key, steps in {"a": 2, "b": 0, "c": 5}.items()])
+    with Store.open(root) as store:
+        for step in (0, 4, -1):
+            view = store.step("demo", "c", step)
+            np.testing.assert_array_equal(view, row("c", steps=5).values[step])
+            assert np.shares_memory(view, store.row("demo", "c")) and not view.flags.writeable
+        with pytest.raises(MissingKeyError, match="key 'a' has 2 steps, no step 2"):
+            store.step("demo", "a", 2)
+        with pytest.raises(MissingKeyError, match="key 'b' has 0 steps, no step -1"):
+            store.step("demo", "b", -1)
+
+
+def test_places_of_many_keys_agree_with_each_ones_place(root: Path) -> None:
+    commit_rows(root, [row("b", content=1), row("c")])
+    with Store.open(root) as store:
+        keys = ["c", "never", "🦔", "b", "a", "b"]
+        places = store.places("demo", keys)
+        assert [shard >= 0 for shard in places.shard] == [True, False, True, True, True, True]
+        assert places.shard.dtype == places.row.dtype == np.int32 and places.row[1] == -1
+        assert not [path for path in open_files(root) if path.endswith(".h5")]
+        for key, shard, number in zip(keys, places.shard, places.row, strict=True):
+            if key != "never":
+                reader = store.shard("demo", places.shards[shard])
+                assert (reader.path.relative_to(root).as_posix(), number) == store.place("demo", key)
+                assert reader.key(number) == key
+        nothing = store.places("demo", [])
+        assert (nothing.shards, len(nothing.shard), len(nothing.row)) == ((), 0, 0)
+
+
 def test_reading_nothing(root: Path) -> None:
     with Store.open(root) as store:
         assert len(store.read("demo", [])) == 0

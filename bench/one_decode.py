@@ -1,0 +1,167 @@
+"""What one decode for all towers saves: the preset `all` against single-feature jobs over the same 60 s clips.
+
+    python bench/one_decode.py [--clips 3] [--runs 3] [--json PATH]
+
+The towers are null models behind the real preparation of frames and sound, so that decoding and preparing is all that
+counts. `all` is five features from one pass: CLIP on 32 frames and on 60 segments, Swin-B, Swin-L and VGGish. It is
+compared with three jobs, one for each tower (CLIP on 32 frames, Swin-B, VGGish), and with a job for each feature. Every
+job is this project's own, so that the single ones skip what they do not need, and the one for sound decodes no picture.
+
+decode   CPU seconds of the decoding child.
+wall     wall seconds of whole jobs (plan, decode, prepare, shards, commits) with one decode worker.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from bench.decode import make_clip
+from bench.overhead import copies, whole_job
+from extractors.base import Json, Model, OutputSpec
+from extractors.clip import Clip
+from extractors.swin import Swin
+from extractors.vggish import Vggish
+from pipeline.config import PRESETS, Config
+from pipeline.jobspec import feature_jobs
+from pipeline.media.supervisor import MediaProcess
+from pipeline.media.types import AudioRequest, DecodeRequest
+
+TOWERS = ("clip", "swin_b", "vggish")
+TARGET_DECODE, TARGET_WALL = 0.5, 0.6
+
+
+class NullModel(Model):
+    """Zeros, at once."""
+
+    output = OutputSpec((8,), "zeros")
+
+    def forward(self, batch: NDArray[Any]) -> NDArray[np.float32]:
+        return np.zeros((len(batch), 8), np.float32)
+
+    def numerics(self) -> dict[str, Json]:
+        return {}
+
+
+class _Null:
+    def output(self) -> OutputSpec:
+        return NullModel.output
+
+    def load(self, device: str, threads: int | None = None) -> Model:
+        return NullModel()
+
+
+class NullClip(_Null, Clip):
+    """CLIP's preparation, no network."""
+
+
+class NullSwin(_Null, Swin):
+    """Swin's preparation, no network."""
+
+
+class NullVggish(_Null, Vggish):
+    """VGGish's log-mel patches, no network."""
+
+
+def null_features() -> dict[str, dict[str, Any]]:
+    """The features of the preset `all` with null towers."""
+    nulls = {"clip": NullClip, "swin": NullSwin, "vggish": NullVggish}
+    preset = yaml.safe_load((PRESETS / "all.yaml").read_text())["features"]
+    return {
+        name: {
+            **options,
+            "extractor": f"bench.one_decode:{nulls[options['extractor']].__name__}",
+            "weights": "random:0",
+        }
+        for name, options in preset.items()
+    }
+
+
+def job(features: Mapping[str, Any]) -> Config:
+    return Config.model_validate({"features": features, "run": {"decode_workers": 1, "device": "cpu"}})
+
+
+def decode_cpu(videos: list[Path], config: Config) -> float:
+    """CPU seconds of a child that decodes what the features want of each video, its start included."""
+    jobs = feature_jobs(config)
+    policies = {json.dumps(each.policy.spec(), sort_keys=True) for each in jobs if each.extractor.input == "frames"}
+    audio = AudioRequest() if any(each.extractor.input == "audio" for each in jobs) else None
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    with MediaProcess() as media:
+        for path in videos:
+            for _ in media.decode(DecodeRequest(str(path), tuple(map(json.loads, sorted(policies))), audio)):
+                pass
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def median_ratio(found: Mapping[str, list[float]], names: Sequence[str]) -> float:
+    """Median over the runs of `all` against the sum of some jobs of the same run."""
+    sums = [sum(run) for run in zip(*(found[name] for name in names), strict=True)]
+    return statistics.median(mine / jobs for mine, jobs in zip(found["all"], sums, strict=True))
+
+
+def main() -> int:
+    """Measure and print; exit 1 when a target is missed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", type=int, default=3)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    features = null_features()
+    jobs = {"all": job(features), **{name: job({name: options}) for name, options in features.items()}}
+    seconds: dict[str, dict[str, list[float]]] = {what: {name: [] for name in jobs} for what in ("decode", "wall")}
+    with tempfile.TemporaryDirectory() as folder:
+        videos = copies(Path(folder) / "videos", arguments.clips, make_clip(60))
+        paths = sorted(videos.iterdir())
+        whole_job(videos, Path(folder) / "warm", jobs["all"], "local", limit=1)
+        for run in range(arguments.runs):
+            for name, config in jobs.items():
+                seconds["decode"][name].append(decode_cpu(paths, config))
+                seconds["wall"][name].append(whole_job(videos, Path(folder) / f"{name}{run}", config, "local"))
+    result: dict[str, Any] = {"clips": arguments.clips, "runs": arguments.runs}
+    for what, target in (("decode", TARGET_DECODE), ("wall", TARGET_WALL)):
+        found = seconds[what]
+        ratio, each = (median_ratio(found, names) for names in (TOWERS, list(features)))
+        medians = {name: statistics.median(values) for name, values in found.items()}
+        result[what] = {
+            "seconds": medians,
+            "all_seconds": found,
+            "ratio": ratio,
+            "target": target,
+            "ratio_to_each": each,
+        }
+    table = Table(title=f"One decode for all towers: {arguments.clips} clips of 60 s, median of {arguments.runs}")
+    for column in ("", "decode, CPU s", "wall, s"):
+        table.add_column(column, justify="right" if column else "left")
+    for name in jobs:
+        table.add_row(name, *(f"{result[what]['seconds'][name]:.2f}" for what in seconds))
+    for title, ratio in (
+        ("all / a job for each of 3 towers", "ratio"),
+        ("all / a job for each feature", "ratio_to_each"),
+    ):
+        table.add_row(title, *(f"{result[what][ratio]:.2f}" for what in seconds))
+    table.add_row("target for the 3 towers", *(f"≤ {result[what]['target']}" for what in seconds))
+    Console().print(table)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+    return 1 if result["decode"]["ratio"] > TARGET_DECODE or result["wall"]["ratio"] > TARGET_WALL else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""What a dataset gives a trainer: plain lists and tensors, joined by key."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+import torch
+
+
+def _each(value: Any, change: Any) -> Any:
+    """Apply ``change`` to a tensor or to the tensors of a dict; other values stay."""
+    if isinstance(value, torch.Tensor):
+        return change(value)
+    if isinstance(value, dict):
+        return {name: _each(part, change) for name, part in value.items()}
+    return value
+
+
+class _Tensors:
+    """Moving the tensors of a dataclass together."""
+
+    def _map(self, change: Any) -> Self:
+        return type(self)(**{field.name: _each(getattr(self, field.name), change) for field in fields(self)})  # type: ignore[arg-type]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        """The batch with its tensors on ``device``; ``non_blocking`` as in ``torch.Tensor.to``."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Self:
+        """The batch with its tensors page-locked (a DataLoader with ``pin_memory=True`` calls this)."""
+        return self._map(lambda tensor: tensor.pin_memory() if tensor.is_cpu else tensor)
+
+
+@dataclass
+class QuestionBatch(_Tensors):
+    """B questions, each with the features of its video.
+
+    Attributes
+    ----------
+    question_ids, video_ids, questions, types : lists of B strings.
+    features : by the view's name, ``[B, T, *step]`` in the view's dtype. T is the most steps in the batch.
+    valid : by the same names, ``[B, T] bool``; False where a step is padding.
+    times : by the same names, ``[B, T] float64``, seconds from the start of the clip or video; 0 in padding
+        that the store does not hold.
+    options : B lists of option texts; empty where a question is open.
+    answers : B answer texts; None where hidden.
+    answer_index : ``[B] int64``, -1 where unknown.
+    modalities : B of ``Audio``, ``Visual``, ``Audio-Visual``, or None.
+    spans : B lists of (start, end) in seconds; empty where unknown.
+    duration : ``[B] float64``, seconds, NaN where unknown.
+    nodes : B lists of the 8 node texts of the question's graph, where the dataset was made with ``graphs=True``.
+    embeddings : text embeddings, float32: ``question`` ``[B, D]``, ``nodes`` ``[B, 8, D]``, where asked for.
+    """
+
+    question_ids: list[str]
+    video_ids: list[str]
+    features: dict[str, torch.Tensor]
+    valid: dict[str, torch.Tensor]
+    times: dict[str, torch.Tensor]
+    questions: list[str]
+    options: list[list[str]]
+    answers: list[str | None]
+    answer_index: torch.Tensor
+    types: list[str]
+    modalities: list[str | None]
+    spans: list[list[tuple[float, float]]]
+    duration: torch.Tensor
+    nodes: list[list[str]] | None = None
+    embeddings: dict[str, torch.Tensor] | None = None
+
+    def __len__(self) -> int:
+        return len(self.question_ids)
+
+
+@dataclass
+class VideoBatch(_Tensors):
+    """B distinct videos, each with up to N of its questions; N is the most of any video in the batch.
+
+    Attributes
+    ----------
+    video_ids : B distinct strings.
+    features, valid, times : as in :class:`QuestionBatch`.
+    question_ids, questions, types : B lists of N strings, ``""`` in padding.
+    answers, modalities : B lists of N strings; None in padding and where unknown.
+    answer_index : ``[B, N] int64``, -1 in padding and where unknown.
+    q_mask : ``[B, N] bool``, False in padding.
+    """
+
+    video_ids: list[str]
+    features: dict[str, torch.Tensor]
+    valid: dict[str, torch.Tensor]
+    times: dict[str, torch.Tensor]
+    question_ids: list[list[str]]
+    questions: list[list[str]]
+    answers: list[list[str | None]]
+    types: list[list[str]]
+    modalities: list[list[str | None]]
+    answer_index: torch.Tensor
+    q_mask: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.video_ids)

@@ -1,0 +1,257 @@
+"""Map-style datasets over a pinned store: by question, and by video with its questions of one split."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from stores.errors import StoreError
+from stores.loading.batches import QuestionBatch, VideoBatch
+from stores.loading.buffers import Buffers
+from stores.loading.gather import FeatureRows, Gathered
+from stores.loading.questions import TextVectors, load_nodes, load_questions, load_vectors
+from stores.loading.resident import ResidentRows
+from stores.loading.views import View, as_views
+from stores.store import Store
+
+Features = Mapping[str, View] | Sequence[str | View]
+VideoItem = int | tuple[int, Sequence[int]]
+
+
+class FeatureTable:
+    """The views of a list of videos, gathered together by position in that list."""
+
+    def __init__(
+        self,
+        store: Store,
+        videos: Sequence[str],
+        features: Features,
+        preload: bool | str,
+        pin: bool,
+        allow_missing: bool,
+    ) -> None:
+        if pin and not torch.cuda.is_available():
+            raise StoreError("pin=True needs a GPU: page-locked memory is for copies to one")
+        self.buffers = Buffers(pin)
+        self.rows: dict[str, FeatureRows | ResidentRows] = {}
+        for name, view in as_views(features).items():
+            rows = FeatureRows(store, view, videos)
+            if rows.missing and not allow_missing:
+                shown = ", ".join(map(repr, rows.missing[:3])) + (", …" if len(rows.missing) > 3 else "")
+                raise StoreError(
+                    f"{store.path}: feature {view.name!r} has no row for {len(rows.missing)} of {len(videos)} videos: "
+                    f"{shown}; extract them, or pass allow_missing=True"
+                )
+            with Store(store.path, store.manifest) as told:
+                for caveat in told.caveats(view.name).values():
+                    warnings.warn(caveat, stacklevel=4)
+            device = "cpu" if preload in (True, "ram") else preload
+            self.rows[name] = ResidentRows(rows, device) if isinstance(device, str) else rows
+
+    def gather(self, videos: Sequence[int]) -> tuple[dict[str, torch.Tensor], ...]:
+        """(features, valid, times) by the views' names."""
+        gathered: dict[str, Gathered] = {name: rows.gather(videos, self.buffers) for name, rows in self.rows.items()}
+        return (
+            {name: each.values for name, each in gathered.items()},
+            {name: each.valid for name, each in gathered.items()},
+            {name: each.times for name, each in gathered.items()},
+        )
+
+
+class _StoreDataset(Dataset[Any]):
+    def __init__(
+        self,
+        store: Store | str | Path,
+        split: str,
+        features: Features,
+        dataset: str | None,
+        preload: bool | str,
+        pin: bool,
+        allow_missing: bool,
+    ) -> None:
+        self.store = store if isinstance(store, Store) else Store.open(store)
+        self.questions = load_questions(self.store, split, dataset)
+        self.videos = list(dict.fromkeys(self.questions.video_ids))
+        self.table = FeatureTable(self.store, self.videos, features, preload, pin, allow_missing)
+
+    @property
+    def missing(self) -> dict[str, list[str]]:
+        """By view: the videos without a row, whose values are zeros and whose mask is all false."""
+        return {name: list(rows.missing) for name, rows in self.table.rows.items()}
+
+    def frames(self, name: str, videos: Sequence[int], steps: Sequence[int]) -> torch.Tensor:
+        """``[K, *step]``: step ``steps[k]`` of video ``videos[k]`` (positions in ``self.videos``), as the view ``name``
+        pools and casts. Reads those steps only, so negatives from other videos cost a frame each."""
+        return self.table.rows[name].frames(videos, steps, self.table.buffers)
+
+    def _shard_of_videos(self, name: str) -> list[int]:
+        """Per video a number for the shard that holds its row; -1 where it has none."""
+        return list(self.table.rows[name].shard_of)
+
+
+class QuestionDataset(_StoreDataset):
+    """The questions of one split, each with the features of its video.
+
+    Item ``i`` is row ``i`` of the split in the ``questions`` table (by part, then row). ``dataset[i]`` is a
+    batch of one; ``__getitems__`` gathers a whole batch, which a ``DataLoader`` with ``collate_fn=identity``
+    calls by itself. Nothing is opened before the first batch; picklable, safe under fork and spawn.
+
+    Parameters
+    ----------
+    store : a pinned :class:`Store`, or the path of one (its latest version is pinned then).
+    split : as in the questions table.
+    features : views by the name that the batch gives them, or a list of features (all steps, float32).
+    dataset : needed where several datasets of the store have this split.
+    preload : True or ``"ram"`` keeps every feature in memory, ``"cuda:0"`` on that GPU; read at construction.
+    pin : gather into page-locked memory, for ``batch.to(device, non_blocking=True)``.
+    graphs : give the node texts of each question's graph.
+    embeddings : of which texts to give stored embeddings: ``"question"``, ``"nodes"``.
+    encoder : which text encoder's embeddings (a prefix of its digest), where the store has several.
+    allow_missing : give zeros and a false mask for videos without a row, instead of an error.
+
+    Raises
+    ------
+    StoreError
+        If there are no such questions, or a video, graph or embedding of theirs is missing.
+    """
+
+    def __init__(
+        self,
+        store: Store | str | Path,
+        split: str,
+        features: Features,
+        dataset: str | None = None,
+        preload: bool | str = False,
+        pin: bool = False,
+        graphs: bool = False,
+        embeddings: Sequence[str] = (),
+        encoder: str | None = None,
+        allow_missing: bool = False,
+    ) -> None:
+        super().__init__(store, split, features, dataset, preload, pin, allow_missing)
+        number = {video: index for index, video in enumerate(self.videos)}
+        self._video_of = [number[video] for video in self.questions.video_ids]
+        nodes = load_nodes(self.store, self.questions) if graphs or "nodes" in embeddings else None
+        self._nodes = nodes if graphs else None
+        texts = {"question": self.questions.texts, "nodes": nodes}
+        if unknown := sorted(set(embeddings) - set(texts)):
+            raise StoreError(f"embeddings={unknown[0]!r}: there are embeddings of 'question' and of 'nodes'")
+        self._vectors: dict[str, TextVectors] = {
+            name: load_vectors(self.store, texts[name] or [], encoder) for name in embeddings
+        }
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    def __getitem__(self, index: int) -> QuestionBatch:
+        return self.__getitems__([index])
+
+    def shards(self, name: str) -> list[int]:
+        """Per question a number for the shard that holds view ``name`` of its video; for a shard-window shuffle."""
+        by_video = self._shard_of_videos(name)
+        return [by_video[video] for video in self._video_of]
+
+    def __getitems__(self, indices: Sequence[int]) -> QuestionBatch:
+        questions = self.questions
+        features, valid, times = self.table.gather([self._video_of[index] for index in indices])
+        chosen = torch.tensor(indices, dtype=torch.int64)
+        return QuestionBatch(
+            question_ids=[questions.ids[index] for index in indices],
+            video_ids=[questions.video_ids[index] for index in indices],
+            features=features,
+            valid=valid,
+            times=times,
+            questions=[questions.texts[index] for index in indices],
+            options=[questions.options[index] for index in indices],
+            answers=[questions.answers[index] for index in indices],
+            answer_index=questions.answer_index[chosen],
+            types=[questions.types[index] for index in indices],
+            modalities=[questions.modalities[index] for index in indices],
+            spans=[questions.spans[index] for index in indices],
+            duration=questions.duration[chosen],
+            nodes=None if self._nodes is None else [self._nodes[index] for index in indices],
+            embeddings={name: vectors.take(chosen) for name, vectors in self._vectors.items()} or None,
+        )
+
+
+class VideoDataset(_StoreDataset):
+    """The videos of one split, each with its questions *of that split*.
+
+    A video of MUSIC-AVQA has questions in several splits; those of the others never show here, so a
+    collective batch for training cannot see a test question. Item ``v`` is ``self.videos[v]`` (in order of
+    first question) with all its questions, item ``(v, questions)`` the same video with some of them, by
+    position in ``self.questions_of[v]``, as :class:`CollectiveSampler` gives them.
+
+    Parameters and errors are those of :class:`QuestionDataset`.
+    """
+
+    def __init__(
+        self,
+        store: Store | str | Path,
+        split: str,
+        features: Features,
+        dataset: str | None = None,
+        preload: bool | str = False,
+        pin: bool = False,
+        allow_missing: bool = False,
+    ) -> None:
+        super().__init__(store, split, features, dataset, preload, pin, allow_missing)
+        grouped: dict[str, list[int]] = {video: [] for video in self.videos}
+        for index, video in enumerate(self.questions.video_ids):
+            grouped[video].append(index)
+        self.questions_of = list(grouped.values())  # rows of self.questions by video
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def __getitem__(self, item: VideoItem) -> VideoBatch:
+        return self.__getitems__([item])
+
+    def shards(self, name: str) -> list[int]:
+        """Per video a number for the shard that holds its row of view ``name``; for a shard-window shuffle."""
+        return self._shard_of_videos(name)
+
+    def __getitems__(self, items: Sequence[VideoItem]) -> VideoBatch:
+        videos = [item if isinstance(item, int) else item[0] for item in items]
+        if len(set(videos)) < len(videos):
+            raise StoreError("a batch of VideoDataset has distinct videos; its sampler gave one twice")
+        chosen = [
+            self.questions_of[item] if isinstance(item, int) else [self.questions_of[item[0]][at] for at in item[1]]
+            for item in items
+        ]
+        features, valid, times = self.table.gather(videos)
+        width = max(map(len, chosen), default=0)
+        mask = np.array([[at < len(rows) for at in range(width)] for rows in chosen], bool).reshape(len(items), width)
+        answer_index = torch.full(mask.shape, -1, dtype=torch.int64)
+        q_mask = torch.from_numpy(mask)
+        answer_index[q_mask] = self.questions.answer_index[
+            torch.tensor([i for rows in chosen for i in rows], dtype=torch.int64)
+        ]
+
+        def padded(column: Sequence[Any], blank: Any) -> list[list[Any]]:
+            return [[column[row] for row in rows] + [blank] * (width - len(rows)) for rows in chosen]
+
+        return VideoBatch(
+            video_ids=[self.videos[video] for video in videos],
+            features=features,
+            valid=valid,
+            times=times,
+            question_ids=padded(self.questions.ids, ""),
+            questions=padded(self.questions.texts, ""),
+            answers=padded(self.questions.answers, None),
+            types=padded(self.questions.types, ""),
+            modalities=padded(self.questions.modalities, None),
+            answer_index=answer_index,
+            q_mask=q_mask,
+        )
+
+
+def identity(batch: Any) -> Any:
+    """``collate_fn`` for a ``DataLoader`` over these datasets: what ``__getitems__`` gives is a batch already."""
+    return batch

@@ -1,0 +1,264 @@
+"""Rows of one feature, gathered from memory-mapped shards into one tensor."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from stores.errors import StoreError
+from stores.loading.buffers import Buffers
+from stores.loading.views import View, runs
+from stores.mapped import will_read
+from stores.rows import Array
+from stores.shard import ShardReader
+from stores.store import Store
+
+_PAGE = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """Rows as a batch holds them.
+
+    Attributes
+    ----------
+    values : ``[B, T, *step]`` in the view's dtype; T is the most steps of a row in the batch, zeros beyond a row's own.
+    valid : ``[B, T] bool``, False where a step is padding, in the store or here.
+    times : ``[B, T] float64``, seconds from the start of the clip or video; 0 beyond a row's own steps.
+    """
+
+    values: torch.Tensor
+    valid: torch.Tensor
+    times: torch.Tensor
+
+    def to(self, device: torch.device) -> Gathered:
+        return Gathered(self.values.to(device), self.valid.to(device), self.times.to(device))
+
+
+class _Row(NamedTuple):
+    """One row as a view shows it, ready to be copied."""
+
+    source: Any  # the view's steps, or with ``picked`` all steps: an array, or a tensor where it is to be converted
+    picked: Array | None  # positions of steps that no slice can tell
+    times: Array
+    valid: Array
+    length: int
+
+
+_ABSENT = _Row(None, None, np.empty(0), np.empty(0, bool), 0)
+
+
+class _Writable:
+    """An array's memory as its owner sees it. PyTorch warns of arrays that are marked read-only, once in a process,
+    and silencing that is not safe in threads."""
+
+    def __init__(self, array: Array) -> None:
+        self.array = array
+        self.__array_interface__ = {**array.__array_interface__, "data": (_address(array), False)}
+
+
+def as_tensor(view: Array) -> torch.Tensor:
+    """PyTorch's view of a memory-mapped array; to be read only, as writing to it ends the process."""
+    return torch.from_numpy(np.asarray(_Writable(view)))
+
+
+class FeatureRows:
+    """The rows of one feature for a list of videos, found in the index once.
+
+    Picklable, safe under fork and spawn: shards are mapped on first use, per process.
+
+    Parameters
+    ----------
+    store : the pinned store.
+    view : which feature, which steps, in what form.
+    videos : video keys; rows are named by position in this list from here on.
+    """
+
+    def __init__(self, store: Store, view: View, videos: Sequence[str]) -> None:
+        self.path = store.path
+        self.view = view
+        self.videos = videos
+        self._store = store
+        with Store(store.path, store.manifest) as index:  # its files are closed again when the keys are found
+            self._spec = index.spec(view.name)
+            places = index.places(view.name, videos)
+        self.shards = places.shards
+        self.shard_of: list[int] = places.shard.tolist()
+        self.row_of: list[int] = places.row.tolist()
+        self._used_by = 0
+        self._rows: list[_Row | None] = []
+        self._form: _Form | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_used_by": 0, "_rows": []}
+
+    @property
+    def missing(self) -> list[str]:
+        """Videos without a row."""
+        return [video for video, shard in zip(self.videos, self.shard_of, strict=True) if shard < 0]
+
+    def gather(self, videos: Sequence[int], buffers: Buffers) -> Gathered:
+        """The rows of videos (positions) as one batch; a video without a row is all zeros and not valid.
+
+        Raises
+        ------
+        StoreError
+            If a row lacks a step that the view names, or rows differ in shape or dtype.
+        """
+        rows = self._ready(videos)
+        count, lengths = len(rows), [row.length for row in rows]
+        steps = max(lengths, default=0)
+        form = self._form or self._form_of_spec()
+        values = buffers.take((count, steps, *self.view.step_shape(form.step)), form.target)
+        if min(lengths, default=0) == steps and count:
+            times = np.concatenate([row.times for row in rows]).reshape(count, steps)
+            valid = np.concatenate([row.valid for row in rows]).reshape(count, steps)
+        else:
+            times, valid = np.zeros((count, steps)), np.zeros((count, steps), bool)
+            for place, row in enumerate(rows):
+                times[place, : row.length], valid[place, : row.length] = row.times, row.valid
+                values[place, row.length :] = 0
+        if form.plain:
+            for out, row in zip(values.numpy(), rows, strict=True):
+                if row.picked is not None:
+                    np.take(row.source, row.picked, 0, out[: row.length], "clip")  # "raise" would copy twice
+                elif row.length == steps:
+                    np.copyto(out, row.source)
+                elif row.length:
+                    np.copyto(out[: row.length], row.source)
+        else:
+            for target, row in zip(values.unbind(), rows, strict=True):
+                if row.length:
+                    self._convert(row, target if row.length == steps else target[: row.length])
+        return Gathered(values, torch.from_numpy(valid), torch.from_numpy(times))
+
+    def frames(self, videos: Sequence[int], steps: Sequence[int], buffers: Buffers) -> torch.Tensor:
+        """``[K, *step]``: step ``steps[k]`` of video ``videos[k]``, touching the pages of those steps only.
+
+        The view's ``steps`` do not apply; its pool and dtype do.
+
+        Raises
+        ------
+        StoreError
+            If a video has no row, or its row no such step.
+        """
+        singles = [self._single(video, step) for video, step in zip(videos, steps, strict=True)]
+        form = self._form or self._form_of_spec()
+        values = buffers.take((len(singles), 1, *self.view.step_shape(form.step)), form.target)
+        for single in singles:
+            will_read(_address(single), single.nbytes)
+        for out, single in zip(values, singles, strict=True):
+            self._convert(_ABSENT._replace(source=as_tensor(single)), out)
+        return values[:, 0]
+
+    def length(self, video: int) -> int:
+        """How many steps the view shows of a video; 0 where there is no row."""
+        return self._select(video, self._span(video)[2])[1] if self.shard_of[video] >= 0 else 0
+
+    def _ready(self, videos: Sequence[int]) -> list[_Row]:
+        """The rows of a batch. Those that this process meets for the first time are asked of the kernel all at
+        once, in exactly the bytes that the view wants, before any is copied."""
+        if self._used_by != os.getpid():
+            self._rows = [None] * len(self.videos)
+            self._used_by = os.getpid()
+        known = self._rows
+        return [known[video] or self._prepare(video) for video in videos]
+
+    def _prepare(self, video: int) -> _Row:
+        if self.shard_of[video] < 0:
+            self._rows[video] = _ABSENT
+            return _ABSENT
+        shard, first, span = self._span(video)
+        chosen, length = self._select(video, span)
+        values, times, valid = (shard.steps(name)[first : first + span] for name in ("values", "time_s", "valid"))
+        form = self._checked_form(video, values)
+        step_bytes = max(values.strides[0], 1)
+        for start, count in runs(chosen, span, gap=(_PAGE - 1) // step_bytes):
+            will_read(_address(values) + start * step_bytes, count * step_bytes)
+        for beside in (times, valid):
+            will_read(_address(beside), beside.nbytes)
+        wanted = values[chosen] if isinstance(chosen, slice) else values
+        row = self._rows[video] = _Row(
+            source=wanted if form.plain else as_tensor(wanted),
+            picked=None if isinstance(chosen, slice) else np.array(chosen, np.intp),
+            times=times[chosen],
+            valid=valid[chosen].view(bool),
+            length=length,
+        )
+        return row
+
+    def _span(self, video: int) -> tuple[ShardReader, int, int]:
+        """(shard, first step in it, T) of a row that is there."""
+        shard = self._store.shard(self.view.name, self.shards[self.shard_of[video]])
+        return (shard, *shard.span(self.row_of[video]))
+
+    def _select(self, video: int, span: int) -> tuple[slice | list[int], int]:
+        """The steps that the view wants of a row, and how many they are."""
+        try:
+            chosen = self.view.selection(span)
+        except IndexError as error:
+            raise StoreError(f"{self._where(video)} {error}") from error
+        return chosen, len(range(span)[chosen]) if isinstance(chosen, slice) else len(chosen)
+
+    def _single(self, video: int, step: int) -> Array:
+        """``[1, *stored]``: one step of a row."""
+        if self.shard_of[video] < 0:
+            raise StoreError(f"{self._where(video)} has no row")
+        shard, first, span = self._span(video)
+        if not -span <= step < span:
+            raise StoreError(f"{self._where(video)} has {span} steps, no step {step}")
+        at = first + step % span
+        single: Array = shard.steps("values")[at : at + 1]
+        self._checked_form(video, single)
+        return single
+
+    def _where(self, video: int) -> str:
+        return f"{self.path}: feature {self.view.name!r}: key {self.videos[video]!r}"
+
+    def _checked_form(self, video: int, values: Array) -> _Form:
+        if self._form is None:
+            self._form = self._form_of(values.dtype, values.shape[1:])
+        form = self._form
+        if (values.dtype, values.shape[1:]) != (form.stored, form.step):
+            raise StoreError(
+                f"{self._where(video)} has steps of {values.dtype}{list(values.shape[1:])}, "
+                f"others of {form.stored}{list(form.step)}; compute them under one spec"
+            )
+        return form
+
+    def _form_of(self, stored: np.dtype[Any], step: tuple[int, ...]) -> _Form:
+        dtype = torch.from_numpy(np.empty(0, stored)).dtype
+        target = self.view.torch_dtype(dtype)
+        return _Form(stored, step, target, plain=target == dtype and not self.view.pool)
+
+    def _form_of_spec(self) -> _Form:
+        """For batches without a single row."""
+        if "step_shape" not in self._spec or "dtype" not in self._spec:
+            raise StoreError(f"{self.path}: feature {self.view.name!r}: no row and no shape in its spec")
+        return self._form_of(np.dtype(self._spec["dtype"]), tuple(self._spec["step_shape"]))
+
+    def _convert(self, row: _Row, out: torch.Tensor) -> None:
+        """Copy a row into ``out [T, *step]``, averaged and cast as the view says."""
+        wanted = row.source if row.picked is None else row.source[row.picked]
+        if self.view.pool and wanted.ndim > 2:
+            wanted = wanted.mean(dim=tuple(range(1, wanted.ndim - 1)), dtype=torch.float32)
+        out.copy_(wanted)
+
+
+class _Form(NamedTuple):
+    """Stored dtype and step shape of a feature, the dtype of a batch, and whether rows are copied as they are."""
+
+    stored: np.dtype[Any]
+    step: tuple[int, ...]
+    target: torch.dtype
+    plain: bool
+
+
+def _address(array: Array) -> int:
+    address: int = array.__array_interface__["data"][0]
+    return address

@@ -1,0 +1,148 @@
+"""The ``questions`` table of one split, with what is joined to it, as plain columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from stores.errors import StoreError
+from stores.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """The questions of one split of one dataset in table order (part, then row); lists of one length."""
+
+    dataset: str
+    split: str
+    ids: list[str]
+    video_ids: list[str]
+    texts: list[str]
+    options: list[list[str]]
+    answers: list[str | None]
+    answer_index: torch.Tensor  # [N] int64, -1 unknown
+    types: list[str]
+    modalities: list[str | None]
+    spans: list[list[tuple[float, float]]]  # seconds
+    duration: torch.Tensor  # [N] float64, seconds, NaN unknown
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def load_questions(store: Store, split: str, dataset: str | None = None) -> Questions:
+    """Read the rows of one split.
+
+    Raises
+    ------
+    StoreError
+        If there are none, or several datasets have such a split and ``dataset`` names none of them.
+    """
+    table = store.table("questions")
+    kept = table.filter(pc.equal(table.column("split"), split))
+    datasets = sorted(kept.column("dataset").unique().to_pylist())
+    if dataset is None and len(datasets) > 1:
+        raise StoreError(f"{store.path}: split {split!r} is in {', '.join(datasets)}; name one with dataset=")
+    dataset = dataset or next(iter(datasets), "")
+    kept = kept.filter(pc.equal(kept.column("dataset"), dataset))
+    if kept.num_rows == 0:
+        pairs = table.group_by(["dataset", "split"]).aggregate([]).to_pylist()
+        known = ", ".join(sorted(f"{pair['dataset']}/{pair['split']}" for pair in pairs)) or "none"
+        wanted = f"{dataset}/{split}" if dataset else split
+        raise StoreError(f"{store.path}: no questions of {wanted!r} in version {store.version} (there is: {known})")
+    spans = kept.column("spans").to_pylist()
+    return Questions(
+        dataset=dataset,
+        split=split,
+        ids=kept.column("question_id").to_pylist(),
+        video_ids=kept.column("video_id").to_pylist(),
+        texts=kept.column("question").to_pylist(),
+        options=[options or [] for options in kept.column("options").to_pylist()],
+        answers=kept.column("answer").to_pylist(),
+        answer_index=torch.from_numpy(_numbers(kept, "answer_index", -1).astype(np.int64)),
+        types=[kind or "" for kind in kept.column("type").to_pylist()],
+        modalities=kept.column("modality").to_pylist(),
+        spans=[[(start, end) for start, end in row or []] for row in spans],
+        duration=torch.from_numpy(_numbers(kept, "duration", float("nan")).astype(np.float64)),
+    )
+
+
+def _numbers(table: pa.Table, name: str, unknown: float) -> np.ndarray:
+    column = table.column(name)
+    if pa.types.is_null(column.type):
+        column = column.cast(pa.float64())
+    return np.array(column.fill_null(unknown).to_numpy())
+
+
+def load_nodes(store: Store, questions: Questions) -> list[list[str]]:
+    """The 8 node texts of each question's graph.
+
+    Raises
+    ------
+    StoreError
+        If a question has no graph.
+    """
+    table = store.table("graphs")
+    table = table.filter(pc.equal(table.column("dataset"), questions.dataset))
+    found = dict(zip(table.column("question_id").to_pylist(), table.column("nodes").to_pylist(), strict=True))
+    _refuse(store, "graph", [question for question in questions.ids if question not in found], "parse its split")
+    return [found[question] for question in questions.ids]
+
+
+@dataclass(frozen=True, slots=True)
+class TextVectors:
+    """Embeddings of the texts of N questions: ``vectors [U, D] float32`` of unique texts, ``at [N]`` or ``[N, M]``."""
+
+    vectors: torch.Tensor
+    at: torch.Tensor
+
+    def take(self, questions: torch.Tensor) -> torch.Tensor:
+        """``[B, D]`` or ``[B, M, D]``."""
+        return self.vectors[self.at[questions]]
+
+
+def load_vectors(store: Store, texts: Sequence[str] | Sequence[Sequence[str]], encoder: str | None) -> TextVectors:
+    """The embeddings of one text, or of M texts, a question.
+
+    ``encoder`` is the part of the ``embeddings`` table (a prefix of the text encoder's digest); it may be
+    left out where there is only one.
+
+    Raises
+    ------
+    StoreError
+        If a text has no embedding, or the encoder is not told.
+    """
+    rows = [[text] if isinstance(text, str) else list(text) for text in texts]
+    unique = sorted({text for row in rows for text in row})
+    table = _embeddings(store, encoder)
+    found = pc.index_in(pa.array(unique, pa.string()), value_set=table.column("text").combine_chunks())
+    position = found.fill_null(-1).to_numpy()
+    _refuse(
+        store, "embedding of the text", [text for text, at in zip(unique, position, strict=True) if at < 0], "parse"
+    )
+    vectors = table.column("vector").combine_chunks().take(found)
+    width = vectors.type.list_size
+    flat = vectors.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
+    number = {text: index for index, text in enumerate(unique)}
+    at = torch.tensor([[number[text] for text in row] for row in rows], dtype=torch.int64)
+    single = bool(texts) and isinstance(texts[0], str)
+    return TextVectors(torch.from_numpy(flat.reshape(-1, width)), at[:, 0] if single else at)
+
+
+def _embeddings(store: Store, encoder: str | None) -> pa.Table:
+    parts = [part for part in store.parts("embeddings") if part.startswith(encoder or "")]
+    if len(parts) != 1:
+        known = ", ".join(sorted(store.parts("embeddings"))) or "none"
+        raise StoreError(f"{store.path}: embeddings of which text encoder? (there is: {known}); name one with encoder=")
+    return store.table("embeddings", parts[0])
+
+
+def _refuse(store: Store, what: str, absent: Sequence[str], remedy: str) -> None:
+    if absent:
+        shown = ", ".join(repr(text) for text in absent[:3]) + (", …" if len(absent) > 3 else "")
+        raise StoreError(f"{store.path}: no {what} for {len(absent)} of them: {shown}; {remedy} first")

@@ -1,0 +1,57 @@
+"""Rows of one feature, read once and kept in memory or on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from stores.errors import StoreError
+from stores.loading.buffers import Buffers
+from stores.loading.gather import FeatureRows, Gathered
+
+
+class ResidentRows:
+    """What :class:`FeatureRows` gives, from one tensor ``[V, T, *step]`` on one device.
+
+    Rows are padded to the most steps of any, so one long row makes a ragged feature large.
+    """
+
+    def __init__(self, rows: FeatureRows, device: str) -> None:
+        self.view, self.videos, self.missing = rows.view, rows.videos, rows.missing
+        self.shards, self.shard_of = rows.shards, rows.shard_of
+        self._path = rows.path
+        count = len(rows.videos)
+        order = sorted(range(count), key=lambda video: (rows.shard_of[video], rows.row_of[video]))  # as on disk
+        self._all = rows.gather(order, Buffers()).to(torch.device(device))
+        self._at = torch.empty(count, dtype=torch.int64)
+        self._at[torch.tensor(order, dtype=torch.int64)] = torch.arange(count)
+        self._lengths = torch.tensor([rows.length(video) for video in range(count)], dtype=torch.int64)
+
+    def gather(self, videos: Sequence[int], buffers: Buffers) -> Gathered:
+        """As :meth:`FeatureRows.gather`; the tensors are on the device that holds the rows."""
+        chosen = torch.tensor(videos, dtype=torch.int64)
+        steps = int(self._lengths[chosen].max()) if len(chosen) else 0
+        at = self._at[chosen].to(self._all.values.device)
+        values = self._all.values[:, :steps]
+        if values.is_cpu:
+            out = buffers.take((len(chosen), *values.shape[1:]), values.dtype)
+            values = torch.index_select(values, 0, at, out=out)
+        else:
+            values = values.index_select(0, at)
+        return Gathered(values, self._all.valid[at, :steps], self._all.times[at, :steps])
+
+    def frames(self, videos: Sequence[int], steps: Sequence[int], buffers: Buffers) -> torch.Tensor:
+        """As :meth:`FeatureRows.frames`, for a view of all steps."""
+        if self.view.steps is not None:
+            raise StoreError(f"{self._path}: feature {self.view.name!r}: preloaded with steps={self.view.steps}")
+        chosen, wanted = torch.tensor(videos, dtype=torch.int64), torch.tensor(steps, dtype=torch.int64)
+        lengths = self._lengths[chosen]
+        outside = ((wanted < -lengths) | (wanted >= lengths)).nonzero().flatten().tolist()
+        if outside:
+            key, length = self.videos[videos[outside[0]]], int(lengths[outside[0]])
+            raise StoreError(
+                f"{self._path}: feature {self.view.name!r}: key {key!r} has {length} steps, no step {steps[outside[0]]}"
+            )
+        device = self._all.values.device
+        return self._all.values[self._at[chosen].to(device), (wanted % lengths).to(device)]

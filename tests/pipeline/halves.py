@@ -1,0 +1,47 @@
+"""A small torch tower that computes in the dtype it is told to."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from extractors.base import Extractor, Json, Model, OutputSpec
+from extractors.rgb_grid import RgbGrid
+from extractors.torch_model import Execution, TorchModel
+
+
+class Linear(Extractor):
+    """One linear layer over the mean colours of a 2 × 2 grid."""
+
+    name: ClassVar[str] = "linear"
+    version: ClassVar[int] = 1
+
+    compute_dtype: Literal["float32", "bfloat16"] = "bfloat16"
+
+    def spec(self) -> dict[str, Json]:
+        return {"extractor": self.name, "compute_dtype": self.compute_dtype}
+
+    def output(self) -> OutputSpec:
+        return OutputSpec((5,), "numbers")
+
+    def prepared_shape(self) -> tuple[int, ...]:
+        return (2, 2, 3)
+
+    def prepare(self, frames: NDArray[Any]) -> NDArray[np.uint8]:
+        return RgbGrid(grid=2).prepare(frames)
+
+    def load(self, device: str, threads: int | None = None) -> Model:
+        execution = Execution("cpu", self.compute_dtype, 1, compile=False)
+        return _LinearModel(nn.Linear(12, 5), self.output(), execution, {}, None)
+
+
+class _LinearModel(TorchModel):
+    def _features(self, batch: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            self.network.weight.copy_(torch.linspace(-1, 1, 60).view(5, 12))
+            self.network.bias.zero_()
+        return self.network(batch.flatten(1).float() / 255)
