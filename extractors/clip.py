@@ -32,10 +32,10 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 
 from extractors import clip_models
-from extractors.base import ExtractorError, Json, OutputSpec, WeightsError
+from extractors.base import ExtractorError, Json, OutputSpec
 from extractors.preprocess import Crop, Interpolation, Preprocessing, Rgb
 from extractors.trained import Trained
-from extractors.weights import HubTag, WeightsFile, digest, identity, parse
+from extractors.weights import HubTag, WeightsFile, identity, parse
 
 Activation = Literal["gelu", "quick_gelu", "native"]
 
@@ -156,15 +156,7 @@ class Clip(Trained):
             return "native"
         if self.activation != "auto":
             return self.activation
-        quick = self.facts.quick_gelu
-        if quick is None and isinstance(self.source, WeightsFile):
-            released = clip_models.openai_digests().get(digest(self.source.path))
-            if released not in (None, self.tower.model):
-                raise WeightsError(f"weights file {self.source.path} is OpenAI's {released}, not {self.model}")
-            quick = True if released else None
-        if quick is False and self.tower.quick_gelu:
-            raise ExtractorError(f"{self.model} says QuickGELU, weights {self.weights!r} say GELU: set activation")
-        return "quick_gelu" if (self.tower.quick_gelu if quick is None else quick) else "gelu"
+        return "quick_gelu" if clip_models.quick_gelu(self.tower, self.source, self.facts) else "gelu"
 
     def spec(self) -> dict[str, Json]:
         """The model part of the recipe. Reads (and hashes, once per process) a weights file; imports no torch.

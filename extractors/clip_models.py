@@ -20,7 +20,7 @@ from typing import Any, Literal, cast
 from extractors import weights as weights_
 from extractors.base import ExtractorError, WeightsError
 from extractors.preprocess import Crop, Interpolation, Rgb
-from extractors.weights import HubTag, RandomWeights, Weights
+from extractors.weights import HubTag, RandomWeights, Weights, WeightsFile
 
 _QUICKGELU = "-quickgelu"
 OPENAI_MEAN: Rgb = (0.48145466, 0.4578275, 0.40821073)
@@ -200,3 +200,24 @@ def weight_facts(tower_: Tower, weights: Weights) -> WeightFacts:
         crop=_CROPS[known.get("resize_mode", "shortest")],
         quick_gelu=known.get("quick_gelu"),
     )
+
+
+def quick_gelu(tower_: Tower, weights: Weights, facts: WeightFacts) -> bool:
+    """True if the transformer blocks trained with these weights use QuickGELU; hashes a file of unknown origin.
+
+    Raises
+    ------
+    ExtractorError:
+        The model's name contradicts its weights.
+    WeightsError:
+        A weights file cannot be read or belongs to another model.
+    """
+    quick = facts.quick_gelu
+    if quick is None and isinstance(weights, WeightsFile):
+        released = openai_digests().get(weights_.digest(weights.path))
+        if released not in (None, tower_.model):
+            raise WeightsError(f"weights file {weights.path} is OpenAI's {released}, not {tower_.model}")
+        quick = True if released else None
+    if quick is False and tower_.quick_gelu:
+        raise ExtractorError(f"the name {tower_.model}-quickgelu says QuickGELU, its weights say GELU: set activation")
+    return tower_.quick_gelu if quick is None else quick

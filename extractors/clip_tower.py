@@ -80,7 +80,7 @@ class ClipModel(ImageModel):
 
 def load(extractor: Clip, device: str, threads: int | None) -> ClipModel:
     """Build and load what `extractor` describes. Raises WeightsError, ExtractorError."""
-    network, digest = _network(extractor)
+    network, digest = build_network(extractor, _quick_gelu(extractor))
     return ClipModel(
         network.visual,
         extractor.tokens,
@@ -93,7 +93,7 @@ def load(extractor: Clip, device: str, threads: int | None) -> ClipModel:
 
 def fetch(extractor: Clip, tag: str, directory: Path) -> FetchedWeights:
     """Download a tag, load it strictly, write it as one safetensors file. Raises WeightsError."""
-    network, digest = _network(extractor.model_copy(update={"image_size": None}))
+    network, digest = build_network(extractor.model_copy(update={"image_size": None}), _quick_gelu(extractor))
     entry = clip_models.tag_entry(extractor.tower.model, tag)
     model = extractor.tower.model
     carried: dict[str, Json] = {
@@ -109,15 +109,27 @@ def fetch(extractor: Clip, tag: str, directory: Path) -> FetchedWeights:
     return weights.save(network.state_dict(), directory / f"{model}-{tag}.safetensors", carried, listed)
 
 
-def _network(extractor: Clip) -> tuple[Any, str | None]:
-    """The whole open_clip model (image and text tower) with its weights, and the digest of their file."""
+def _quick_gelu(extractor: Clip) -> bool:
+    return {"quick_gelu": True, "gelu": False}.get(extractor.resolved_activation(), extractor.tower.quick_gelu)
+
+
+def build_network(extractor: Clip, quick_gelu: bool) -> tuple[Any, str | None]:
+    """The whole open_clip model (image and text tower) with its weights, and the digest of their file.
+
+    Raises
+    ------
+    WeightsError:
+        The weights cannot be had or do not fit.
+    ExtractorError:
+        open_clip cannot build the model.
+    """
     tower, source = extractor.tower, extractor.source
     native, size = tower.image_size, extractor.preprocessing.size
     path = None
     if isinstance(source, HubTag | WeightsFile):
         path = weights.resolve(source, tower.model, extractor.sha256, lambda: _download(tower.model, extractor.weights))
     seed = source.seed if isinstance(source, RandomWeights) else 0
-    network = _architecture(extractor, native if tower.kind == "timm" else size, seed)
+    network = _architecture(extractor, native if tower.kind == "timm" else size, quick_gelu, seed)
     digest = None
     if path is not None:
         digest = weights.digest(path)
@@ -130,7 +142,7 @@ def _network(extractor: Clip) -> tuple[Any, str | None]:
     return network, digest
 
 
-def _architecture(extractor: Clip, image_size: int, seed: int) -> Any:
+def _architecture(extractor: Clip, image_size: int, quick_gelu: bool, seed: int) -> Any:
     """The untrained model, seeded, without touching the process's random state or the network.
 
     open_clip's `create_model` is not used: it would warn that weights are missing before they are loaded, and may
@@ -140,9 +152,7 @@ def _architecture(extractor: Clip, image_size: int, seed: int) -> Any:
     described["vision_cfg"]["image_size"] = image_size
     described["vision_cfg"]["timm_model_pretrained"] = False
     described["text_cfg"]["hf_model_pretrained"] = False
-    described["quick_gelu"] = {"quick_gelu": True, "gelu": False}.get(
-        extractor.resolved_activation(), extractor.tower.quick_gelu
-    )
+    described["quick_gelu"] = quick_gelu
     custom_text = described.pop("custom_text", False) or "hf_model_name" in described["text_cfg"]
     if not custom_text:
         cls = open_clip.CLIP

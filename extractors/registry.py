@@ -8,14 +8,18 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from extractors.base import Extractor, ExtractorError
 
+_Named = TypeVar("_Named", bound=BaseModel)
+
 _ENTRIES = {
     "clip": "extractors.clip:Clip",
+    "hue_hog": "extractors.hue_hog:HueHog",
+    "logmel_bands": "extractors.logmel_bands:LogmelBands",
     "rgb_grid": "extractors.rgb_grid:RgbGrid",
     "swin": "extractors.swin:Swin",
     "vggish": "extractors.vggish:Vggish",
@@ -35,7 +39,33 @@ def build(name: str, options: Mapping[str, Any]) -> Extractor:
     ExtractorError:
         The name is unknown or an option is; one line that names it and, where there is one, the nearest right word.
     """
-    cls = extractor_class(name)
+    return build_named(extractor_class(name), name, options)
+
+
+def extractor_class(name: str) -> type[Extractor]:
+    """The class behind a name. Raises ExtractorError if there is none."""
+    # mypy does not take an abstract class for type[T]
+    return find(Extractor, "extractor", _ENTRIES, name)  # type: ignore[type-abstract]
+
+
+def find(base: type[_Named], kind: str, entries: Mapping[str, str], name: str) -> type[_Named]:
+    """The subclass of ``base`` that ``name`` means: one of ``entries`` or ``package.module:Class``.
+
+    Raises
+    ------
+    ExtractorError:
+        There is none; the line names the ``kind``, and the nearest right word if there is one.
+    """
+    if name in entries:
+        return _import(base, kind, entries[name])
+    if ":" in name:
+        return _import(base, kind, name)
+    known = sorted(entries)
+    raise ExtractorError(f"unknown {kind} {name!r}{_did_you_mean(name, known)}; known: {', '.join(known)}")
+
+
+def build_named(cls: type[_Named], name: str, options: Mapping[str, Any]) -> _Named:
+    """``cls`` from its options. Raises ExtractorError, one line that begins with ``name``."""
     try:
         return cls.model_validate(dict(options))
     except ValidationError as error:
@@ -44,27 +74,18 @@ def build(name: str, options: Mapping[str, Any]) -> Extractor:
         raise type(error)(f"{name}: {error}") from error
 
 
-def extractor_class(name: str) -> type[Extractor]:
-    """The class behind a name. Raises ExtractorError if there is none."""
-    if name in _ENTRIES:
-        return _import(_ENTRIES[name])
-    if ":" in name:
-        return _import(name)
-    raise ExtractorError(f"unknown extractor {name!r}{_did_you_mean(name, names())}; known: {', '.join(names())}")
-
-
-def _import(target: str) -> type[Extractor]:
+def _import(base: type[_Named], kind: str, target: str) -> type[_Named]:
     module_name, _, class_name = target.partition(":")
     try:
         found = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ExtractorError(f"extractor {target!r} cannot be imported: {error}") from error
-    if not (isinstance(found, type) and issubclass(found, Extractor)):
-        raise ExtractorError(f"extractor {target!r} is not a subclass of extractors.Extractor")
+        raise ExtractorError(f"{kind} {target!r} cannot be imported: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise ExtractorError(f"{kind} {target!r} is not a subclass of {base.__module__}.{base.__name__}")
     return found
 
 
-def _first_problem(error: ValidationError, cls: type[Extractor]) -> str:
+def _first_problem(error: ValidationError, cls: type[BaseModel]) -> str:
     problems = error.errors(include_url=False)
     first = problems[0]
     option = ".".join(str(part) for part in first["loc"])

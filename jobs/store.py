@@ -9,6 +9,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +23,9 @@ from stores import Store
 from stores.card import write_card
 from stores.compact import SHARD_MB, SHARD_ROWS, compact
 from stores.compare import StoreRows, compare, open_other
+from stores.dictionaries import describe_dictionary
+from stores.dictionary_export import TARGET as DICTIONARIES
+from stores.dictionary_export import export_dictionaries
 from stores.errors import StoreError
 from stores.gc import GRACE_SECONDS, collect
 from stores.inspect import describe_key, describe_store
@@ -32,6 +36,12 @@ from stores.rounding import RoundingError
 from stores.verify import repair as repair_store
 from stores.verify import summary as verification_summary
 from stores.verify import verify as verify_store
+
+
+class Kind(StrEnum):
+    LINGUISTIC = "linguistic"
+    VISUAL = "visual"
+
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__, no_args_is_help=True)
 console = Console(highlight=False, soft_wrap=True, emoji=False)
@@ -60,14 +70,24 @@ def _emit(value: dict[str, Any]) -> None:
 def inspect(
     directory: Directory,
     key: Annotated[str | None, typer.Argument(help="Tell this video key's story.")] = None,
+    dictionary: Annotated[
+        Kind | None, typer.Option(help="Show the clusters of this dictionary and their nearest members.")
+    ] = None,
+    cluster: Annotated[int | None, typer.Option(help="With --dictionary: this cluster only.")] = None,
+    nearest: Annotated[int, typer.Option(min=1, help="With --dictionary: members shown of a cluster.")] = 5,
     version: Annotated[int | None, typer.Option(help="Look at this version (default: the latest).")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show features, tables and missing rows, or all that is known of one video key."""
+    """Show features, tables and missing rows, or all that is known of one video key or of a dictionary."""
     with _errors(), Store.open(directory, version, lease=False) as store:
-        value = describe_store(store) if key is None else describe_key(store, key)
+        if dictionary is not None:
+            value = describe_dictionary(store, dictionary.value, cluster, nearest)
+        else:
+            value = describe_store(store) if key is None else describe_key(store, key)
     if as_json:
         _emit(value)
+    elif dictionary is not None:
+        _show_dictionary(value)
     elif key is None:
         _show_store(value)
     else:
@@ -97,11 +117,35 @@ def _show_store(value: dict[str, Any]) -> None:
             console.print(f"error against float32: {name}: {kind}: {RoundingError(**error)}", markup=False)
     for name, rows in value["tables"].items():
         console.print(f"table {name}: {rows} rows", markup=False)
+    for name, members in value["stale"].items():
+        console.print(f"table {name} is stale: {', '.join(members)}; run jobs/cluster.py", markup=False)
     counts = Counter((failure["feature"], failure["class"]) for failure in value["failures"])
     for (name, kind), count in sorted(counts.items()):
         console.print(f"missing: {name}: {count} {kind}", markup=False)
     for failure in value["failures"]:
         console.print(f"  {failure['video_id']!r}: {failure['class']}: {failure['message']}", markup=False)
+
+
+def _show_dictionary(value: dict[str, Any]) -> None:
+    spec = value["spec"]
+    shape = "×".join(map(str, spec["shape"]))
+    console.print(
+        f"{value['dictionary']} dictionary of {spec['dataset']}/{spec['split']}, version {value['version']}: "
+        f"k={spec['k']} of {shape}, {value['members']} members, "
+        f"{sum(each['empty'] for each in value['clusters'])} empty clusters",
+        markup=False,
+    )
+    for change in value["stale"]:
+        console.print(f"stale: {change}", markup=False)
+    for each in value["clusters"]:
+        state = "empty" if each["empty"] else f"{each['count']} members"
+        console.print(f"cluster {each['cluster']}: {state}", markup=False)
+        for member in each["nearest"]:
+            if "video_id" in member:
+                told = f"{member['video_id']!r} at {member['time_s']:.2f} s (step {member['step']})"
+            else:
+                told = f"{member['question_id']}: {member['question']} → {member['answer']}"
+            console.print(f"  {member['distance']:.4f}  {told}", markup=False)
 
 
 @app.command()
@@ -197,9 +241,11 @@ def compact_store(
 @app.command("export")
 def export_feature(
     directory: Directory,
-    to: Annotated[str, typer.Option(help=f"Layout: {', '.join(sorted(TARGETS))}.")],
-    feature: Annotated[str, typer.Option(help="The feature (name or name@digest).")],
+    to: Annotated[str, typer.Option(help=f"Layout: {', '.join(sorted([*TARGETS, DICTIONARIES]))}.")],
     out: Annotated[Path, typer.Option(help="A new or empty folder.")],
+    feature: Annotated[
+        str | None, typer.Option(help=f"The feature (name or name@digest); all but {DICTIONARIES} need it.")
+    ] = None,
     split: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=FILE", help="Video ids of a split (.csv, .json or one a line); repeatable."),
@@ -215,8 +261,16 @@ def export_feature(
     allow_failures: Annotated[bool, typer.Option("--allow-failures", help="Exit 0 even if rows are missing.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write a feature as the files that published trainers read. Exit code 3 when wanted rows are missing."""
+    """Write a feature or the dictionaries as the files that published trainers read.
+
+    Exit code 3 when wanted rows are missing.
+    """
+    if to == DICTIONARIES:
+        _export_dictionaries(directory, out, version, as_json)
+        return
     with _errors():
+        if feature is None:
+            raise LegacyError(f"--to {to}: name the feature with --feature")
         splits = dict(_split(text) for text in split or ())
         with Store.open(directory, version) as store:
             result = export(store, feature, to, out, splits, Options(dataset_name, layout, published_times))
@@ -225,6 +279,22 @@ def export_feature(
     else:
         _show_export(result, out)
     raise typer.Exit(3 if result.missing and not allow_failures else 0)
+
+
+def _export_dictionaries(directory: Path, out: Path, version: int | None, as_json: bool) -> None:
+    with _errors(), Store.open(directory, version) as store:
+        result = export_dictionaries(store, out)
+    if as_json:
+        _emit(dataclasses.asdict(result))
+        return
+    for name, clusters in result.files.items():
+        console.print(f"{out / name}: {clusters} clusters", markup=False)
+    for name, reason in result.left_out.items():
+        console.print(f"not written: {name}: {reason}", markup=False)
+    for kind in result.random_weights:
+        console.print(f"warning: the {kind} dictionary was made with random weights", markup=False)
+    for kind, changes in result.stale.items():
+        console.print(f"warning: the {kind} dictionary is stale ({', '.join(changes[:3])})", markup=False)
 
 
 def _split(text: str) -> tuple[str, list[str]]:

@@ -24,6 +24,7 @@ from pipeline.report import Reporter
 from pipeline.signals import StopRequestedError, StopSignals
 from pipeline.sizing import Sizing, choose
 from pipeline.sources import SourceItem, read_source
+from pipeline.staleness import mark_stale
 from pipeline.work import Models, UnitFailure, UnitUnchanged, Work
 from pipeline.writing import FinishedShard
 from stores.card import write_card
@@ -231,6 +232,7 @@ class _Run:
 
     def _outcomes(self, plan: Plan) -> Generator[Outcome, None, None]:
         config = self.request.config
+        preflight.check_backend(config.media.backend, self._executor())
         work = Work(self.root, self.jobs, config.media, config.limits())
         for job in self.jobs:
             if job.spec["random_weights"]:
@@ -331,6 +333,7 @@ class _Run:
                 f"(version {manifest.version}); run the same command again to go on"
             )
             return Result(stop.exit_code, summary)
+        mark_stale(self.root)
         write_card(self.root)
         self.reporter.failures([*self.progress.failures, *plan.skipped])
         self.reporter.summary(summary, self.progress.times)

@@ -90,7 +90,11 @@ def test_a_backbone_of_the_users_own_is_one_short_file(
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("clop", "unknown extractor 'clop', did you mean 'clip'\\?; known: clip, rgb_grid, swin, vggish"),
+        (
+            "clop",
+            "unknown extractor 'clop', did you mean 'clip'\\?; "
+            "known: clip, hue_hog, logmel_bands, rgb_grid, swin, vggish",
+        ),
         ("no_such_module:Thing", "cannot be imported: No module named 'no_such_module'"),
         ("extractors.base:Nothing", "cannot be imported: .*Nothing"),
         ("pathlib:Path", "not a subclass"),
@@ -103,7 +107,7 @@ def test_an_unknown_name_is_one_clear_line(name: str, message: str) -> None:
 
 
 def test_every_name_builds_with_its_defaults() -> None:
-    assert names() == ["clip", "rgb_grid", "swin", "vggish"]
+    assert names() == ["clip", "hue_hog", "logmel_bands", "rgb_grid", "swin", "vggish"]
     for name in names():
         extractor = build(name, {})
         assert extractor.spec()["extractor"] == name

@@ -196,8 +196,8 @@ MISTAKES: dict[str, Mistake] = {
         "no feature 'dem' in version 1 (there is: demo)",
     ),
     "export target": lambda root: (
-        ["export", root, "--to", "lance", "--feature", "demo", "--out", root.parent / "o"],
-        "there is music_avqa, nextgqa",
+        ["export", root, "--to", "parquet", "--feature", "demo", "--out", root.parent / "o"],
+        "lance, music_avqa, nextgqa, webdataset, zarr",
     ),
     "export split": lambda root: (
         ["export", root, "--to", "nextgqa", "--feature", "demo", "--out", root.parent / "o", "--split", "val"],

@@ -1,0 +1,138 @@
+"""`hue_hog`: colour and edge histograms of each cell of a grid. No network, no torch, no weights.
+
+Mean colour says what a cell looks like, the hue histogram which colours stand out in it, the histogram of oriented
+gradients (Dalal and Triggs, CVPR 2005) which way its edges run: enough to tell coloured shapes, their places and
+sizes. The tower of the toy world, and a hand-made baseline for any trainer that reads maps.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import PIL
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import Field
+
+from extractors.base import Extractor, Json, Model, OutputSpec, check_frames
+
+HUES = 6
+ORIENTATIONS = 4
+CHANNELS = 3 + HUES + ORIENTATIONS
+_CELL = 8
+
+
+class HueHog(Extractor):
+    """Histograms per cell of a `grid` × `grid` grid over the whole frame (aspect squashed, nothing cropped).
+
+    Output: `[grid, grid, 13] float32`, row-major from the top left, or with `flat` the same as `[grid*grid*13]`.
+    Channels, all in 0..1: mean R, G, B; hues from red in steps of 60 degrees, weighted by chroma; edges along the
+    normals 0, 45, 90, 135 degrees, weighted by the luminance step. The histograms are the square roots of means over
+    the cell's pixels (Hellinger kernel), so that a small shape is not lost beside a large one.
+    """
+
+    name: ClassVar[str] = "hue_hog"
+    version: ClassVar[int] = 1
+    input: ClassVar[Literal["frames", "audio"]] = "frames"
+
+    grid: int = Field(default=7, ge=1, le=64)
+    flat: bool = False
+
+    def spec(self) -> dict[str, Json]:
+        """The recipe: the grid, the form and the library that resizes."""
+        resize: Json = {"size": self.grid * _CELL, "interpolation": "box", "library": f"Pillow {PIL.__version__}"}
+        return {
+            "extractor": self.name,
+            "version": self.version,
+            "grid": self.grid,
+            "flat": self.flat,
+            "preprocessing": resize,
+            "compute_dtype": "float32",
+        }
+
+    def output(self) -> OutputSpec:
+        """`[grid, grid, 13]`, or `[grid*grid*13]` when flat."""
+        shape = (self.grid * self.grid * CHANNELS,) if self.flat else (self.grid, self.grid, CHANNELS)
+        return OutputSpec(shape, "mean RGB, hue and oriented-gradient histograms per grid cell, 0..1")
+
+    def prepared_shape(self) -> tuple[int, ...]:
+        """`(8*grid, 8*grid, 3)`."""
+        return (self.grid * _CELL, self.grid * _CELL, 3)
+
+    def prepare(self, frames: NDArray[Any]) -> NDArray[np.uint8]:
+        """Resize `uint8 [N,H,W,3]` into `uint8 [N, 8*grid, 8*grid, 3]` with Pillow's box filter."""
+        check_frames(frames)
+        prepared = np.empty((len(frames), *self.prepared_shape()), np.uint8)
+        size = (self.grid * _CELL, self.grid * _CELL)
+        for square, frame in zip(prepared, frames, strict=True):
+            square[...] = np.asarray(Image.fromarray(np.ascontiguousarray(frame)).resize(size, Image.Resampling.BOX))
+        return prepared
+
+    def load(self, device: str, threads: int | None = None) -> HueHogModel:
+        """The model; it runs on the CPU whatever the device."""
+        return HueHogModel(self.output(), self.grid)
+
+
+class HueHogModel(Model):
+    """Histograms of prepared frames."""
+
+    def __init__(self, output: OutputSpec, grid: int) -> None:
+        self.output, self._grid = output, grid
+
+    def forward(self, batch: NDArray[Any]) -> NDArray[np.float32]:
+        """`uint8 [M, 8*grid, 8*grid, 3]` to `float32 [M, *step_shape]`."""
+        rgb = batch.astype(np.float32) / np.float32(255)
+        hue, chroma = _hue(rgb)
+        red, green, blue = np.moveaxis(rgb, -1, 0)
+        luminance = np.float32(0.299) * red + np.float32(0.587) * green + np.float32(0.114) * blue
+        weight, angle = _gradient(luminance)
+        maps = [
+            self._cells(rgb),
+            np.sqrt(self._cells(_soft_bins(hue, HUES) * chroma[..., None])),
+            np.sqrt(self._cells(_soft_bins(angle, ORIENTATIONS) * weight[..., None])),
+        ]
+        return np.concatenate(maps, axis=-1).reshape(len(batch), *self.output.step_shape)
+
+    def _cells(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Mean over the pixels of each cell, `[M, 8g, 8g, C]` to `[M, g, g, C]`."""
+        count, grid = len(pixels), self._grid
+        rows = pixels.reshape(count, grid, _CELL, grid * _CELL, -1).sum(2)  # one axis at a time is far quicker
+        cells: NDArray[np.float32] = rows.reshape(count, grid, grid, _CELL, -1).sum(3) / np.float32(_CELL * _CELL)
+        return cells
+
+    def numerics(self) -> dict[str, Json]:
+        """Elementary functions of numpy in single precision."""
+        return {"device_type": "cpu", "compute_dtype": "float32", "numpy": np.__version__}
+
+
+def _hue(rgb: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Hue as a fraction of the circle, 0 for grey, and chroma (largest minus smallest channel), both `[M,H,W]`."""
+    red, green, blue = np.moveaxis(rgb, -1, 0)
+    largest = rgb.max(-1)
+    chroma = largest - rgb.min(-1)
+    safe = np.where(chroma > 0, chroma, np.float32(1))
+    sixth = np.where(
+        largest == red,
+        (green - blue) / safe,
+        np.where(largest == green, (blue - red) / safe + np.float32(2), (red - green) / safe + np.float32(4)),
+    )
+    return np.where(sixth < 0, sixth + np.float32(6), sixth) / np.float32(6), chroma
+
+
+def _gradient(grey: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Size (at most 1) and direction (a fraction of half a turn) of the central differences, zero at the border."""
+    down, across = np.zeros_like(grey), np.zeros_like(grey)
+    down[:, 1:-1] = grey[:, 2:] - grey[:, :-2]
+    across[:, :, 1:-1] = grey[:, :, 2:] - grey[:, :, :-2]
+    size = np.minimum(np.hypot(down, across), np.float32(1))
+    half_turns = np.arctan2(down, across) / np.float32(np.pi)
+    return size, np.where(half_turns < 0, half_turns + np.float32(1), half_turns)
+
+
+def _soft_bins(circle: NDArray[np.float32], bins: int) -> NDArray[np.float32]:
+    """Share of each value in its two nearest bins, centred at k / bins: `[...]` in 0..1 to `[..., bins]`, sum 1."""
+    distance = np.abs(circle[..., None] * np.float32(bins) - np.arange(bins, dtype=np.float32))
+    distance = np.minimum(distance, np.float32(bins) - distance)
+    share: NDArray[np.float32] = np.maximum(np.float32(0), np.float32(1) - distance)
+    return share

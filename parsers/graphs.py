@@ -1,0 +1,133 @@
+"""Graph of a text: typed subject–predicate–object triples from its dependency parse (Universal Dependencies v2).
+
+The form is that of open information extraction: the preposition of an oblique argument joins the predicate.
+
+    the boy threw the ball through the hoop     (boy, throw, ball)  (boy, throw through, hoop)
+    which object was taken by the person        (person, take, which object)
+    where is the small dog                      (small dog, be, where)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from parsers.clauses import Argument, Clause, clauses, is_negative, is_predicate, is_wh, prepositions
+from parsers.parse import Parse
+from parsers.trees import Tree, base
+
+_NAME_RELATIONS = frozenset({"compound", "flat", "fixed", "goeswith", "amod", "nummod"})
+_WH_MODIFIERS = frozenset(
+    {("det", "NOUN"), ("nmod:poss", "NOUN"), ("advmod", "ADJ"), ("advmod", "ADV"), ("advmod", "NUM")}
+)
+"""Relation of a word that asks, and upos of what it stands at: which object, whose dog, how many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Triple:
+    """Who does what to whom.
+
+    Attributes
+    ----------
+    subject, object:
+        A noun with its compound parts, adjectives and numbers ("two washing machines"), and the word that asks
+        ("which object", "how many people"); of a clause, its verb. None where the text names none.
+    predicate:
+        Lemma of the verb, its particle, and the object's preposition: "pick up", "throw through", "be in". Without a
+        copula ("the baby happy") None.
+    subject_tokens, predicate_tokens, object_tokens:
+        Positions in the parse's tokens, ascending.
+    relation:
+        What the object is to the predicate: `obj`, `iobj`, `obl`, `xcomp` and `ccomp` as in Universal Dependencies;
+        `cop`, what is said of the subject; `advmod`, where, when, why or how; `intransitive` or `existential`
+        (there is …), no object. In a passive clause `passive` has the agent as subject and the patient as object, as
+        if it were active; the others have the patient as subject and end in `:pass`.
+    negated:
+        By not, n't or never at the predicate, or by no at the subject or object.
+    """
+
+    subject: str | None
+    predicate: str | None
+    object: str | None
+    subject_tokens: tuple[int, ...]
+    predicate_tokens: tuple[int, ...]
+    object_tokens: tuple[int, ...]
+    relation: str
+    negated: bool
+
+
+def triples(parse: Parse) -> list[Triple]:
+    """The triples of a parse, in the order of predicate, object and subject; none where no clause is found.
+
+    Any parse will do: heads out of range and cycles are cut.
+    """
+    tree = Tree(parse)
+    found = []
+    for clause in clauses(tree):
+        of_clause = dict.fromkeys(_triples(tree, clause))
+        found += sorted(of_clause, key=lambda triple: (triple.object_tokens, triple.subject_tokens, triple.relation))
+    return found
+
+
+def _triples(tree: Tree, clause: Clause) -> Iterator[Triple]:
+    if clause.passive:
+        for agent in _or_none(clause.subjects):
+            for patient in _or_none(clause.patients):
+                yield _triple(tree, clause, agent, Argument("passive", patient))
+    arguments = clause.arguments
+    if not arguments and not clause.passive:
+        arguments = [Argument("existential" if clause.existential else "intransitive", None)]
+    for argument in arguments:
+        if clause.passive:
+            argument = Argument(f"{argument.slot}:pass", argument.head, argument.prepositions)
+        for subject in _or_none(clause.grammatical_subjects):
+            yield _triple(tree, clause, subject, argument)
+
+
+def _or_none(words: Sequence[int]) -> Sequence[int | None]:
+    return words or (None,)
+
+
+def _triple(tree: Tree, clause: Clause, subject: int | None, argument: Argument) -> Triple:
+    # "Afraid of" and "ready to" are said of the subject; where, when or why something is asks for the whole clause.
+    bare = clause.verbal or argument.slot in ("cop", "advmod")
+    said = () if bare else (*prepositions(tree, clause.predicate), clause.predicate)
+    predicate_tokens = clause.verbs + said + argument.prepositions
+    subject_tokens = _phrase(tree, subject)
+    object_tokens = _phrase(tree, argument.head)
+    return Triple(
+        subject=_text(tree, subject_tokens),
+        predicate=" ".join(_lemma(tree, word) for word in predicate_tokens) or None,
+        object=_text(tree, object_tokens),
+        subject_tokens=subject_tokens,
+        predicate_tokens=tuple(sorted(predicate_tokens)),
+        object_tokens=object_tokens,
+        relation=argument.slot,
+        negated=clause.negated or any(is_negative(tree, word) for word in (subject, argument.head) if word is not None),
+    )
+
+
+def _phrase(tree: Tree, head: int | None) -> tuple[int, ...]:
+    """The words of a node: of a noun its name, adjectives and numbers; of a verb the verb and its particles."""
+    if head is None:
+        return ()
+    if tree.tokens[head].upos == "VERB" and is_predicate(tree, head):
+        return tuple(sorted([head, *tree.dependents(head, "compound:prt")]))
+    words = [head]
+    for word in words:  # grows as it is read
+        words.extend(
+            child
+            for child in tree.children[word]
+            if base(tree.relation(child)) in _NAME_RELATIONS
+            or (is_wh(tree, child) and (tree.relation(child), tree.tokens[word].upos) in _WH_MODIFIERS)
+        )
+    return tuple(sorted(words))
+
+
+def _text(tree: Tree, words: tuple[int, ...]) -> str | None:
+    return " ".join(tree.tokens[word].text for word in words) or None
+
+
+def _lemma(tree: Tree, word: int) -> str:
+    token = tree.tokens[word]
+    return (token.lemma if token.upos in ("VERB", "AUX") and token.lemma else token.text).lower()

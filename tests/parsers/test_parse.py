@@ -1,0 +1,77 @@
+"""Parses as values, as a table, and read from CoNLL-U."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from parsers.conllu import from_conllu
+from parsers.parse import PARSES, Parse, ParserError, Token, parses_from_table, parses_table
+
+WONT = """\
+# newdoc id = a
+# text = He won't.
+1\tHe\the\tPRON\tPRP\tCase=Nom\t3\tnsubj\t_\t_
+2-3\twon't\t_\t_\t_\t_\t_\t_\t_\tSpaceAfter=No
+2\two\twill\tAUX\tMD\t_\t0\troot\t_\t_
+3\tn't\tnot\tPART\tRB\t_\t2\tadvmod\t_\t_
+3.1\tgo\tgo\tVERB\t_\t_\t_\t_\t_\t_
+4\t.\t.\tPUNCT\t.\t_\t2\tpunct\t_\t_
+
+# text = Stop!
+1\tStop\tstop\tVERB\tVB\t_\t0\troot\t_\tSpaceAfter=No
+2\t!\t!\tPUNCT\t.\t_\t1\tpunct\t_\t_
+
+# newdoc id = b
+1-2\tdel\t_\t_\t_\t_\t_\t_\t_\t_
+1\tde\tde\tADP\t_\t_\t3\tcase\t_\t_
+2\tel\tel\tDET\t_\t_\t3\tdet\t_\t_
+3\tgato\tgato\tNOUN\t_\t_\t0\troot\t_\t_
+"""
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
+numbers = st.integers(0, 2**31 - 1)
+tokens = st.builds(Token, texts, texts, texts, texts, texts, numbers, texts, numbers, numbers, numbers)
+parses = st.builds(Parse, texts, st.lists(tokens, max_size=4).map(tuple))
+
+
+@settings(deadline=None)
+@given(st.lists(parses, max_size=5, unique_by=lambda parse: parse.text))
+def test_a_table_gives_back_its_parses_in_order(written: list[Parse]) -> None:
+    table = parses_table(written)
+    assert table.schema == PARSES
+    assert list(parses_from_table(table).items()) == [(parse.text, parse) for parse in written]
+
+
+def test_a_table_in_several_chunks() -> None:
+    one, two = (parses_table([Parse(text, (Token(text, "", "X", "", "", 0, "root", 0, 0, 1),))]) for text in "ab")
+    assert list(parses_from_table(pa.concat_tables([one, two]))) == ["a", "b"]
+
+
+def test_conllu_documents_contractions_and_empty_nodes() -> None:
+    first, second = from_conllu(WONT)
+    assert first.text == "He won't. Stop!"
+    assert [token.text for token in first.tokens] == ["He", "wo", "n't", ".", "Stop", "!"]
+    assert [first.text[token.start : token.end] for token in first.tokens] == ["He", "wo", "n't", ".", "Stop", "!"]
+    assert [token.head for token in first.tokens] == [3, 0, 2, 2, 0, 1]
+    assert [list(sentence) for sentence in first.sentences()] == [[0, 1, 2, 3], [4, 5]]
+    assert (first.tokens[0].feats, first.tokens[1].feats) == ("Case=Nom", "")
+    assert second.text == "del gato"
+    # "del" is no concatenation of its words: each covers all of it.
+    assert [second.text[token.start : token.end] for token in second.tokens] == ["del", "del", "gato"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("1\ta\ta", "line 1: 3 columns, expected 10 separated by tabs"),
+        ("x\ta\ta\tX\t_\t_\t0\troot\t_\t_", "line 1: ID 'x' is neither a number nor a range"),
+        ("1\ta\ta\tX\t_\t_\t_\troot\t_\t_", "line 1: HEAD '_' is no number"),
+        ("# text = b\n1\ta\ta\tX\t_\t_\t0\troot\t_\t_", "line 1: 'a' is not where the text has it"),
+    ],
+)
+def test_bad_conllu_is_one_line_with_its_place(line: str, message: str) -> None:
+    with pytest.raises(ParserError, match=f"^some.conllu {message}$"):
+        from_conllu(line, origin="some.conllu")
