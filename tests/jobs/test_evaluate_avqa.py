@@ -1,0 +1,63 @@
+"""``jobs/evaluate.py avqa`` as a user calls it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+
+def evaluate(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "jobs/evaluate.py"), "avqa", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False)
+
+
+@pytest.fixture
+def annotations(shared: Path) -> Path:
+    return shared / "data/annotations/music_avqa/avqa-val.json"
+
+
+def test_the_contract(annotations: Path, tmp_path: Path) -> None:
+    rows = json.loads(annotations.read_text())
+    answers = {str(row["question_id"]): row["anser"] for row in rows}
+    wrong, absent = str(rows[0]["question_id"]), str(rows[1]["question_id"])
+    answers[wrong] = "nothing"
+    del answers[absent]
+    path = tmp_path / "preds.json"
+    path.write_text(json.dumps(answers))
+    done = evaluate("--annotations", annotations, "--answers", path, "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["overall"] == {"accuracy": pytest.approx(100 * 4566 / 4568), "n": 4568}
+    assert {name: rate["n"] for name, rate in report["groups"].items()} == {
+        "Audio": 806,
+        "Visual": 1213,
+        "Audio-Visual": 2549,
+    }
+    assert len(report["types"]) == 9
+    assert report["types"]["Audio-Visual Temporal"] == {"accuracy": 100.0, "n": 411}
+    assert (report["missing"], report["unknown"]) == ([absent], [])
+
+
+def test_a_table_for_people(annotations: Path, tmp_path: Path) -> None:
+    path = tmp_path / "preds.json"
+    path.write_text('{"nobody": "yes"}')
+    done = evaluate("--annotations", annotations, "--answers", path)
+    assert done.returncode == 0, done.stderr
+    assert "Audio-Visual Existential" in done.stdout
+    assert "missing: 4568" in done.stdout and "unknown: 1: nobody" in done.stdout
+
+
+def test_bad_files_end_in_one_line(annotations: Path, tmp_path: Path) -> None:
+    done = evaluate("--annotations", annotations, "--answers", tmp_path / "none.json", "--json")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"error: {tmp_path / 'none.json'}: not readable") and done.stderr.count("\n") == 1
+    bad = tmp_path / "bad.json"
+    bad.write_text("[]")
+    done = evaluate("--annotations", bad, "--answers", bad)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1

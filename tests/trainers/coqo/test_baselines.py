@@ -1,0 +1,91 @@
+"""AVST's and HCRN's parts against their formulas."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from tests.trainers.coqo.building import inputs, settings, sizes
+from trainers.coqo.avst import SpatialGrounding
+from trainers.coqo.decoder import AudioAttention, Decoder
+from trainers.coqo.hcrn import Hierarchy, RelationUnit
+from trainers.coqo.task import build_model
+
+
+def test_spatial_grounding_is_the_published_formula() -> None:
+    """Facts 4.2: s = softmax(V^ . a^), g = s V^, v = Lin(tanh[avgpool(V); g])."""
+    torch.manual_seed(0)
+    module, audio, frame = SpatialGrounding(8), torch.randn(8), torch.randn(3, 2, 8)
+    cells = frame.reshape(6, 8)
+    unit = cells / cells.norm(dim=1, keepdim=True)
+    s = torch.softmax(unit @ (audio / audio.norm()), 0)
+    expected = module.out(torch.tanh(torch.cat([cells.mean(0), s @ unit])))
+    torch.testing.assert_close(module(audio, frame), expected)
+    pooled = module(audio, frame[0, 0])
+    torch.testing.assert_close(pooled, module(audio, frame[:1, :1]))
+
+
+def test_avst_refuses_several_questions() -> None:
+    network = build_model(settings(data={"collective": False}, method="avst"), sizes())
+    given = inputs(questions=2)
+    with pytest.raises(ValueError, match="one question"):
+        network(given.words, given.q_mask, given.audio, given.visual, given.videos)
+
+
+def test_audio_attention_is_the_formula() -> None:
+    """Facts 3.6: alpha = softmax_t((W1 q_i)(W2 F_t)/sqrt(d)), F~ = alpha F + F."""
+    torch.manual_seed(0)
+    module, questions, audio = AudioAttention(8), torch.randn(2, 3, 8), torch.randn(2, 1, 5, 8)
+    valid = torch.ones(2, 5, dtype=torch.bool)
+    stressed, alpha = module(questions, audio, valid)
+    for b in range(2):
+        for i in range(3):
+            scores = torch.stack([module.question(questions[b, i]) @ module.audio(f) for f in audio[b, 0]]) / 8**0.5
+            expected = scores.softmax(0)
+            torch.testing.assert_close(alpha[b, i], expected)
+            torch.testing.assert_close(stressed[b, i], expected[:, None] * audio[b, 0] + audio[b, 0])
+
+
+def test_features_of_each_question_are_read_by_that_question() -> None:
+    torch.manual_seed(0)
+    config = settings().model
+    attention, decoder = AudioAttention(32), Decoder(32, config.qgt).eval()
+    questions, memory = torch.randn(2, 3, 32), torch.randn(2, 1, 5, 32)
+    valid = torch.tensor([[True] * 5, [True, True, True, False, False]])
+    shared, repeated = [attention(questions, each, valid) for each in (memory, memory.expand(-1, 3, -1, -1))]
+    torch.testing.assert_close(shared, repeated)
+    one = decoder(questions, memory, valid)
+    torch.testing.assert_close(decoder(questions, memory.expand(-1, 3, -1, -1).contiguous(), valid), one)
+    alone = decoder(questions[:, 1:2], memory, valid)
+    torch.testing.assert_close(alone[0][:, 0], one[0][:, 1])
+
+
+def test_relations_are_of_every_size_under_a_condition() -> None:
+    torch.manual_seed(0)
+    unit = RelationUnit(4, 5, gated=True).eval()
+    objects, condition = torch.randn(2, 5, 4), torch.randn(2, 4)
+    out = unit(objects, condition)
+    assert out.shape == (2, 3, 4)  # sizes 2, 3 and 4 of 5
+    assert unit.gates is not None
+    joined = torch.cat([objects[:, [0, 4]].mean(1), condition], -1)  # two evenly spaced objects
+    torch.testing.assert_close(out[:, 0], F.elu(unit.fuse[0](joined)) * torch.sigmoid(unit.gates[0](joined)))
+
+
+def test_subsets_are_drawn_in_training_only() -> None:
+    unit, objects = RelationUnit(4, 6, gated=False), torch.randn(1, 6, 4)
+    unit.eval()
+    assert torch.equal(unit(objects, torch.zeros(1, 4)), unit(objects, torch.zeros(1, 4)))
+    unit.train()
+    drawn = {tuple(unit(objects, torch.zeros(1, 4)).flatten().tolist()) for _ in range(10)}
+    assert len(drawn) > 1
+
+
+def test_clips_are_evenly_spaced_valid_steps() -> None:
+    hierarchy = Hierarchy(4, 5, 6)
+    x = torch.arange(60.0)[None, :, None].expand(1, 60, 4)
+    valid = torch.ones(1, 60, dtype=torch.bool)
+    assert hierarchy._clips(x, valid)[0, :, :, 0].flatten().tolist() == list(range(0, 60, 2))
+    valid[0, 10:] = False
+    picked = hierarchy._clips(x, valid)[0, :, :, 0].flatten().tolist()
+    assert picked == sorted(picked) and set(picked) == set(range(10))

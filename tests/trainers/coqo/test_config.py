@@ -1,0 +1,93 @@
+"""Settings: presets, defaults of the family, impossible combinations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import settings
+from trainers.config import PRESETS
+from trainers.coqo.config import CoqoConfig
+from trainers.coqo.model import Sizes
+from trainers.coqo.task import build_model
+
+NAMES = ("coqo", "coqo-single", "coqo-question", "coqo-audio", "coqo-visual", "coqo-small", "avst", "hcrn", "hcrn-qgt")
+
+
+def preset(name: str, *overrides: str) -> CoqoConfig:
+    raw, origin = settings.read(PRESETS, name, None, overrides)
+    return settings.validate(CoqoConfig, raw, origin)
+
+
+def parameters(config: CoqoConfig) -> int:
+    network = build_model(config, Sizes(93, 42, (128,), (1024,) if config.data.pool else (7, 7, 1024)))
+    return sum(each.numel() for each in network.parameters())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_presets_are_valid(name: str) -> None:
+    assert preset(name).loop.epochs == 30
+
+
+def test_a_key_of_the_loop_keeps_the_familys_other_ones() -> None:
+    """Facts 3.11: Adam, 1e-4, x0.1 every 8 epochs, 30 epochs, seed 1."""
+    loop = preset("coqo", "loop.epochs=3").loop
+    assert (loop.epochs, loop.lr, loop.schedule, loop.decay_epochs, loop.decay_factor, loop.seed) == (
+        3,
+        1e-4,
+        "staircase",
+        8,
+        0.1,
+        1,
+    )
+    assert loop.warmup_epochs == 0
+
+
+def test_settings_survive_json() -> None:
+    config = preset("coqo-small")
+    assert CoqoConfig.model_validate(config.model_dump(mode="json")) == config
+
+
+@pytest.mark.parametrize(
+    ("name", "override", "message"),
+    [
+        ("avst", "data.collective=true", "avst trains on single questions"),
+        ("avst", "model.inputs=audio", "avst is defined for audio_visual only"),
+        ("coqo", "model.qgt.heads=7", "7 does not divide model.dim 512"),
+        ("coqo", "model.qgt.layer=3", "unknown key; did you mean 'layers'"),
+    ],
+)
+def test_what_cannot_be_is_said_in_one_line(name: str, override: str, message: str) -> None:
+    with pytest.raises(settings.SettingsError, match=message) as caught:
+        preset(name, override)
+    assert "\n" not in str(caught.value)
+
+
+def test_avst_has_the_published_size() -> None:
+    """Facts 4.2, layer by layer, at 512 wide maps (so no projection of ours)."""
+    network = build_model(preset("avst"), Sizes(93, 42, (128,), (14, 14, 512)))
+
+    def linear(a: int, b: int) -> int:
+        return a * b + b
+
+    lstm = 4 * 512 * 1024 + 2 * 4 * 512
+    expected: dict[str, int] = {
+        "question": 93 * 512 + lstm + linear(1024, 512),
+        "audio": linear(128, 512) + linear(512, 512),
+        "visual": 0,
+        "spatial": linear(1024, 512),
+        "match": linear(1024, 512) + linear(512, 256) + linear(256, 128) + linear(128, 2),
+        "temporal_audio": 4 * linear(512, 512) + 2 * linear(512, 512) + 2 * 512,
+        "temporal_visual": 4 * linear(512, 512) + 2 * linear(512, 512) + 2 * 512,
+        "join": linear(1024, 512),
+        "classifier": linear(512, 42),
+    }
+    found: dict[str, Any] = {
+        name: sum(each.numel() for each in part.parameters()) for name, part in network.named_children()
+    }
+    assert found == expected
+
+
+def test_the_ablation_without_collective_questions_has_the_same_parameters() -> None:
+    assert parameters(preset("coqo")) == parameters(preset("coqo-single"))

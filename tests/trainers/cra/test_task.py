@@ -1,0 +1,276 @@
+"""CRA trained from a small store, through the loop and through its command line's contract."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from stores import Store
+from stores.commit import create_store
+from stores.errors import StoreError
+from stores.rows import Row
+from tests.stores.building import cache_key, commit_rows
+from tests.stores.loading.worlds import put_questions, put_table, question
+from trainers.cra.config import CraConfig
+from trainers.cra.task import CraTask, build
+from trainers.distributed import Ranks
+from trainers.loop import evaluate
+from trainers.metrics.grounding import Answer, GroundedQuestion, score
+from trainers.task import TrainingError
+
+STEPS, WIDTH = 8, 6
+SPEC = {"name": "clip", "steps": STEPS, "step_shape": [WIDTH], "dtype": "float32"}
+COLOURS = ("red", "green", "blue")
+RANKS = Ranks(0, 1, torch.device("cpu"))
+
+
+def shown(number: int) -> tuple[int, int]:
+    """(colour, first of the two steps that show it) of a video."""
+    return number % 3, (number * 5) % (STEPS - 1)
+
+
+def video(number: int) -> Row:
+    colour, first = shown(number)
+    values = np.random.default_rng(number).normal(0, 0.1, (STEPS, WIDTH)).astype(np.float32)
+    values[first : first + 2, colour] += 3
+    key = f"v{number}"
+    times = np.arange(STEPS) + 0.5
+    return Row(key, cache_key(key), values, times, np.ones(STEPS, bool), float(STEPS), 0.0, None, {"stream": 0})
+
+
+def asked(number: int, **columns: Any) -> dict[str, Any]:
+    colour, first = shown(number)
+    given = {
+        "question": "what colour does it show",
+        "options": list(COLOURS),
+        "answer": COLOURS[colour],
+        "answer_index": colour,
+        "spans": [[float(first), float(first + 2)]],
+        "duration": float(STEPS),
+    }
+    return question(f"v{number}", 0, **{**given, **columns})
+
+
+def centres(shape: tuple[int, ...]) -> pa.Table:
+    values = np.random.default_rng(0).normal(size=(4, int(np.prod(shape)))).astype(np.float32)
+    order = [2, 0, 3, 1]
+    column = pa.FixedSizeListArray.from_arrays(values[order].ravel(), values.shape[1])
+    return pa.table({"cluster": pa.array(order, pa.int32()), "center": column})
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("world") / "store"
+    create_store(root)
+    commit_rows(root, map(video, range(64)), feature="clip", spec=SPEC)
+    for split, numbers in (("train", range(48)), ("val", range(48, 64))):
+        put_questions(root, "toy", split, [asked(number) for number in numbers])
+    put_table(root, "linguistic_dictionary", centres((8, 5)), spec={"kind": "linguistic"})
+    put_table(root, "visual_dictionary", centres((WIDTH,)), spec={"kind": "visual", "feature": "clip"})
+    texts = sorted({"what colour does it show", *COLOURS})
+    vectors = np.random.default_rng(1).normal(size=(len(texts), 4)).astype(np.float32)
+    column = pa.FixedSizeListArray.from_arrays(vectors.ravel(), 4)
+    put_table(root, "embeddings", pa.table({"text": texts, "vector": column}), part="abc")
+    return root
+
+
+def settings(**sections: dict[str, Any]) -> CraConfig:
+    raw: dict[str, Any] = {
+        "data": {"dataset": "toy", "tests": [], "batch": 16, "distractors": 0.0},
+        "text": {"encoder": "words", "heads": 2},
+        "model": {"dim": 16, "heads": 2, "layers": 1, "dropout": 0.1, "decoder_dropout": 0.1, "attention_dropout": 0.0},
+        "loop": {"epochs": 2, "lr": 3e-3, "threads": 1},
+    }
+    for name, values in sections.items():
+        raw[name] = {**raw.get(name, {}), **values}
+    return CraConfig.model_validate(raw)
+
+
+def task_of(root: Path, config: CraConfig, ranks: Ranks = RANKS) -> CraTask:
+    return build(config, Store.open(root, lease=False), ranks)
+
+
+def train(task: CraTask, epochs: int) -> list[float]:
+    """As the loop does, without files."""
+    optimizer = torch.optim.Adam(task.model.parameters(), lr=task.config.loop.lr)
+    losses = []
+    for epoch in range(epochs):
+        task.model.train()
+        for step, batch in enumerate(task.batches(epoch, 0)):
+            torch.manual_seed(epoch * 100 + step)
+            optimizer.zero_grad()
+            total = task.loss(batch)["total"]
+            total.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            losses.append(total.item())
+    return losses
+
+
+def test_cra_learns_answers_and_where_they_show_without_seeing_a_span(world: Path) -> None:
+    task = task_of(world, settings(loss={"vq": 0.0}))
+    assert task.steps_per_epoch() == 3
+    train(task, 15)
+    found = evaluate(task, "val", task.config.loop, RANKS)
+    assert found.metrics["n"] == found.metrics["n_grounded"] == 16
+    assert found.metrics["acc_vqa"] == 100
+    assert found.metrics["miop"] > 50  # 25 by chance
+    assert found.metrics["acc_gqa"] > 50
+
+
+def test_predictions_are_what_the_evaluator_reads(world: Path) -> None:
+    task = task_of(world, settings(evaluation={"interval": "window"}))
+    found = evaluate(task, "val", task.config.loop, RANKS)
+    files = json.loads(json.dumps(found.predictions))
+    assert set(files["answers"]) == {f"v{number}_0" for number in range(48, 64)}
+    assert files["times"]["v50"] == [step + 0.5 for step in range(STEPS)]
+    assert sum(files["attention"]["v50_0"]) == pytest.approx(1)
+    assert np.argmax(files["scores"]["v50_0"]) == files["answers"]["v50_0"]["prediction"]
+    questions = [
+        GroundedQuestion(f"v{n}_0", f"v{n}", "CW", shown(n)[0], 3, 8.0, ((float(shown(n)[1]), shown(n)[1] + 2.0),))
+        for n in range(48, 64)
+    ]
+    answers = {key: Answer(each["prediction"], each["answer"]) for key, each in files["answers"].items()}
+    report = score(questions, answers, {key: (start, end) for key, (start, end) in files["spans"].items()})
+    for name in ("acc_vqa", "acc_gqa", "miop", "miou", "unfaithful"):
+        assert found.metrics[name] == pytest.approx(report.overall[name])
+
+
+@pytest.mark.parametrize("recipe", ["paper", "released"])
+def test_the_same_seed_gives_the_same_losses_and_any_step_can_be_resumed(world: Path, recipe: str) -> None:
+    config = settings(data={"distractors": 0.5}).model_dump(mode="json")
+    chosen = CraConfig.model_validate({**config, "recipe": recipe})
+    first, second = (train(task_of(world, chosen), 2) for _ in range(2))
+    assert first == second
+    task = task_of(world, chosen)
+    whole, rest = list(task.batches(1, 0)), list(task.batches(1, 2))
+    assert len(rest) == 1
+    torch.testing.assert_close(rest[0].options.candidates, whole[2].options.candidates)
+    torch.testing.assert_close(rest[0].video, whole[2].video)
+
+
+def test_ranks_share_no_question(world: Path) -> None:
+    seen = []
+    for rank in range(2):
+        task = task_of(world, settings(data={"batch": 8}), Ranks(rank, 2, torch.device("cpu")))
+        assert task.steps_per_epoch() == 3
+        seen.append({tuple(row.flatten().tolist()) for batch in task.batches(0, 0) for row in batch.video})
+    assert len(seen[0]) == len(seen[1]) == 24
+    assert not seen[0] & seen[1]
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"text": {"encoder": "stored"}},
+        {"model": {"method": "temp_clip"}},
+        {"model": {"method": "temp_clip", "proposal": "gaussian"}},
+        {"model": {"gsg": False, "back": False}},
+        {"loss": {"align": 0.0}},
+        {"loss": {"vq": 0.0}},
+    ],
+)
+def test_every_method_and_ablation_trains_and_answers(world: Path, sections: dict[str, Any]) -> None:
+    task = task_of(world, settings(**sections))
+    losses = task.loss(next(task.batches(0, 0)))
+    weights = task.config.loss
+    factor = {"vqa": weights.vqa, "vq": weights.vq, "align": weights.align}
+    expected = sum(factor[name] * value.item() for name, value in losses.items() if name != "total")
+    assert losses["total"].item() == pytest.approx(expected, rel=1e-5)
+    assert ("align" in losses) == (task.config.model.method == "cra" and weights.align > 0)
+    assert ("vq" in losses) == (weights.vq > 0)
+    metrics = evaluate(task, "val", task.config.loop, RANKS).metrics
+    assert 0 <= metrics["acc_gqa"] <= metrics["acc_vqa"] <= 100
+
+
+def test_half_precision_changes_losses_little(world: Path) -> None:
+    for recipe in ("paper", "released"):
+        raw = settings().model_dump(mode="json")
+        task = task_of(world, CraConfig.model_validate({**raw, "recipe": recipe}))
+        task.model.eval()
+        batch = next(task.batches(0, 0))
+        losses = []
+        for enabled in (False, True):
+            torch.manual_seed(0)
+            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+                losses.append(task.loss(batch)["total"])
+        assert losses[1].dtype == torch.float32
+        assert losses[1].item() == pytest.approx(losses[0].item(), rel=0.02)
+
+
+def test_dictionaries_are_read_in_the_order_of_their_clusters(world: Path) -> None:
+    model: Any = task_of(world, settings()).model
+    expected = np.random.default_rng(0).normal(size=(4, WIDTH)).astype(np.float32)
+    np.testing.assert_array_equal(model.front.dictionary.detach().numpy(), expected)
+    assert model.back.dictionary.shape == (4, 8, 5)
+
+
+def test_a_description_is_json_and_names_what_was_learned_from(world: Path) -> None:
+    described = json.loads(json.dumps(task_of(world, settings()).describe()))
+    assert described["vocabulary"] == {
+        "version": 1,
+        "words": ["blue", "colour", "does", "green", "it", "red", "show", "what"],
+    }
+    assert described["store_version"] == Store.open(world, lease=False).version
+    assert described["settings"]["model"]["dim"] == 16
+
+
+def small_world(root: Path, train: dict[str, Any] | None = None, **tables: Any) -> Path:
+    create_store(root)
+    commit_rows(root, map(video, range(6)), feature="clip", spec=tables.pop("spec", SPEC))
+    put_questions(root, "toy", "train", [asked(number, **(train or {})) for number in range(4)])
+    put_questions(root, "toy", "val", [asked(number) for number in (4, 5)])
+    for name, spec in tables.items():
+        put_table(root, name, centres((8, 5) if name.startswith("l") else (WIDTH,)), spec=spec)
+    return root
+
+
+PLAIN = {"model": {"front": False, "back": False}, "data": {"batch": 2}}
+
+
+def test_what_a_store_lacks_is_named(tmp_path: Path) -> None:
+    root = small_world(tmp_path / "a", visual_dictionary={"kind": "visual", "feature": "resnet"})
+    with pytest.raises(
+        TrainingError, match=r"no linguistic_dictionary .* --kind linguistic, or set model\.back to false"
+    ):
+        task_of(root, settings())
+    with pytest.raises(TrainingError, match="made from feature 'resnet', not 'clip'"):
+        task_of(root, settings(model={"back": False}))
+    put_table(root, "visual_dictionary", centres((WIDTH,)), spec={"dataset": "toy", "split": "val"})
+    with pytest.raises(TrainingError, match="made from split 'val', not 'train'"):
+        task_of(root, settings(model={"back": False}))
+    assert task_of(root, settings(**PLAIN)).steps_per_epoch() == 2
+    with pytest.raises(StoreError, match="embedding"):
+        put_table(
+            root,
+            "embeddings",
+            pa.table({"text": ["x"], "vector": pa.FixedSizeListArray.from_arrays(np.zeros(2, np.float32), 2)}),
+            part="e",
+        )
+        task_of(root, settings(**PLAIN, text={"encoder": "stored"}))
+
+
+def test_unfit_stores_are_refused_unless_allowed(tmp_path: Path) -> None:
+    root = small_world(tmp_path / "random", spec={**SPEC, "random_weights": True})
+    with pytest.raises(StoreError, match="random_weights"):
+        task_of(root, settings(**PLAIN))
+    allowed = {**PLAIN, "data": {"batch": 2, "allow": ["random_weights"]}}
+    with pytest.warns(UserWarning, match="random weights"):
+        task_of(root, settings(**allowed))
+
+
+@pytest.mark.parametrize(
+    ("columns", "says"),
+    [
+        ({"options": [], "answer_index": None}, "has 0 options"),
+        ({"answer": None, "answer_index": None}, "no answers to learn from"),
+    ],
+)
+def test_questions_that_cannot_be_learned_from_are_named(tmp_path: Path, columns: dict[str, Any], says: str) -> None:
+    with pytest.raises(TrainingError, match=says):
+        task_of(small_world(tmp_path / "b", train=columns), settings(**PLAIN))

@@ -1,0 +1,1 @@
+"""CoQo: audio-visual question answering with the questions of a video reasoned over together (facts 3)."""

@@ -1,0 +1,48 @@
+"""The closed list of answers that a classifier chooses from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# MUSIC-AVQA's 42 classes in the order of the published answer2idx.json (facts 1.5).
+MUSIC_AVQA = (
+    *("two", "cello", "congas", "zero", "no", "pipa", "six", "yes", "one", "four", "three", "seven", "five"),
+    *("ukulele", "right", "piano", "left", "accordion", "clarinet", "guzheng", "more than ten", "nine", "indoor"),
+    *("saxophone", "drum", "violin", "middle", "outdoor", "bagpipe", "bassoon", "acoustic_guitar", "banjo"),
+    *("electric_bass", "ten", "eight", "flute", "simultaneously", "trumpet", "erhu", "xylophone", "tuba", "suona"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerVocabulary:
+    """Answers in class order; independent of the order of rows."""
+
+    answers: tuple[str, ...]
+
+    @classmethod
+    def of(cls, dataset: str, train_answers: Iterable[str]) -> AnswerVocabulary:
+        """The published 42 for ``music_avqa``, else the distinct answers of the train split, sorted."""
+        return cls(MUSIC_AVQA if dataset == "music_avqa" else tuple(sorted(set(train_answers))))
+
+    def __len__(self) -> int:
+        return len(self.answers)
+
+    @property
+    def digest(self) -> str:
+        """Hexadecimal; equal for equal classes only."""
+        return hashlib.sha256(json.dumps({"answers": 1, "classes": self.answers}).encode()).hexdigest()[:16]
+
+    def encode(self, answers: Sequence[Sequence[str | None]], count: int) -> Tensor:
+        """Class of each answer, int64 ``[B, count]``; -1 where there is none, or it is not a class."""
+        index = {answer: number for number, answer in enumerate(self.answers)}
+        out = torch.full((len(answers), count), -1, dtype=torch.int64)
+        for b, video in enumerate(answers):
+            for n, answer in enumerate(video):
+                out[b, n] = index.get(answer, -1) if answer is not None else -1
+        return out

@@ -1,0 +1,103 @@
+"""Multi-head attention and the sinusoids that tell it when and where."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+# Steps are a second apart, so 2 s is the shortest period they can show; videos last a minute.
+_TIME_PERIODS = (2.0, 240.0)
+# In widths of the frame: from half a cell of a 7x7 map to four frames.
+_SPACE_PERIODS = (2 / 7, 4.0)
+
+
+class Steps(NamedTuple):
+    """One modality of a batch of videos.
+
+    Attributes
+    ----------
+    features : ``[B, T, *step]`` floating.
+    valid : bool ``[B, T]``; false for padding and for absent sound.
+    times : ``[B, T]`` seconds.
+    """
+
+    features: Tensor
+    valid: Tensor
+    times: Tensor
+
+
+class Attention(nn.Module):
+    """Scaled dot-product attention with ``heads`` heads."""
+
+    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.query, self.key = nn.Linear(dim, dim), nn.Linear(dim, dim)
+        self.value, self.out = nn.Linear(dim, dim), nn.Linear(dim, dim)
+
+    def forward(self, query: Tensor, memory: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Query ``[B, Q, d]``, memory ``[B, K, d]``, bool ``[B, K]`` (a true one in each row) → ``[B, Q, d]``."""
+        q, k, v = self._split(self.query(query)), self._split(self.key(memory)), self._split(self.value(memory))
+        mask = None if valid is None else valid[:, None, None, :]
+        mixed = F.scaled_dot_product_attention(q, k, v, mask, self.dropout if self.training else 0.0)
+        out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        return out
+
+    def with_weights(self, query: Tensor, memory: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """What :meth:`forward` gives, and the weights ``[B, Q, K]``, mean of the heads."""
+        q, k, v = self._split(self.query(query)), self._split(self.key(memory)), self._split(self.value(memory))
+        scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+        weights = scores.masked_fill(~valid[:, None, None, :], -math.inf).softmax(-1)
+        mixed = F.dropout(weights, self.dropout, self.training) @ v
+        return self.out(mixed.transpose(1, 2).flatten(2)), weights.mean(1)
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
+
+
+def feed_forward(dim: int, hidden: int, dropout: float) -> nn.Sequential:
+    """FFN of a transformer layer."""
+    return nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, dim))
+
+
+def time_encoding(times: Tensor, dim: int) -> Tensor:
+    """Sinusoids of seconds ``[...]`` → float32 ``[..., dim]``."""
+    return _sinusoids(times, dim, _TIME_PERIODS)
+
+
+def grid_encoding(height: int, width: int, dim: int, device: torch.device) -> Tensor:
+    """Sinusoids of the cell centres of a map → float32 ``[height, width, dim]``: rows, then columns."""
+    rows = (torch.arange(height, device=device) + 0.5) / height
+    columns = (torch.arange(width, device=device) + 0.5) / width
+    row_code = _sinusoids(rows, dim // 2, _SPACE_PERIODS)[:, None].expand(-1, width, -1)
+    column_code = _sinusoids(columns, dim // 2, _SPACE_PERIODS)[None].expand(height, -1, -1)
+    return torch.cat([row_code, column_code], dim=-1)
+
+
+def _sinusoids(positions: Tensor, dim: int, periods: tuple[float, float]) -> Tensor:
+    shortest, longest = map(math.log, periods)
+    period = torch.linspace(shortest, longest, dim // 2, device=positions.device).exp()
+    angles = positions.float()[..., None] * (2 * math.pi / period)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+def nonempty(steps: Steps) -> Steps:
+    """Steps that attention can read: zeros wherever nothing is valid, and one zero step where no step is.
+
+    A video without sound thus reads silence, not NaN, and how long it was padded changes nothing.
+    """
+    valid = steps.valid
+    mask = valid.reshape(*valid.shape, *[1] * (steps.features.dim() - 2))
+    first = torch.zeros_like(valid)
+    first[:, 0] = ~valid.any(1)
+    return Steps(steps.features.masked_fill(~mask, 0), valid | first, steps.times.masked_fill(~valid, 0))
+
+
+def masked_mean(x: Tensor, valid: Tensor) -> Tensor:
+    """Mean of ``x [..., T, d]`` over the steps that are ``valid [..., T]`` → ``[..., d]``."""
+    weights = valid.to(x.dtype)
+    return (weights[..., None, :] @ x).squeeze(-2) / weights.sum(-1, keepdim=True).clamp(min=1)

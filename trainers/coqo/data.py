@@ -1,0 +1,84 @@
+"""Batches of the store as model inputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stores.loading import QuestionBatch, VideoBatch
+from trainers.coqo.answers import AnswerVocabulary
+from trainers.coqo.attention import Steps
+from trainers.coqo.question import Vocabulary
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What a model takes, and what it should say.
+
+    Attributes
+    ----------
+    words : int64 ``[B, N, L]``.
+    q_mask : bool ``[B, N]``.
+    audio, visual : None where the batch holds no such feature.
+    videos : int64 ``[B]``, equal for rows of the same video.
+    labels : int64 ``[B, N]``; -1 for padding, and for answers that are not among the classes.
+    """
+
+    words: Tensor
+    q_mask: Tensor
+    audio: Steps | None
+    visual: Steps | None
+    videos: Tensor
+    labels: Tensor
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> Inputs:
+        """The same on ``device``."""
+
+        def move(part: Tensor) -> Tensor:
+            return part.to(device, non_blocking=non_blocking)
+
+        audio = Steps(*map(move, self.audio)) if self.audio is not None else None
+        visual = Steps(*map(move, self.visual)) if self.visual is not None else None
+        return Inputs(move(self.words), move(self.q_mask), audio, visual, move(self.videos), move(self.labels))
+
+
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """Turns batches into :class:`Inputs`. Features are those named ``audio`` and ``visual`` in the batch."""
+
+    vocabulary: Vocabulary
+    answers: AnswerVocabulary
+
+    def videos(self, batch: VideoBatch) -> Inputs:
+        """Collective: N questions of each video."""
+        return self._inputs(batch, batch.questions, batch.answers, batch.q_mask)
+
+    def questions(self, batch: QuestionBatch) -> Inputs:
+        """Single: N = 1."""
+        single = torch.ones(len(batch), 1, dtype=torch.bool)
+        return self._inputs(batch, [[text] for text in batch.questions], [[text] for text in batch.answers], single)
+
+    def _inputs(
+        self,
+        batch: VideoBatch | QuestionBatch,
+        questions: list[list[str]],
+        answers: list[list[str | None]],
+        q_mask: Tensor,
+    ) -> Inputs:
+        number = {video: index for index, video in enumerate(dict.fromkeys(batch.video_ids))}
+        return Inputs(
+            words=self.vocabulary.encode(questions),
+            q_mask=q_mask,
+            audio=_steps(batch, "audio"),
+            visual=_steps(batch, "visual"),
+            videos=torch.tensor([number[video] for video in batch.video_ids]),
+            labels=self.answers.encode(answers, q_mask.shape[1]),
+        )
+
+
+def _steps(batch: VideoBatch | QuestionBatch, name: str) -> Steps | None:
+    if name not in batch.features:
+        return None
+    return Steps(batch.features[name], batch.valid[name], batch.times[name])

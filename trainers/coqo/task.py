@@ -1,0 +1,205 @@
+"""CoQo and its baselines as the training loop sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow.compute as pc
+import torch
+from torch import Tensor, nn
+
+from stores import Store
+from stores.loading import (
+    BatchSampler,
+    CollectiveSampler,
+    QuestionDataset,
+    ShuffleSampler,
+    VideoDataset,
+    View,
+    check,
+    read_ahead,
+)
+from trainers.coqo.answers import AnswerVocabulary
+from trainers.coqo.avst import AVST
+from trainers.coqo.config import CoqoConfig
+from trainers.coqo.data import Encoder, Inputs
+from trainers.coqo.hcrn import HCRN
+from trainers.coqo.losses import objective
+from trainers.coqo.model import Answers, CoQo, Sizes
+from trainers.coqo.question import Vocabulary
+from trainers.distributed import Ranks
+from trainers.metrics.avqa import Question, score
+from trainers.task import Evaluation, Json, Task, TrainingError
+
+Settings = CoqoConfig
+
+
+def build(settings: CoqoConfig, store: Store, ranks: Ranks) -> CoqoTask:
+    """The task on one rank.
+
+    Raises
+    ------
+    TrainingError, StoreError
+        If the store lacks questions, features or answers that the settings ask for.
+    """
+    return CoqoTask(settings, store, ranks)
+
+
+def build_model(config: CoqoConfig, sizes: Sizes) -> nn.Module:
+    """The network that the settings name, with random weights."""
+    if config.model.method == "avst":
+        return AVST(config.model, sizes)
+    if config.model.method == "hcrn":
+        return HCRN(config.model, sizes)
+    return CoQo(config.model, config.loss, sizes)
+
+
+class CoqoTask(Task):
+    """Collective or single-question training; single-question answering."""
+
+    select = "overall"
+
+    def __init__(self, config: CoqoConfig, store: Store, ranks: Ranks) -> None:
+        self.config, self.store, self.ranks = config, store, ranks
+        data = config.data
+        features = [self._feature(name) for name in config.model.modalities]
+        for split in (data.train, data.val, *data.tests):
+            check(store, features, split, data.dataset).require(data.allow)
+        self.train = self._videos() if data.collective else self._questions(data.train)
+        self.scored = {split: self._questions(split) for split in (data.val, *data.tests)}
+        for split, dataset in self.scored.items():
+            _scored(dataset, split)  # a hidden answer is better found before training
+        self.sampler = self._sampler()
+        answers = [answer for answer in self.train.questions.answers if answer is not None]
+        self.encoder = Encoder(_vocabulary(store, config), AnswerVocabulary.of(data.dataset, answers))
+        if not set(answers) & set(self.encoder.answers.answers):
+            raise TrainingError(f"{store.path}: split {data.train!r} of {data.dataset!r} has no answers to learn from")
+        self.sizes = self._sizes()
+        torch.manual_seed(config.loop.seed)
+        self.model = build_model(config, self.sizes)
+
+    def steps_per_epoch(self) -> int:
+        return len(self.sampler)
+
+    def batches(self, epoch: int, start_step: int) -> Iterator[Inputs]:
+        self.sampler.start(epoch, start_step)
+        for batch in read_ahead(self.train, self.sampler):
+            yield self.encoder.videos(batch) if self.config.data.collective else self.encoder.questions(batch)
+
+    def loss(self, batch: Inputs) -> dict[str, Tensor]:
+        return objective(self.answer(batch), batch.labels, self.config.loss)
+
+    def answer(self, batch: Inputs) -> Answers:
+        """What the model says of a batch."""
+        said: Answers = self.model(batch.words, batch.q_mask, batch.audio, batch.visual, batch.videos)
+        return said
+
+    def evaluate(self, split: str) -> Evaluation:
+        """Each question alone, as it would be asked.
+
+        Predictions: ``answers`` as ``jobs/evaluate.py avqa`` reads them; ``attention``, by question and modality the
+        weights of the valid steps, and ``times``, by video and modality their seconds, as panels show them.
+        """
+        dataset = self.scored[split]
+        order = BatchSampler(ShuffleSampler(len(dataset), shuffle=False), self.config.data.batch_questions)
+        answers: dict[str, str] = {}
+        attention: dict[str, dict[str, list[float]]] = {}
+        times: dict[str, dict[str, list[float]]] = {}
+        for batch in read_ahead(dataset, order):
+            said = self.answer(self.encoder.questions(batch).to(self.ranks.device))
+            classes = said.logits[:, 0].argmax(-1).tolist()
+            answers |= zip(batch.question_ids, (self.encoder.answers.answers[index] for index in classes), strict=True)
+            for name, weights in said.attention.items():
+                valid, seconds, alone = batch.valid[name], batch.times[name], weights[:, 0].float().cpu()
+                for row, (question, video) in enumerate(zip(batch.question_ids, batch.video_ids, strict=True)):
+                    attention.setdefault(question, {})[name] = alone[row][valid[row]].tolist()
+                    times.setdefault(video, {})[name] = seconds[row][valid[row]].tolist()
+        report = score(_scored(dataset, split), answers)
+        rates = {"overall": report.overall, **report.groups, **report.types}
+        metrics = {name: rate.accuracy for name, rate in rates.items() if rate.accuracy is not None}
+        return Evaluation(metrics, {"answers": answers, "attention": attention, "times": times})
+
+    def splits(self) -> Sequence[str]:
+        return (self.config.data.val, *self.config.data.tests)
+
+    def describe(self) -> dict[str, Json]:
+        vocabulary, answers = self.encoder.vocabulary, self.encoder.answers
+        return {
+            "method": self.config.model_dump(mode="json", exclude={"loop"}),
+            "store_version": self.store.version,
+            "words": {
+                "digest": vocabulary.digest,
+                "words": vocabulary.words,
+                "has_unknown": vocabulary.has_unknown,
+            },
+            "answers": {"digest": answers.digest, "answers": answers.answers},
+            "sizes": {"audio": self.sizes.audio, "visual": self.sizes.visual},
+        }
+
+    def _videos(self) -> VideoDataset:
+        return VideoDataset(self.store, self.config.data.train, self._views(), **self._reading())
+
+    def _questions(self, split: str) -> QuestionDataset:
+        return QuestionDataset(self.store, split, self._views(), **self._reading())
+
+    def _reading(self) -> dict[str, Any]:
+        data = self.config.data
+        pin = self.ranks.device.type == "cuda"
+        return {"dataset": data.dataset, "allow_missing": "missing" in data.allow, "pin": pin}
+
+    def _sampler(self) -> BatchSampler:
+        data, ranks = self.config.data, self.ranks
+        if isinstance(self.train, VideoDataset):
+            return CollectiveSampler(
+                self.train,
+                data.batch_videos,
+                data.max_questions,
+                data.quotas,
+                seed=self.config.loop.seed,
+                rank=ranks.rank,
+                world=ranks.world,
+            )
+        items = ShuffleSampler(len(self.train), self.config.loop.seed, rank=ranks.rank, world=ranks.world)
+        return BatchSampler(items, data.batch_questions)
+
+    def _feature(self, modality: str) -> str:
+        return self.config.data.audio if modality == "audio" else self.config.data.visual
+
+    def _views(self) -> dict[str, View]:
+        """Stored dtypes travel to the device; the model computes in its own."""
+        stride = slice(None, None, self.config.data.stride)
+        pooled = {"visual"} if self.config.data.pool else set()
+        return {
+            name: View(self._feature(name), stride, "mean" if name in pooled else None, dtype=None)
+            for name in self.config.model.modalities
+        }
+
+    def _sizes(self) -> Sizes:
+        shapes: dict[str, tuple[int, ...]] = {"audio": (), "visual": ()}
+        for name, values in self.train[0].features.items():
+            shapes[name] = tuple(values.shape[2:])
+        if shapes["visual"] and len(shapes["visual"]) not in (1, 3):
+            raise TrainingError(
+                f"{self.store.path}: feature {self.config.data.visual!r}: a step is {shapes['visual']}; visual steps "
+                "are vectors [C] or maps [H, W, C]"
+            )
+        return Sizes(len(self.encoder.vocabulary), len(self.encoder.answers), **shapes)
+
+
+def _scored(dataset: QuestionDataset, split: str) -> list[Question]:
+    asked = dataset.questions
+    rows = []
+    for name, kind, modality, answer in zip(asked.ids, asked.types, asked.modalities, asked.answers, strict=True):
+        if answer is None:
+            raise TrainingError(f"{dataset.store.path}: split {split!r}: the answer of question {name!r} is hidden")
+        rows.append(Question(name, name, kind, modality, answer))
+    return rows
+
+
+def _vocabulary(store: Store, config: CoqoConfig) -> Vocabulary:
+    if config.model.question.vocabulary == "published":
+        return Vocabulary.published()
+    table: Any = store.table("questions")
+    texts = table.filter(pc.equal(table.column("dataset"), config.data.dataset)).column("question")
+    return Vocabulary.build(texts.unique().to_pylist())

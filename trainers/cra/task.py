@@ -1,0 +1,279 @@
+"""CRA and Temp[CLIP] as the training loop sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stores import Store
+from stores.loading import BatchSampler, QuestionBatch, QuestionDataset, ShuffleSampler, View, check, read_ahead
+from stores.loading.questions import load_vectors
+from trainers.cra import alignment, spans
+from trainers.cra.candidates import CandidateSampler, read_paraphrases
+from trainers.cra.config import CraConfig, LossConfig
+from trainers.cra.data import VIDEO, Choice, Inputs, evaluation_inputs, training_inputs
+from trainers.cra.dictionaries import load_dictionary
+from trainers.cra.model import build_model
+from trainers.cra.outputs import Grounded
+from trainers.cra.text import Pretrained, StoredText, TokenText, Words, load_pretrained
+from trainers.cra.tokens import Encoder, RobertaTokens, StoredVectors, WordTokens
+from trainers.distributed import Ranks
+from trainers.metrics.grounding import Answer, GroundedQuestion, score
+from trainers.task import Evaluation, Json, Task, TrainingError
+
+Settings = CraConfig
+
+
+def build(settings: CraConfig, store: Store, ranks: Ranks) -> CraTask:
+    """The task on one rank.
+
+    Raises
+    ------
+    TrainingError, StoreError
+        If the store lacks what the settings ask for, or what it has is not fit to train on.
+    """
+    data = settings.data
+    needed = settings.model.dictionaries
+    dictionaries = {name: load_dictionary(store, name, data) for name in needed}
+    for split in (data.train, data.val, *data.tests):
+        check(store, [data.feature], split, data.dataset, dictionaries=needed).require(data.allow)
+    view = {VIDEO: View(data.feature, pool="mean" if data.pool else None)}
+    datasets = {
+        split: QuestionDataset(store, split, view, data.dataset) for split in (data.train, data.val, *data.tests)
+    }
+    paraphrases = read_paraphrases(data.paraphrases) if data.paraphrases is not None else {}
+    torch.manual_seed(settings.loop.seed)
+    text, encoder = _text(settings, store, datasets, paraphrases)
+    model = build_model(settings.model, text, _feature_dim(store, datasets[data.train], settings), dictionaries)
+    return CraTask(settings, store, ranks, model, encoder, datasets, paraphrases)
+
+
+def _feature_dim(store: Store, dataset: QuestionDataset, settings: CraConfig) -> int:
+    name = settings.data.feature
+    shape, _ = store.shape(name, dataset.videos[0])
+    if len(shape) != 2 and not settings.data.pool:
+        raise TrainingError(f"feature {name!r}: rows are {'×'.join(map(str, shape))}, not T×F; set data.pool to true")
+    return shape[-1]
+
+
+def _text(
+    settings: CraConfig,
+    store: Store,
+    datasets: Mapping[str, QuestionDataset],
+    paraphrases: Mapping[str, Sequence[str]],
+) -> tuple[nn.Module, Encoder]:
+    """The text module and what encodes candidates for it."""
+    config, dim = settings.text, settings.model.dim
+    pooling: Any = "attention" if settings.model.method == "cra" else "mean"
+    if config.encoder == "stored":
+        texts = sorted({text for dataset in datasets.values() for text in _texts(dataset, paraphrases)})
+        found = load_vectors(store, texts, config.embeddings or None)
+        vectors = dict(zip(texts, found.vectors[found.at].numpy(), strict=True))
+        width = found.vectors.shape[1]
+        return StoredText(width, dim), StoredVectors(vectors, width)
+    if config.encoder == "words":
+        words = WordTokens.build(config, _texts(datasets[settings.data.train], paraphrases))
+        states: nn.Module = Words(len(words), dim, config)
+        return TokenText(states, dim, dim, words.special.pad, pooling, config.mask_padding), words
+    pretrained, tokenizer = load_pretrained(config.weights)
+    tokens = RobertaTokens(config, tokenizer)
+    hidden = int(pretrained.config.hidden_size)  # type: ignore[union-attr, arg-type]
+    return TokenText(Pretrained(pretrained), hidden, dim, tokens.special.pad, pooling, config.mask_padding), tokens
+
+
+def _texts(dataset: QuestionDataset, paraphrases: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """All that candidates of a split are made of."""
+    for question, text, options in zip(
+        dataset.questions.ids, dataset.questions.texts, dataset.questions.options, strict=True
+    ):
+        yield text
+        yield from options
+        yield from paraphrases.get(question, ())
+
+
+class CraTask(Task):
+    """Grounded question answering; only the right option is learned from, never a span."""
+
+    select = "acc_vqa"
+
+    def __init__(
+        self,
+        config: CraConfig,
+        store: Store,
+        ranks: Ranks,
+        model: nn.Module,
+        encoder: Encoder,
+        datasets: Mapping[str, QuestionDataset],
+        paraphrases: Mapping[str, Sequence[str]],
+    ) -> None:
+        self.config, self.store, self.model, self.encoder = config, store, model, encoder
+        self._datasets = datasets
+        for split, dataset in datasets.items():
+            _refuse_open_questions(store, split, dataset)
+        train = datasets[config.data.train]
+        if not (datasets[config.data.val].questions.answer_index >= 0).any():
+            raise TrainingError(f"{store.path}: split {config.data.val!r} has no answers to validate with")
+        known = (train.questions.answer_index >= 0).nonzero().flatten().tolist()
+        if not known:
+            raise TrainingError(f"{store.path}: split {config.data.train!r} has no answers to learn from")
+        seed = config.loop.seed
+        shuffled = ShuffleSampler(known, seed, rank=ranks.rank, world=ranks.world, uneven="drop")
+        self._sampler = BatchSampler(shuffled, config.data.batch, drop_last=True)
+        self._candidates = CandidateSampler(train.questions, config.data, seed, paraphrases)
+        self._index = {question: index for index, question in enumerate(train.questions.ids)}
+
+    def steps_per_epoch(self) -> int:
+        return len(self._sampler)
+
+    def batches(self, epoch: int, start_step: int) -> Iterator[Inputs]:
+        self._sampler.start(epoch, start_step)
+        for batch in read_ahead(self._datasets[self.config.data.train], self._sampler):
+            draws = [self._candidates.draw(self._index[question], epoch) for question in batch.question_ids]
+            yield training_inputs(batch, draws, self.encoder, questions=self.config.loss.vq > 0)
+
+    def loss(self, batch: Inputs) -> dict[str, Tensor]:
+        weights, aligned = self.config.loss, self.config.model.method == "cra" and self.config.loss.align > 0
+        answered = self.model(batch.video, batch.valid, batch.options.candidates, batch.options.exists)
+        losses = {"vqa": _cross_entropy(answered, batch.options)}
+        total = weights.vqa * losses["vqa"]
+        if aligned:
+            losses["align"] = _align(answered, batch.options, weights)
+        if batch.questions is not None:
+            asked = batch.questions
+            matched = self.model(batch.video, batch.valid, asked.candidates, asked.exists, asked.right)
+            losses["vq"] = _cross_entropy(matched, asked)
+            total = total + weights.vq * losses["vq"]
+            if aligned:
+                losses["align"] = losses["align"] + _align(matched, asked, weights)
+        if aligned:
+            total = total + weights.align * losses["align"]
+        return {"total": total, **losses}
+
+    def splits(self) -> Sequence[str]:
+        return [self.config.data.val, *self.config.data.tests]
+
+    def evaluate(self, split: str) -> Evaluation:
+        """Answers, spans (s), attention, frame times (s) as ``jobs/evaluate.py grounding`` reads them, and logits."""
+        dataset, device = self._datasets[split], next(self.model.parameters()).device
+        order = BatchSampler(ShuffleSampler(len(dataset), shuffle=False), self.config.data.batch)
+        collected = _Collected(self.config, self.store)
+        for batch in read_ahead(dataset, order):
+            inputs = evaluation_inputs(batch, self.encoder).to(device)
+            options = inputs.options
+            collected.add(batch, self.model(inputs.video, inputs.valid, options.candidates, options.exists))
+        return collected.evaluation()
+
+    def describe(self) -> dict[str, Json]:
+        words = self.encoder
+        return {
+            "method": "cra",
+            "settings": self.config.model_dump(mode="json", exclude={"loop"}),
+            "store_version": self.store.version,
+            "feature_spec": self.store.features[self.config.data.feature.partition("@")[0]].spec,
+            "vocabulary": {"version": words.VERSION, "words": words.words} if isinstance(words, WordTokens) else None,
+            "shapes": {name: list(tensor.shape) for name, tensor in self.model.state_dict().items()},
+        }
+
+
+def _refuse_open_questions(store: Store, split: str, dataset: QuestionDataset) -> None:
+    for question, options in zip(dataset.questions.ids, dataset.questions.options, strict=True):
+        if len(options) < 2:
+            raise TrainingError(
+                f"{store.path}: question {question!r} of split {split!r} has {len(options)} options; "
+                "CRA chooses among at least 2"
+            )
+
+
+def _cross_entropy(grounded: Grounded, choice: Choice) -> Tensor:
+    return nn.functional.cross_entropy(grounded.logits, choice.right)
+
+
+def _align(grounded: Grounded, choice: Choice, config: LossConfig) -> Tensor:
+    text = grounded.text(choice.right)
+    if config.bidirectional:
+        return alignment.bidirectional(grounded.video, text, config.temperature)
+    negatives = config.negatives if config.negatives is not None else len(text) - 1
+    return alignment.sampled(grounded.video, text, config.temperature, negatives)
+
+
+@dataclass
+class _Collected:
+    """Predictions of a split, question by question."""
+
+    config: CraConfig
+    store: Store
+    questions: list[GroundedQuestion] = field(default_factory=list)
+    answers: dict[str, Answer] = field(default_factory=dict)
+    spans: dict[str, tuple[float, float]] = field(default_factory=dict)
+    scores: dict[str, list[float]] = field(default_factory=dict)
+    attention: dict[str, list[float]] = field(default_factory=dict)
+    unsmoothed: dict[str, list[float]] = field(default_factory=dict)
+    times: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, batch: QuestionBatch, grounded: Grounded) -> None:
+        predictions, logits = grounded.logits.argmax(1).tolist(), grounded.logits.tolist()
+        valid, times = batch.valid[VIDEO], batch.times[VIDEO]
+        weights, unsmoothed = grounded.weights.cpu(), grounded.attention.cpu()
+        intervals = None if grounded.interval is None else grounded.interval.tolist()
+        for row, video in enumerate(batch.video_ids):
+            key = _key(video, batch.question_ids[row])
+            frames = valid[row]
+            answer = int(batch.answer_index[row])
+            self.answers[key] = Answer(predictions[row], None if answer < 0 else answer)
+            self.scores[key] = logits[row][: len(batch.options[row])]
+            self.attention[key] = weights[row][frames].tolist()
+            self.unsmoothed[key] = unsmoothed[row][frames].tolist()
+            self.times[video] = times[row][frames].tolist()
+            duration = self._duration(video, float(batch.duration[row]))
+            proposed = None if intervals is None else intervals[row]
+            self.spans[key] = self._span(self.attention[key], self.times[video], duration, proposed)
+            true = tuple(batch.spans[row])
+            count = len(batch.options[row])
+            self.questions.append(
+                GroundedQuestion(key, video, batch.types[row], self.answers[key].stated, count, duration, true)
+            )
+
+    def evaluation(self) -> Evaluation:
+        known = [each for each in self.questions if each.answer is not None]
+        metrics: dict[str, float] = {"n": len(known)}
+        if known:
+            right = sum(self.answers[each.key].prediction == each.answer for each in known)
+            metrics["acc_vqa"] = 100 * right / len(known)
+        grounded = [each for each in known if each.spans]
+        if grounded:
+            rates = score(grounded, self.answers, self.spans).overall
+            metrics |= {name: rate for name, rate in rates.items() if name not in ("acc_vqa", "n")}
+            metrics["n_grounded"] = len(grounded)
+        answers = {key: {"prediction": each.prediction, "answer": each.stated} for key, each in self.answers.items()}
+        predictions = {
+            "answers": answers,
+            "scores": self.scores,
+            "spans": self.spans,
+            "attention": self.attention,
+            "unsmoothed": self.unsmoothed,
+            "times": self.times,
+        }
+        return Evaluation(metrics, predictions)
+
+    def _span(
+        self, weights: list[float], times: list[float], duration: float, proposed: list[float] | None
+    ) -> tuple[float, float]:
+        config = self.config.evaluation
+        if proposed is not None:
+            start, end = spans.to_seconds(proposed, duration, config.published_spans)
+        else:
+            start, end = spans.span(config.interval, weights, times, duration, config.published_spans)
+        return start, end
+
+    def _duration(self, video: str, annotated: float) -> float:
+        """Seconds, as annotated or else as decoded."""
+        return annotated if annotated > 0 else self.store.clip(self.config.data.feature, video)[1]
+
+
+def _key(video: str, question: str) -> str:
+    """``<video>_<question>``, which ids of NExT-GQA already are."""
+    return question if question.startswith(f"{video}_") else f"{video}_{question}"

@@ -1,0 +1,69 @@
+"""The same run on several workers of a Ray cluster, through Ray Train."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.train import RunConfig, ScalingConfig, TrainingFailedError
+from ray.train.torch import TorchTrainer
+
+from trainers.run import RESULTS, Request, run
+from trainers.task import TrainingError
+
+
+def launch(request: Request, workers: int, gpus: bool) -> dict[str, Any]:
+    """Run :func:`trainers.run.run` on ``workers`` processes, each with one GPU where ``gpus``.
+
+    Every node must see the store and ``request.out``: rank 0 writes checkpoints there and all ranks resume from them.
+
+    Raises
+    ------
+    TrainingError
+        With the first line of what a worker raised.
+    """
+    owned = not ray.is_initialized()
+    if owned:
+        ray.init(
+            address=os.environ.get("RAY_ADDRESS") or None,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+            runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}},
+        )
+    try:
+        trainer = TorchTrainer(
+            _worker,
+            train_loop_config=asdict(request),
+            scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus),
+            run_config=RunConfig(name="reelstore", storage_path=str(Path(request.out).absolute() / "ray")),
+        )
+        trainer.fit()
+    except TrainingFailedError as error:
+        raise TrainingError(_cause(error)) from error
+    except ray.exceptions.RayError as error:
+        raise TrainingError(f"ray: {_last_line(error)}") from error
+    finally:
+        if owned:
+            ray.shutdown()
+    summary: dict[str, Any] = json.loads((Path(request.out) / RESULTS).read_text())
+    return summary
+
+
+def _worker(settings: dict[str, Any]) -> None:
+    run(Request(**settings))
+
+
+def _cause(error: TrainingFailedError) -> str:
+    """What the first worker raised, in one line."""
+    failures = getattr(error, "worker_failures", {})
+    return _last_line(failures[min(failures)] if failures else error)
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,222 @@
+"""The files that grounding is scored from: annotations of NExT-GQA or STAR form, predictions, spans, attention."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from trainers.cra import spans as intervals
+from trainers.metrics.files import EvaluationError, read_object
+from trainers.metrics.grounding import Answer, GroundedQuestion, Span
+
+_Value = TypeVar("_Value")
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """What a csv row says that scoring needs."""
+
+    type: str
+    answer: int | None
+    options: int
+
+
+def read_questions(annotations: Path, questions: Path, official: bool = False) -> list[GroundedQuestion]:
+    """The questions with true spans, in the order of ``annotations``.
+
+    Parameters
+    ----------
+    annotations : JSON ``{video: {"duration": s, "location": {question: [[start, end], …]}}}``.
+    questions : csv with ``video_id, qid, type, answer`` (the right option's text) ``, a0 … aN``.
+    official : a question that the csv does not know has type ``?``; otherwise it is an error.
+
+    Raises
+    ------
+    EvaluationError
+        If a file cannot be read or is not of that form.
+    """
+    rows = _read_rows(questions)
+    found: dict[str, GroundedQuestion] = {}
+    for video, record in read_object(annotations).items():
+        duration = _duration(annotations, video, record)
+        for question, segments in record["location"].items():
+            key = f"{video}_{question}"
+            row = rows.get(key)
+            if key in found:
+                raise EvaluationError(f"{annotations}: two questions are called {key!r}")
+            if row is None:
+                if not official:
+                    raise EvaluationError(f"{annotations}: question {key!r} is not in {questions}")
+                row = _Row("?", None, 0)
+            if not isinstance(segments, list) or not segments:
+                raise EvaluationError(f"{annotations}: question {key!r}: must have a list of [start, end] spans")
+            spans = tuple(_pair(annotations, key, segment) for segment in segments)
+            found[key] = GroundedQuestion(key, video, row.type, row.answer, row.options, duration, spans)
+    if not found:
+        raise EvaluationError(f"{annotations}: no question has a span")
+    return list(found.values())
+
+
+def read_answers(path: Path, questions: Sequence[GroundedQuestion], official: bool = False) -> dict[str, Answer]:
+    """``{key: {"prediction": i, "answer": j}}``; ``official`` ignores keys that have no span.
+
+    Raises
+    ------
+    EvaluationError
+        If the file is not of that form, names an unknown question, or (official) does not state the right answer.
+    """
+    options = {each.key: each.options for each in questions}
+
+    def answer(key: str, value: Any) -> Answer:
+        if not isinstance(value, dict) or not _is_index(value.get("prediction")):
+            raise EvaluationError(f'{path}: question {key!r}: must be {{"prediction": index, "answer": index}}')
+        stated = value.get("answer")
+        if not _is_index(stated) and (official or stated is not None):
+            raise EvaluationError(f"{path}: question {key!r}: its answer must be the index of an option")
+        if not official and value["prediction"] >= options[key]:
+            raise EvaluationError(
+                f"{path}: question {key!r}: prediction {value['prediction']} of {options[key]} options"
+            )
+        return Answer(value["prediction"], stated)
+
+    return _predictions(path, questions, official, answer)
+
+
+def read_spans(
+    path: Path, questions: Sequence[GroundedQuestion], fractions: bool = False, official: bool = False
+) -> dict[str, Span]:
+    """``{key: [start, end]}`` in seconds, or in ``fractions`` of the video; returned in seconds.
+
+    ``official`` reads the first and the last of however many numbers, rounds fractions' seconds to 0.1, and ignores
+    keys that have no true span.
+
+    Raises
+    ------
+    EvaluationError
+        If the file is not of that form or names an unknown question.
+    """
+    durations = {each.key: each.duration for each in questions}
+
+    def span(key: str, value: Any) -> Span:
+        if official and isinstance(value, list) and value:
+            value = [value[0], value[-1]]
+        start, end = _pair(path, key, value)
+        if fractions:
+            start, end = intervals.to_seconds((start, end), durations[key], official)
+        return start, end
+
+    return _predictions(path, questions, official, span)
+
+
+def read_attention(
+    path: Path,
+    times: Path | None,
+    interval: intervals.Interval,
+    questions: Sequence[GroundedQuestion],
+    official: bool = False,
+) -> dict[str, Span]:
+    """Spans derived from attention: ``{key: [weights]}``, and ``times`` ``{video: [seconds]}`` of the same frames.
+
+    Raises
+    ------
+    EvaluationError
+        If a file is not of that form, names an unknown question, or times are needed and not there.
+    """
+    if times is None and interval != "window":
+        raise EvaluationError(f"--interval {interval} needs --times, the seconds of the frames")
+    table = {} if times is None else read_object(times)
+    by_key = {each.key: each for each in questions}
+
+    def span(key: str, value: Any) -> Span:
+        weights = _numbers(path, key, value)
+        question = by_key[key]
+        seconds = None
+        if times is not None:
+            if question.video_id not in table:
+                raise EvaluationError(f"{times}: video {question.video_id!r} of question {key!r} is not there")
+            seconds = _numbers(times, question.video_id, table[question.video_id])
+        try:
+            start, end = intervals.span(interval, weights, seconds, question.duration, official)
+        except ValueError as error:
+            raise EvaluationError(f"{path}: question {key!r}: {error}") from error
+        return start, end
+
+    return _predictions(path, questions, official, span)
+
+
+def _predictions(
+    path: Path, questions: Sequence[GroundedQuestion], official: bool, convert: Callable[[str, Any], _Value]
+) -> dict[str, _Value]:
+    known = {each.key for each in questions}
+    values = read_object(path)
+    strangers = [key for key in values if key not in known]
+    if strangers and not official:
+        more = f" and {len(strangers) - 1} more" if len(strangers) > 1 else ""
+        raise EvaluationError(
+            f"{path}: question {strangers[0]!r}{more}: not in the annotations (--official ignores such)"
+        )
+    return {key: convert(key, value) for key, value in values.items() if key in known}
+
+
+def _duration(path: Path, video: str, record: Any) -> float:
+    if not isinstance(record, dict) or not isinstance(record.get("location"), dict):
+        raise EvaluationError(f"{path}: video {video!r}: must have a duration and a location")
+    duration: Any = record.get("duration")
+    if not _is_number(duration) or duration <= 0:
+        raise EvaluationError(f"{path}: video {video!r}: its duration must be a number of seconds above 0")
+    return float(duration)
+
+
+def _pair(path: Path, key: str, value: Any) -> Span:
+    numbers = _numbers(path, key, value)
+    if len(numbers) != 2:
+        raise EvaluationError(f"{path}: question {key!r}: a span must be [start, end], has {len(numbers)} numbers")
+    return numbers[0], numbers[1]
+
+
+def _numbers(path: Path, key: str, value: Any) -> list[float]:
+    if not isinstance(value, list) or not value or not all(map(_is_number, value)):
+        raise EvaluationError(f"{path}: {key!r}: must be a list of finite numbers")
+    return [float(each) for each in value]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_index(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _read_rows(path: Path) -> dict[str, _Row]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            missing = [
+                name for name in ("video_id", "qid", "type", "answer", "a0") if name not in (reader.fieldnames or ())
+            ]
+            if missing:
+                raise EvaluationError(f"{path}: no column {missing[0]!r}")
+            columns = [name for name in reader.fieldnames or () if name[:1] == "a" and name[1:].isdecimal()]
+            rows: dict[str, _Row] = {}
+            for record in reader:
+                key = f"{record['video_id']}_{record['qid']}"
+                if key in rows:
+                    raise EvaluationError(f"{path}: line {reader.line_num}: question {key!r} is there twice")
+                rows[key] = _row(record, columns)
+            return rows
+    except OSError as error:
+        raise EvaluationError(f"{path}: not readable ({error.strerror})") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise EvaluationError(f"{path}: not valid csv ({error})") from error
+
+
+def _row(record: Mapping[str, str | None], columns: Sequence[str]) -> _Row:
+    options = [record[name] for name in columns]
+    answer = record["answer"]
+    # The first of equal options, as the published loaders have it.
+    return _Row(record["type"] or "?", options.index(answer) if answer and answer in options else None, len(options))
