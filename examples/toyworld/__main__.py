@@ -1,0 +1,35 @@
+"""Write a toy world.
+
+python -m examples.toyworld --seed 0 --out out/toyworld
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from examples.toyworld.make import write
+from examples.toyworld.world import World
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="Where videos, questions and truth.json go.")],
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, another world.")] = 0,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes that encode (default: one a CPU).")] = None,
+    videos: Annotated[int | None, typer.Option(min=1, help="About this many videos in all (default: 660).")] = None,
+) -> None:
+    world = World(seed) if videos is None else World(seed).resized(videos)
+    started = time.perf_counter()
+    written = write(world, out, workers or len(os.sched_getaffinity(0)))
+    print(
+        f"{len(written.scenes)} videos, {len(written.grounding)} grounding and {len(written.avqa)} audio-visual "
+        f"questions in {out} ({time.perf_counter() - started:.0f} s)"
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,75 @@
+"""The correct Universal Dependencies parse of every sentence that stage videos are asked about.
+
+The generator knows the grammar of what it writes, so a demo needs no parser's models to have true graphs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from examples.toyworld.world import ACTIONS
+
+_Word = tuple[str, str, str, str]  # form, lemma, UPOS, deprel; the head is given beside it
+
+
+def conllu(texts: Iterable[str]) -> str:
+    """CoNLL-U of distinct sentences, in their order.
+
+    Raises
+    ------
+    ValueError
+        If a sentence is not one of this world's.
+    """
+    return "".join(_sentence(text) for text in dict.fromkeys(texts))
+
+
+def _sentence(text: str) -> str:
+    words = text.split(" ")
+    lines = [f"# newdoc\n# text = {text}"]
+    for number, ((form, lemma, upos, deprel), head) in enumerate(_tree(words), 1):
+        lines.append(f"{number}\t{form}\t{lemma}\t{upos}\t_\t_\t{head}\t{deprel}\t_\t_")
+    return "\n".join(lines) + "\n\n"
+
+
+def _tree(words: list[str]) -> list[tuple[_Word, int]]:
+    """Words with the numbers of their heads."""
+    match words:
+        case [action] if action in ACTIONS:
+            return [((action, action, "VERB", "root"), 0)]
+        case [colour, kind]:
+            return [((colour, colour, "ADJ", "amod"), 2), ((kind, kind, "NOUN", "root"), 0)]
+        case ["which", "shape", verb]:
+            asked = ("which", "which", "DET", "det"), ("shape", "shape", "NOUN", "nsubj")
+            return [(asked[0], 2), (asked[1], 3), (_verb(verb, "root"), 0)]
+        case ["what", "does", "the", colour, kind, "do", *clause]:
+            main = [
+                (("what", "what", "PRON", "obj"), 6),
+                (("does", "do", "AUX", "aux"), 6),
+                *_subject(colour, kind, 5, 6),
+                (("do", "do", "VERB", "root"), 0),
+            ]
+            return main + _clause(clause) if clause else main
+    raise ValueError(f"{' '.join(words)!r}: no sentence of the toy world")
+
+
+def _clause(words: list[str]) -> list[tuple[_Word, int]]:
+    """``after the blue ring jumps`` as words 7 to 11, hanging from the main verb at 6."""
+    match words:
+        case ["after" | "before" as mark, "the", colour, kind, verb]:
+            return [((mark, mark, "SCONJ", "mark"), 11), *_subject(colour, kind, 10, 11), (_verb(verb, "advcl"), 6)]
+    raise ValueError(f"{' '.join(words)!r}: no clause of the toy world")
+
+
+def _subject(colour: str, kind: str, at: int, verb: int) -> list[tuple[_Word, int]]:
+    return [
+        (("the", "the", "DET", "det"), at),
+        ((colour, colour, "ADJ", "amod"), at),
+        ((kind, kind, "NOUN", "nsubj"), verb),
+    ]
+
+
+def _verb(form: str, deprel: str) -> _Word:
+    lemma = form.removesuffix("s")
+    if lemma not in ACTIONS:
+        raise ValueError(f"{form!r}: no action of the toy world")
+    return form, lemma, "VERB", deprel
