@@ -108,7 +108,7 @@ def _dataset() -> dict[str, Any]:
         for split in AV_SPLITS
     ]
     common = {"dataset": "toy_grounding", "split": "train"}
-    encoder = {"name": "hashed", "dim": TEXT_DIM}
+    encoder = {"name": "hashed", "size": TEXT_DIM}
     return {
         "store": "store",
         "videos": {"source": "videos", "preset": "toyworld"},

@@ -1,0 +1,99 @@
+"""The one table that every dataset's questions become."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+_TEXTS = pa.list_(pa.field("item", pa.string(), nullable=False))
+_SPAN = pa.list_(pa.field("item", pa.float64(), nullable=False))
+
+QUESTIONS = pa.schema(
+    [
+        pa.field("question_id", pa.string(), nullable=False),
+        pa.field("video_id", pa.string(), nullable=False),
+        pa.field("dataset", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("row", pa.int32(), nullable=False),
+        pa.field("question", pa.string(), nullable=False),
+        pa.field("options", _TEXTS, nullable=False),
+        pa.field("answer", pa.string()),
+        pa.field("answer_index", pa.int32()),
+        pa.field("type", pa.string(), nullable=False),
+        pa.field("modality", pa.string()),
+        pa.field("spans", pa.list_(pa.field("item", _SPAN, nullable=False)), nullable=False),
+        pa.field("duration", pa.float64()),
+        pa.field("start_s", pa.float64()),
+        pa.field("end_s", pa.float64()),
+        pa.field("frame_count", pa.int32()),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("fps", pa.float64()),
+        pa.field("template", pa.string()),
+        pa.field("template_values", _TEXTS, nullable=False),
+        pa.field("flags", _TEXTS, nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question as every dataset states it. None and () mean unknown or absent.
+
+    Attributes
+    ----------
+    question_id:
+        Unique within a dataset; ``row:<n>`` where the source gives none.
+    row:
+        0-based row in the file, refused rows counted.
+    question:
+        The text with slots filled, without trailing blanks, ``？`` written ``?``.
+    options, answer, answer_index:
+        No options: open-ended. The index is that in the options (MUSIC-AVQA: in its 42 answers); the first match
+        where texts repeat. None where the answer is hidden.
+    type, modality:
+        The dataset's own question type (``CW``, ``Interaction_T1``, ``Audio Counting``); modality for MUSIC-AVQA only.
+    spans:
+        [start, end] pairs in seconds of the whole source video that hold the answer.
+    duration, start_s, end_s:
+        Seconds: of the video, and the clip in the source that the question is about.
+    fps:
+        Frames a second as the dataset states it.
+    template, template_values:
+        The text before its slots were filled, and what fills them.
+    flags:
+        Codes of the notes on this row.
+    """
+
+    question_id: str
+    video_id: str
+    dataset: str
+    split: str
+    row: int
+    question: str
+    options: tuple[str, ...] = ()
+    answer: str | None = None
+    answer_index: int | None = None
+    type: str = ""
+    modality: str | None = None
+    spans: tuple[tuple[float, float], ...] = ()
+    duration: float | None = None
+    start_s: float | None = None
+    end_s: float | None = None
+    frame_count: int | None = None
+    width: int | None = None
+    height: int | None = None
+    fps: float | None = None
+    template: str | None = None
+    template_values: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+
+
+def questions_table(questions: Iterable[Question]) -> pa.Table:
+    """Rows of the ``questions`` table (schema QUESTIONS), in the order given."""
+    rows = list(questions)
+    return pa.table(
+        [pa.array([getattr(row, field.name) for row in rows], field.type) for field in QUESTIONS], schema=QUESTIONS
+    )

@@ -1,0 +1,158 @@
+"""A plain table of questions: csv, jsonl or parquet with columns ``video_id, question`` and any of ``question_id``,
+``answer``, ``options`` (a list) or ``a0 … aN``, ``type``, ``modality``, ``spans`` or ``start, end``, ``duration``,
+``split``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from parsers.annotations.files import (
+    Broken,
+    Record,
+    csv_records,
+    jsonl_records,
+    parquet_records,
+    read_bytes,
+    read_text,
+)
+from parsers.annotations.report import AnnotationError, Anomaly, Collector
+from parsers.annotations.rows import (
+    Row,
+    RowError,
+    UniqueIds,
+    build_questions,
+    check_spans,
+    find_answer,
+    note_repeated,
+    shown,
+)
+from parsers.annotations.schema import Question
+
+_SUFFIXES = (".csv", ".jsonl", ".parquet")
+_REQUIRED = ("video_id", "question")
+
+
+def official_names(split: str) -> list[str]:
+    return [f"{split}{suffix}" for suffix in _SUFFIXES]
+
+
+def read(path: Path, dataset: str, split: str, report: Collector) -> list[Question]:
+    """Questions of one table; of a table with a column ``split``, only those of this split."""
+    builder = _Builder(dataset, split)
+    questions = build_questions(str(path), _records(path), builder.build, report)
+    if builder.others and not questions:
+        message = f"no row is of split {split!r} (there is: {', '.join(sorted(builder.others))})"
+        report.append(Anomaly("error", "no_such_split", str(path), 0, "", "split", message))
+    return questions
+
+
+def _records(path: Path) -> Iterable[Record | Broken]:
+    suffix = path.suffix.lower()
+    if suffix == ".csv":
+        return csv_records(read_text(path), _REQUIRED)
+    if suffix == ".jsonl":
+        return jsonl_records(read_text(path))
+    if suffix == ".parquet":
+        return parquet_records(read_bytes(path), _REQUIRED)
+    raise AnnotationError(f"{path}: a table of questions is a {', '.join(_SUFFIXES)} file")
+
+
+@dataclass(slots=True)
+class _Builder:
+    dataset: str
+    split: str
+    ids: UniqueIds = field(default_factory=UniqueIds)
+    others: set[str] = field(default_factory=set)
+
+    def build(self, row: Row) -> Question | None:
+        row.key = f"row:{row.index}"
+        if row.get("split") not in (None, ""):
+            split = row.key_text("split")
+            if split != self.split:
+                self.others.add(split)
+                return None
+        if row.get("question_id") in (None, ""):
+            row.note("missing_question_id", "question_id", f"is missing; the question is called {row.key!r}")
+        else:
+            row.key = row.key_text("question_id")
+        self.ids.check(row, "question_id")
+        options = _options(row)
+        answer, index = _answer(row, options)
+        duration = row.seconds("duration")
+        return Question(
+            question_id=row.key,
+            video_id=row.key_text("video_id"),
+            dataset=self.dataset,
+            split=self.split,
+            row=row.index,
+            question=row.text("question"),
+            options=options,
+            answer=answer,
+            answer_index=index,
+            type=_optional(row, "type") or "",
+            modality=_optional(row, "modality"),
+            spans=_spans(row, duration),
+            duration=duration,
+        )
+
+
+def _optional(row: Row, name: str) -> str | None:
+    return row.text(name) if row.get(name) not in (None, "") else None
+
+
+def _list(row: Row, name: str) -> Any:
+    """A list; in csv cells it is written as JSON. None where the field is absent or an empty cell."""
+    value = row.get(name)
+    if not isinstance(value, str):
+        return value
+    if not value:
+        return None
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise RowError("malformed_json", name, f"does not hold a JSON list (got {shown(value)})") from error
+
+
+def _options(row: Row) -> tuple[str, ...]:
+    """``options``, else ``a0 … aN`` as far as they are given; none for an open-ended question."""
+    values = _list(row, "options")
+    name = "options"
+    if values is None:
+        name = "a0"
+        values = []
+        while row.get(f"a{len(values)}") not in (None, ""):
+            values.append(row.get(f"a{len(values)}"))
+    if not isinstance(values, list):
+        raise RowError("wrong_type", name, f"must be a list of texts (got {shown(values)})")
+    options = tuple(row.checked_text(name, value) for value in values)
+    note_repeated(row, options, name)
+    return options
+
+
+def _answer(row: Row, options: Sequence[str]) -> tuple[str | None, int | None]:
+    """The answer's text and index: a whole number that is not text is an index; a hidden answer is (None, None)."""
+    value = row.get("answer")
+    if value is None or value == "":
+        return None, None
+    if type(value) is int and options:
+        if not 0 <= value < len(options):
+            raise RowError("answer_not_in_options", "answer", f"{value} is not an index of {len(options)} options")
+        return options[value], value
+    answer = row.text("answer")
+    return answer, find_answer(row, answer, options) if options else None
+
+
+def _spans(row: Row, duration: float | None) -> tuple[tuple[float, float], ...]:
+    spans = _list(row, "spans")
+    if spans is not None:
+        return check_spans(row, "spans", spans, duration)
+    start, end = row.seconds("start"), row.seconds("end")
+    if start is None and end is None:
+        return ()
+    if start is None or end is None:
+        raise RowError("missing_field", "start" if start is None else "end", "is missing, but the other is given")
+    return check_spans(row, "end", [[start, end]], duration)

@@ -1,0 +1,149 @@
+"""Rows of the tables that parsing writes: graphs of questions, anomalies of annotation files, and what changed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from parsers.annotations import Anomaly
+from parsers.components import components, node_texts
+from parsers.graphs import Triple, triples
+from parsers.parse import Parse
+
+GRAPHS_EPOCH = 1
+"""Part of the graphs' recipe; raised when the same parse would give another graph."""
+
+_POSITIONS = pa.list_(pa.int32())
+_TRIPLE = pa.struct(
+    [
+        pa.field("source", pa.string()),
+        pa.field("subject", pa.string()),
+        pa.field("predicate", pa.string()),
+        pa.field("object", pa.string()),
+        pa.field("subject_tokens", _POSITIONS),
+        pa.field("predicate_tokens", _POSITIONS),
+        pa.field("object_tokens", _POSITIONS),
+        pa.field("relation", pa.string()),
+        pa.field("negated", pa.bool_()),
+    ]
+)
+GRAPHS = pa.schema(
+    [
+        pa.field("question_id", pa.string()),
+        pa.field("video_id", pa.string()),
+        pa.field("dataset", pa.string()),
+        pa.field("split", pa.string()),
+        pa.field("triples", pa.list_(_TRIPLE)),
+        pa.field("nodes", pa.list_(pa.string())),
+    ]
+)
+"""Columns of the ``graphs`` table: triples of the question and of its answer, and the eight published nodes' texts."""
+
+ANOMALIES = pa.schema(
+    [
+        pa.field("kind", pa.string()),
+        pa.field("code", pa.string()),
+        pa.field("file", pa.string()),
+        pa.field("line", pa.int32()),
+        pa.field("key", pa.string()),
+        pa.field("field", pa.string()),
+        pa.field("message", pa.string()),
+    ]
+)
+"""Columns of the ``annotation_report`` table; see :class:`parsers.annotations.Anomaly`."""
+
+
+def texts_of(questions: pa.Table) -> list[str]:
+    """The unique texts of questions and right answers, by length, then by code points."""
+    columns = (questions["question"].to_pylist(), questions["answer"].to_pylist())
+    unique = {text for column in columns for text in column if text is not None}
+    return sorted(unique, key=lambda text: (len(text), text))
+
+
+def graphs_table(questions: pa.Table, parses: Mapping[str, Parse], released: bool) -> pa.Table:
+    """One row for each question, in order.
+
+    Parameters
+    ----------
+    parses : of every question and every answer that is not hidden, by text.
+    released : nodes as the released code gives them, which finds no passive subjects.
+    """
+    empty = Parse("", ())
+
+    @cache
+    def of_text(text: str | None, source: str) -> list[dict[str, Any]]:
+        return [] if text is None else [_record(triple, source) for triple in triples(parses[text])]
+
+    @cache
+    def nodes(question: str, answer: str | None) -> list[str]:
+        return node_texts(components(parses[question], empty if answer is None else parses[answer], released))
+
+    pairs = list(zip(questions["question"].to_pylist(), questions["answer"].to_pylist(), strict=True))
+    columns = [questions[name] for name in ("question_id", "video_id", "dataset", "split")]
+    found = [of_text(question, "question") + of_text(answer, "answer") for question, answer in pairs]
+    columns.append(pa.array(found, GRAPHS.field("triples").type))
+    columns.append(pa.array([nodes(*pair) for pair in pairs], GRAPHS.field("nodes").type))
+    return pa.table(columns, schema=GRAPHS)
+
+
+def _record(triple: Triple, source: str) -> dict[str, Any]:
+    return {"source": source} | {name: getattr(triple, name) for name in _TRIPLE.names[1:]}
+
+
+def shares(graphs: pa.Table) -> dict[str, int]:
+    """How many questions have a subject, a predicate and an object in some triple of the question's text."""
+    counts = dict.fromkeys(("subject", "predicate", "object"), 0)
+    for found in graphs["triples"].to_pylist():
+        for name in counts:
+            counts[name] += any(triple[name] is not None for triple in found if triple["source"] == "question")
+    return counts
+
+
+def anomalies_table(anomalies: Iterable[Anomaly], folder: Path) -> pa.Table:
+    """Rows of ``annotation_report``; files are named relative to the annotations' folder."""
+    rows = [
+        {name: getattr(anomaly, name) for name in ANOMALIES.names} | {"file": os.path.relpath(anomaly.file, folder)}
+        for anomaly in anomalies
+    ]
+    return pa.Table.from_pylist(rows, schema=ANOMALIES)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Question ids of one part, against what the store holds."""
+
+    new: Sequence[str]
+    changed: Sequence[str]
+    removed: Sequence[str]
+    unchanged: int
+
+    def __bool__(self) -> bool:
+        return bool(self.new or self.changed or self.removed)
+
+    def counts(self) -> dict[str, int]:
+        return {
+            "new": len(self.new),
+            "changed": len(self.changed),
+            "removed": len(self.removed),
+            "unchanged": self.unchanged,
+        }
+
+
+def difference(stored: pa.Table | None, questions: pa.Table) -> Difference:
+    """What differs between the stored questions of a part and those that were read, each in its own order."""
+    before = {row["question_id"]: row for row in stored.to_pylist()} if stored is not None else {}
+    now = {row["question_id"]: row for row in questions.to_pylist()}
+    common = [key for key in now if key in before]
+    changed = [key for key in common if now[key] != before[key]]
+    return Difference(
+        new=[key for key in now if key not in before],
+        changed=changed,
+        removed=[key for key in before if key not in now],
+        unchanged=len(common) - len(changed),
+    )

@@ -1,0 +1,133 @@
+"""Real files against the counts that were published about them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from parsers.annotations import QUESTIONS, Report, read_annotations
+from parsers.annotations.music_avqa import ANSWERS, TYPES
+
+Found = tuple[pa.Table, Report]
+
+
+@pytest.fixture(scope="module")
+def nextgqa(shared: Path) -> Found:
+    report = Report()
+    return read_annotations("nextgqa", shared / "data/annotations/nextgqa", split="val", report=report), report
+
+
+@pytest.fixture(scope="module")
+def music(shared: Path) -> Found:
+    report = Report()
+    return read_annotations("music_avqa", shared / "data/annotations/music_avqa", split="val", report=report), report
+
+
+def test_nextgqa_rows_videos_and_types(nextgqa: Found) -> None:
+    table, report = nextgqa
+    assert table.schema == QUESTIONS
+    assert report.errors == []
+    assert table.num_rows == 3358
+    assert len(table["video_id"].unique()) == 567
+    assert len(table["question_id"].unique()) == 3358
+    assert Counter(table["type"].to_pylist()) == {"CW": 1474, "TN": 879, "CH": 481, "TC": 472, "TP": 52}
+    assert Counter(table["answer_index"].to_pylist()) == {0: 675, 1: 654, 2: 682, 3: 656, 4: 691}
+    assert {len(options) for options in table["options"].to_pylist()} == {5}
+    assert table["row"].to_pylist() == list(range(3358))
+
+
+def test_nextgqa_texts(nextgqa: Found) -> None:
+    table, _ = nextgqa
+    words = [len(question.split()) for question in table["question"].to_pylist()]
+    assert (round(sum(words) / len(words), 2), max(words)) == (13.07, 26)
+    assert max(len(answer.split()) for answer in table["answer"].to_pylist()) == 8
+    assert not any(question.endswith("?") for question in table["question"].to_pylist())
+
+
+def test_nextgqa_spans(nextgqa: Found) -> None:
+    spans = nextgqa[0]["spans"].to_pylist()
+    per_question = Counter(map(len, spans))
+    assert per_question == {1: 3019, 2: 211, 3: 75, 4: 29, 5: 10, 6: 7, 7: 4, 9: 2, 11: 1}
+    lengths = [end - start for each in spans for start, end in each]
+    assert len(lengths) == 3931
+    assert round(sum(lengths) / len(lengths), 2) == 7.31
+    assert round(min(lengths), 1) == 0.1
+
+
+def test_nextgqa_durations_are_frames_by_rate(nextgqa: Found) -> None:
+    table, _ = nextgqa
+    columns = (table[name].to_pylist() for name in ("duration", "frame_count", "fps"))
+    assert all(duration == round(frames / fps) for duration, frames, fps in zip(*columns, strict=True))
+
+
+def test_nextgqa_anomalies(nextgqa: Found) -> None:
+    table, report = nextgqa
+    by_code: dict[str, list[str]] = {}
+    for note in report.notes:
+        by_code.setdefault(note.code, []).append(note.key)
+    assert sorted(by_code["span_after_duration"]) == ["2482028659_2", "2482028659_5", "6413546609_1"]
+    assert len(by_code["empty_location"]) == 3
+    assert len(by_code["upper_case"]) == 1
+    assert "unused_span" not in by_code  # the csv's keys are the spans' keys
+    flagged = table.filter(pa.compute.equal(table["question_id"], "6413546609_1")).to_pylist()[0]
+    assert flagged["flags"] == ["span_after_duration"]
+    assert flagged["spans"][0][1] == 47.3
+    assert flagged["duration"] == 47
+
+
+def test_music_avqa_rows_videos_and_types(music: Found) -> None:
+    table, report = music
+    assert table.schema == QUESTIONS
+    assert report.errors == []
+    assert table.num_rows == 4568
+    videos = Counter(table["video_id"].to_pylist())
+    assert len(videos) == 3815
+    assert Counter(videos.values()) == {1: 3127, 2: 624, 3: 63, 4: 1}
+    assert Counter(table["type"].to_pylist()) == {
+        "Audio Counting": 511,
+        "Audio Comparative": 295,
+        "Visual Counting": 600,
+        "Visual Location": 613,
+        "Audio-Visual Existential": 495,
+        "Audio-Visual Counting": 633,
+        "Audio-Visual Location": 461,
+        "Audio-Visual Comparative": 549,
+        "Audio-Visual Temporal": 411,
+    }
+    assert set(table["type"].to_pylist()) == {f"{modality} {kind}" for modality in TYPES for kind in TYPES[modality]}
+
+
+def test_music_avqa_answers(music: Found) -> None:
+    answers = music[0]["answer"].to_pylist()
+    assert len(set(answers)) == 41
+    assert set(ANSWERS) - set(answers) == {"ten"}  # occurs in the training questions only
+    assert music[0]["answer_index"].to_pylist() == [ANSWERS.index(answer) for answer in answers]
+
+
+def test_music_avqa_questions_are_filled_and_clean(music: Found) -> None:
+    table, report = music
+    questions = table["question"].to_pylist()
+    assert all(question.endswith("?") and "<" not in question for question in questions)
+    assert {4, 14} == {min(len(q.split()) for q in questions), max(len(q.split()) for q in questions)}
+    assert len(table["template"].unique()) <= 33
+    assert {note.code for note in report.notes} == {"full_width_mark", "trailing_blank"}
+    assert {note.field for note in report.notes} == {"question_content"}
+    words = {word for question in questions for word in question[:-1].split()}
+    assert len(words) <= 92
+
+
+def test_published_answer_order() -> None:
+    assert len(ANSWERS) == len(set(ANSWERS)) == 42
+    some = {
+        0: "two",
+        7: "yes",
+        20: "more than ten",
+        30: "acoustic_guitar",
+        33: "ten",
+        36: "simultaneously",
+        41: "suona",
+    }
+    assert {index: ANSWERS[index] for index in some} == some

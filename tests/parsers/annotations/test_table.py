@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from parsers.annotations import AnnotationError, read_annotations
+from tests.parsers.annotations.files import brief, read
+
+ROWS: list[dict[str, Any]] = [
+    {
+        "video_id": "a",
+        "question": "who ran",
+        "question_id": "q1",
+        "answer": "he",
+        "options": ["she", "he"],
+        "type": "T",
+    },
+    {"video_id": "b", "question": "who sat", "question_id": "q2", "answer": "all", "start": 1.5, "end": 3},
+    {"video_id": "b", "question": "who fell", "spans": [[0, 1], [2, 2.5]], "duration": 4.0},
+]
+
+
+def jsonl(folder: Path, rows: list[Any]) -> Path:
+    path = folder / "val.jsonl"
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return path
+
+
+def test_jsonl_and_parquet_say_the_same(tmp_path: Path) -> None:
+    pq.write_table(pa.Table.from_pylist(ROWS, _schema()), tmp_path / "val.parquet")
+    table, report = read("table", jsonl(tmp_path, ROWS), dataset="mine")
+    again, _ = read("table", tmp_path / "val.parquet", dataset="mine")
+    assert table.to_pylist() == again.to_pylist()
+    assert table["question_id"].to_pylist() == ["q1", "q2", "row:2"]
+    assert table["answer_index"].to_pylist() == [1, None, None]
+    assert table["answer"].to_pylist() == ["he", "all", None]
+    assert table["spans"].to_pylist() == [[], [[1.5, 3.0]], [[0.0, 1.0], [2.0, 2.5]]]
+    assert table["flags"].to_pylist() == [[], [], ["missing_question_id"]]
+    assert [note.code for note in report] == ["missing_question_id"]
+
+
+def _schema() -> pa.Schema:
+    texts = [pa.field(name, pa.string()) for name in ("video_id", "question", "question_id", "answer", "type")]
+    numbers = [pa.field(name, pa.float64()) for name in ("start", "end", "duration")]
+    lists = [pa.field("options", pa.list_(pa.string())), pa.field("spans", pa.list_(pa.list_(pa.float64())))]
+    return pa.schema([*texts, *numbers, *lists])
+
+
+def test_csv_with_options_in_columns_and_other_splits(tmp_path: Path) -> None:
+    path = tmp_path / "all.csv"
+    path.write_text(
+        "video_id,question,answer,a0,a1,a2,split,spans\n"
+        'v1,"who, then",None,None,NA,,val,"[[1, 2]]"\n'
+        "v2,who,x,x,y,z,train,\n"
+    )
+    table, _ = read("table", path)
+    (question,) = table.to_pylist()
+    assert (question["options"], question["answer_index"]) == (["None", "NA"], 0)
+    assert question["spans"] == [[1.0, 2.0]]
+    table, report = read("table", path, "test")
+    assert table.num_rows == 0
+    assert [(each.code, each.field) for each in report] == [("no_such_split", "split")]
+
+
+def test_an_integer_is_an_index(tmp_path: Path) -> None:
+    rows = [ROWS[0] | {"answer": 0}, ROWS[0] | {"answer": 2, "question_id": "q3"}]
+    table, report = read("table", jsonl(tmp_path, rows))
+    assert table["answer"].to_pylist() == ["she"]
+    assert brief(report.errors) == [("answer_not_in_options", 2, "q3", "answer")]
+
+
+@pytest.mark.parametrize(
+    ("row", "code", "field"),
+    [
+        ("{", "malformed_json", ""),
+        ("{} {}", "malformed_json", ""),
+        ("[]", "wrong_type", ""),
+        ('{"video_id": "a", "video_id": "b"}', "repeated_key", ""),
+        ("[" * 100_000, "malformed_json", ""),
+        ('{"video_id": ' + "9" * 5000 + "}", "malformed_json", ""),
+        ({"question": "who"}, "missing_field", "video_id"),
+        ({"video_id": "v"}, "missing_field", "question"),
+        (ROWS[0] | {"options": "she"}, "malformed_json", "options"),
+        (ROWS[0] | {"options": {"a": 1}}, "wrong_type", "options"),
+        (ROWS[0] | {"options": [1, 2]}, "wrong_type", "options"),
+        (ROWS[1] | {"start": 9}, "reversed_span", "end"),
+        (ROWS[1] | {"start": None}, "missing_field", "start"),
+        (ROWS[1] | {"start": "soon"}, "wrong_number", "start"),
+        (ROWS[2] | {"spans": [1, 2]}, "wrong_type", "spans"),
+        (ROWS[2] | {"duration": float("nan")}, "wrong_number", "duration"),
+        (ROWS[0] | {"split": 7, "question": []}, "wrong_type", "question"),
+    ],
+)
+def test_a_bad_line_refuses_itself_alone(tmp_path: Path, row: Any, code: str, field: str) -> None:
+    split = "7" if isinstance(row, dict) and "split" in row else "val"
+    table, report = read(
+        "table", jsonl(tmp_path, [row, {"video_id": "z", "question": "who", "question_id": "good"}]), split
+    )
+    assert table["question_id"].to_pylist() == ["good"]
+    assert [(each.code, each.line, each.field) for each in report.errors] == [(code, 1, field)]
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "val.txt").write_text("x")
+    with pytest.raises(AnnotationError, match=r"a table of questions is a \.csv"):
+        read_annotations("table", tmp_path / "val.txt", split="val")
+    (tmp_path / "val.parquet").write_bytes(b"PAR1 no")
+    _, report = read("table", tmp_path / "val.parquet")
+    assert [each.code for each in report.errors] == ["malformed_parquet"]
