@@ -1,70 +1,137 @@
-"""The whole job on clips that it encodes itself: extract, run again, change one video, refresh, verify.
+"""The whole system on a toy world that it films itself: videos, features, graphs, dictionaries, two trained models.
 
 python jobs/demo.py --out out/demo
 """
 
 from __future__ import annotations
 
+import shutil
 import sys
+import time
+import warnings
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # the checkout is the package: nothing is installed
 
 import typer
 
-from examples.clips import write_clip
-from pipeline.config import load_config
+import settings
+from examples.toyworld.make import build, write, write_video
+from examples.toyworld.world import World
 from pipeline.errors import UsageError
-from pipeline.run import Request, Result, run
+from pipeline.refresh import RefreshResult, load_dataset, refresh
+from pipeline.report import Reporter
 from stores import Store
+from stores.errors import StoreError
 from stores.verify import verify
+from trainers.config import PRESETS
+from trainers.panels.of_run import draw, open_run
+from trainers.run import Request, method, run
+from trainers.task import TrainingError
 
-CLIPS = 6
 say = partial(print, flush=True)  # in step with the progress on stderr
 
 
-def _extract(videos: Path, store: Path) -> Result:
-    request = Request(
-        source=str(videos), store=str(store), config=load_config("demo"), executor="local", allow_failures=True
-    )
+def demo(
+    out: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("out/demo"),
+    videos: Annotated[int, typer.Option(min=44, help="Videos of the world.")] = 264,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of both trainings (default: the presets').")] = None,
+) -> None:
+    warnings.showwarning = lambda message, *where, **more: print(f"warning: {message}", file=sys.stderr)
+    started = time.perf_counter()
+    try:
+        store, computed = _stores(out, videos)
+        runs = {name: _train(name, store, out, epochs) for name in ("cra", "coqo")}
+        panels = [_panel(out, name) for name in runs]
+    except (UsageError, StoreError, TrainingError, settings.SettingsError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None
+    sound = verify(store, deep=True)
+    _conclude(out, store, computed, runs, panels, len(sound.problems), time.perf_counter() - started)
+    if sound.problems or computed[1:] != [0, 3]:
+        raise typer.Exit(1)
+
+
+def _stores(out: Path, videos: int) -> tuple[Path, list[int]]:
+    """Film the world and make its store; run again; change one video and run again. Rows computed each time."""
+    world = World(0).resized(videos)
+    say(f"\n1. Film a toy world: shapes that act and beep, with questions, true spans and planted biases ({out}).")
+    made = write(world, out, workers=2)
+    broken = out / "videos" / "broken.mp4"
+    broken.write_text("this is not a video\n")
+    say(f"   {len(made.scenes)} videos, {len(made.grounding)} grounding and {len(made.avqa)} audio-visual questions,")
+    say("   and one file that only claims to be a video.")
+    dataset = load_dataset(out / "dataset.yaml")
+    say("\n2. Refresh the store: decode once, three features, questions, graphs, dictionaries.")
+    first = refresh(dataset, "local", allow_failures=True)
+    say("\n3. Refresh again: nothing changed, nothing is computed.")
+    second = refresh(dataset, "local", allow_failures=True, reporter=Reporter(quiet=True))
+    say("\n4. Another take of one video, and refresh: its three rows, and the dictionary that has it as a member.")
+    retaken = made.scenes[0].key
+    write_video(build(World(1).resized(44)).scenes[0], out / "videos" / f"{retaken}.mp4")
+    third = refresh(dataset, "local", allow_failures=True, reporter=Reporter(quiet=True))
+    for number, result in enumerate((second, third), 3):
+        say(f"   step {number}: {_computed(result)} rows computed, dictionaries made: {_made(result)}")
+    return Path(dataset.store), [_computed(result) for result in (first, second, third)]
+
+
+def _computed(result: RefreshResult) -> int:
+    count: int = result.summary["videos"]["computed"]
+    return count
+
+
+def _made(result: RefreshResult) -> str:
+    stages = [name for name, summary in result.summary.items() if name.startswith("dictionary") and summary["computed"]]
+    return ", ".join(stages) or "none"
+
+
+def _train(name: str, store: Path, out: Path, epochs: int | None) -> dict[str, Any]:
+    say(f"\n{5 if name == 'cra' else 6}. Train {name} from the store (trainers/presets/{name}-toyworld.yaml).")
+    overrides = [f"loop.epochs={epochs}"] if epochs else []
+    raw, origin = settings.read(PRESETS, f"{name}-toyworld", None, overrides)
+    chosen = settings.validate(method(name).Settings, raw, origin)
+    folder = out / name
+    shutil.rmtree(folder, ignore_errors=True)
+    with Store.open(store, lease=False) as opened:
+        version = opened.version
+    request = Request(name, str(store.absolute()), version, str(folder.absolute()), chosen.model_dump(mode="json"))
     return run(request)
 
 
-def demo(out: Annotated[Path, typer.Option(help="Where clips and store go.")] = Path("out/demo")) -> None:
-    videos, store = out / "videos", out / "store"
-    videos.mkdir(parents=True, exist_ok=True)
-    say(f"\n1. Encode {CLIPS} clips (B-frame H.264 with AAC sound), and one file that only claims to be a video.")
-    for index in range(CLIPS):
-        write_clip(videos / f"clip{index}.mp4", seed=index, seconds=3 + index)
-    (videos / "broken.mp4").write_text("this is not a video\n")
-    try:
-        say("\n2. Extract CLIP features of 32 frames each.")
-        first = _extract(videos, store)
-        say("\n3. Run the same command again.")
-        second = _extract(videos, store)
-        say("\n4. Replace one clip and run again: one row is computed.")
-        write_clip(videos / "clip0.mp4", seed=100, seconds=4)
-        third = _extract(videos, store)
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(2) from None
-    result = verify(store, deep=True)
-    with Store.open(store) as opened:
-        keys = opened.keys("clip")
-        values = opened.read("clip", keys)
-        times = opened.times("clip", keys[0])
-    say(
-        f"\n5. Store.read gives {values.shape} {values.dtype} for {len(keys)} videos; the frames of {keys[0]!r} lie at "
-        f"{times[0]:.2f}, {times[1]:.2f}, … {times[-1]:.2f} s."
-    )
-    say(f"   verify --deep: {result.rows} rows, {len(result.problems)} problems.")
-    computed = [item.summary["computed"] for item in (first, second, third)]
-    say(f"   rows computed by the three runs: {computed[0]}, {computed[1]}, {computed[2]}")
-    say(f"   videos: {videos}\n   store:  {store} (its card: {store / 'README.md'})")
-    if not result.ok or computed[1:] != [0, 1]:
-        raise typer.Exit(1)
+def _panel(out: Path, name: str) -> Path:
+    """Draw the first question of the test split."""
+    finished = open_run(out / name)
+    with Store.open(finished.store, finished.version, lease=False) as store:
+        asked = store.table("questions", f"{finished.dataset}/test").slice(0, 1).to_pylist()[0]
+    path = out / f"{name}_panel.png"
+    video = out / "videos" / f"{asked['video_id']}.mp4"
+    path.write_bytes(draw(finished, asked["question_id"], video)[0])
+    return path
+
+
+def _conclude(
+    out: Path,
+    store: Path,
+    computed: list[int],
+    runs: dict[str, dict[str, Any]],
+    panels: list[Path],
+    problems: int,
+    seconds: float,
+) -> None:
+    say(f"\nDone in {seconds:.0f} s. Rows computed by the three refreshes: {', '.join(map(str, computed))}.")
+    say(f"verify --deep: {problems} problems.")
+    for name, summary in runs.items():
+        say(f"{name}: best epoch {summary['best_epoch']} of {summary['steps']} steps")
+        for split, metrics in summary["metrics"].items():
+            shown = [metric for metric in ("acc_vqa", "acc_gqa", "iop_50", "miou", "overall") if metric in metrics]
+            say(f"  {split}: " + ", ".join(f"{metric} {metrics[metric]:.1f} %" for metric in shown))
+    say("A small world and short trainings: bench/RESULTS.md has the experiment with means over seeds.")
+    paths = {"videos": out / "videos", "store": store, "its card": store / "README.md"}
+    paths |= {f"{name} run": out / name for name in runs} | {f"panel {path.stem}": path for path in panels}
+    for what, path in paths.items():
+        say(f"  {what}: {path}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import html
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -98,6 +100,19 @@ def draw(panel: Panel) -> bytes:
     file = io.BytesIO()
     figure.savefig(file, format="png", metadata={"Software": None})
     return file.getvalue()
+
+
+def to_html(panel: Panel) -> str:
+    """The panel as one HTML file that needs no other."""
+    image = base64.b64encode(draw(panel)).decode()
+    truth = "hidden" if panel.answer is None else panel.answer
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{html.escape(panel.question)}</title>
+<style>body{{font-family:sans-serif;max-width:1400px;margin:1em auto}}img{{width:100%}}</style></head>
+<body><h1>{html.escape(panel.question)}</h1>
+<p>predicted: {html.escape(panel.predicted)}; right: {html.escape(truth)}</p>
+<img alt="frames, spectrogram and attention" src="data:image/png;base64,{image}"></body></html>
+"""
 
 
 def shown_frames(panel: Panel) -> list[tuple[int, bool]]:
