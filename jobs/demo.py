@@ -36,7 +36,7 @@ say = partial(print, flush=True)  # in step with the progress on stderr
 
 def demo(
     out: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("out/demo"),
-    videos: Annotated[int, typer.Option(min=44, help="Videos of the world.")] = 264,
+    videos: Annotated[int, typer.Option(min=44, help="Videos of the world.")] = 220,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of both trainings (default: the presets').")] = None,
 ) -> None:
     warnings.showwarning = lambda message, *where, **more: print(f"warning: {message}", file=sys.stderr)

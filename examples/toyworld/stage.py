@@ -7,8 +7,9 @@
 | TP | what does the red bar do before the blue disc jumps | in the earlier |
 | DO | which shape jumps | the only one that does |
 
-The codes are NExT-QA's: temporal (current, next, previous) and descriptive (other). A shape that a TC question names
-shares its colour with one other shape of the video and its kind with another: neither alone finds the entrance.
+The codes are NExT-QA's: temporal (current, next, previous) and descriptive (other). A video has four TC questions, two
+of them with a planted bias; the shapes of those two share their colour with one other shape of the video and their kind
+with another: neither alone finds the entrance.
 """
 
 from __future__ import annotations
@@ -53,10 +54,10 @@ class _Part:
 
 
 def video(world: World, split: Split, index: int) -> tuple[Scene, tuple[GroundingQuestion, ...]]:
-    """The script of stage video `index` of a split, and its four questions."""
+    """The script of stage video `index` of a split, and its six questions."""
     rng = np.random.default_rng([world.seed, SPLITS.index(split), index])
     background = pick(rng, tuple(BACKGROUNDS))
-    # Shapes 0 and 1 are asked about by name, 2 comes twice, 3 is found by what it does, 4 is distraction.
+    # What shapes 0, 1 and 2 do is biased, 2 comes twice, 3 is the only one that does what it does.
     cast = _draw_cast(rng)
     parts = [_asked(world, rng, split, kind, background) for _, kind in cast[:3]]
     encore = _Part(pick(rng, _others(parts[2].action)))
@@ -89,9 +90,9 @@ def video(world: World, split: Split, index: int) -> tuple[Scene, tuple[Groundin
     scene = Scene(key, seconds, background, int(rng.integers(2**31)), actors)
 
     questions: list[tuple[str, str, str, list[str], Act, _Part]] = []
-    for who in (0, 1):
+    for who, part in zip((0, 1, 3, 4), performed, strict=True):
         text = f"what does the {actors[who].name} do"
-        questions.append(("TC", text, parts[who].action, list(_ACTIONS), actors[who].acts[0], parts[who]))
+        questions.append(("TC", text, part.action, list(_ACTIONS), actors[who].acts[0], part))
     between = actors[order[int(rng.integers(first + 1, second))]]
     landmark = f"the {between.name} {ACTIONS[between.acts[0].action]}"
     text = f"what does the {actors[2].name} do {'after' if later else 'before'} {landmark}"
