@@ -27,10 +27,12 @@ lint: setup
 	$(BIN)/mypy
 
 quick: setup lint
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 
+# test_ray.py starts and stops clusters of its own, so nothing else may run beside it.
 test: setup lint
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore tests/pipeline/test_ray.py
+	$(BIN)/python -m pytest -q tests/pipeline/test_ray.py
 
 bench: setup
 	$(BIN)/python bench/all.py --out out/bench

@@ -127,7 +127,7 @@ def _conclude(
         for split, metrics in summary["metrics"].items():
             shown = [metric for metric in ("acc_vqa", "acc_gqa", "iop_50", "miou", "overall") if metric in metrics]
             say(f"  {split}: " + ", ".join(f"{metric} {metrics[metric]:.1f} %" for metric in shown))
-    say("A small world and short trainings: bench/RESULTS.md has the experiment with means over seeds.")
+    say("A small world and short trainings: these figures show that everything runs, not what the methods can do.")
     paths = {"videos": out / "videos", "store": store, "its card": store / "README.md"}
     paths |= {f"{name} run": out / name for name in runs} | {f"panel {path.stem}": path for path in panels}
     for what, path in paths.items():

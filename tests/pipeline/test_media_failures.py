@@ -107,7 +107,8 @@ def test_damage_inside_is_corrupt_or_decoded_but_never_an_unknown_error(clip, tm
                 pass
             outcomes.add("decoded")
         except MediaError as error:
-            assert error.kind in PERMANENT
+            # A damaged length can ask FFmpeg for more memory than it ever grants.
+            assert error.kind in PERMANENT | {"oom"}
             outcomes.add(error.kind)
     assert "decoded" in outcomes or "corrupt" in outcomes
 
