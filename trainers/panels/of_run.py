@@ -104,7 +104,7 @@ def _coqo(run: Run, split: str, asked: Questions, row: int, video: Path | None) 
         modality: coqo.Attention(np.array(times[modality]), np.array(weights, np.float32))
         for modality, weights in attention.items()
     }
-    seconds = next(iter(times.values()), [0.0])
+    seconds = times.get("visual") or next(iter(times.values()), [0.0])
     panel = coqo.Panel(
         question=asked.texts[row],
         predicted=_read(run, "answers", split)[name],
