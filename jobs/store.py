@@ -145,7 +145,12 @@ def _show_dictionary(value: dict[str, Any]) -> None:
                 told = f"{member['video_id']!r} at {member['time_s']:.2f} s (step {member['step']})"
             else:
                 told = f"{member['question_id']}: {member['question']} → {member['answer']}"
-            console.print(f"  {member['distance']:.4f}  {told}", markup=False)
+            console.print(f"  {member['distance']:.4f}  {_printable(told)}", markup=False)
+
+
+def _printable(text: str) -> str:
+    """Text of a data set on a terminal: control characters are written out."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 @app.command()

@@ -38,8 +38,8 @@ class ConlluParser:
     def _data(self) -> bytes:
         try:
             return self.path.read_bytes()
-        except OSError as error:
-            raise ParserError(f"{self.path}: not readable ({error.strerror})") from error
+        except (OSError, ValueError) as error:  # a name with a NUL
+            raise ParserError(f"{str(self.path)!r}: not readable ({getattr(error, 'strerror', error)})") from error
 
     @cached_property
     def _parses(self) -> dict[str, Parse]:

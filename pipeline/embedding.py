@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, model_validator
 
@@ -22,6 +23,7 @@ from pipeline.sizing import choose
 from stores import Store
 from stores.commit import Changes, commit, create_store, write_table
 from stores.errors import StoreDamageError
+from stores.manifest import Manifest, TablePart
 
 TABLE = "embeddings"
 _NUMERICS = b"reelstore.numerics"
@@ -84,8 +86,9 @@ def embed(
     """Store the vectors of strings that have none yet; return how many were computed.
 
     The part `encoder.digest[:16]` of the table `embeddings` holds each string once, sorted; rows that are there are
-    kept. With nothing missing no network library is imported and nothing is committed. Finished strings are committed
-    every two minutes and when the run is stopped, so that the next one goes on from there.
+    kept, those of a run beside this one too. With nothing missing no network library is imported and nothing is
+    committed. Finished strings are committed every two minutes and when the run is stopped, so that the next one goes
+    on from there.
 
     Raises
     ------
@@ -94,7 +97,6 @@ def embed(
     """
     create_store(root)
     with Store.open(root, lease=False) as store:
-        stored = _stored(store, encoder)
         todo = missing_texts(store, encoder, texts)
     if not todo:
         return 0
@@ -108,11 +110,12 @@ def embed(
             fresh.append(_table(chunk, _encode(model, chunk)))
             reporter.stage("embed", start + len(chunk), len(todo))
             if time.monotonic() - last >= _COMMIT_EVERY_S:
-                stored, fresh = _commit(root, encoder, stored, fresh, model), []
+                _commit(root, encoder, fresh, model)
+                fresh = []
                 last = time.monotonic()
     finally:  # a stop is no reason to lose what is finished
         if fresh:
-            _commit(root, encoder, stored, fresh, model)
+            _commit(root, encoder, fresh, model)
     reporter.close()
     return len(todo)
 
@@ -156,22 +159,29 @@ def _table(texts: list[str], values: NDArray[np.float32]) -> pa.Table:
     return pa.table({"text": pa.array(texts, pa.string()), "vector": vector})
 
 
-def _commit(
-    root: Path, encoder: TextEncoder, stored: pa.Table | None, fresh: list[pa.Table], model: TextModel
-) -> pa.Table:
-    """Publish the rows as the encoder's part, sorted; they carry the numerics they were computed under."""
-    tables = fresh if stored is None else [stored, *fresh]
-    kinds = [*_numerics(tables[0].schema.metadata), model.numerics()]
+def _commit(root: Path, encoder: TextEncoder, fresh: list[pa.Table], model: TextModel) -> None:
+    """Add rows to the encoder's part, whatever another run added to it since."""
+    spec = {"kind": TABLE, "encoder": encoder.spec(), "dim": encoder.dim, "random_weights": encoder.random_weights}
+
+    def merged(latest: Manifest) -> TablePart:
+        table = _merged(_stored(Store(root, latest), encoder), fresh, encoder.dim, model.numerics())
+        return write_table(root, TABLE, spec, table, part_name(encoder))
+
+    commit(root, Changes(updates={TABLE: {part_name(encoder): merged}}))
+
+
+def _merged(stored: pa.Table | None, fresh: list[pa.Table], dim: int, numerics: Mapping[str, Any]) -> pa.Table:
+    """Each string once, sorted; the rows carry the numerics they were computed under."""
+    known = pa.array([], pa.string()) if stored is None else stored.column("text").combine_chunks()
+    added = [table.filter(pc.invert(pc.is_in(table.column("text"), known))) for table in fresh]
+    tables = added if stored is None else [stored, *added]
+    kinds = [*_numerics(tables[0].schema.metadata), numerics]
     distinct = {json.dumps(kind, sort_keys=True): kind for kind in kinds}
     metadata = {_NUMERICS: json.dumps([distinct[text] for text in sorted(distinct)], sort_keys=True)}
     # what is read back calls the inner field by another name
-    schema = pa.schema([("text", pa.string()), ("vector", pa.list_(pa.float32(), encoder.dim))])
-    merged = pa.concat_tables([table.cast(schema) for table in tables]).sort_by("text").combine_chunks()
-    merged = merged.replace_schema_metadata(metadata)
-    spec = {"kind": TABLE, "encoder": encoder.spec(), "dim": encoder.dim, "random_weights": encoder.random_weights}
-    part = write_table(root, TABLE, spec, merged, part_name(encoder))
-    commit(root, Changes(tables={TABLE: {part_name(encoder): part}}))
-    return merged
+    schema = pa.schema([("text", pa.string()), ("vector", pa.list_(pa.float32(), dim))])
+    rows = pa.concat_tables([table.cast(schema) for table in tables]).sort_by("text").combine_chunks()
+    return rows.replace_schema_metadata(metadata)
 
 
 def _numerics(metadata: Mapping[bytes, bytes] | None) -> list[dict[str, Any]]:

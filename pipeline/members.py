@@ -46,8 +46,8 @@ def datasets(store: Store, split: str) -> list[str]:
     if "questions" not in store.tables:
         return []
     table = store.table("questions")
-    of_split = table.filter(pc.equal(table.column("split"), split))
-    return sorted(of_split.column("dataset").unique().to_pylist())
+    pairs = zip(table.column("dataset").to_pylist(), table.column("split").to_pylist(), strict=True)
+    return sorted({dataset for dataset, of in pairs if of == split})
 
 
 def choose_dataset(store: Store, split: str, named: str | None) -> str:

@@ -157,8 +157,7 @@ class _Run:
         create_store(self.root)
         self.events = EventLog(self.root)
         self.events.emit("parse_plan", **summary)
-        parses, tables = self._parse(plan)
-        manifest, found = self._publish(plan, parses, tables)
+        manifest, found = self._publish(plan, self._parse(plan))
         summary |= {
             "parsed": len(plan.missing),
             **found,
@@ -244,8 +243,8 @@ class _Run:
         released = self.config.graph.released
         return {"kind": "graphs", "epoch": GRAPHS_EPOCH, "parser": self._parser.digest, "released": released}
 
-    def _parse(self, plan: _Plan) -> tuple[Mapping[str, Parse], list[pa.Table]]:
-        """All wanted parses by text, and tables of those that this run made; each batch is committed as it comes."""
+    def _parse(self, plan: _Plan) -> Mapping[str, Parse]:
+        """All wanted parses by text; each batch of new ones is committed as it comes."""
         made: list[pa.Table] = []
         if plan.missing:
             size = self.config.stanza.batch
@@ -259,7 +258,7 @@ class _Run:
                     done += table.num_rows
                     self.reporter.stage("parse", done, len(plan.missing))
             self.reporter.close()
-        return parses_from_table(pa.concat_tables([plan.cached.cast(PARSES), *made])), made
+        return parses_from_table(pa.concat_tables([plan.cached.cast(PARSES), *made]))
 
     def _parsed(self, batches: Sequence[Sequence[str]]) -> Generator[pa.Table, None, None]:
         if self._executor() == "ray":
@@ -287,15 +286,15 @@ class _Run:
     def _checkpoint(self, table: pa.Table) -> None:
         """Add one file of parses to the latest version; whatever happens next, they need not be parsed again."""
         part = write_table(self.root, "parses", self._parses_spec, table, self._parses_part)
-        before = _entry(load(self.root), "parses", self._parses_part)
-        if before is not None:
-            part = TablePart(spec=part.spec, files=(*before.files, *part.files))
-        manifest = commit(self.root, Changes(tables={"parses": {self._parses_part: part}}))
+
+        def extended(latest: Manifest) -> TablePart:
+            before = _entry(latest, "parses", self._parses_part)
+            return part if before is None else TablePart(spec=part.spec, files=(*before.files, *part.files))
+
+        manifest = commit(self.root, Changes(updates={"parses": {self._parses_part: extended}}))
         self.events.emit("commit", version=manifest.version, parses=table.num_rows)
 
-    def _publish(
-        self, plan: _Plan, parses: Mapping[str, Parse], made: Sequence[pa.Table]
-    ) -> tuple[Manifest, dict[str, Any]]:
+    def _publish(self, plan: _Plan, parses: Mapping[str, Parse]) -> tuple[Manifest, dict[str, Any]]:
         """One commit for questions, graphs and report, so that no version shows graphs of other questions."""
         parts: dict[str, dict[str, TablePart | None]] = {
             "questions": {self.part: write_table(self.root, "questions", QUESTIONS_SPEC, plan.questions, self.part)},
@@ -303,24 +302,28 @@ class _Run:
                 self.part: write_table(self.root, "annotation_report", REPORT_SPEC, plan.anomalies, self.part)
             },
         }
+        changes = Changes(tables=parts)
         found: dict[str, Any] = {}
         if self.config.graph.enabled:
             graphs = graphs_table(plan.questions, parses, self.config.graph.released)
             parts["graphs"] = {self.part: write_table(self.root, "graphs", self._graphs_spec, graphs, self.part)}
             found = {"with": shares(graphs)}
-            if made:
-                parts["parses"] = {self._parses_part: self._merged(made)}
+            changes.updates["parses"] = {self._parses_part: self._merged}
         elif plan.difference and _entry(self._manifest, "graphs", self.part) is not None:
             parts["graphs"] = {self.part: None}
         with self.signals.critical():
-            return commit(self.root, Changes(tables=parts)), found
+            return commit(self.root, changes), found
 
-    def _merged(self, made: Sequence[pa.Table]) -> TablePart:
-        """All parses of this parser in one file, sorted by text, instead of one file for each batch."""
-        latest = Store(self.root, load(self.root))
-        tables = [latest.table("parses", self._parses_part).cast(PARSES), *made]
-        everything = pa.concat_tables(tables)
-        first = {text: row for row, text in reversed(list(enumerate(everything["text"].to_pylist())))}
+    def _merged(self, latest: Manifest) -> TablePart | None:
+        """All parses of this parser in one file, sorted by text, instead of one file for each batch of any run."""
+        before = _entry(latest, "parses", self._parses_part)
+        if before is None:  # no text was ever parsed
+            return None
+        everything = Store(self.root, latest).table("parses", self._parses_part).cast(PARSES)
+        texts = everything["text"].to_pylist()
+        first = {text: row for row, text in reversed(list(enumerate(texts)))}
+        if texts == sorted(first) and len(before.files) == 1:
+            return before
         rows = [first[text] for text in sorted(first)]
         return write_table(self.root, "parses", self._parses_spec, everything.take(rows), self._parses_part)
 

@@ -67,6 +67,7 @@ def load_parse_config(
     raw = {} if file is None else read_yaml(file, str(file))
     for text in overrides:
         override(raw, text)
-    if stanza_dir is not None:
-        raw["stanza"] = {**raw.get("stanza", {}), "dir": stanza_dir}
-    return validate(ParseConfig, raw, "parse" if file is None else str(file))
+    config = validate(ParseConfig, raw, "parse" if file is None else str(file))
+    if stanza_dir is None:
+        return config
+    return config.model_copy(update={"stanza": config.stanza.model_copy(update={"dir": stanza_dir})})

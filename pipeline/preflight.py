@@ -29,6 +29,8 @@ def check_locations(source: str, store: str, what: str = "SOURCE") -> None:
         raise PreflightError(
             f"--store {store}: a store lives on a filesystem, not in an object store; name a directory"
         )
+    if "\0" in store:
+        raise PreflightError(f"--store {store!r}: holds a NUL byte; name a directory")
     check_absolute(what, source)
     check_absolute("--store", store)
 

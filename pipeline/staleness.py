@@ -31,17 +31,19 @@ def stale_members(store: Store) -> dict[str, tuple[str, ...]]:
 def mark_stale(root: Path) -> dict[str, tuple[str, ...]]:
     """Bring the marks in the latest manifest up to date and return them; commits only if one differs.
 
-    To be called after whatever may have changed a question, a graph or a feature row.
+    To be called after whatever may have changed a question, a graph or a feature row. Looks again after its own
+    commit: another writer may have made the dictionary anew in between.
     """
-    with Store.open(root, lease=False) as store:
-        found = stale_members(store)
-        here = [name for name in DICTIONARIES if name in store.tables]
-        differing: dict[str, tuple[str, ...] | None] = {
-            name: found.get(name) for name in here if store.stale(name) != found.get(name, ())
-        }
-    if differing:
+    while True:
+        with Store.open(root, lease=False) as store:
+            found = stale_members(store)
+            here = [name for name in DICTIONARIES if name in store.tables]
+            differing: dict[str, tuple[str, ...] | None] = {
+                name: found.get(name) for name in here if store.stale(name) != found.get(name, ())
+            }
+        if not differing:
+            return found
         commit(root, Changes(stale=differing))
-    return found
 
 
 def dictionary_changes(store: Store, name: str) -> list[str]:

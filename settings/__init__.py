@@ -28,6 +28,8 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
             line = key_node.start_mark.line + 1
+            if not isinstance(key, Hashable):
+                continue  # refused below
             if key in seen:
                 raise SettingsError(
                     f"{node.start_mark.name}: line {line}: key {key!r} is given twice (first in line {seen[key]})"
@@ -85,6 +87,8 @@ def read_yaml(path: Path, origin: str) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark else ""
         raise SettingsError(f"{origin}: {where}not valid YAML ({getattr(error, 'problem', None) or error})") from error
+    except (ValueError, RecursionError) as error:  # 2020-13-45 looks like a date
+        raise SettingsError(f"{origin}: not valid YAML ({error})") from error
     if not isinstance(raw, dict):
         raise SettingsError(f"{origin}: must be a mapping of sections")
     return raw
@@ -104,8 +108,8 @@ def override(raw: dict[str, Any], text: str) -> None:
         raise SettingsError(f"--set {text}: must look like a.b=c")
     try:
         value = yaml.safe_load(value_text)
-    except yaml.YAMLError as error:
-        raise SettingsError(f"--set {text}: the value is not valid YAML") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise SettingsError(f"--set {text[:200]}: the value is not valid YAML") from error
     section = raw
     for part in path[:-1]:
         section = section.setdefault(part, {})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,11 @@ class SourceRecord:
     content_id: str
 
 
+PartUpdate = Callable[[Manifest], TablePart | None]
+"""Makes a part of a table from what the latest version holds. Called again when another writer committed first, so
+that two writers who add to one part both keep their rows."""
+
+
 @dataclass(slots=True)
 class Changes:
     """Everything one commit adds. Empty fields change nothing."""
@@ -100,13 +105,14 @@ class Changes:
     settled: list[tuple[str, str, str]] = field(default_factory=list)  # (feature, spec, key) no longer failing
     current: dict[str, str] = field(default_factory=dict)  # feature -> spec digest
     tables: dict[str, dict[str, TablePart | None]] = field(default_factory=dict)  # by table and part; None drops one
+    updates: dict[str, dict[str, PartUpdate]] = field(default_factory=dict)  # as tables, but made from the latest
     stale: dict[str, tuple[str, ...] | None] = field(default_factory=dict)  # table -> what it was made from and changed
     replace: bool = False  # move keys to their new rows even where the cache key is the same (forced runs)
 
     def __bool__(self) -> bool:
         rows = (self.placed, self.spent, self.removed)
         logs = (self.failures, self.sources, self.settled)
-        return any((*rows, *logs, self.current, self.tables, self.stale))
+        return any((*rows, *logs, self.current, self.tables, self.updates, self.stale))
 
 
 def create_store(root: Path) -> Path:
@@ -236,7 +242,7 @@ def commit(root: Path, changes: Changes) -> Manifest:
         return _if_changed(
             latest,
             features=features,
-            tables=_with_tables(latest.tables, changes),
+            tables=_with_tables(latest, changes),
             failures=_with_failures(root, latest, changes.failures, settled),
             sources=_with_sources(root, latest, changes.sources),
         )
@@ -409,10 +415,13 @@ def _with_sources(root: Path, latest: Manifest, sources: Sequence[SourceRecord])
     return segments.append(root, layout.SOURCES, latest.sources, table)
 
 
-def _with_tables(tables: Mapping[str, TableEntry], changes: Changes) -> dict[str, TableEntry]:
+def _with_tables(latest: Manifest, changes: Changes) -> dict[str, TableEntry]:
     """Replace parts and marks of staleness; a table that is written anew is not stale, one without parts is gone."""
-    updated = dict(tables)
-    for name, parts in changes.tables.items():
+    updated = dict(latest.tables)
+    replaced = {name: dict(parts) for name, parts in changes.tables.items()}
+    for name, updates in changes.updates.items():
+        replaced.setdefault(name, {}).update({part: update(latest) for part, update in updates.items()})
+    for name, parts in replaced.items():
         before = updated[name].parts if name in updated else {}
         merged = {part: entry for part, entry in {**before, **parts}.items() if entry is not None}
         if merged != before:

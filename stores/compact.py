@@ -50,7 +50,7 @@ class _Row:
 
 @dataclass(slots=True)
 class _Group:
-    """Small shards whose rows may share a shard: equal numerics, and published times in all or none."""
+    """Small shards whose rows may share a shard: equal numerics and form, and published times in all or none."""
 
     rows: list[_Row]
     shards: int = 0
@@ -93,7 +93,7 @@ def _groups(
     """(numerics, shards to rewrite), where that makes fewer shards or frees dead rows."""
     entry = feature.specs[feature.current]
     named = keys_by_shard(SegmentLog(root, entry.index, schemas.INDEX).table())
-    groups: dict[tuple[str, bool], _Group] = {}
+    groups: dict[tuple[str, str], _Group] = {}
     for record in SegmentLog(root, entry.shards, schemas.SHARDS):
         names = named.get(record["key"], [])
         live = len({row for _, row, _ in names})
@@ -102,7 +102,7 @@ def _groups(
             continue
         path = layout.feature_directory(root, name, feature.current) / f"{record['key'].hex()}.h5"
         receipt = read_receipt(path.with_suffix(".json"))
-        group = groups.setdefault((record["numerics"], "published_time_s" in receipt.datasets), _Group([]))
+        group = groups.setdefault((record["numerics"], _form(receipt)), _Group([]))
         group.rows += _rows(ShardReader(path, receipt), names)
         group.shards += 1
         group.bytes += record["bytes"]
@@ -111,6 +111,13 @@ def _groups(
         if group.shards > 1 or group.dead:
             group.rows.sort(key=lambda row: row.keys[0].encode())
             yield numerics, group
+
+
+def _form(receipt: Receipt) -> str:
+    """What the rows of one shard have in common, for sorting: dtype and shape of a step, and which columns."""
+    values = receipt.datasets["values"]
+    step = values.shape[1 if receipt.ragged else 2 :]
+    return f"{values.dtype}{list(step)} {'published_time_s' in receipt.datasets}"
 
 
 def _rows(reader: ShardReader, names: list[tuple[str, int, bytes]]) -> list[_Row]:

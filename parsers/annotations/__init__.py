@@ -58,8 +58,8 @@ def read_annotations(
     found = Report()
     questions = _READERS[format].read(file, dataset, split, found)
     if report is None and found.errors:
-        more = f" (and {len(found.errors) - 1} more)" if len(found.errors) > 1 else ""
-        raise AnnotationError(f"{found.errors[0]}{more}; pass report= to keep the rows that are good")
+        more = f" (and {len(found.errors) - 1} more errors)" if len(found.errors) > 1 else ""
+        raise AnnotationError(f"{found.errors[0]}{more}")
     if report is not None:
         for anomaly in found:
             report.append(anomaly)

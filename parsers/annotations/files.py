@@ -18,6 +18,9 @@ from parsers.annotations.report import AnnotationError
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 
+# The whole file is in memory anyhow; with csv's own limit, a cell that is too long would be an error without a field.
+csv.field_size_limit(2**31 - 1)
+
 
 class FileProblem(Exception):
     """No row, or none from here on, can be read."""
@@ -110,15 +113,25 @@ def _csv_rows(lines: Sequence[str]) -> Iterator[tuple[int, list[str] | Broken]]:
 
 
 def _check_header(header: Sequence[str], required: Sequence[str | tuple[str, ...]], line: int) -> None:
-    for name in header:
-        if header.count(name) > 1:
-            raise FileProblem("wrong_header", f"column {name!r} is given twice", line, name)
+    repeated = first_repeated(header)
+    if repeated is not None:
+        raise FileProblem("wrong_header", f"column {repeated!r} is given twice", line, repeated)
     for names in required:
         names = (names,) if isinstance(names, str) else names
         if not any(name in header for name in names):
             there = ", ".join(header)
             wanted = " or ".join(map(repr, names))
             raise FileProblem("wrong_header", f"column {wanted} is missing (there is: {there})", line, names[0])
+
+
+def first_repeated(names: Iterable[str]) -> str | None:
+    """The first name that was there before; None where each is there once."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
 
 
 class _Decoder:
@@ -132,11 +145,10 @@ class _Decoder:
         self._line, self._counted = 1, 0
 
     def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        made = dict(pairs)
-        if len(made) != len(pairs):
-            names = [name for name, _ in pairs]
-            self._repeated += [name for name in made if names.count(name) > 1]
-        return made
+        repeated = first_repeated(name for name, _ in pairs)
+        if repeated is not None:
+            self._repeated.append(repeated)
+        return dict(pairs)
 
     def line(self) -> int:
         """The 1-based line of the current position. Positions only grow."""
@@ -181,14 +193,12 @@ def json_records(text: str) -> Iterator[Record | Broken]:
     if (first := decoder.skip()) != "[":
         raise FileProblem(*_not_a("an array of objects", first), decoder.line())
     decoder.at += 1
-    element = None
     following = decoder.skip()
+    before = text.rfind("\n", 0, decoder.at) + 1
+    blank = text[before : decoder.at]
+    element = re.compile(rf"^{blank}\{{", re.MULTILINE) if before and not blank.strip() else None
     while following != "]":
         line = decoder.line()
-        if element is None:
-            before = text.rfind("\n", 0, decoder.at) + 1
-            blank = text[before : decoder.at]
-            element = re.compile(rf"^{blank}\{{", re.MULTILINE) if before and not blank.strip() else None
         value, start = decoder.value(line), decoder.at
         if isinstance(value, Broken) and value.code == "malformed_json":
             yield Broken(line, value.code, value.message)
@@ -200,6 +210,7 @@ def json_records(text: str) -> Iterator[Record | Broken]:
             continue
         yield _record(line, value)
         following = _after_member(decoder, "]")
+    _check_end(decoder)
 
 
 def _record(line: int, value: Any) -> Record | Broken:
@@ -253,6 +264,14 @@ def json_members(text: str) -> Iterator[tuple[int, str, Any]]:
         seen.add(key)
         yield line, key, value
         following = _after_member(decoder, "}")
+    _check_end(decoder)
+
+
+def _check_end(decoder: _Decoder) -> None:
+    """Refuse anything behind the bracket that closes the file's one value."""
+    decoder.at += 1
+    if decoder.skip():
+        raise FileProblem("malformed_json", "not valid JSON (more follows behind its end)", decoder.line())
 
 
 def _not_a(wanted: str, first: str) -> tuple[str, str]:

@@ -35,6 +35,7 @@ _KEYS = frozenset(("video_id", "question_id", "type", "question_content", "templ
 _INDEX = {answer: index for index, answer in enumerate(ANSWERS)}
 _SLOT = re.compile(r"<[^<>]*>")
 _LONGEST_LITERAL = 1000
+_LINES_SHOWN = 10
 
 
 def official_names(split: str) -> list[str]:
@@ -123,6 +124,14 @@ def _strings(row: Row, name: str) -> list[str]:
     return [row.checked_text(name, each) for each in value]
 
 
+def _untaken(identity: str, number: int, taken: set[str]) -> str:
+    """``<identity>#<number>``, or the next number if the file itself has a question of that name."""
+    while (name := f"{identity}#{number}") in taken:
+        number += 1
+    taken.add(name)
+    return name
+
+
 def _distinct_ids(file: str, questions: Sequence[Question], lines: dict[int, int], report: Collector) -> list[Question]:
     """Give the second row of an id the id ``<id>#2``, and so on; note all rows of an id whose answers differ.
 
@@ -133,15 +142,17 @@ def _distinct_ids(file: str, questions: Sequence[Question], lines: dict[int, int
     for position, question in enumerate(questions):
         positions[question.question_id].append(position)
     distinct = list(questions)
+    taken = set(positions)
     for identity, places in positions.items():
         if len(places) == 1:
             continue
         contradictory = len({questions[place].answer for place in places}) > 1
         code = "contradictory_answer" if contradictory else "duplicate_question_id"
-        where = ", ".join(str(lines[questions[place].row]) for place in places)
+        where = ", ".join(str(lines[questions[place].row]) for place in places[:_LINES_SHOWN])
+        where += ", …" * (len(places) > _LINES_SHOWN)
         for number, place in enumerate(places, 1):
             question = questions[place]
-            name = identity if number == 1 else f"{identity}#{number}"
+            name = identity if number == 1 else _untaken(identity, number, taken)
             message = f"question {identity!r} is given {len(places)} times (lines {where})"
             if contradictory:
                 message += f", answered {question.answer!r} here and otherwise elsewhere"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from parsers.annotations.files import Broken, FileProblem, Record
+from parsers.annotations.files import Broken, FileProblem, Record, first_repeated
 from parsers.annotations.report import Anomaly, Collector
 from parsers.annotations.schema import Question
 
@@ -174,9 +174,9 @@ def find_answer(row: Row, answer: str, options: Sequence[str], name: str = "answ
 
 
 def note_repeated(row: Row, options: Sequence[str], name: str) -> None:
-    repeated = [option for i, option in enumerate(options) if option in options[:i]]
-    if repeated:
-        row.note("duplicate_option", name, f"{repeated[0]!r} is given more than once")
+    repeated = first_repeated(options)
+    if repeated is not None:
+        row.note("duplicate_option", name, f"{repeated!r} is given more than once")
 
 
 def build_questions(

@@ -21,7 +21,7 @@ from stores.loading.views import View, as_views
 from stores.store import Store
 
 Features = Mapping[str, View] | Sequence[str | View]
-VideoItem = int | tuple[int, Sequence[int]]
+VideoItem = int | np.integer[Any] | tuple[int, Sequence[int]]
 
 
 class FeatureTable:
@@ -38,6 +38,7 @@ class FeatureTable:
     ) -> None:
         if pin and not torch.cuda.is_available():
             raise StoreError("pin=True needs a GPU: page-locked memory is for copies to one")
+        device = _device(preload)
         self.buffers = Buffers(pin)
         self.rows: dict[str, FeatureRows | ResidentRows] = {}
         for name, view in as_views(features).items():
@@ -51,8 +52,7 @@ class FeatureTable:
             with Store(store.path, store.manifest) as told:
                 for caveat in told.caveats(view.name).values():
                     warnings.warn(caveat, stacklevel=4)
-            device = "cpu" if preload in (True, "ram") else preload
-            self.rows[name] = ResidentRows(rows, device) if isinstance(device, str) else rows
+            self.rows[name] = ResidentRows(rows, device) if device else rows
 
     def gather(self, videos: Sequence[int]) -> tuple[dict[str, torch.Tensor], ...]:
         """(features, valid, times) by the views' names."""
@@ -62,6 +62,17 @@ class FeatureTable:
             {name: each.valid for name, each in gathered.items()},
             {name: each.times for name, each in gathered.items()},
         )
+
+
+def _device(preload: bool | str) -> str | None:
+    """Where rows are kept for ``preload``; None where they stay in their files."""
+    if preload in (True, False, "ram"):
+        return "cpu" if preload else None
+    try:
+        return str(torch.empty(0, device=preload).device)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise StoreError(f"preload={preload!r}: it is True, 'ram' or a GPU as 'cuda:0' ({reason})") from error
 
 
 class _StoreDataset(Dataset[Any]):
@@ -218,12 +229,13 @@ class VideoDataset(_StoreDataset):
         return self._shard_of_videos(name)
 
     def __getitems__(self, items: Sequence[VideoItem]) -> VideoBatch:
-        videos = [item if isinstance(item, int) else item[0] for item in items]
+        pairs = [item if isinstance(item, tuple) else (int(item), None) for item in items]
+        videos = [video for video, _ in pairs]
         if len(set(videos)) < len(videos):
             raise StoreError("a batch of VideoDataset has distinct videos; its sampler gave one twice")
         chosen = [
-            self.questions_of[item] if isinstance(item, int) else [self.questions_of[item[0]][at] for at in item[1]]
-            for item in items
+            self.questions_of[video] if some is None else [self.questions_of[video][at] for at in some]
+            for video, some in pairs
         ]
         features, valid, times = self.table.gather(videos)
         width = max(map(len, chosen), default=0)

@@ -16,6 +16,15 @@ from stores.rows import Array
 Uneven = Literal["pad", "drop"]
 
 
+def _check_same(state: Mapping[str, Any], identity: Mapping[str, Any], *more: str) -> None:
+    """Refuse a state that another kind of sampler gave, or one of another order."""
+    if absent := [name for name in (*identity, *more) if name not in state]:
+        raise StoreError(f"cannot resume: not the state of such a sampler, it has no {absent[0]!r}")
+    for name, value in identity.items():
+        if state[name] != value:
+            raise StoreError(f"cannot resume: {name} was {state[name]!r} and is {value!r} now")
+
+
 class ShuffleSampler(Sampler[int]):
     """The items of one rank in the order of one epoch.
 
@@ -53,6 +62,10 @@ class ShuffleSampler(Sampler[int]):
         self._items = np.arange(items) if isinstance(items, int) else np.asarray(items, np.int64)
         if uneven not in ("pad", "drop"):
             raise StoreError(f"uneven={uneven!r}: it is 'pad' or 'drop'")
+        if window < 1:
+            raise StoreError(f"window={window}: at least one shard is shuffled at a time")
+        if seed < 0:
+            raise StoreError(f"seed={seed}: a seed is not negative")
         if shards is not None and len(shards) != len(self._items):
             raise StoreError(f"{len(shards)} shard numbers for {len(self._items)} items")
         self.seed, self.shuffle, self.rank, self.world, self.uneven = seed, shuffle, rank, world, uneven
@@ -108,15 +121,13 @@ class ShuffleSampler(Sampler[int]):
         StoreError
             If the state is of a sampler that gives another order.
         """
-        for name, value in self._identity().items():
-            if state[name] != value:
-                raise StoreError(f"cannot resume: {name} was {state[name]!r} and is {value!r} now")
+        _check_same(state, self._identity(), "epoch", "position")
         self.epoch = state["epoch"]
         self.position = self._resume_at = state["position"]
 
     def _identity(self) -> dict[str, Any]:
         identity = {name: getattr(self, name) for name in ("seed", "shuffle", "rank", "world", "uneven")}
-        shards = b"" if self._shards is None else self._shards.tobytes() + bytes(self._window)
+        shards = b"" if self._shards is None else self._shards.tobytes() + str(self._window).encode()
         return {**identity, "items": hashlib.sha256(self._items.tobytes() + shards).hexdigest()}
 
 
@@ -170,9 +181,7 @@ class BatchSampler(Sampler[list[Any]]):
         StoreError
             If the state is of a sampler that gives other batches.
         """
-        for name, value in self._identity().items():
-            if state[name] != value:
-                raise StoreError(f"cannot resume: {name} was {state[name]!r} and is {value!r} now")
+        _check_same(state, self._identity(), "items", "step")
         self.items.load_state_dict(state["items"])
         self.step = self._resume_at = state["step"]
 
@@ -207,6 +216,10 @@ class CollectiveSampler(BatchSampler):
         shards: Sequence[int] | None = None,
         **order: Any,
     ) -> None:
+        if n_max is not None and n_max < 1:
+            raise StoreError(f"n_max={n_max}: at least one question of a video")
+        if wrong := sorted(name for name, quota in (quotas or {}).items() if quota < 0):
+            raise StoreError(f"quotas: {wrong[0]!r} has {(quotas or {})[wrong[0]]}; a quota is not negative")
         self.n_max = n_max
         self.quotas = None if quotas is None else dict(quotas)
         self._videos = dataset.videos

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
 import torch
 
 from stores.errors import StoreError
@@ -36,8 +37,8 @@ class View:
             raise StoreError(f"view of {self.name!r}: pool={self.pool!r}; it is 'mean' or None")
         if self.dtype is not None and self.dtype not in _DTYPES:
             raise StoreError(f"view of {self.name!r}: dtype={self.dtype!r}; it is None or one of {', '.join(_DTYPES)}")
-        if isinstance(self.steps, int):
-            object.__setattr__(self, "steps", (self.steps,))
+        if isinstance(self.steps, int | np.integer):
+            object.__setattr__(self, "steps", (int(self.steps),))
         elif self.steps is not None and not isinstance(self.steps, slice):
             object.__setattr__(self, "steps", tuple(int(step) for step in self.steps))
 
@@ -74,6 +75,8 @@ def as_views(features: Mapping[str, View] | Sequence[str | View]) -> dict[str, V
     """Views by the name that a batch gives them; names alone stand for whole features as float32."""
     if isinstance(features, Mapping):
         return dict(features)
+    if isinstance(features, str):
+        raise StoreError(f"features={features!r}: name features in a list, [{features!r}]")
     views = [View(feature) if isinstance(feature, str) else feature for feature in features]
     names = [view.name for view in views]
     if len(set(names)) < len(names):

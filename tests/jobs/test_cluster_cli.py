@@ -25,6 +25,7 @@ def store_job(*arguments: str) -> Result:
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     records = questions()
     records[4] = {**records[4], "nodes": None}
+    records[5] = {**records[5], "question": "\x1b[2Jwho clears the screen"}
     return fill(tmp_path_factory.mktemp("cluster") / "store", records)
 
 
@@ -44,6 +45,8 @@ def test_cluster_inspect_export(store: Path, tmp_path: Path) -> None:
     assert told.exit_code == 0
     assert "k=6 of 8×16, 23 members" in told.stdout
     assert "why does the" in told.stdout
+    everything = store_job("inspect", str(store), "--dictionary", "linguistic", "--nearest", "99").stdout
+    assert "\\x1b[2Jwho clears the screen" in everything and "\x1b" not in everything
     absent = store_job("inspect", str(store), "--dictionary", "visual")
     assert absent.exit_code == 2
     assert "no visual dictionary" in absent.stderr
@@ -61,6 +64,7 @@ def test_one_line_and_exit_code_2(store: Path, tmp_path: Path) -> None:
         (("--store", str(tmp_path), "--kind", "visual"), "no store here"),
         (("--store", str(store), "--kind", "visual", "--set", "kmeans.q=1"), "kmeans.q: unknown key"),
         (("--store", str(store), "--kind", "visual", "--split", "dev"), "no questions of split 'dev'"),
+        (("--store", str(store), "--kind", "visual", "--split", "\udcff"), "no questions of split '\\udcff'"),
         (("--store", str(store), "--kind", "visual"), "512 clusters need as many members, there are 24"),
     ):
         done = cluster(*arguments)

@@ -60,6 +60,8 @@ def test_exit_codes_and_json(tmp_path: Path) -> None:
         (["{folder}", "--split", "val", "--stanza-dir", "{folder}"], "resources.json"),
         (["{folder}", "--split", "val", "--store", "{folder}/val.csv", *NO_GRAPHS], "is not a directory"),
         (["{folder}", "--split", "val", "--store", "{folder}", *NO_GRAPHS], "not a store and not empty"),
+        (["{folder}", "--split", "val", "--set", 'conllu="a\\0b"'], "not readable (embedded null byte)"),
+        (["{folder}", "--split", "val", "--store", "a\0b"], "holds a NUL byte"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_2(tmp_path: Path, arguments: list[str], message: str) -> None:

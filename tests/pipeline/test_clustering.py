@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from extractors.text import TextModel, build_text_encoder
-from pipeline import embedding
+from pipeline import embedding, staleness
 from pipeline.clustering import ClusterConfig, ClusterRequest, Kind, cluster, load_cluster_config
 from pipeline.errors import ConfigError, PreflightError, SourceError, UsageError
 from pipeline.run import Result
@@ -19,7 +19,7 @@ from pipeline.staleness import mark_stale, stale_members
 from stores import Store
 from stores.commit import Changes, commit
 from stores.dictionaries import describe_dictionary
-from stores.manifest import load
+from stores.manifest import Manifest, load
 from stores.verify import verify
 from tests.pipeline.dictionaries import SPEC, fill, nodes, questions, write_features, write_questions
 from tests.stores.building import commit_rows, row
@@ -311,3 +311,18 @@ def test_describe_tells_the_nearest_members(store: Path) -> None:
         for member in one["nearest"]:
             assert member["time_s"] == opened.times("clip", member["video_id"])[member["step"]]
         assert told["record"]["threads"] == 1
+
+
+def test_a_dictionary_made_while_it_is_being_marked_stays_fresh(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(store, "linguistic")
+    write_questions(store, questions()[1:])
+
+    def late(root: Path, changes: Changes) -> Manifest:
+        monkeypatch.setattr(staleness, "commit", commit)
+        run(store, "linguistic")
+        return commit(root, changes)
+
+    monkeypatch.setattr(staleness, "commit", late)
+    assert mark_stale(store) == {}
+    with Store.open(store) as opened:
+        assert opened.stale("linguistic_dictionary") == ()

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -49,6 +50,23 @@ def test_what_is_there_is_kept_and_only_the_rest_is_computed(tmp_path: Path) -> 
     before = load(root).version
     assert embed(root, ENCODER, ["d", "a"]) == 0
     assert load(root).version == before
+
+
+def test_what_a_run_beside_this_one_adds_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "store"
+    encode = embedding._encode
+
+    def interrupted(model: Any, texts: list[str]) -> Any:
+        monkeypatch.setattr(embedding, "_encode", encode)
+        embed(root, ENCODER, ["b", "c"])
+        return encode(model, texts)
+
+    monkeypatch.setattr(embedding, "_encode", interrupted)
+    embed(root, ENCODER, ["a", "b"])
+    assert texts_of(root) == ["a", "b", "c"]
+    with Store.open(root, lease=False) as store:
+        place, values = vectors(store, ENCODER)
+    assert values[list(place.values())].tobytes() == ENCODER.load("cpu").encode(list(place)).tobytes()
 
 
 def test_encoders_have_parts_of_their_own(tmp_path: Path) -> None:

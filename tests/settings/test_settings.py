@@ -48,3 +48,13 @@ def test_neither_two_sources_nor_none(tmp_path: Path) -> None:
         settings.read(tmp_path, "a", tmp_path / "b.yaml", [])
     with pytest.raises(settings.SettingsError, match="preset None: unknown"):
         settings.read(tmp_path, None, None, [])
+
+
+@pytest.mark.parametrize("text", ["a: 2020-13-45", "? [a]\n: b", "a: " + "[" * 3000, "a: &x [*y]"])
+def test_yaml_that_cannot_be_built_is_one_line(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "base.yaml"
+    path.write_text(text)
+    with pytest.raises(settings.SettingsError, match=r"base: .*not valid YAML"):
+        settings.read_yaml(path, "base")
+    with pytest.raises(settings.SettingsError, match="not valid YAML"):
+        settings.override({}, "a=" + text.partition("a: ")[2] if "a: " in text else "a={[a]: b}")

@@ -15,7 +15,7 @@ import pytest
 from stores import Store, layout
 from stores.commit import Changes, Failure, SourceRecord, commit, place_shard, write_spec, write_table
 from stores.errors import InvalidKeyError, MissingKeyError, StoreError
-from stores.manifest import load, versions
+from stores.manifest import Manifest, TablePart, load, versions
 from stores.schemas import SOURCES
 from stores.segments import SegmentLog
 from tests.stores.building import OTHER_SPEC, SPEC, changes_of, commit_rows, files_under, row, store_with, write_shard
@@ -265,3 +265,27 @@ def test_a_spec_digest_is_sha256_of_sorted_compact_json() -> None:
     assert layout.digest({"b": "é", "a": 1}) == hashlib.sha256('{"a":1,"b":"é"}'.encode()).hexdigest()
     with pytest.raises(ValueError, match="not JSON compliant"):
         layout.digest({"x": float("nan")})
+
+
+def test_two_writers_of_one_part_both_keep_their_rows(root: Path) -> None:
+    """The second commits between the first one's reading and publishing; the first then reads again."""
+
+    def adding(word: str, meanwhile: list[str]) -> Changes:
+        own = write_table(root, "words", {"kind": "words"}, pa.table({"x": [word]}))
+
+        def update(latest: Manifest) -> TablePart:
+            while meanwhile:
+                commit(root, adding(meanwhile.pop(), []))
+            before = latest.tables["words"].parts[""].files if "words" in latest.tables else ()
+            return TablePart(spec=own.spec, files=(*before, *own.files))
+
+        return Changes(updates={"words": {"": update}})
+
+    commit(root, adding("first", ["second"]))
+    with Store.open(root) as store:
+        assert store.table("words")["x"].to_pylist() == ["second", "first"]
+
+
+def test_an_update_may_leave_a_part_out(root: Path) -> None:
+    before = load(root)
+    assert commit(root, Changes(updates={"words": {"": lambda latest: None}})) == before

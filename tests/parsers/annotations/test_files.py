@@ -68,6 +68,8 @@ def test_an_array_on_one_line_ends_at_a_malformed_element(tmp_path: Path) -> Non
         (json.dumps([MUSIC_ROW])[:-1], "malformed_json", 1),
         (json.dumps([MUSIC_ROW])[:-1] + ",]", "malformed_json", 1),
         (json.dumps([MUSIC_ROW])[:-1] + " x]", "malformed_json", 1),
+        (json.dumps([MUSIC_ROW]) + "\n[]", "malformed_json", 1),
+        (json.dumps([MUSIC_ROW]) + " \n", None, 1),
         ("\ufeff" + json.dumps([MUSIC_ROW]), None, 1),
     ],
 )

@@ -108,6 +108,11 @@ def test_repeated_ids_stay_apart_and_contradictions_are_flagged(tmp_path: Path) 
     assert brief(report.notes)[1] == ("contradictory_answer", 4, "7#2", "question_id")
 
 
+def test_a_repeated_id_never_takes_the_name_of_another_question(tmp_path: Path) -> None:
+    path = json_array(tmp_path, rows({}, {}, {"question_id": "7#2"}), "avqa-val.json")
+    assert read("music_avqa", path)[0]["question_id"].to_pylist() == ["7", "7#3", "7#2"]
+
+
 @pytest.mark.parametrize(
     ("changes", "code", "field"),
     [

@@ -201,7 +201,7 @@ def test_bytes_that_are_not_utf8_refuse_their_row_alone(tmp_path: Path) -> None:
 def test_a_ten_megabyte_question(tmp_path: Path) -> None:
     table, report = read("nextgqa", next_csv(tmp_path, [next_row(0, question="why " * 2_500_000), NEXT_ROWS[1]]))
     assert table["question_id"].to_pylist() == ["2435100235_7"]
-    assert [(each.code, each.line) for each in report.errors] == [("malformed_csv", 2)]
+    assert [(each.code, each.line, each.field) for each in report.errors] == [("too_long", 2, "question")]
 
 
 @pytest.mark.parametrize("cut", ["head", "tail"])
