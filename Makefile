@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Two workers on two processors: threads that spin while they wait would take the other worker's.
+PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q
 
 .PHONY: setup demo demo-ray test quick lint bench clean
 
@@ -27,12 +29,12 @@ lint: setup
 	$(BIN)/mypy
 
 quick: setup lint
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
+	$(PYTEST) -n 2 --dist loadfile -m "not slow"
 
-# test_ray.py starts and stops clusters of its own, so nothing else may run beside it.
+# Tests that start Ray run after all others, one by one.
 test: setup lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore tests/pipeline/test_ray.py
-	$(BIN)/python -m pytest -q tests/pipeline/test_ray.py
+	$(PYTEST) -n 2 --dist loadfile -m "not ray"
+	$(PYTEST) -m ray
 
 bench: setup
 	$(BIN)/python bench/all.py --out out/bench

@@ -31,6 +31,7 @@ BENCHES = {
     "models-vggish": ["bench/models.py", "--model", "vggish", "--steps", "60", "--micro-batch", "30", "--threads", "1"],
     "planning": ["bench/planning.py", "--runs", "3"],
     "store": ["bench/store.py"],
+    "reading": ["bench/reading.py"],
 }
 
 

@@ -163,6 +163,7 @@ def test_coqo_trains_and_is_the_same_after_kill_9(world: Path, tmp_path: Path) -
     assert journal.read_text() == (tmp_path / "whole" / "metrics.jsonl").read_text()
 
 
+@pytest.mark.ray
 def test_ray_train_gives_the_run_that_torchrun_gives(world: Path, tmp_path: Path) -> None:
     common = (*CRA, "--store", world / "store", "--set", "loop.device=cpu", "--set", "loop.log_steps=1")
     command("jobs/train.py", *common, "--out", tmp_path / "ray", "--ray-workers", "2")

@@ -14,7 +14,7 @@ from stores import Store
 from tests.conftest import ROOT
 from tests.parsers.annotations.files import next_csv, next_row
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 
 def parse(*arguments: object) -> subprocess.CompletedProcess[str]:

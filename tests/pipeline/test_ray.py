@@ -21,7 +21,7 @@ from stores.verify import verify
 from tests.conftest import ROOT
 from tests.pipeline.runs import RGB, digests, extract, rgb_config
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 BIN = Path(sys.executable).parent
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 from stores import Store, durable, layout, segments
 from stores.card import write_card
 from stores.commit import Changes, Failure, SourceRecord, commit, create_store, place_shard, write_spec, write_table
+from stores.compact import compact
 from stores.gc import collect
 from stores.manifest import load
 from stores.rows import row_digest
@@ -58,6 +59,7 @@ def run(root: Path) -> None:
     for failure in failures:
         commit(root, Changes(failures=[failure]))
     commit(root, Changes(removed=[("demo", "d")]))
+    compact(root)
     table = write_table(root, "questions", {"kind": "questions"}, pa.table({"x": [1, 2]}))
     commit(root, Changes(tables={"questions": {"": table}}))
     write(root, write_spec(root, OTHER_SPEC), KEYS[:3], 1)

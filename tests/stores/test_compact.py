@@ -111,6 +111,16 @@ def test_dead_rows_go_and_aliases_numerics_and_ragged_rows_stay(tmp_path: Path) 
     assert verify(root, deep=True).ok
 
 
+def test_rows_of_another_form_get_a_shard_of_their_own(tmp_path: Path) -> None:
+    root = store_with(tmp_path / "store")
+    for key, dtype, width in (("a", "<f2", 4), ("b", "<f4", 4), ("c", "<f2", 4), ("d", "<f4", 4), ("e", "<f2", 5)):
+        commit_rows(root, [row(key, dtype=dtype, step_shape=(width,))])
+    before = row_digests(root)
+    outcome = compact(root)
+    assert (outcome.shards_before, outcome.shards_after, outcome.rows) == (4, 2, 4)
+    assert row_digests(root) == before and verify(root, deep=True).ok
+
+
 def test_a_row_that_another_writer_moved_meanwhile_stays_moved(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from stores import compact as module
 

@@ -1,8 +1,8 @@
-"""A store of format 1, kept as it was written: every later Reelstore must read it.
+"""A store of each format, kept as it was written: every later Reelstore must read them.
 
-``golden/format1.tar.gz`` was made once, by ``python -m tests.stores.test_golden``, and is never made again; a new
-format gets a golden store of its own. Its rows follow from their keys by :func:`tests.stores.building.row`, and
-the digests below were taken with numpy and hashlib when it was made.
+``golden/format<N>.tar.gz`` was made once, by ``python -m tests.stores.test_golden`` when that format was new, and is
+never made again; a new format gets a golden store of its own. Their rows follow from their keys by
+:func:`tests.stores.building.row`, and the digests below were taken with numpy and hashlib when format 1 was made.
 """
 
 from __future__ import annotations
@@ -17,13 +17,31 @@ import pyarrow as pa
 import pytest
 
 from stores import Store, layout
-from stores.commit import Changes, Failure, SourceRecord, commit, place_shard, write_table
+from stores.commit import Changes, Failure, SourceRecord, commit, place_shard, write_spec, write_table
+from stores.manifest import versions
+from stores.rounding import COMPUTE, STORAGE, RoundingError
+from stores.shard import ShardWriter, read_receipt
 from stores.verify import repair, verify
-from tests.stores.building import OTHER_SPEC, SPEC, commit_rows, files_under, row, row_digests, store_with, write_shard
+from tests.stores.building import (
+    NUMERICS,
+    OTHER_SPEC,
+    SPEC,
+    commit_rows,
+    files_under,
+    row,
+    row_digests,
+    store_with,
+    write_shard,
+)
 
-ARCHIVE = Path(__file__).parent / "golden" / "format1.tar.gz"
+GOLDEN = Path(__file__).parent / "golden"
+FORMATS = [1, 2]
 FIXED = ["a", "b", "🦔 ../x"]
 RAGGED = {"long": 5, "short": 1}
+ROUNDING = {
+    COMPUTE: RoundingError(steps=6, max_abs=0.25, mean_abs=1e-3, min_cosine=0.9375, mean_cosine=0.999),
+    STORAGE: RoundingError(steps=6, max_abs=2**-11, mean_abs=1e-5, min_cosine=0.99999, mean_cosine=1.0),
+}
 
 
 def make(root: Path) -> None:
@@ -45,17 +63,52 @@ def make(root: Path) -> None:
             },
         ),
     )
+    make_what_format_2_added(root)
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    with tarfile.open(ARCHIVE) as archive:
-        archive.extractall(tmp_path, filter="data")
-    return tmp_path / "format1"
+def make_what_format_2_added(root: Path) -> None:
+    """A table of several parts, a dictionary that is stale, a shard with measured rounding errors."""
+    parts = {
+        part: write_table(root, "questions", {"kind": "questions"}, pa.table({"q": texts}), part=part)
+        for part, texts in (("star/train", ["what?", "who?"]), ("star/val", ["when?"]))
+    }
+    centers = write_table(root, "visual_dictionary", {"kind": "dictionary", "k": 2}, pa.table({"cluster": [0, 1]}))
+    commit(root, Changes(tables={"questions": dict(parts), "visual_dictionary": {"": centers}}))
+    commit(root, Changes(stale={"visual_dictionary": ("video a", "🦔 ../x")}))
+    writer = ShardWriter(root, "half", write_spec(root, SPEC), NUMERICS)
+    for key in ("c", "d"):
+        writer.add(row(key))
+    receipt = writer.finish(ROUNDING)
+    commit(root, Changes(placed=place_shard(root, receipt), shards=[receipt], current={"half": receipt.spec}))
 
 
-def test_it_is_small() -> None:
-    assert ARCHIVE.stat().st_size < 100_000
+def unpacked(folder: Path, number: int) -> Path:
+    with tarfile.open(GOLDEN / f"format{number}.tar.gz") as archive:
+        archive.extractall(folder, filter="data")
+    return folder / f"format{number}"
+
+
+@pytest.fixture(params=FORMATS)
+def root(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    return unpacked(tmp_path, request.param)
+
+
+def test_every_format_has_a_small_golden_store() -> None:
+    assert list(range(1, layout.FORMAT_VERSION + 1)) == FORMATS
+    assert all((GOLDEN / f"format{number}.tar.gz").stat().st_size < 100_000 for number in FORMATS)
+
+
+def test_what_format_2_added_reads_as_it_was_written(tmp_path: Path) -> None:
+    root = unpacked(tmp_path, 2)
+    with Store.open(root) as store:
+        assert list(store.parts("questions")) == ["", "star/train", "star/val"]
+        assert store.table("questions").column("q").to_pylist() == ["why?", "what?", "who?", "when?"]
+        assert store.table("questions", "star/val").to_pylist() == [{"q": "when?"}]
+        assert store.stale("visual_dictionary") == ("video a", "🦔 ../x") and store.stale("questions") == ()
+        shard, _ = store.place("half", "d")
+    assert read_receipt((root / shard).with_suffix(".json")).rounding == ROUNDING
+    with Store.open(unpacked(tmp_path, 1)) as store:
+        assert list(store.parts("questions")) == [""] and store.stale("questions") == ()
 
 
 def test_every_row_reads_as_it_was_written(root: Path) -> None:
@@ -72,12 +125,12 @@ def test_every_row_reads_as_it_was_written(root: Path) -> None:
         old = f"demo@{layout.digest(OTHER_SPEC)}"
         np.testing.assert_array_equal(store.row(old, "a"), row("a", content=5).values)
         assert store.spec("demo") == SPEC and store.spec(old) == OTHER_SPEC
-        assert store.table("questions").to_pylist() == [{"q": "why?"}]
+        assert store.table("questions", "").to_pylist() == [{"q": "why?"}]
         assert [(one["video_id"], one["class"]) for one in store.failures().to_pylist()] == [("broken", "corrupt")]
 
 
 def test_row_digests_have_not_changed_their_meaning(root: Path) -> None:
-    assert {key: digest[:16] for (_, key), digest in row_digests(root).items()} == {
+    assert {key: digest[:16] for (name, key), digest in row_digests(root).items() if name != "half"} == {
         "a": "cb101806f5c07325",
         "alias of a": "cb101806f5c07325",
         "🦔 ../x": "81df3c00be36d852",
@@ -88,7 +141,7 @@ def test_row_digests_have_not_changed_their_meaning(root: Path) -> None:
 
 def test_h5py_reads_its_shards(root: Path) -> None:
     found = {}
-    for path in root.rglob("*.h5"):
+    for path in root.glob("features/[!h]*/*.h5"):  # all but "half"
         with h5py.File(path) as file:
             found[file["values"].shape] = file["values"].dtype.str
     assert found == {(1, 3, 4): "<f2", (3, 3, 4): "<f2", (6, 4): "<f4"}
@@ -99,13 +152,14 @@ def test_it_verifies_and_can_be_added_to(root: Path) -> None:
     before = files_under(root)
     repair(root)
     assert files_under(root) == before
-    for version in range(5):
+    for version in versions(root):
         assert verify(root, deep=True, version=version).ok
     commit_rows(root, [row("new")])
     assert verify(root, deep=True).ok and ("demo", "new") in row_digests(root)
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as folder, tarfile.open(ARCHIVE, "x:gz") as archive:
-        make(Path(folder) / "format1")
-        archive.add(Path(folder) / "format1", "format1")
+    name = f"format{layout.FORMAT_VERSION}"
+    with tempfile.TemporaryDirectory() as folder, tarfile.open(GOLDEN / f"{name}.tar.gz", "x:gz") as archive:
+        make(Path(folder) / name)
+        archive.add(Path(folder) / name, name)

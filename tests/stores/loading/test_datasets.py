@@ -170,6 +170,7 @@ def test_a_video_comes_with_all_questions_of_its_split_and_no_other(root: Path) 
     assert shown == set(train.questions.ids) and len(shown) == 15
     assert len(held_out) == 8 and not shown & held_out
     assert not {answer for row in everything.answers for answer in row if answer} & set(test.questions.answers)
+    assert same(train.__getitems__(list(np.array([2, 0]))), train.__getitems__([2, 0]))
     with pytest.raises(StoreError, match="distinct videos"):
         train.__getitems__([1, (1, (0,))])
 
@@ -203,6 +204,12 @@ def test_a_batch_that_is_held_is_never_overwritten(root: Path) -> None:
     assert len(addresses) == 4
     del part, held
     assert dataset[0].features["large"].untyped_storage().data_ptr() in addresses  # the memory is used again
+
+
+@pytest.mark.parametrize("preload", ["disk", "cuda:99"])
+def test_preloading_where_nothing_can_be_kept_is_refused(root: Path, preload: str) -> None:
+    with pytest.raises(StoreError, match=rf"preload='{preload}': it is True, 'ram' or a GPU"):
+        QuestionDataset(root, "train", ["maps"], preload=preload)
 
 
 def test_nothing_is_opened_before_the_first_batch(root: Path) -> None:

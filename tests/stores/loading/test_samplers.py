@@ -133,12 +133,21 @@ def test_another_order_is_not_resumed(other: BatchSampler, names: str) -> None:
         other.load_state_dict(BatchSampler(ShuffleSampler(20), 4).state_dict())
 
 
+def test_the_state_of_another_kind_of_sampler_is_not_resumed() -> None:
+    with pytest.raises(StoreError, match="not the state of such a sampler, it has no 'batch_size'"):
+        BatchSampler(ShuffleSampler(20), 4).load_state_dict(ShuffleSampler(20).state_dict())
+    with pytest.raises(StoreError, match="it has no 'seed'"):
+        ShuffleSampler(20).load_state_dict(BatchSampler(ShuffleSampler(20), 4).state_dict())
+
+
 @pytest.mark.parametrize(
     "made",
     [
         lambda: ShuffleSampler(3, rank=2, world=2),
         lambda: ShuffleSampler(3, uneven="repeat"),  # type: ignore[arg-type]
         lambda: ShuffleSampler(3, shards=[1]),
+        lambda: ShuffleSampler(3, shards=[1, 1, 2], window=0),
+        lambda: ShuffleSampler(3, seed=-1),
         lambda: BatchSampler(ShuffleSampler(3), 0),
     ],
 )
@@ -196,6 +205,9 @@ def test_quotas_hold_by_modality_and_pass_over_videos_without(videos: VideoDatas
         assert got == {"p": ("Audio", "Audio-Visual", "Audio-Visual"), "q": ("Audio",), "r": ("Audio-Visual",)}
         capped = choices(videos, number, quotas=quotas, n_max=2)
         assert len(capped["p"]) == 2 and capped["p"].count("Audio") <= 1
+    for wrong in ({"n_max": 0}, {"n_max": -1}, {"quotas": {"Audio": -1}}):
+        with pytest.raises(StoreError, match=next(iter(wrong))):
+            CollectiveSampler(videos, 2, **wrong)  # type: ignore[arg-type]
     with pytest.raises(StoreError, match="no video has a question"):
         CollectiveSampler(videos, 2, quotas={"Smell": 1})
 

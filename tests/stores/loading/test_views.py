@@ -116,6 +116,9 @@ def test_views_that_mean_nothing_are_refused(made: dict[str, str]) -> None:
 
 
 def test_names_of_views() -> None:
+    assert View("clip", steps=np.int64(3)) == View("clip", steps=3)  # type: ignore[arg-type]
+    with pytest.raises(StoreError, match=r"in a list, \['clip'\]"):
+        as_views("clip")
     assert as_views(["clip", View("swin", pool="mean")]) == {"clip": View("clip"), "swin": View("swin", pool="mean")}
     with pytest.raises(StoreError, match="two views of one feature need names"):
         as_views(["clip", View("clip", steps=0)])
