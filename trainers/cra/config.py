@@ -25,6 +25,7 @@ RELEASED: Mapping[str, Mapping[str, Any]] = {
     "data": {"distinct_candidates": False, "paraphrase_types": True},
     "text": {"mask_padding": False, "keep_options": False},
     "model": {
+        "gated": True,
         "double_softmax": True,
         "batch_mixing": True,
         "back": False,
@@ -132,6 +133,9 @@ class ModelConfig(Section):
     gsg, gaussian :
         Gaussian Smoothing Grounding; without it frames are weighed by a head that does not know the question.
         ``gaussian``: with the filter.
+    gated :
+        GSG's score of a frame: the published gate, of which the norm behind it leaves only the sign; else cross-modal
+        attention, as the paper's abstract says. ``released``: true (§5.3, step 5).
     double_softmax :
         A second softmax after the filter, which leaves the weights nearly uniform; else they are divided by their sum.
         ``released``: true (3).
@@ -155,6 +159,7 @@ class ModelConfig(Section):
     layer_norm: Literal["standard", "unbiased"] = "standard"
     gsg: bool = True
     gaussian: bool = True
+    gated: bool = False
     double_softmax: bool = False
     front: bool = True
     batch_mixing: bool = False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -36,13 +38,25 @@ def smooth(p: Tensor, kernel: Tensor, valid: Tensor, double_softmax: bool) -> Te
 
 
 class Grounding(nn.Module):
-    """Weighs frames by their match with a query, then smooths the weights in time."""
+    """Weighs frames by their match with a query, then smooths the weights in time.
 
-    def __init__(self, dim: int, gaussian: bool = True, double_softmax: bool = False) -> None:
+    Parameters
+    ----------
+    gaussian : with the filter.
+    double_softmax : see :func:`smooth`.
+    gated : the published score, an MLP of norm(v * tanh(v . q)). The norm undoes the size of the gate and leaves its
+        sign, so that hardly a gradient reaches the query. Otherwise v . q / sqrt(d), cross-modal attention.
+    """
+
+    def __init__(self, dim: int, gaussian: bool = True, double_softmax: bool = False, gated: bool = False) -> None:
         super().__init__()
-        self.video = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim), nn.GELU())
-        self.query = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim), nn.GELU())
-        self.score = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim // 2), nn.GELU(), nn.Linear(dim // 2, 1))
+        self.video = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim), *([nn.GELU()] if gated else []))
+        self.query = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim), *([nn.GELU()] if gated else []))
+        self.score = (
+            nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim // 2), nn.GELU(), nn.Linear(dim // 2, 1))
+            if gated
+            else None
+        )
         self.sigma = nn.Parameter(torch.ones(())) if gaussian else None
         self.double_softmax = double_softmax
 
@@ -60,8 +74,12 @@ class Grounding(nn.Module):
         p, w : ``[B, T] float32``, each of sum 1.
         """
         v, q = self.video(frames), self.query(query)
-        gate = torch.tanh(v @ q[:, :, None])  # [B, T, 1]; an unscaled dot product, as published
-        p = masked_softmax(self.score(v * gate).squeeze(-1), valid)
+        match = v @ q[:, :, None]  # [B, T, 1]
+        if self.score is None:
+            logits = match / math.sqrt(v.shape[-1])
+        else:
+            logits = self.score(v * torch.tanh(match))  # of an unscaled dot product, as published
+        p = masked_softmax(logits.squeeze(-1), valid)
         if self.sigma is None:
             return p, p
         return p, smooth(p, gaussian_kernel(self.sigma.float()), valid, self.double_softmax)

@@ -35,7 +35,9 @@ class Cra(nn.Module):
         norm = UnbiasedLayerNorm if config.layer_norm == "unbiased" else nn.LayerNorm
         self.decoder = Decoder(dim, config.heads, config.layers, config.decoder_dropout, config.attention_dropout, norm)
         self.back = BackDoor(dictionaries["linguistic_dictionary"], dim) if config.back else None
-        self.grounding = Grounding(dim, config.gaussian, config.double_softmax) if config.gsg else FrameAttention(dim)
+        self.grounding = (
+            Grounding(dim, config.gaussian, config.double_softmax, config.gated) if config.gsg else FrameAttention(dim)
+        )
         self.out = nn.Sequential(nn.Dropout(0.1), nn.Linear(dim, dim))
         self.front = FrontDoor(dictionaries["visual_dictionary"], dim, config.batch_mixing) if config.front else None
 

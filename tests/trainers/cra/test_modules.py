@@ -24,7 +24,7 @@ def count(module: nn.Module) -> int:
 
 def test_parameters_of_the_released_modules() -> None:
     assert count(VideoEmbedding(768, 768, 0.3)) == 592_128
-    assert count(Grounding(768, double_softmax=True)) == 1_481_474
+    assert count(Grounding(768, double_softmax=True, gated=True)) == 1_481_474
     assert count(BackDoor(torch.zeros(512, 8, 768), 768)) == 4_992_864
     assert count(FrontDoor(torch.zeros(512, 768), 768, batch_mixing=True)) == 4_528_128
     # All of the published decoder is 13,991,623, of which pools and selectors that nothing uses are 296,645.
@@ -62,6 +62,27 @@ def test_without_the_second_softmax_a_peak_stays_a_peak() -> None:
     valid = ALL.clone()
     valid[:, 1] = False
     assert smooth(peak, kernel, valid, double_softmax=False)[0, 1] == 0
+
+
+def test_the_published_gate_tells_frames_only_the_sign_of_their_match() -> None:
+    """norm(g v) = norm(v) for every g > 0: frames that match the query more are not weighed otherwise."""
+    frames, query = torch.randn(1, 32, 768), torch.randn(1, 768)
+    shares = {}
+    for gated in (True, False):
+        module = Grounding(768, gated=gated)
+        asked = query.clone().requires_grad_()
+        p, _ = module(frames, asked, ALL)
+        (gradient,) = torch.autograd.grad(p[0, 3], asked)
+        shares[gated] = gradient.norm().item()
+        v, q = module.video(frames)[0], module.query(query)[0]
+        if gated:
+            assert module.score is not None
+            assert ((v @ q) > 0).all()
+            expected = module.score(v).squeeze(-1).softmax(0)
+        else:
+            expected = (v @ q / math.sqrt(768)).softmax(0)
+        torch.testing.assert_close(p[0].detach(), expected.detach(), atol=1e-4, rtol=1e-3)
+    assert shares[True] < 1e-3 * shares[False]
 
 
 def test_rows_of_the_normalised_graph() -> None:
