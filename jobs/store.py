@@ -32,6 +32,7 @@ from stores.inspect import describe_key, describe_store
 from stores.legacy import LegacyError
 from stores.legacy_export import TARGETS, Export, Options, export, read_keys
 from stores.legacy_import import import_legacy
+from stores.report import REPORT, render_report
 from stores.rounding import RoundingError
 from stores.verify import repair as repair_store
 from stores.verify import summary as verification_summary
@@ -151,6 +152,19 @@ def _show_dictionary(value: dict[str, Any]) -> None:
 def _printable(text: str) -> str:
     """Text of a data set on a terminal: control characters are written out."""
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
+@app.command()
+def report(
+    directory: Directory,
+    out: Annotated[Path | None, typer.Option(help="The file to write (default: report.html in the store).")] = None,
+    version: Annotated[int | None, typer.Option(help="Look at this version (default: the latest).")] = None,
+) -> None:
+    """Write one HTML page: how complete the features are, how they were made, what is missing and why."""
+    with _errors(), Store.open(directory, version, lease=False) as store:
+        path = store.path / REPORT if out is None else out
+        path.write_text(render_report(store), encoding="utf-8")
+    print(path)
 
 
 @app.command()

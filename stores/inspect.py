@@ -33,7 +33,7 @@ def describe_store(store: Store) -> dict[str, Any]:
             "bytes": sum(shards.column("bytes").to_pylist()),
             "shards": shards.num_rows,
             "random_weights": bool(spec.get("random_weights")),
-            "weights": "random" if spec.get("random_weights") else "imported" if spec.get("external") else "trained",
+            "weights": _weights(spec),
             "numerics": store.numerics(name),
             "rounding": {kind: error.model_dump() for kind, error in rounding_errors(store, name).items()},
             "older_specs": sorted(spec for spec in store.manifest.features[name].specs if spec != info.spec),
@@ -46,6 +46,16 @@ def describe_store(store: Store) -> dict[str, Any]:
         "stale": {name: list(store.stale(name)) for name in store.tables if store.stale(name)},
         "failures": store.failures().to_pylist(),
     }
+
+
+def _weights(spec: dict[str, Any]) -> str:
+    """``random | imported | trained``, or ``none`` for a recipe that has no weights."""
+    if spec.get("random_weights"):
+        return "random"
+    if spec.get("external"):
+        return "imported"
+    model = spec.get("model")
+    return "trained" if isinstance(model, dict) and model.get("weights") is not None else "none"
 
 
 def rounding_errors(store: Store, name: str) -> dict[str, RoundingError]:
