@@ -32,7 +32,7 @@ from stores.inspect import describe_key, describe_store
 from stores.legacy import LegacyError
 from stores.legacy_export import TARGETS, Export, Options, export, read_keys
 from stores.legacy_import import import_legacy
-from stores.report import REPORT, render_report
+from stores.report import render_report, write_report
 from stores.rounding import RoundingError
 from stores.verify import repair as repair_store
 from stores.verify import summary as verification_summary
@@ -162,9 +162,11 @@ def report(
 ) -> None:
     """Write one HTML page: how complete the features are, how they were made, what is missing and why."""
     with _errors(), Store.open(directory, version, lease=False) as store:
-        path = store.path / REPORT if out is None else out
-        path.write_text(render_report(store), encoding="utf-8")
-    print(path)
+        if out is None:
+            out = write_report(store)
+        else:
+            out.write_text(render_report(store), encoding="utf-8")
+    print(out)
 
 
 @app.command()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stores import durable, layout
-from stores.inspect import rounding_errors
+from stores.inspect import rounding_errors, weights_of
 from stores.manifest import load
 from stores.store import Store
 
@@ -81,5 +81,5 @@ def render_card(store: Store) -> str:
 
 
 def _weights(spec: dict[str, Any]) -> str:
-    weights = spec.get("model", {}).get("weights") if isinstance(spec.get("model"), dict) else None
+    weights = weights_of(spec)
     return "none" if weights is None else f"`{json.dumps(weights, sort_keys=True)}`"

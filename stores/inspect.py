@@ -33,7 +33,7 @@ def describe_store(store: Store) -> dict[str, Any]:
             "bytes": sum(shards.column("bytes").to_pylist()),
             "shards": shards.num_rows,
             "random_weights": bool(spec.get("random_weights")),
-            "weights": _weights(spec),
+            "weights": _kind_of_weights(spec),
             "numerics": store.numerics(name),
             "rounding": {kind: error.model_dump() for kind, error in rounding_errors(store, name).items()},
             "older_specs": sorted(spec for spec in store.manifest.features[name].specs if spec != info.spec),
@@ -48,14 +48,19 @@ def describe_store(store: Store) -> dict[str, Any]:
     }
 
 
-def _weights(spec: dict[str, Any]) -> str:
+def weights_of(spec: dict[str, Any]) -> Any:
+    """What a recipe says of its model's weights; None where it has none."""
+    model = spec.get("model")
+    return model.get("weights") if isinstance(model, dict) else None
+
+
+def _kind_of_weights(spec: dict[str, Any]) -> str:
     """``random | imported | trained``, or ``none`` for a recipe that has no weights."""
     if spec.get("random_weights"):
         return "random"
     if spec.get("external"):
         return "imported"
-    model = spec.get("model")
-    return "trained" if isinstance(model, dict) and model.get("weights") is not None else "none"
+    return "none" if weights_of(spec) is None else "trained"
 
 
 def rounding_errors(store: Store, name: str) -> dict[str, RoundingError]:

@@ -28,6 +28,7 @@ TABLES = "tables"
 FAILURES = "failures"
 STAGING = "staging"
 CARD = "README.md"
+REPORT = "report.html"
 DIRECTORIES = (VERSIONS, SPECS, INDEX, SOURCES, EVENTS, LEASES, FEATURES, TABLES, FAILURES, STAGING)
 
 _SEAL_BYTES = len(b',"seal":""}\n') + 64

@@ -10,15 +10,23 @@ from typing import Any
 import jinja2
 import numpy as np
 
+from stores import durable, layout
 from stores.inspect import describe_store
 from stores.rounding import RoundingError
 from stores.store import Store
 
-REPORT = "report.html"
 SHOWN_FAILURES = 500
 _SAMPLED_ROWS = 1000
 _BINS = 24
 _TEMPLATE = Path(__file__).with_name("report.html.j2")
+
+
+def write_report(store: Store) -> Path:
+    """Put the page into the store, in one step, and return its path."""
+    path = store.path / layout.REPORT
+    staged = store.path / layout.STAGING / f"{layout.new_id()}.html"
+    durable.replace_file(path, staged, render_report(store).encode())
+    return path
 
 
 def render_report(store: Store) -> str:

@@ -261,7 +261,7 @@ def test_a_reader_needs_no_write_right() -> None:
     # Not below tmp_path: pytest's own folder is closed to other users.
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
-        root = store_with(Path(name) / "store", "b", "a")
+        root = store_with(Path(name) / "store", "b", "a", "🦔", "Z")
         before = files_under(root)
         folders = [root, *(path for path in root.rglob("*") if path.is_dir())]
         for folder in folders:
@@ -277,7 +277,7 @@ def test_a_reader_needs_no_write_right() -> None:
             for folder in folders:
                 folder.chmod(0o755)
         assert not writable
-        assert (keys, values) == (["a", "b"], row("a").values.tobytes())
+        assert (keys, values) == (["Z", "a", "b", "🦔"], row("a").values.tobytes())
         assert files_under(root) == before
 
 
