@@ -26,7 +26,8 @@ _CELL = 8
 class HueHog(Extractor):
     """Histograms per cell of a `grid` × `grid` grid over the whole frame (aspect squashed, nothing cropped).
 
-    Output: `[grid, grid, 13] float32`, row-major from the top left, or with `flat` the same as `[grid*grid*13]`.
+    Output (`form`): `map`, `[grid, grid, 13] float32`, row-major from the top left; or `rows`, `[2*grid*13]`, of each
+    row of cells the mean and the maximum of each channel: what is seen how high up, wherever it stands across.
     Channels, all in 0..1: mean R, G, B; hues from red in steps of 60 degrees, weighted by chroma; edges along the
     normals 0, 45, 90, 135 degrees, weighted by the luminance step. The histograms are the square roots of means over
     the cell's pixels (Hellinger kernel), so that a small shape is not lost beside a large one.
@@ -37,7 +38,7 @@ class HueHog(Extractor):
     input: ClassVar[Literal["frames", "audio"]] = "frames"
 
     grid: int = Field(default=7, ge=1, le=64)
-    flat: bool = False
+    form: Literal["map", "rows"] = "map"
 
     def spec(self) -> dict[str, Json]:
         """The recipe: the grid, the form and the library that resizes."""
@@ -46,14 +47,14 @@ class HueHog(Extractor):
             "extractor": self.name,
             "version": self.version,
             "grid": self.grid,
-            "flat": self.flat,
+            "form": self.form,
             "preprocessing": resize,
             "compute_dtype": "float32",
         }
 
     def output(self) -> OutputSpec:
-        """`[grid, grid, 13]`, or `[grid*grid*13]` when flat."""
-        shape = (self.grid * self.grid * CHANNELS,) if self.flat else (self.grid, self.grid, CHANNELS)
+        """`[grid, grid, 13]`, or `[2*grid*13]` of rows."""
+        shape = (self.grid, self.grid, CHANNELS) if self.form == "map" else (2 * self.grid * CHANNELS,)
         return OutputSpec(shape, "mean RGB, hue and oriented-gradient histograms per grid cell, 0..1")
 
     def prepared_shape(self) -> tuple[int, ...]:
@@ -71,14 +72,14 @@ class HueHog(Extractor):
 
     def load(self, device: str, threads: int | None = None) -> HueHogModel:
         """The model; it runs on the CPU whatever the device."""
-        return HueHogModel(self.output(), self.grid)
+        return HueHogModel(self.output(), self.grid, self.form == "rows")
 
 
 class HueHogModel(Model):
     """Histograms of prepared frames."""
 
-    def __init__(self, output: OutputSpec, grid: int) -> None:
-        self.output, self._grid = output, grid
+    def __init__(self, output: OutputSpec, grid: int, rows: bool) -> None:
+        self.output, self._grid, self._rows = output, grid, rows
 
     def forward(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         """`uint8 [M, 8*grid, 8*grid, 3]` to `float32 [M, *step_shape]`."""
@@ -92,7 +93,10 @@ class HueHogModel(Model):
             np.sqrt(self._cells(_soft_bins(hue, HUES) * chroma[..., None])),
             np.sqrt(self._cells(_soft_bins(angle, ORIENTATIONS) * weight[..., None])),
         ]
-        return np.concatenate(maps, axis=-1).reshape(len(batch), *self.output.step_shape)
+        cells = np.concatenate(maps, axis=-1)
+        if self._rows:
+            cells = np.concatenate([cells.mean(2), cells.max(2)], axis=-1)
+        return cells.reshape(len(batch), *self.output.step_shape)
 
     def _cells(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         """Mean over the pixels of each cell, `[M, 8g, 8g, C]` to `[M, g, g, C]`."""

@@ -1,16 +1,16 @@
-"""Band videos: shapes that stand, beep and jump, and open questions about what is seen and heard.
+"""Band videos: three shapes that stand, beep and jump, and open questions about what is seen and heard.
 
-Every video is asked each of eleven templates once, if its script can answer it. What one question takes for
-granted ("the shape that beeps first is ...") is what another asks, so the questions of a video hint at each other.
-Where an answer is yes or no, the choice of the shapes that are named decides it: both are about as likely.
+Every video is asked the same eleven templates; what they name is drawn without a look at the answer, so neither a
+question nor the company it is in tells what the answer is. What sounds is heard, and where it stands is seen: the
+colour of a shape is what both have in common.
 
 | type | modality | questions |
 |------|----------|-----------|
 | Audio Counting | Audio | how many different tones are heard |
-| Audio Comparative | Audio | is the tone of the disc heard longer than the tone of the bar |
-| Visual Counting | Visual | how many shapes are red |
-| Visual Location | Visual | what colour is the disc · what shape is on the left |
-| Audio-Visual Existential | Audio-Visual | does the disc jump while it beeps · does the shape on the left beep |
+| Audio Comparative | Audio | is the red tone heard longer than the blue tone |
+| Visual Counting | Visual | how many shapes jump |
+| Visual Location | Visual | what colour is the shape on the left · which colour is missing |
+| Audio-Visual Existential | Audio-Visual | does the shape on the left beep · does it jump while it beeps |
 | Audio-Visual Counting | Audio-Visual | how many of the shapes on stage beep |
 | Audio-Visual Location | Audio-Visual | where is the shape that beeps first |
 | Audio-Visual Comparative | Audio-Visual | does the shape on the left beep longer than the shape on the right |
@@ -19,7 +19,7 @@ Where an answer is yes or no, the choice of the shapes that are named decides it
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -65,33 +65,34 @@ def video(world: World, index: int) -> tuple[Scene, tuple[AvQuestion, ...]]:
 
 
 def _draw_scene(rng: np.random.Generator, key: str) -> Scene:
+    """Three shapes of three colours on stage, one to three of which beep; the fourth colour may sound unseen."""
     seconds = int(rng.integers(15, 17))
-    kinds = [KINDS[number] for number in rng.permutation(len(KINDS)).tolist()]
-    on_stage = int(rng.integers(2, 4))
-    places = sorted(rng.permutation(len(PLACES))[:on_stage].tolist())
-    beeping = rng.random(on_stage) < 0.6
-    beeping[int(rng.integers(on_stage))] = True
-    starts = rng.permutation(_STARTS)
-    lengths = rng.permutation(_LENGTHS)
+    colours = _shuffled(rng, COLOURS)
+    beeping = set(rng.permutation(len(PLACES))[: rng.integers(1, len(PLACES) + 1)].tolist())
+    if rng.random() < 0.5:
+        beeping.add(len(PLACES))
+    starts, lengths = rng.permutation(_STARTS), rng.permutation(_LENGTHS)
+    beeps = [
+        _beep(rng, float(starts[number]), float(lengths[number])) if number in beeping else None
+        for number in range(len(COLOURS))
+    ]
     actors = []
-    for number, place in enumerate(places):
-        beep = _beep(rng, float(starts[number]), float(lengths[number])) if beeping[number] else None
+    for number, x in enumerate(PLACES.values()):
+        beep = beeps[number]
         jump = _draw_jump(rng, beep, seconds)
         actors.append(
             Actor(
-                kind=kinds[number],
-                colour=pick(rng, tuple(COLOURS)),
-                x=round(tuple(PLACES.values())[place] + float(rng.uniform(-0.03, 0.03)), 3),
+                kind=pick(rng, KINDS),
+                colour=colours[number],
+                x=round(x + float(rng.uniform(-0.03, 0.03)), 3),
                 radius=round(float(rng.uniform(0.12, 0.14)), 3),
                 resident=True,
                 acts=() if jump is None else (Act("jump", *jump),),
                 beeps=() if beep is None else (beep,),
             )
         )
-    if rng.random() < 0.4:
-        beep = _beep(rng, float(starts[on_stage]), float(lengths[on_stage]))
-        colour, kind = pick(rng, tuple(COLOURS)), kinds[on_stage]
-        actors.append(Actor(kind, colour, x=0.5, radius=0.15, resident=False, acts=(), beeps=(beep,)))
+    if (beep := beeps[-1]) is not None:
+        actors.append(Actor(pick(rng, KINDS), colours[-1], x=0.5, radius=0.15, resident=False, acts=(), beeps=(beep,)))
     background = pick(rng, tuple(BACKGROUNDS))
     return Scene(key, seconds, background, int(rng.integers(2**31)), tuple(actors))
 
@@ -114,59 +115,43 @@ def _draw_jump(rng: np.random.Generator, beep: Interval | None, seconds: int) ->
 
 def _questions(rng: np.random.Generator, scene: Scene) -> Iterator[_Row]:
     """Type, modality, text and answer of one question a template."""
-    stage = [actor for actor in scene.actors if actor.resident]
-    sounding = [actor for actor in scene.actors if actor.beeps]
-    heard = [actor for actor in stage if actor.beeps]
-    where = {actor: _WHERE[_place(actor)] for actor in stage}
+    stage = dict(zip(PLACES, scene.actors, strict=False))
+    length = {actor.colour: _length(actor) for actor in scene.actors}
+    heard = sorted((place for place in stage if stage[place].beeps), key=lambda place: stage[place].beeps[0])
 
-    yield "Audio Counting", "Audio", "how many different tones are heard", COUNTS[len(sounding)]
-    if len(sounding) > 1:
-        one, two = _two(rng, sounding)
-        text = f"is the tone of the {one.kind} heard longer than the tone of the {two.kind}"
-        yield "Audio Comparative", "Audio", text, _yes(_length(one) > _length(two))
+    yield "Audio Counting", "Audio", "how many different tones are heard", COUNTS[sum(map(bool, length.values()))]
+    one, two = _shuffled(rng, COLOURS)[:2]
+    text = f"is the {one} tone heard longer than the {two} tone"
+    yield "Audio Comparative", "Audio", text, _yes(length.get(one, 0) > length.get(two, 0))
 
-    colour = pick(rng, (*(actor.colour for actor in stage), pick(rng, tuple(COLOURS))))
-    count = sum(actor.colour == colour for actor in stage)
-    yield "Visual Counting", "Visual", f"how many shapes are {colour}", COUNTS[count]
-    seen = stage[int(rng.integers(len(stage)))]
-    yield "Visual Location", "Visual", f"what colour is the {seen.kind}", seen.colour
-    seen = stage[int(rng.integers(len(stage)))]
-    yield "Visual Location", "Visual", f"what shape is {where[seen]}", seen.kind
+    yield "Visual Counting", "Visual", "how many shapes jump", COUNTS[sum(bool(actor.acts) for actor in stage.values())]
+    seen = pick(rng, tuple(PLACES))
+    yield "Visual Location", "Visual", f"what colour is the shape {_WHERE[seen]}", stage[seen].colour
+    [missing] = COLOURS.keys() - {actor.colour for actor in stage.values()}
+    yield "Visual Location", "Visual", "which colour is missing", missing
 
-    existential = ("Audio-Visual Existential", "Audio-Visual")
-    together = {bool(actor.acts) and actor.acts[0].start_s == actor.beeps[0][0]: actor for actor in heard}
-    wanted = bool(rng.integers(2))
-    subject = together.get(wanted, together.get(not wanted))
-    assert subject is not None
-    yield *existential, f"does the {subject.kind} jump while it beeps", _yes(together.get(True) is subject)
-    by_sound = {bool(actor.beeps): actor for actor in stage}
-    if (wanted := bool(rng.integers(2))) in by_sound:
-        subject = by_sound[wanted]
-        yield *existential, f"does the shape {where[subject]} beep", _yes(wanted)
+    seen = pick(rng, tuple(PLACES))
+    kind = ("Audio-Visual Existential", "Audio-Visual")
+    yield *kind, f"does the shape {_WHERE[seen]} beep", _yes(bool(stage[seen].beeps))
+    seen = pick(rng, tuple(PLACES))
+    together = any(act.start_s == beep[0] for act in stage[seen].acts for beep in stage[seen].beeps)
+    yield *kind, f"does the shape {_WHERE[seen]} jump while it beeps", _yes(together)
 
-    text = "how many of the shapes on stage beep"
-    yield "Audio-Visual Counting", "Audio-Visual", text, COUNTS[len(heard)]
-    if len(heard) < 2:
-        return
-    ordered = sorted(heard, key=lambda actor: actor.beeps[0][0])
+    yield "Audio-Visual Counting", "Audio-Visual", "how many of the shapes on stage beep", COUNTS[len(heard)]
     word, which = (("first", 0), ("last", -1))[int(rng.integers(2))]
-    subject = ordered[which]
-    text = f"where is the shape that beeps {word}"
-    yield "Audio-Visual Location", "Audio-Visual", text, _place(subject)
-    one, two = _two(rng, heard)
-    text = f"does the shape {where[one]} beep longer than the shape {where[two]}"
-    yield "Audio-Visual Comparative", "Audio-Visual", text, _yes(_length(one) > _length(two))
+    yield "Audio-Visual Location", "Audio-Visual", f"where is the shape that beeps {word}", heard[which]
+    here, there = _shuffled(rng, PLACES)[:2]
+    text = f"does the shape {_WHERE[here]} beep longer than the shape {_WHERE[there]}"
+    longer = length[stage[here].colour] > length[stage[there].colour]
+    yield "Audio-Visual Comparative", "Audio-Visual", text, _yes(longer)
     word, which = (("first", 0), ("last", -1))[int(rng.integers(2))]
     text = f"what colour is the shape that beeps {word}"
-    yield "Audio-Visual Temporal", "Audio-Visual", text, ordered[which].colour
+    yield "Audio-Visual Temporal", "Audio-Visual", text, stage[heard[which]].colour
 
 
-def _place(actor: Actor) -> str:
-    return min(PLACES, key=lambda place: abs(PLACES[place] - actor.x))
-
-
-def _two(rng: np.random.Generator, actors: list[Actor]) -> list[Actor]:
-    return [actors[number] for number in rng.permutation(len(actors))[:2].tolist()]
+def _shuffled(rng: np.random.Generator, names: Iterable[str]) -> list[str]:
+    listed = list(names)
+    return [listed[number] for number in rng.permutation(len(listed)).tolist()]
 
 
 def _length(actor: Actor) -> float:

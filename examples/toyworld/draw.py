@@ -48,7 +48,7 @@ def sound(scene: Scene) -> NDArray[np.float32]:
             first, last = round(start_s * SAMPLE_RATE), round(end_s * SAMPLE_RATE)
             time = np.arange(last - first) / SAMPLE_RATE
             envelope = np.clip(np.minimum(time, time[::-1]) / _FADE_S, 0, 1)
-            mix[first:last] += _AMPLITUDE * envelope * np.sin(math.tau * TONES_HZ[actor.kind] * time)
+            mix[first:last] += _AMPLITUDE * envelope * np.sin(math.tau * TONES_HZ[actor.colour] * time)
     return mix.astype(np.float32)
 
 

@@ -15,9 +15,9 @@ In `test_ood` the favoured answer is right as often as any other (`ood_bias`, 0.
 that are asked about are biased, and every answer is always among the options, so neither the distractors nor the
 options tell. Questions "which shape ..." carry no bias: they are the control group.
 
-*Band* videos are for audio-visual question answering (`band.py`): two or three shapes stand on stage throughout, and
-some beep, jump, or both. One kind of shape has one tone, whatever its colour: what sounds is heard, where it stands
-is seen. About ten questions a video are split by question, as in MUSIC-AVQA.
+*Band* videos are for audio-visual question answering (`band.py`): three shapes stand on stage throughout, and some
+beep, jump, or both. One colour has one tone, whatever its shape: what sounds is heard, where it stands is seen.
+Eleven questions a video are split by question, as in MUSIC-AVQA.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ BACKGROUNDS: dict[str, Rgb] = {
     "plum": (112, 92, 110),
     "chalk": (168, 170, 172),
 }
-TONES_HZ = {"disc": 330.0, "bar": 660.0, "ring": 1320.0, "pillar": 2640.0}
+TONES_HZ = {"red": 330.0, "yellow": 660.0, "green": 1320.0, "blue": 2640.0}
 PLACES = {"left": 0.23, "middle": 0.5, "right": 0.77}
 
 FAVOURED_BY_KIND = {"disc": "jump", "bar": "grow"}
@@ -85,7 +85,7 @@ class Actor:
     acts
         In order of time, without overlap.
     beeps
-        Seconds in which its kind's tone sounds.
+        Seconds in which its colour's tone sounds.
     """
 
     kind: str
@@ -167,11 +167,11 @@ class World:
     """
 
     seed: int = 0
-    train: int = 240
+    train: int = 480
     val: int = 60
     test: int = 60
     test_ood: int = 60
-    band: int = 240
+    band: int = 480
     language_bias: float = 0.8
     visual_bias: float = 0.8
     ood_bias: float = 0.2

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from extractors import ExtractorError, build
 
 
-def found(frames: NDArray[np.uint8], grid: int, flat: bool = False) -> NDArray[np.float32]:
-    extractor = build("hue_hog", {"grid": grid, "flat": flat})
+def found(frames: NDArray[np.uint8], grid: int, form: str = "map") -> NDArray[np.float32]:
+    extractor = build("hue_hog", {"grid": grid, "form": form})
     values = extractor.load("cpu").forward(extractor.prepare(frames))
     assert values.dtype == np.float32 and values.shape[1:] == extractor.output().step_shape
     return values
@@ -70,12 +70,22 @@ def test_a_straight_edge_has_one_direction(axis: int, channel: int) -> None:
     assert edges[channel - 9] == pytest.approx(0.5, abs=1e-6)
 
 
-def test_flat_is_the_same_numbers_and_a_frame_has_the_same_bits_in_any_company() -> None:
+@pytest.mark.parametrize("form", ["map", "rows"])
+def test_a_frame_has_the_same_bits_in_any_company(form: str) -> None:
     frames = np.random.default_rng(1).integers(0, 256, (5, 64, 96, 3), np.uint8)
-    maps = found(frames, 7)
-    assert maps.shape == (5, 7, 7, 13) and maps.min() >= 0 and maps.max() <= 1
-    assert found(frames, 7, flat=True).tobytes() == maps.tobytes()
-    assert found(frames[2:3], 7).tobytes() == maps[2:3].tobytes()
+    values = found(frames, 7, form)
+    assert values.shape[1:] == {"map": (7, 7, 13), "rows": (182,)}[form] and values.min() >= 0 and values.max() <= 1
+    assert found(frames[2:3], 7, form).tobytes() == values[2:3].tobytes()
+
+
+def test_rows_are_means_and_maxima_of_the_map_wherever_a_thing_stands_across() -> None:
+    frames = np.full((2, 56, 56, 3), 128, np.uint8)
+    frames[0, 8:16, 16:24] = frames[1, 8:16, 40:48] = (255, 0, 0)
+    maps, rows = found(frames, 7), found(frames, 7, "rows").reshape(2, 7, 26)
+    np.testing.assert_allclose(rows[..., :13], maps.mean(2), atol=1e-7)
+    assert np.array_equal(rows[..., 13:], maps.max(2))
+    assert not np.array_equal(maps[0], maps[1])
+    np.testing.assert_allclose(rows[0], rows[1], atol=1e-6)
 
 
 def test_what_is_no_picture_is_refused() -> None:

@@ -30,6 +30,9 @@ class DataConfig(Section):
         Use every so many-th step (AVST reads ``[::6]``); unknown for CoQo, assumed 1.
     pool :
         Average maps ``[T, H, W, C]`` to ``[T, C]`` while reading: no spatial stage, a fraction of the memory.
+    standardise :
+        Centre each number of a step or cell, and divide it by its deviation over the training videos: for features that
+        no trained tower has scaled.
     collective :
         All train questions of a video in one row (CoQo); false trains on single questions.
     batch_videos, batch_questions :
@@ -52,6 +55,7 @@ class DataConfig(Section):
     visual: str = "swin_b"
     stride: Count = 1
     pool: bool = False
+    standardise: bool = False
     collective: bool = True
     batch_videos: Count = 16
     batch_questions: Count = 64

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow.compute as pc
@@ -21,6 +21,7 @@ from stores.loading import (
     read_ahead,
 )
 from trainers.coqo.answers import AnswerVocabulary
+from trainers.coqo.attention import Steps
 from trainers.coqo.avst import AVST
 from trainers.coqo.config import CoqoConfig
 from trainers.coqo.data import Encoder, Inputs
@@ -30,6 +31,7 @@ from trainers.coqo.model import Answers, CoQo, Sizes
 from trainers.coqo.question import Vocabulary
 from trainers.distributed import Ranks
 from trainers.metrics.avqa import Question, score
+from trainers.scaling import Standardise, standardise
 from trainers.task import Evaluation, Json, Task, TrainingError
 
 Settings = CoqoConfig
@@ -55,6 +57,25 @@ def build_model(config: CoqoConfig, sizes: Sizes) -> nn.Module:
     return CoQo(config.model, config.loss, sizes)
 
 
+class Scaled(nn.Module):
+    """A network whose steps are standardised first."""
+
+    def __init__(self, scales: Mapping[str, Standardise], network: nn.Module) -> None:
+        super().__init__()
+        self.scales, self.network = nn.ModuleDict(scales), network
+
+    def forward(
+        self, words: Tensor, q_mask: Tensor, audio: Steps | None, visual: Steps | None, videos: Tensor
+    ) -> Answers:
+        """As :meth:`trainers.coqo.model.CoQo.forward`."""
+        audio, visual = self._scaled("audio", audio), self._scaled("visual", visual)
+        said: Answers = self.network(words, q_mask, audio, visual, videos)
+        return said
+
+    def _scaled(self, name: str, steps: Steps | None) -> Steps | None:
+        return None if steps is None else steps._replace(features=self.scales[name](steps.features))
+
+
 class CoqoTask(Task):
     """Collective or single-question training; single-question answering."""
 
@@ -78,6 +99,9 @@ class CoqoTask(Task):
         self.sizes = self._sizes()
         torch.manual_seed(config.loop.seed)
         self.model = build_model(config, self.sizes)
+        if data.standardise:
+            scales = {name: standardise(self.train, name) for name in config.model.modalities}
+            self.model = Scaled(scales, self.model)
 
     def steps_per_epoch(self) -> int:
         return len(self.sampler)

@@ -48,6 +48,9 @@ class DataConfig(Section):
         Dataset and splits of the ``questions`` table.
     feature, pool :
         Frame features ``[T, F]``; ``pool`` averages maps ``[T, H, W, F]`` to that while reading.
+    standardise :
+        Centre each number of a frame, and divide it by its deviation over the training videos: for features that no
+        trained tower has scaled.
     batch :
         Questions of a step, and of an evaluation step.
     paraphrases, paraphrase :
@@ -70,6 +73,7 @@ class DataConfig(Section):
     tests: tuple[str, ...] = ("test",)
     feature: str = "clip"
     pool: bool = False
+    standardise: bool = False
     batch: Count = 64
     paraphrases: Path | None = None
     paraphrase: Share = 0.3

@@ -12,6 +12,7 @@ from trainers.cra.intervention import BackDoor, FrontDoor
 from trainers.cra.outputs import Grounded, query_of
 from trainers.cra.temp_clip import TempClip
 from trainers.cra.video import Decoder, UnbiasedLayerNorm, VideoEmbedding
+from trainers.scaling import Standardise
 
 
 class Cra(nn.Module):
@@ -69,10 +70,40 @@ class Cra(nn.Module):
         return Grounded.of(texts, exists, z, p, w)
 
 
+class Scaled(nn.Module):
+    """A network whose frames are standardised first."""
+
+    def __init__(self, scale: Standardise, network: Cra | TempClip) -> None:
+        super().__init__()
+        self.scale, self.network = scale, network
+
+    def forward(
+        self, video: Tensor, valid: Tensor, candidates: Tensor, exists: Tensor, right: Tensor | None = None
+    ) -> Grounded:
+        """As :meth:`Cra.forward`."""
+        grounded: Grounded = self.network(self.scale(video), valid, candidates, exists, right)
+        return grounded
+
+
 def build_model(
-    config: ModelConfig, text: nn.Module, feature_dim: int, dictionaries: Mapping[str, Tensor]
-) -> Cra | TempClip:
-    """The network that the settings name, with random weights but for the dictionaries."""
-    if config.method == "temp_clip":
-        return TempClip(config, text, feature_dim)
-    return Cra(config, text, feature_dim, dictionaries)
+    config: ModelConfig,
+    text: nn.Module,
+    feature_dim: int,
+    dictionaries: Mapping[str, Tensor],
+    scale: Standardise | None = None,
+) -> Cra | TempClip | Scaled:
+    """The network that the settings name, with random weights but for the dictionaries.
+
+    Parameters
+    ----------
+    scale : of the frames, and of the visual dictionary, whose centres are frames too.
+    """
+    if scale is not None:
+        frames = "visual_dictionary"
+        dictionaries = {name: scale(each) if name == frames else each for name, each in dictionaries.items()}
+    network = (
+        TempClip(config, text, feature_dim)
+        if config.method == "temp_clip"
+        else Cra(config, text, feature_dim, dictionaries)
+    )
+    return network if scale is None else Scaled(scale, network)

@@ -23,6 +23,7 @@ from trainers.cra.text import Pretrained, StoredText, TokenText, Words, load_pre
 from trainers.cra.tokens import Encoder, RobertaTokens, StoredVectors, WordTokens
 from trainers.distributed import Ranks
 from trainers.metrics.grounding import Answer, GroundedQuestion, score
+from trainers.scaling import standardise
 from trainers.task import Evaluation, Json, Task, TrainingError
 
 Settings = CraConfig
@@ -48,7 +49,8 @@ def build(settings: CraConfig, store: Store, ranks: Ranks) -> CraTask:
     paraphrases = read_paraphrases(data.paraphrases) if data.paraphrases is not None else {}
     torch.manual_seed(settings.loop.seed)
     text, encoder = _text(settings, store, datasets, paraphrases)
-    model = build_model(settings.model, text, _feature_dim(store, datasets[data.train], settings), dictionaries)
+    scale = standardise(datasets[data.train], VIDEO) if data.standardise else None
+    model = build_model(settings.model, text, _feature_dim(store, datasets[data.train], settings), dictionaries, scale)
     return CraTask(settings, store, ranks, model, encoder, datasets, paraphrases)
 
 
