@@ -2,19 +2,20 @@
 
 Every video is asked the same eleven templates; what they name is drawn without a look at the answer, so neither a
 question nor the company it is in tells what the answer is. What sounds is heard, and where it stands is seen: the
-colour of a shape is what both have in common.
+colour of a shape is what both have in common. Whether and when a shape jumps is independent of whether and when it
+beeps, so pictures do not tell what sounds.
 
 | type | modality | questions |
 |------|----------|-----------|
 | Audio Counting | Audio | how many different tones are heard |
 | Audio Comparative | Audio | is the red tone heard longer than the blue tone |
 | Visual Counting | Visual | how many shapes jump |
-| Visual Location | Visual | what colour is the shape on the left · which colour is missing |
+| Visual Location | Visual | what colour is the shape on the left · what shape is on the left |
 | Audio-Visual Existential | Audio-Visual | does the shape on the left beep · does it jump while it beeps |
 | Audio-Visual Counting | Audio-Visual | how many of the shapes on stage beep |
-| Audio-Visual Location | Audio-Visual | where is the shape that beeps first |
+| Audio-Visual Location | Audio-Visual | where is the shape that starts to beep first |
 | Audio-Visual Comparative | Audio-Visual | does the shape on the left beep longer than the shape on the right |
-| Audio-Visual Temporal | Audio-Visual | what colour is the shape that beeps last |
+| Audio-Visual Temporal | Audio-Visual | what shape starts to beep last |
 """
 
 from __future__ import annotations
@@ -45,6 +46,9 @@ _ROWS_OF_TEN: tuple[Split, ...] = ("train",) * 7 + ("val",) + ("test",) * 2
 # Starts and lengths in whole frames, apart enough to be told from one look and one spectrum a second.
 _STARTS = (0.5, 2.5, 4.5, 6.5)
 _LENGTHS = (2.0, 4.0, 6.0, 8.0)
+_JUMP_STARTS = (0.5, 2.5, 4.5, 6.5, 8.5)
+_JUMP_LENGTHS = (4.0, 6.0)
+_JUMPS = 0.75  # how many of the shapes do
 
 _WHERE = {"left": "on the left", "middle": "in the middle", "right": "on the right"}
 
@@ -73,13 +77,13 @@ def _draw_scene(rng: np.random.Generator, key: str) -> Scene:
         beeping.add(len(PLACES))
     starts, lengths = rng.permutation(_STARTS), rng.permutation(_LENGTHS)
     beeps = [
-        _beep(rng, float(starts[number]), float(lengths[number])) if number in beeping else None
+        _span(rng, float(starts[number]), float(lengths[number])) if number in beeping else None
         for number in range(len(COLOURS))
     ]
     actors = []
     for number, x in enumerate(PLACES.values()):
         beep = beeps[number]
-        jump = _draw_jump(rng, beep, seconds)
+        jump = _draw_jump(rng, beep)
         actors.append(
             Actor(
                 kind=pick(rng, KINDS),
@@ -97,20 +101,25 @@ def _draw_scene(rng: np.random.Generator, key: str) -> Scene:
     return Scene(key, seconds, background, int(rng.integers(2**31)), tuple(actors))
 
 
-def _beep(rng: np.random.Generator, start_s: float, length_s: float) -> Interval:
+def _span(rng: np.random.Generator, start_s: float, length_s: float) -> Interval:
+    """An interval of whole frames that begins up to 0.3 s later than told."""
     start = round(start_s * FPS) + int(rng.integers(4))
     return start / FPS, (start + round(length_s * FPS)) / FPS
 
 
-def _draw_jump(rng: np.random.Generator, beep: Interval | None, seconds: int) -> Interval | None:
-    """With its beep, at another time, or (one in three of those) not at all."""
-    if beep is not None and rng.random() < 0.5:
-        return beep
-    if rng.random() < 1 / 3:
+def _draw_jump(rng: np.random.Generator, beep: Interval | None) -> Interval | None:
+    """Whenever, but together with the shape's beep for a second at least, or apart from it by one."""
+    if rng.random() > _JUMPS:
         return None
-    free = [(0.0, beep[0] - 1), (beep[1] + 1, float(seconds))] if beep else [(0.0, float(seconds))]
-    start_s, end_s = max(free, key=lambda gap: gap[1] - gap[0])
-    return start_s, min(end_s, start_s + 3.0)
+    while True:
+        jump = _span(rng, float(rng.choice(_JUMP_STARTS)), float(rng.choice(_JUMP_LENGTHS)))
+        if beep is None or abs(_overlap(jump, beep)) >= 1:
+            return jump
+
+
+def _overlap(one: Interval, two: Interval) -> float:
+    """Seconds that both last; negative, how far they are apart."""
+    return min(one[1], two[1]) - max(one[0], two[0])
 
 
 def _questions(rng: np.random.Generator, scene: Scene) -> Iterator[_Row]:
@@ -127,26 +136,27 @@ def _questions(rng: np.random.Generator, scene: Scene) -> Iterator[_Row]:
     yield "Visual Counting", "Visual", "how many shapes jump", COUNTS[sum(bool(actor.acts) for actor in stage.values())]
     seen = pick(rng, tuple(PLACES))
     yield "Visual Location", "Visual", f"what colour is the shape {_WHERE[seen]}", stage[seen].colour
-    [missing] = COLOURS.keys() - {actor.colour for actor in stage.values()}
-    yield "Visual Location", "Visual", "which colour is missing", missing
+    seen = pick(rng, tuple(PLACES))
+    yield "Visual Location", "Visual", f"what shape is {_WHERE[seen]}", stage[seen].kind
 
     seen = pick(rng, tuple(PLACES))
     kind = ("Audio-Visual Existential", "Audio-Visual")
     yield *kind, f"does the shape {_WHERE[seen]} beep", _yes(bool(stage[seen].beeps))
     seen = pick(rng, tuple(PLACES))
-    together = any(act.start_s == beep[0] for act in stage[seen].acts for beep in stage[seen].beeps)
+    jumps = [(act.start_s, act.end_s) for act in stage[seen].acts]
+    together = any(_overlap(jump, beep) > 0 for jump in jumps for beep in stage[seen].beeps)
     yield *kind, f"does the shape {_WHERE[seen]} jump while it beeps", _yes(together)
 
     yield "Audio-Visual Counting", "Audio-Visual", "how many of the shapes on stage beep", COUNTS[len(heard)]
     word, which = (("first", 0), ("last", -1))[int(rng.integers(2))]
-    yield "Audio-Visual Location", "Audio-Visual", f"where is the shape that beeps {word}", heard[which]
+    yield "Audio-Visual Location", "Audio-Visual", f"where is the shape that starts to beep {word}", heard[which]
     here, there = _shuffled(rng, PLACES)[:2]
     text = f"does the shape {_WHERE[here]} beep longer than the shape {_WHERE[there]}"
     longer = length[stage[here].colour] > length[stage[there].colour]
     yield "Audio-Visual Comparative", "Audio-Visual", text, _yes(longer)
     word, which = (("first", 0), ("last", -1))[int(rng.integers(2))]
-    text = f"what colour is the shape that beeps {word}"
-    yield "Audio-Visual Temporal", "Audio-Visual", text, stage[heard[which]].colour
+    text = f"what shape starts to beep {word}"
+    yield "Audio-Visual Temporal", "Audio-Visual", text, stage[heard[which]].kind
 
 
 def _shuffled(rng: np.random.Generator, names: Iterable[str]) -> list[str]:

@@ -272,13 +272,12 @@ def av_answer(text: str, scene: Scene) -> str:
             return COUNTS[len(beeping)]
         case ["is", "the", *_]:
             return yes[length.get(colours[0], 0) > length.get(colours[1], 0)]
-        case ["what", "colour", "is", "the", "shape", *_, "first" | "last" as which]:
-            return beeping[0 if which == "first" else -1].colour
+        case ["what", "shape", "starts", *_, "first" | "last" as which]:
+            return beeping[0 if which == "first" else -1].kind
         case ["what", "colour", *_]:
             return places[0].colour
-        case ["which", "colour", *_]:
-            [missing] = COLOURS.keys() - {actor.colour for actor in stage}
-            return missing
+        case ["what", "shape", "is", *_]:
+            return places[0].kind
         case ["where", *_, which]:
             subject = beeping[0 if which == "first" else -1]
             return next(name for name, actor in place.items() if actor is subject)
@@ -310,6 +309,21 @@ def test_every_band_video_is_asked_the_same_and_no_answer_can_be_guessed_from_th
     assert all(sorted(each) == templates for each in asked.values())
     right = sum(counter.most_common(1)[0][1] for counter in answers.values())
     assert right / len(large().avqa) < 0.5
+
+
+def test_jumps_do_not_tell_what_beeps() -> None:
+    """Whether, when and how long a shape jumps, against whether, when and how long its tone sounds."""
+    worlds = [build(World(seed, train=0, val=0, test=0, test_ood=0, band=1000)) for seed in (1, 2)]
+    shapes = [actor for world in worlds for scene in world.scenes for actor in scene.actors if actor.resident]
+    beeping: dict[bool, list[bool]] = {True: [], False: []}
+    for actor in shapes:
+        beeping[bool(actor.acts)].append(bool(actor.beeps))
+    assert abs(np.mean(beeping[True]) - np.mean(beeping[False])) < 0.04
+    both = [(actor.acts[0], actor.beeps[0]) for actor in shapes if actor.acts and actor.beeps]
+    jumps = np.array([(act.start_s, act.end_s - act.start_s) for act, _ in both])
+    beeps = np.array([(start, end - start) for _, (start, end) in both])
+    between = np.corrcoef(jumps.T, beeps.T)[:2, 2:]
+    assert len(both) > 2000 and np.abs(between).max() < 0.12, between
 
 
 def test_audio_visual_questions_are_split_by_question_over_shared_videos() -> None:

@@ -95,9 +95,9 @@ class AVST(nn.Module):
         return Answers(logits[:, None], losses, attention)
 
     def _match(self, a: Tensor, v: Tensor, frames: Tensor, valid: Tensor, videos: Tensor) -> Tensor:
-        """CE of right and wrong pairs of every valid step."""
+        """Mean CE over the right and the wrong pair of every valid step, which the published batch interleaves."""
         rows, steps = valid.nonzero(as_tuple=True)
         pairs, partners = other_videos(videos[rows])
         row, step = rows[pairs], steps[pairs]
         wrong = self.spatial(a[row, step], frames[rows[partners], steps[partners]])
-        return matching_loss(self.match(a[row, step], v[row, step]), self.match(a[row, step], wrong))
+        return matching_loss(self.match(a[row, step], v[row, step]), self.match(a[row, step], wrong)) / 2

@@ -1,0 +1,51 @@
+"""On the toy world the methods do what they are for. How much they gain is measured by bench/toyworld.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import settings
+from examples.toyworld import World, write
+from pipeline.refresh import load_dataset, refresh
+from stores import Store
+from trainers.config import PRESETS
+from trainers.run import Request, method, run
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of a smaller world than the bench's."""
+    out = tmp_path_factory.mktemp("toyworld")
+    write(World(seed=0, train=300, val=20, test=1, test_ood=60, band=300), out)
+    refresh(load_dataset(out / "dataset.yaml"), "local")
+    return out / "store"
+
+
+def trained(store: Path, out: Path, name: str, *overrides: str) -> dict[str, dict[str, float]]:
+    """Metrics by split of a short training."""
+    short = [*overrides, "loop.threads=1", "loop.device=cpu", "loop.tensorboard=false"]
+    raw, origin = settings.read(PRESETS, f"{name}-toyworld", None, short)
+    chosen = settings.validate(method(name).Settings, raw, origin).model_dump(mode="json")
+    with Store.open(store, lease=False) as opened:
+        request = Request(name, str(store), opened.version, str(out), chosen)
+    metrics: dict[str, Any] = run(request)["metrics"]
+    return metrics
+
+
+def test_cra_grounds_better_than_temp_clip_out_of_distribution(store: Path, tmp_path: Path) -> None:
+    cra = trained(store, tmp_path / "cra", "cra")["test_ood"]
+    baseline = ("model.method=temp_clip", "model.dim=96")  # as many parameters
+    temp_clip = trained(store, tmp_path / "temp_clip", "cra", *baseline)["test_ood"]
+    assert cra["acc_gqa"] > temp_clip["acc_gqa"]
+    assert cra["iop_50"] > temp_clip["iop_50"]
+
+
+def test_coqo_answers_better_than_when_trained_on_single_questions(store: Path, tmp_path: Path) -> None:
+    coqo = trained(store, tmp_path / "coqo", "coqo")["test"]
+    single = trained(store, tmp_path / "single", "coqo", "data.collective=false")["test"]
+    assert coqo["overall"] > single["overall"]
