@@ -45,7 +45,7 @@ def demo(
         store, computed = _stores(out, videos)
         runs = {name: _train(name, store, out, epochs) for name in ("cra", "coqo")}
         panels = [_panel(out, name) for name in runs]
-    except (UsageError, StoreError, TrainingError, settings.SettingsError) as error:
+    except (UsageError, StoreError, TrainingError, settings.SettingsError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
     sound = verify(store, deep=True)
@@ -123,7 +123,7 @@ def _conclude(
     say(f"\nDone in {seconds:.0f} s. Rows computed by the three refreshes: {', '.join(map(str, computed))}.")
     say(f"verify --deep: {problems} problems.")
     for name, summary in runs.items():
-        say(f"{name}: best epoch {summary['best_epoch']} of {summary['steps']} steps")
+        say(f"{name}: {summary['steps']} steps; best after epoch {summary['best_epoch']}")
         for split, metrics in summary["metrics"].items():
             shown = [metric for metric in ("acc_vqa", "acc_gqa", "iop_50", "miou", "overall") if metric in metrics]
             say(f"  {split}: " + ", ".join(f"{metric} {metrics[metric]:.1f} %" for metric in shown))

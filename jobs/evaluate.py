@@ -92,7 +92,7 @@ def grounding(
         except ValueError as error:
             raise EvaluationError(str(error)) from error
     if as_json:
-        print(json.dumps(report.to_json(), ensure_ascii=False))
+        print(json.dumps(report.to_json()))
     else:
         _show(report)
 
@@ -128,16 +128,21 @@ def _show(report: Report) -> None:
 
 @app.command()
 def avqa(
-    annotations: Annotated[Path, typer.Option(help="avqa-<split>.json of MUSIC-AVQA, original or updated.")],
+    annotations: Annotated[
+        Path,
+        typer.Option(help="avqa-<split>.json of MUSIC-AVQA, or a table <split>.{csv,jsonl,parquet}."),
+    ],
     answers: Annotated[Path, typer.Option(help='JSON {"<question_id>": "<answer>"}.')],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
 ) -> None:
     """Accuracy of open answers: overall, by modality and by question type."""
     with _errors():
-        questions = avqa_metric.questions_of(read_annotations("music_avqa", annotations, "scored"))
+        kind = "music_avqa" if annotations.suffix == ".json" else "table"
+        # Rows of other splits are left out of a table that has them.
+        questions = avqa_metric.questions_of(read_annotations(kind, annotations, annotations.stem))
         report = avqa_metric.score(questions, avqa_metric.read_predictions(answers))
     if as_json:
-        print(json.dumps(report.to_json(), ensure_ascii=False))
+        print(json.dumps(report.to_json()))
     else:
         _show_avqa(report)
 

@@ -22,6 +22,7 @@ import settings
 from stores import Store
 from stores.errors import StoreError
 from trainers.config import PRESETS
+from trainers.loop import SETTINGS
 from trainers.run import METHODS, Request, method, run
 from trainers.task import TrainingError
 
@@ -38,7 +39,9 @@ def main(
     ] = None,
     config: Annotated[Path | None, typer.Option(help="Settings from a YAML file.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override one setting.")] = None,
-    version: Annotated[int | None, typer.Option(help="Train on this version (default: the latest).")] = None,
+    version: Annotated[
+        int | None, typer.Option(help="Version of the store (default: the run's, else the latest).")
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Short for --set loop.seed=N.")] = None,
     ray_workers: Annotated[int | None, typer.Option(min=1, help="Train through Ray Train on so many workers.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object on stdout.")] = False,
@@ -50,13 +53,15 @@ def main(
             raise settings.SettingsError(f"method {method_name!r}: unknown; there is {', '.join(METHODS)}")
         raw, origin = settings.read(PRESETS, None if config else preset or method_name, config, overrides)
         chosen = settings.validate(method(method_name).Settings, raw, origin)
-        with Store.open(store, version, lease=False) as opened:
+        folder = out or Path("out") / method_name
+        begun = _version_of(folder) if version is None else None
+        with Store.open(store, version or begun, lease=False) as opened:
             pinned = opened.version
         request = Request(
             method=method_name,
             store=str(store.absolute()),
             version=pinned,
-            out=str((out or Path("out") / method_name).absolute()),
+            out=str(folder.absolute()),
             settings=chosen.model_dump(mode="json"),
         )
         if ray_workers is None:
@@ -64,8 +69,8 @@ def main(
         else:
             from trainers.launch_ray import launch  # only here: Ray takes seconds to import
 
-            summary = launch(request, ray_workers, gpus=chosen.loop.device != "cpu" and _has_gpu())
-    except (settings.SettingsError, StoreError, TrainingError) as error:
+            summary = launch(request, ray_workers, chosen.loop.device)
+    except (settings.SettingsError, StoreError, TrainingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
     if os.environ.get("RANK", "0") == "0":  # under torchrun one rank speaks
@@ -73,10 +78,14 @@ def main(
     raise typer.Exit(summary["exit_code"])
 
 
-def _has_gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
+def _version_of(run: Path) -> int | None:
+    """The version of the store that a run was begun on; None where there is no run."""
+    try:
+        return int(json.loads((run / SETTINGS).read_text())["task"]["store_version"])
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise TrainingError(f"{run / SETTINGS}: not a run's settings; name another --out") from error
 
 
 def _show(summary: dict[str, object], as_json: bool) -> None:

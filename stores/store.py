@@ -236,6 +236,10 @@ class Store:
         """The recipe of a feature, as kept under ``specs/``."""
         return read_spec(self.path, self._feature(name).spec)
 
+    def spec_digest(self, name: str) -> str:
+        """The digest of the recipe that a name means: its current one, or the one that ``name@digest`` pins."""
+        return self._feature(name).spec
+
     def numerics(self, name: str) -> list[dict[str, Any]]:
         """The distinct numerics under which a feature's present rows were computed."""
         feature = self._feature(name)

@@ -13,19 +13,21 @@ import ray
 from ray.train import RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 
+from settings.workers import runtime_environment
 from trainers.run import RESULTS, Request, run
 from trainers.task import TrainingError
 
 
-def launch(request: Request, workers: int, gpus: bool) -> dict[str, Any]:
-    """Run :func:`trainers.run.run` on ``workers`` processes, each with one GPU where ``gpus``.
+def launch(request: Request, workers: int, device: str) -> dict[str, Any]:
+    """Run :func:`trainers.run.run` on ``workers`` processes.
 
-    Every node must see the store and ``request.out``: rank 0 writes checkpoints there and all ranks resume from them.
+    Each has one GPU, unless ``device`` is ``cpu``, or ``auto`` and the cluster has none. Every node must see the store
+    and ``request.out``: rank 0 writes checkpoints there and all ranks resume from them.
 
     Raises
     ------
     TrainingError
-        With the first line of what a worker raised.
+        With the first line of what a worker raised; if the cluster has GPUs, but not for every worker.
     """
     owned = not ray.is_initialized()
     if owned:
@@ -33,9 +35,13 @@ def launch(request: Request, workers: int, gpus: bool) -> dict[str, Any]:
             address=os.environ.get("RAY_ADDRESS") or None,
             log_to_driver=False,
             logging_level=logging.WARNING,
-            runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}},
+            runtime_env=runtime_environment(),
         )
     try:
+        there = int(ray.cluster_resources().get("GPU", 0))
+        gpus = device != "cpu" and (there > 0 or device != "auto")
+        if gpus and there < workers:
+            raise TrainingError(f"ray: {workers} workers need a GPU each, the cluster has {there}; use loop.device=cpu")
         trainer = TorchTrainer(
             _worker,
             train_loop_config=asdict(request),

@@ -162,11 +162,13 @@ class _Loop:
             losses: dict[str, torch.Tensor] = self.losses(batch)
         self.scaler.scale(losses["total"]).backward()  # type: ignore[no-untyped-call]
         self.scaler.unscale_(self.optimizer)
-        if self.config.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.task.model.parameters(), self.config.clip_norm)
+        limit = math.inf if self.config.clip_norm is None else self.config.clip_norm
+        norm = nn.utils.clip_grad_norm_(self.task.model.parameters(), limit)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return {name: value.detach() for name, value in losses.items()}
+        logged = {name: value.detach() for name, value in losses.items()}
+        # Half precision overflows while its scale is sought; the scaler leaves such steps out by itself.
+        return logged if self.scaler.is_enabled() else {**logged, "gradient": norm}
 
     def _lr_factor(self, step: int) -> float:
         config = self.config
@@ -179,11 +181,11 @@ class _Loop:
         return ramp
 
     def _log(self, epoch: int, window: list[dict[str, torch.Tensor]], journal: Journal | None) -> None:
-        """Log the mean losses since the last time; refuse to go on from losses that are no numbers."""
+        """Log the mean losses and norm of the gradient since the last time; refuse to go on if they are no numbers."""
         means = {name: float(torch.stack([losses[name].float() for losses in window]).mean()) for name in window[0]}
         if not all(map(math.isfinite, means.values())):
             raise TrainingError(
-                f"a loss is not finite in epoch {epoch + 1}, at or before step {self.state.step}: "
+                f"a loss or gradient is not finite in epoch {epoch + 1}, at or before step {self.state.step}: "
                 f"{', '.join(f'{name} {value:.4g}' for name, value in means.items())}; "
                 "lower lr, or use precision=bfloat16 or float32"
             )
@@ -191,7 +193,8 @@ class _Loop:
         if journal is not None:
             journal.write(self.state.step, epoch + 1, "train", {**means, "lr": lr})
         done = self.state.step - epoch * self.steps
-        self.reporter.step(f"epoch {epoch + 1}/{self.config.epochs} loss {means['total']:.4f}", done, self.steps)
+        if self.ranks.is_first:
+            self.reporter.step(f"epoch {epoch + 1}/{self.config.epochs} loss {means['total']:.4f}", done, self.steps)
 
     def _validate(self, epoch: int, journal: Journal | None) -> None:
         if self.ranks.is_first:
@@ -218,19 +221,20 @@ class _Loop:
 
     def _checkpoint(self) -> None:
         if self.ranks.is_first:
-            checkpoint.save_last(
-                self.folder,
-                {
-                    "settings": json.dumps(self.settings, sort_keys=True),
-                    "model": self.task.model.state_dict(),
-                    "optimizer": self.optimizer.state_dict(),
-                    "scaler": self.scaler.state_dict(),
-                    "step": self.state.step,
-                    "best": self.state.best,
-                    "best_epoch": self.state.best_epoch,
-                },
-            )
+            checkpoint.save_last(self.folder, self._saved())
         self.ranks.barrier()
+
+    def _saved(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        return {
+            "settings": json.dumps(self.settings, sort_keys=True),
+            "model": self.task.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "step": self.state.step,
+            "best": self.state.best,
+            "best_epoch": self.state.best_epoch,
+        }
 
     def _resume(self) -> None:
         if self.ranks.is_first:
@@ -241,6 +245,10 @@ class _Loop:
             if self.ranks.is_first:
                 (self.folder / SETTINGS).write_text(json.dumps(self.settings, indent=1, sort_keys=True) + "\n")
             return
+        if not isinstance(saved, dict) or saved.keys() != self._saved().keys():
+            raise TrainingError(
+                f"{self.folder / checkpoint.LAST}: not a checkpoint of this trainer; name another --out"
+            )
         difference = _first_difference(json.loads(saved["settings"]), self.settings)
         if difference:
             raise TrainingError(f"{self.folder}: holds a run with other settings ({difference}); name another --out")
@@ -248,7 +256,9 @@ class _Loop:
         self.optimizer.load_state_dict(saved["optimizer"])
         self.scaler.load_state_dict(saved["scaler"])
         self.state = _State(saved["step"], saved["best"], saved["best_epoch"])
-        self.reporter.line(f"{self.folder}: going on after step {saved['step']} of {self.steps * self.config.epochs}")
+        if self.ranks.is_first:
+            total = self.steps * self.config.epochs
+            self.reporter.line(f"{self.folder}: going on after step {saved['step']} of {total}")
 
     def _outcome(self, stopped_by: signal.Signals | None = None) -> Outcome:
         return Outcome(self.state.step, self.state.best, self.state.best_epoch, stopped_by)

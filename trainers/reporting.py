@@ -11,6 +11,8 @@ from typing import IO, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from trainers.task import TrainingError
+
 METRICS = "metrics.jsonl"
 
 
@@ -22,7 +24,7 @@ class Journal:
 
     def __init__(self, folder: Path, step: int, tensorboard: bool) -> None:
         path = folder / METRICS
-        kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= step]
+        kept = [line for number, line in enumerate(_whole_lines(path), 1) if _step(path, number, line) <= step]
         path.write_text("".join(kept))
         self._file: IO[str] = path.open("a", buffering=1)
         self._events: Any = None
@@ -42,6 +44,13 @@ class Journal:
         self._file.close()
         if self._events is not None:
             self._events.close()
+
+
+def _step(path: Path, number: int, line: str) -> int:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise TrainingError(f"{path}: line {number} is not of this journal; move the file away to go on") from error
 
 
 def _whole_lines(path: Path) -> list[str]:

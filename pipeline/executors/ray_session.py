@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import ray
 import ray.data
@@ -17,6 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from pipeline.errors import PreflightError, UsageError
 from pipeline.signals import StopSignals
 from pipeline.work import one_line
+from settings.workers import runtime_environment
 
 
 @contextmanager
@@ -35,7 +35,7 @@ def session(signals: StopSignals) -> Iterator[None]:
             address=os.environ.get("RAY_ADDRESS") or None,
             log_to_driver=False,
             logging_level=logging.WARNING,
-            runtime_env=_runtime_environment(),
+            runtime_env=runtime_environment(),
         )
     try:
         signals.install()
@@ -56,13 +56,6 @@ def _cause(error: BaseException) -> str:
     while (inner := getattr(error, "cause", None) or error.__cause__) is not None and inner is not error:
         error = inner
     return f"{type(error).__name__}: {one_line(error)}"
-
-
-def _runtime_environment() -> dict[str, Any]:
-    """Workers import this checkout, and a drained Ray worker prints no usage noise."""
-    root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(dict.fromkeys(part for part in (root, os.environ.get("PYTHONPATH", "")) if part))
-    return {"env_vars": {"PYTHONPATH": path}} if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ else {}
 
 
 def check_nodes(paths: Sequence[str], what: str) -> None:

@@ -61,3 +61,22 @@ def test_bad_files_end_in_one_line(annotations: Path, tmp_path: Path) -> None:
     bad.write_text("[]")
     done = evaluate("--annotations", bad, "--answers", bad)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
+
+
+def test_a_table_is_scored_as_the_trainer_scores_it_and_any_key_can_be_printed(tmp_path: Path) -> None:
+    kinds = (("Audio Counting", "Audio", "two"), ("Visual Location", "Visual", "left"))
+    rows = [
+        {"question_id": f"q{number}", "video_id": "v", "question": "what", "type": type_, "modality": modality}
+        | {"answer": answer, "split": split}
+        for number, (type_, modality, answer) in enumerate(kinds)
+        for split in ("test", "train")
+    ]
+    table, predictions = tmp_path / "test.jsonl", tmp_path / "preds.json"
+    rows = [{**row, "question_id": f"{row['split']}-{row['question_id']}"} for row in rows]
+    table.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    predictions.write_text(json.dumps({"test-q0": "two", "test-q1": "right", "\ud800": "no"}))
+    done = evaluate("--annotations", table, "--answers", predictions, "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["overall"] == {"accuracy": 50.0, "n": 2}
+    assert report["groups"]["Audio"]["accuracy"] == 100 and report["unknown"] == ["\ud800"]

@@ -123,6 +123,7 @@ def test_the_table_names_what_is_missing_and_shows_baselines(files: Files) -> No
         ("spans.json", {"77_0": [1, 2, 3]}, "'77_0': a span must be [start, end], has 3 numbers"),
         ("spans.json", {"77_0": [[1, 2]]}, "'77_0'"),
         ("spans.json", '{"77_0": [1, NaN]}', "finite"),
+        ("spans.json", '{"77_0": [0, 1' + "0" * 400 + "]}", "finite"),
         ("spans.json", {"77_0": None}, "'77_0'"),
         ("gsub.json", {"77": {"location": {"0": [[1, 2]]}}}, "duration"),
         ("gsub.json", {"77": {"duration": 5, "location": {"9": [[1, 2]]}}}, "question '77_9' is not in"),

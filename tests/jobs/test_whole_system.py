@@ -163,6 +163,29 @@ def test_coqo_trains_and_is_the_same_after_kill_9(world: Path, tmp_path: Path) -
     assert journal.read_text() == (tmp_path / "whole" / "metrics.jsonl").read_text()
 
 
+def test_a_run_goes_on_with_the_version_that_it_was_begun_on(world: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "store"
+    shutil.copytree(world / "store", copy)
+    arguments = ("jobs/train.py", *CRA, "--store", copy, "--out", tmp_path / "run", "--json")
+    begun = json.loads(command(*arguments).stdout)["store_version"]
+    video = world / "videos" / "band_00000.mp4"
+    shutil.copy(video, tmp_path / "another.mp4")
+    command("jobs/extract.py", tmp_path / "another.mp4", "--store", copy, "--preset", "toyworld")
+    with Store.open(copy, lease=False) as store:
+        assert store.version > begun
+    assert json.loads(command(*arguments).stdout)["store_version"] == begun
+    other = command(*arguments, "--version", str(begun + 1), check=2)
+    assert "task.store_version" in other.stderr and "Traceback" not in other.stderr
+
+
+def test_a_folder_that_cannot_be_is_one_line(world: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = command("jobs/train.py", *CRA, "--store", world / "store", "--out", tmp_path / "file" / "run", check=2)
+    assert done.stderr.splitlines()[-1].startswith("error: ") and "Traceback" not in done.stderr
+
+
 @pytest.mark.ray
 def test_ray_train_gives_the_run_that_torchrun_gives(world: Path, tmp_path: Path) -> None:
     common = (*CRA, "--store", world / "store", "--set", "loop.device=cpu", "--set", "loop.log_steps=1")

@@ -182,3 +182,28 @@ def test_two_ranks_train_one_model(tmp_path: Path) -> None:
     assert journal(tmp_path / "alone") != journal(tmp_path / "whole")
     with pytest.raises(TrainingError, match="world: 2 there, 1 now"):
         run(tmp_path / "whole")
+
+
+def test_a_gradient_that_is_not_finite_is_refused_and_never_saved(tmp_path: Path) -> None:
+    class Broken(Clouds):
+        """The gradient of sqrt at 0, in the last step of the first epoch: the loss itself is a number."""
+
+        def loss(self, batch: Any) -> dict[str, torch.Tensor]:
+            losses = super().loss(batch)
+            self.count = getattr(self, "count", 0) + 1
+            nothing = (self.model[0].weight * 0).sum()
+            return {**losses, "total": losses["total"] + (nothing.sqrt() if self.count == 5 else 0)}
+
+    with pytest.raises(TrainingError, match="a loss or gradient is not finite in epoch 1"):
+        run(tmp_path, Broken())
+    assert not (tmp_path / "last.pt").exists()
+
+
+def test_files_of_other_makers_are_one_line(tmp_path: Path) -> None:
+    torch.save({"weights": 1}, tmp_path / "last.pt")
+    with pytest.raises(TrainingError, match=r"last\.pt: not a checkpoint of this trainer"):
+        run(tmp_path)
+    (tmp_path / "last.pt").unlink()
+    (tmp_path / "metrics.jsonl").write_text("hello\n")
+    with pytest.raises(TrainingError, match=r"metrics\.jsonl: line 1 is not of this journal"):
+        run(tmp_path)

@@ -36,8 +36,8 @@ class DataConfig(Section):
     collective :
         All train questions of a video in one row (CoQo); false trains on single questions.
     batch_videos, batch_questions :
-        Rows of a step: videos in collective training, else questions (also while answering). Assumed 16 and 64: 64
-        questions are the family's batch, and a video has 3.45 train questions on average (facts 1.6).
+        Rows of a step on each rank: videos in collective training, else questions (also while answering). Assumed 16
+        and 64: 64 questions are the family's batch, and a video has 3.45 train questions on average (facts 1.6).
     max_questions :
         At most so many questions of a video, drawn anew each epoch; null takes all.
     quotas :

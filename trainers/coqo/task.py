@@ -159,6 +159,9 @@ class CoqoTask(Task):
             },
             "answers": {"digest": answers.digest, "answers": answers.answers},
             "sizes": {"audio": self.sizes.audio, "visual": self.sizes.visual},
+            "feature_specs": {
+                name: self.store.spec_digest(self._feature(name)) for name in self.config.model.modalities
+            },
         }
 
     def _videos(self) -> VideoDataset:
@@ -201,8 +204,13 @@ class CoqoTask(Task):
 
     def _sizes(self) -> Sizes:
         shapes: dict[str, tuple[int, ...]] = {"audio": (), "visual": ()}
-        for name, values in self.train[0].features.items():
+        features = self.train[0].features
+        for name, values in features.items():
             shapes[name] = tuple(values.shape[2:])
+        steps = {self._feature(name): values.shape[1] for name, values in features.items()}
+        if self.config.model.method == "avst" and len(set(steps.values())) > 1:
+            told = ", ".join(f"{name} has {count}" for name, count in steps.items())
+            raise TrainingError(f"{self.store.path}: AVST needs sound and frames of the same steps; {told}")
         if shapes["visual"] and len(shapes["visual"]) not in (1, 3):
             raise TrainingError(
                 f"{self.store.path}: feature {self.config.data.visual!r}: a step is {shapes['visual']}; visual steps "

@@ -52,7 +52,7 @@ class DataConfig(Section):
         Centre each number of a frame, and divide it by its deviation over the training videos: for features that no
         trained tower has scaled.
     batch :
-        Questions of a step, and of an evaluation step.
+        Questions of a step on each rank, and of an evaluation step.
     paraphrases, paraphrase :
         JSON ``{question id: {"gen": [paraphrases]}}``; how often one of them replaces a question.
     distractors :
@@ -64,7 +64,8 @@ class DataConfig(Section):
     paraphrase_types :
         Draw by the way the paraphrase asks, not the question. ``released``: true (12).
     allow :
-        Findings of the completeness check to train in spite of.
+        Findings of the completeness check to train in spite of: ``missing`` (questions about such a video are left
+        out, and counted in a warning), ``steps``, ``random_weights``, ``mixed_numerics``, stale dictionaries.
     """
 
     dataset: str = "nextgqa"
@@ -246,6 +247,12 @@ class CraConfig(Section):
     loss: LossConfig = LossConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     loop: LoopConfig = LoopConfig(**_LOOP)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.text.encoder == "words" and self.model.dim % self.text.heads:
+            raise ValueError(f"text.heads: {self.text.heads} does not divide model.dim {self.model.dim}")
+        return self
 
     @model_validator(mode="before")
     @classmethod

@@ -6,13 +6,12 @@ Every rule has a published form, with its quirks, and a clean one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 Interval = Literal["posthoc", "window", "merge"]
-INTERVALS: tuple[str, ...] = get_args(Interval)
 
 _WINDOWS = (1, 3, 5)
 _REACH_S = 10.0

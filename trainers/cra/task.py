@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,7 +45,8 @@ def build(settings: CraConfig, store: Store, ranks: Ranks) -> CraTask:
         check(store, [data.feature], split, data.dataset, dictionaries=needed).require(data.allow)
     view = {VIDEO: View(data.feature, pool="mean" if data.pool else None)}
     datasets = {
-        split: QuestionDataset(store, split, view, data.dataset) for split in (data.train, data.val, *data.tests)
+        split: QuestionDataset(store, split, view, data.dataset, allow_missing="missing" in data.allow)
+        for split in (data.train, data.val, *data.tests)
     }
     paraphrases = read_paraphrases(data.paraphrases) if data.paraphrases is not None else {}
     torch.manual_seed(settings.loop.seed)
@@ -116,10 +118,11 @@ class CraTask(Task):
         self._datasets = datasets
         for split, dataset in datasets.items():
             _refuse_open_questions(store, split, dataset)
-        train = datasets[config.data.train]
-        if not (datasets[config.data.val].questions.answer_index >= 0).any():
+        self._shown = {split: _with_frames(dataset, split) for split, dataset in datasets.items()}
+        train, val = datasets[config.data.train], datasets[config.data.val]
+        if not (val.questions.answer_index[self._shown[config.data.val]] >= 0).any():
             raise TrainingError(f"{store.path}: split {config.data.val!r} has no answers to validate with")
-        known = (train.questions.answer_index >= 0).nonzero().flatten().tolist()
+        known = [index for index in self._shown[config.data.train] if train.questions.answer_index[index] >= 0]
         if not known:
             raise TrainingError(f"{store.path}: split {config.data.train!r} has no answers to learn from")
         seed = config.loop.seed
@@ -161,7 +164,7 @@ class CraTask(Task):
     def evaluate(self, split: str) -> Evaluation:
         """Answers, spans (s), attention, frame times (s) as ``jobs/evaluate.py grounding`` reads them, and logits."""
         dataset, device = self._datasets[split], next(self.model.parameters()).device
-        order = BatchSampler(ShuffleSampler(len(dataset), shuffle=False), self.config.data.batch)
+        order = BatchSampler(ShuffleSampler(self._shown[split], shuffle=False), self.config.data.batch)
         collected = _Collected(self.config, self.store)
         for batch in read_ahead(dataset, order):
             inputs = evaluation_inputs(batch, self.encoder).to(device)
@@ -175,10 +178,23 @@ class CraTask(Task):
             "method": "cra",
             "settings": self.config.model_dump(mode="json", exclude={"loop"}),
             "store_version": self.store.version,
-            "feature_spec": self.store.features[self.config.data.feature.partition("@")[0]].spec,
+            "feature_spec": self.store.spec_digest(self.config.data.feature),
             "vocabulary": {"version": words.VERSION, "words": words.words} if isinstance(words, WordTokens) else None,
             "shapes": {name: list(tensor.shape) for name, tensor in self.model.state_dict().items()},
         }
+
+
+def _with_frames(dataset: QuestionDataset, split: str) -> list[int]:
+    """The questions whose video has a row; says how many have none."""
+    missing = set(dataset.missing[VIDEO])
+    shown = [index for index, video in enumerate(dataset.questions.video_ids) if video not in missing]
+    if missing:
+        left_out = len(dataset.questions.video_ids) - len(shown)
+        warnings.warn(
+            f"split {split!r}: {left_out} questions about {len(missing)} videos without a row are left out",
+            stacklevel=3,
+        )
+    return shown
 
 
 def _refuse_open_questions(store: Store, split: str, dataset: QuestionDataset) -> None:

@@ -32,11 +32,15 @@ class _Block(nn.Module):
         return normed
 
 
-def gaussian_weights(centre: Tensor, width: Tensor, length: int) -> Tensor:
-    """``[B, T]``: a bell of height 1 over [0, 1]; ``centre`` and ``width`` ``[B]`` are fractions of the video."""
-    t = torch.linspace(0, 1, length, device=centre.device)
+def gaussian_weights(centre: Tensor, width: Tensor, valid: Tensor) -> Tensor:
+    """``[B, T]``: a bell of height 1 over the frames that are ``valid [B, T]``, the first at 0 and the last at 1.
+
+    ``centre`` and ``width`` ``[B]`` are fractions of the video.
+    """
+    place = (valid.cumsum(1) - 1).clamp_min(0)
+    t = place / place.amax(1, keepdim=True).clamp_min(1)
     s = width.clamp_min(_MIN_WIDTH)[:, None] / _SIGMA
-    bell = torch.exp(-0.5 * ((t - centre[:, None]) / s) ** 2)
+    bell = torch.exp(-0.5 * ((t - centre[:, None]) / s) ** 2) * valid
     # A narrow bell between two frames must not vanish.
     return bell / bell.amax(1, keepdim=True).clamp_min(torch.finfo(bell.dtype).tiny)
 
@@ -84,7 +88,7 @@ class TempClip(nn.Module):
         if self.proposal is not None:
             query = query_of(texts, exists, right)
             centre, width = self._propose(x, valid, query)
-            prior = gaussian_weights(centre, width, x.shape[1])
+            prior = gaussian_weights(centre, width, valid)
             half = _GAMMA * width / _SIGMA
             interval = torch.stack([(centre - half).clamp_min(0), (centre + half).clamp_max(1)], dim=1)
         frames = self._transform(x, valid, prior)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from trainers.cra.config import TextConfig
@@ -114,7 +115,7 @@ def load_pretrained(weights: str) -> tuple[nn.Module, Any]:
         # The pooler would be weights that nothing trains.
         encoder = AutoModel.from_pretrained(weights, add_pooling_layer=False)
         tokenizer = AutoTokenizer.from_pretrained(weights, use_fast=True)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, SafetensorError) as error:
         where = "that folder" if Path(weights).is_dir() else "the model hub"
         raise TrainingError(
             f"text.weights {weights!r}: not to be had from {where} ({str(error).splitlines()[0]}); "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,8 @@ from trainers.metrics.files import EvaluationError, read_object
 from trainers.metrics.grounding import Answer, GroundedQuestion, Span
 
 _Value = TypeVar("_Value")
+
+_LARGEST = 1e300
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +186,8 @@ def _numbers(path: Path, key: str, value: Any) -> list[float]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # Not isfinite: JSON has integers that are too large for it.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST
 
 
 def _is_index(value: Any) -> bool:

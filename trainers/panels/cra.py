@@ -81,6 +81,8 @@ def read_frames(path: str | Path, times: Sequence[float], start_s: float = 0.0, 
             shown = None
             frames: Any = container.decode(stream)  # typed by av as frames of any stream
             for frame in frames:
+                if frame.time is None:
+                    raise TrainingError(f"{path}: its frames have no times")
                 while (
                     shown is not None and len(thumbnails) < len(times) and frame.time > start_s + times[len(thumbnails)]
                 ):

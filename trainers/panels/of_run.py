@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +23,19 @@ _RATE = 16_000
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A folder that ``jobs/train.py`` filled."""
+    """A folder that ``jobs/train.py`` filled.
+
+    Attributes
+    ----------
+    feature : what the model saw or heard, whose rows know where in its file a clip begins.
+    """
 
     folder: Path
     method: str
     store: str
     version: int
     dataset: str
+    feature: str | None
     splits: tuple[str, ...]
 
 
@@ -38,13 +45,23 @@ def open_run(folder: Path) -> Run:
     try:
         results = json.loads(path.read_text())
         settings = json.loads((folder / "settings.json").read_text())["task"]
-    except (OSError, ValueError, KeyError) as error:
-        raise TrainingError(f"{path}: no finished run ({error})") from error
-    if "metrics" not in results:
-        raise TrainingError(f"{path}: the run was stopped by {results['stopped_by']}; finish it first")
-    data = settings["settings" if results["method"] == "cra" else "method"]["data"]
-    splits = tuple(results["metrics"])
-    return Run(folder, results["method"], results["store"], results["store_version"], data["dataset"], splits)
+        stopped, cra_run = results["stopped_by"], results["method"] == "cra"
+        data = settings["settings" if cra_run else "method"]["data"]
+        names = [data["feature"]] if cra_run else [data[name] for name in settings["feature_specs"]]
+        run = Run(
+            folder=folder,
+            method=results["method"],
+            store=results["store"],
+            version=results["store_version"],
+            dataset=data["dataset"],
+            feature=names[-1] if names else None,
+            splits=tuple(results.get("metrics", ())),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TrainingError(f"{path}: no finished run ({type(error).__name__}: {error})") from error
+    if not run.splits:
+        raise TrainingError(f"{path}: the run was stopped by {stopped}; finish it first")
+    return run
 
 
 def draw(run: Run, question: str, video: Path | None = None) -> tuple[bytes, str]:
@@ -67,11 +84,18 @@ def draw(run: Run, question: str, video: Path | None = None) -> tuple[bytes, str
             asked = load_questions(store, split, run.dataset)
             if question in asked.ids:
                 row = asked.ids.index(question)
-                return (_cra if run.method == "cra" else _coqo)(run, split, asked, row, video)
+                key = asked.video_ids[row]
+                known = run.feature is not None and (run.feature, key) in store
+                start_s = store.clip(run.feature, key)[0] if known and run.feature is not None else 0.0
+                try:
+                    return (_cra if run.method == "cra" else _coqo)(run, split, asked, row, video, start_s)
+                except KeyError as error:
+                    what = f"nothing is predicted for question {question!r} (no {error})"
+                    raise TrainingError(f"{run.folder}: {what}") from error
     raise TrainingError(f"{run.folder}: question {question!r} is in none of the splits {', '.join(run.splits)}")
 
 
-def _cra(run: Run, split: str, asked: Questions, row: int, video: Path | None) -> tuple[bytes, str]:
+def _cra(run: Run, split: str, asked: Questions, row: int, video: Path | None, start_s: float) -> tuple[bytes, str]:
     name, key = asked.ids[row], asked.video_ids[row]
     said = {
         stem: _read(run, stem, split) for stem in ("answers", "scores", "spans", "attention", "unsmoothed", "times")
@@ -91,12 +115,12 @@ def _cra(run: Run, split: str, asked: Questions, row: int, video: Path | None) -
         duration=_duration(asked, row, times),
         true_spans=asked.spans[row],
         predicted_span=tuple(said["spans"][key_of]),
-        frames=() if video is None else cra.read_frames(video, times),
+        frames=() if video is None else cra.read_frames(video, times, start_s),
     )
     return cra.draw(panel), cra.to_html(panel)
 
 
-def _coqo(run: Run, split: str, asked: Questions, row: int, video: Path | None) -> tuple[bytes, str]:
+def _coqo(run: Run, split: str, asked: Questions, row: int, video: Path | None, start_s: float) -> tuple[bytes, str]:
     name, key = asked.ids[row], asked.video_ids[row]
     attention = _read(run, "attention", split).get(name, {})
     times = _read(run, "times", split).get(key, {})
@@ -105,16 +129,17 @@ def _coqo(run: Run, split: str, asked: Questions, row: int, video: Path | None) 
         for modality, weights in attention.items()
     }
     seconds = times.get("visual") or next(iter(times.values()), [0.0])
+    duration = _duration(asked, row, seconds)
     panel = coqo.Panel(
         question=asked.texts[row],
         predicted=_read(run, "answers", split)[name],
         answer=asked.answers[row],
-        duration=_duration(asked, row, seconds),
+        duration=duration,
         audio=found.get("audio"),
         visual=found.get("visual"),
-        frames=() if video is None else cra.read_frames(video, seconds),
+        frames=() if video is None else cra.read_frames(video, seconds, start_s),
         frame_times=() if video is None else seconds,
-        waveform=None if video is None else read_waveform(video),
+        waveform=None if video is None else read_waveform(video, start_s, duration),
         rate=_RATE,
     )
     return coqo.draw(panel), coqo.to_html(panel)
@@ -134,8 +159,8 @@ def _duration(asked: Questions, row: int, times: Sequence[float]) -> float:
     return known if known > 0 else float(times[-1]) + 0.5
 
 
-def read_waveform(path: Path) -> NDArray[np.float32] | None:
-    """Mono ``[S] float32`` at 16 kHz of the first audio stream; None where there is none.
+def read_waveform(path: Path, start_s: float = 0.0, seconds: float = math.inf) -> NDArray[np.float32] | None:
+    """Mono ``[S] float32`` at 16 kHz of ``seconds`` of the first audio stream; None where there is none.
 
     Raises
     ------
@@ -156,4 +181,8 @@ def read_waveform(path: Path) -> NDArray[np.float32] | None:
             ]
     except av.FFmpegError as error:
         raise TrainingError(f"{path}: its sound is not readable ({error.strerror})") from error
-    return np.concatenate(blocks) if blocks else None
+    if not blocks:
+        return None
+    wave: NDArray[np.float32] = np.concatenate(blocks)
+    last = len(wave) if math.isinf(seconds) else round((start_s + seconds) * _RATE)
+    return wave[round(start_s * _RATE) : last]

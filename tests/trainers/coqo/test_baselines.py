@@ -89,3 +89,17 @@ def test_clips_are_evenly_spaced_valid_steps() -> None:
     valid[0, 10:] = False
     picked = hierarchy._clips(x, valid)[0, :, :, 0].flatten().tolist()
     assert picked == sorted(picked) and set(picked) == set(range(10))
+
+
+def test_the_matching_loss_of_avst_is_the_published_one() -> None:
+    """Facts 4.2: cross-entropy of a batch in which right and wrong pairs take turns."""
+    torch.manual_seed(0)
+    network = build_model(settings(data={"collective": False}, method="avst"), sizes()).train()
+    right, wrong = torch.randn(6, 2), torch.randn(6, 2)
+    said = iter((right, wrong))
+    network.match.forward = lambda *pair: next(said)
+    given = inputs(questions=1)
+    loss = network(given.words, given.q_mask, given.audio, given.visual, given.videos).losses["match"]
+    turns = torch.stack([right, wrong], 1).flatten(0, 1)
+    expected = torch.nn.functional.cross_entropy(turns, torch.tensor([1, 0] * 6))
+    torch.testing.assert_close(loss, expected)

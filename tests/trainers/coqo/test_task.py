@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ import torch
 
 from stores import Store
 from stores.errors import StoreError
+from tests.stores.building import commit_rows
 from tests.stores.loading.worlds import put_questions
 from tests.trainers.coqo.building import SMALL
-from tests.trainers.coqo.worlds import questions, world
+from tests.trainers.coqo.worlds import SOUND, STEPS, questions, sound, world
 from trainers.coqo.config import CoqoConfig
 from trainers.coqo.data import Inputs
-from trainers.coqo.task import CoqoTask, build
+from trainers.coqo.task import CoqoTask, Scaled, build
 from trainers.distributed import Ranks
 from trainers.loop import evaluate, train
 from trainers.reporting import Reporter
@@ -156,3 +158,26 @@ def test_a_video_without_a_row_is_refused_or_allowed(tmp_path: Path) -> None:
     chosen = task(store, data={"allow": ["missing"]})
     losses = chosen.loss(next(iter(chosen.batches(0, 0))))
     assert all(bool(value.isfinite()) for value in losses.values())
+
+
+@pytest.mark.parametrize("method", ["coqo", "avst"])
+def test_standardised_features_train_and_their_scale_is_saved(root: Path, tmp_path: Path, method: str) -> None:
+    data = {"standardise": True, "collective": method != "avst"}
+    chosen = task(root, data=data, loop={"epochs": 1}, method=method)
+    train(chosen, chosen.config.loop, tmp_path, RANKS, Reporter())
+    state = torch.load(tmp_path / "last.pt")["model"]
+    assert {"scales.audio.mean", "scales.visual.std"} <= state.keys()
+    batch = next(iter(chosen.batches(0, 0)))
+    assert batch.visual is not None and isinstance(chosen.model, Scaled)
+    seen = chosen.model.scales["visual"](batch.visual.features)[batch.visual.valid]
+    assert abs(float(seen.mean())) < 0.2 and 0.7 < float(seen.std()) < 1.3
+    assert evaluate(chosen, "val", chosen.config.loop, RANKS).metrics["overall"] >= 0
+
+
+def test_avst_needs_the_same_steps_of_both(root: Path, tmp_path: Path) -> None:
+    store = world(tmp_path / "store", 4, 2)
+    rows = map(sound, range(8))
+    short = [replace(row, values=row.values[:-1], time_s=row.time_s[:-1], valid=row.valid[:-1]) for row in rows]
+    commit_rows(store, short, feature="hum", spec={**SOUND, "name": "hum", "steps": STEPS - 1})
+    with pytest.raises(TrainingError, match="AVST needs sound and frames of the same steps; hum has"):
+        task(store, data={"audio": "hum", "collective": False}, method="avst")

@@ -10,6 +10,7 @@ from trainers.cra.config import CraConfig
 from trainers.cra.model import build_model
 from trainers.cra.text import StoredText, TokenText, Words
 from trainers.cra.video import Decoder
+from trainers.scaling import Standardise
 
 F_DIM, DIM, T, K = 12, 16, 10, 4
 
@@ -19,10 +20,12 @@ def settings(recipe: str = "paper", **model: Any) -> CraConfig:
     return CraConfig.model_validate({"recipe": recipe, "model": small, "text": {"heads": 2}})
 
 
-def build(config: CraConfig, text: torch.nn.Module | None = None) -> torch.nn.Module:
+def build(config: CraConfig, text: torch.nn.Module | None = None, scale: Standardise | None = None) -> torch.nn.Module:
     torch.manual_seed(0)
     dictionaries = {"linguistic_dictionary": torch.randn(6, 8, 5), "visual_dictionary": torch.randn(7, F_DIM)}
-    return build_model(config.model, text or StoredText(3, DIM), F_DIM, dictionaries).eval()
+    if scale is not None:  # of the same frames, before they are standardised
+        dictionaries["visual_dictionary"] = dictionaries["visual_dictionary"] * scale.std + scale.mean
+    return build_model(config.model, text or StoredText(3, DIM), F_DIM, dictionaries, scale).eval()
 
 
 def inputs(batch: int = 5) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -71,10 +74,8 @@ def test_padded_frames_and_options_change_nothing(model: dict[str, Any], recipe:
         torch.cat([candidates, torch.ones(5, 2, 6)], 1),
         torch.cat([exists, torch.zeros(5, 2, dtype=torch.bool)], 1),
     )
-    # temp_clip's Gaussian is over as many frames as the batch has, so its width in frames does change.
-    if model.get("proposal") != "gaussian":
-        torch.testing.assert_close(padded.logits[:, :K], plain.logits)
-        torch.testing.assert_close(padded.weights[:, :T], plain.weights)
+    torch.testing.assert_close(padded.logits[:, :K], plain.logits)
+    torch.testing.assert_close(padded.weights[:, :T], plain.weights)
     assert (padded.weights[:, T:] == 0).all()
     assert (padded.logits[:, K:] == -torch.inf).all()
     assert (padded.logits.argmax(1) < K).all()
@@ -133,3 +134,14 @@ def test_rows_of_padding_alone_are_finite() -> None:
 
 def test_the_words_transformer_is_the_decoder() -> None:
     assert isinstance(Words(5, DIM, settings().text).decoder, Decoder)
+
+
+@pytest.mark.parametrize("method", ["cra", "temp_clip"])
+def test_a_scale_standardises_frames_and_the_visual_dictionary(method: str) -> None:
+    config = settings(method=method)
+    mean, std = torch.arange(F_DIM).float(), torch.linspace(0.5, 2, F_DIM)
+    video, *rest = inputs()
+    plain, scaled = build(config), build(config, scale=Standardise(mean, std))
+    found, expected = scaled(video * std + mean, *rest).logits, plain(video, *rest).logits
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    assert {name for name in scaled.state_dict() if name.startswith("scale.")} == {"scale.mean", "scale.std"}

@@ -159,7 +159,7 @@ def test_a_prior_multiplies_attention_and_renormalises_it() -> None:
 
 
 def test_gaussian_proposals_peak_at_their_centre() -> None:
-    bell = gaussian_weights(torch.tensor([0.5, 10 / 31, 0.1]), torch.tensor([0.9, 0.001, 0.0]), 32)
+    bell = gaussian_weights(torch.tensor([0.5, 10 / 31, 0.1]), torch.tensor([0.9, 0.001, 0.0]), torch.ones(3, 32) > 0)
     assert bell[0, 15].item() == pytest.approx(1) == bell[0, 16].item()
     s = 0.9 / 9
     assert bell[0, 20].item() == pytest.approx(

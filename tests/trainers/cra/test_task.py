@@ -17,11 +17,14 @@ from stores.errors import StoreError
 from stores.rows import Row
 from tests.stores.building import cache_key, commit_rows
 from tests.stores.loading.worlds import put_questions, put_table, question
+from trainers import checkpoint
 from trainers.cra.config import CraConfig
 from trainers.cra.task import CraTask, build
 from trainers.distributed import Ranks
 from trainers.loop import evaluate
+from trainers.loop import train as run_loop
 from trainers.metrics.grounding import Answer, GroundedQuestion, score
+from trainers.reporting import Reporter
 from trainers.task import TrainingError
 
 STEPS, WIDTH = 8, 6
@@ -274,3 +277,26 @@ def test_unfit_stores_are_refused_unless_allowed(tmp_path: Path) -> None:
 def test_questions_that_cannot_be_learned_from_are_named(tmp_path: Path, columns: dict[str, Any], says: str) -> None:
     with pytest.raises(TrainingError, match=says):
         task_of(small_world(tmp_path / "b", train=columns), settings(**PLAIN))
+
+
+def test_standardised_features_train_and_their_scale_is_saved(world: Path, tmp_path: Path) -> None:
+    task = task_of(world, settings(data={"standardise": True}, loop={"epochs": 1, "tensorboard": False}))
+    run_loop(task, task.config.loop, tmp_path, RANKS, Reporter())
+    again = task_of(world, task.config)
+    again.model.scale.mean.zero_()
+    checkpoint.load_best(tmp_path / checkpoint.BEST, again.model)
+    with Store.open(world, lease=False) as store:
+        rows = np.concatenate([store.row("clip", f"v{number}") for number in range(48)])
+    np.testing.assert_allclose(again.model.scale.mean, rows.mean(0), atol=1e-5)
+    assert evaluate(again, "val", task.config.loop, RANKS) == evaluate(task, "val", task.config.loop, RANKS)
+
+
+def test_questions_about_videos_without_a_row_are_left_out_where_that_is_allowed(tmp_path: Path) -> None:
+    root = small_world(tmp_path / "missing")
+    put_questions(root, "toy", "train", [asked(number) for number in (0, 1, 2, 77)])
+    with pytest.raises(StoreError, match="allow: missing"):
+        task_of(root, settings(**PLAIN))
+    with pytest.warns(UserWarning, match="'train': 1 questions about 1 videos without a row are left out"):
+        task = task_of(root, settings(**{**PLAIN, "data": {"batch": 3, "allow": ["missing"]}}))
+    [batch] = task.batches(0, 0)
+    assert len(batch.video) == 3 and bool(task.loss(batch)["total"].isfinite())

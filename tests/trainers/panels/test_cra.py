@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from examples.clips import write_clip
+from examples.clips import encode, write_clip
 from trainers.panels.cra import Panel, draw, read_frames, to_html
+from trainers.panels.of_run import read_waveform
 from trainers.task import TrainingError
 
 
@@ -82,3 +83,13 @@ def test_a_file_without_frames_is_one_line(tmp_path: Path) -> None:
         read_frames(path, [0.0])
     with pytest.raises(TrainingError, match="not readable"):
         read_frames(tmp_path / "absent.mp4", [0.0])
+
+
+def test_a_clip_within_a_file_has_its_own_sound(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    tone = np.concatenate([np.zeros(16000), 0.5 * np.sin(np.arange(16000) * 0.3)]).astype(np.float32)
+    pictures = (np.zeros((48, 64, 3), np.uint8) for _ in range(20))
+    encode(path, pictures, fps=10, size=(64, 48), sound=tone, sample_rate=16000)
+    whole, second = read_waveform(path), read_waveform(path, 1.0, 0.5)
+    assert whole is not None and second is not None
+    assert len(second) == 8000 and np.abs(second).max() > 0.4 > 10 * np.abs(whole[:15000]).max()
