@@ -63,6 +63,7 @@ def together(questions: int) -> tuple[str, ...]:
         f"data.batch_videos={120 // questions}",
         f"loop.epochs={225 // questions}",
         f"loop.warmup_epochs={7.5 / questions}",
+        f"loop.validate_epochs={8 // questions}",
     )
 
 
@@ -151,7 +152,7 @@ EXPERIMENTS = {
     "coqo-questions": Experiment(
         "coqo",
         REPORTED[:3],
-        {"1": together(1), "2": together(2), "4": together(4), "all": ()},
+        {"1": together(1), "2": together(2), "4": together(4), "all (7.7)": ()},
         ANSWERS,
     ),
     "coqo-tokens": Experiment(

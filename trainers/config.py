@@ -33,6 +33,8 @@ class LoopConfig(Section):
         CPU threads; null keeps torch's number. Results on the CPU are equal for equal threads.
     checkpoint_steps :
         Also write a checkpoint every so many steps, not only after each epoch.
+    validate_epochs :
+        Score the validation split after every so many epochs, and after the last.
     patience :
         Stop after so many epochs without a better validation score; null trains on.
     """
@@ -54,5 +56,6 @@ class LoopConfig(Section):
     threads: Annotated[int, Field(ge=1)] | None = None
     log_steps: Annotated[int, Field(ge=1)] = 20
     checkpoint_steps: Annotated[int, Field(ge=1)] | None = None
+    validate_epochs: Annotated[int, Field(ge=1)] = 1
     patience: Annotated[int, Field(ge=1)] | None = None
     tensorboard: bool = True

@@ -121,7 +121,8 @@ class _Loop:
                 stopped = self._epoch(epoch, journal, stop)
                 if stopped is not None:
                     return self._outcome(stopped)
-                self._validate(epoch, journal)
+                if (epoch + 1) % self.config.validate_epochs == 0 or epoch + 1 == self.config.epochs:
+                    self._validate(epoch, journal)
                 self._checkpoint()
         finally:
             if journal is not None:
