@@ -99,6 +99,17 @@ def test_another_run_is_not_overwritten(tmp_path: Path) -> None:
     run(tmp_path, log_steps=2)
 
 
+def test_validation_may_be_rarer_than_epochs(tmp_path: Path) -> None:
+    run(tmp_path / "each")
+    run(tmp_path / "rare", validate_epochs=2)
+    epochs = {
+        name: [line["epoch"] for line in journal(tmp_path / name) if line["kind"] == "val"] for name in ("each", "rare")
+    }
+    assert epochs == {"each": [1, 2, 3], "rare": [2, 3]}
+    trained = [[line for line in journal(tmp_path / name) if line["kind"] == "train"] for name in ("each", "rare")]
+    assert trained[0] == trained[1]
+
+
 def test_patience_ends_a_run_for_good(tmp_path: Path) -> None:
     class Worse(Clouds):
         def evaluate(self, split: str) -> Any:
