@@ -26,8 +26,9 @@ _CELL = 8
 class HueHog(Extractor):
     """Histograms per cell of a `grid` × `grid` grid over the whole frame (aspect squashed, nothing cropped).
 
-    Output (`form`): `map`, `[grid, grid, 13] float32`, row-major from the top left; or `rows`, `[2*grid*13]`, of each
-    row of cells the mean and the maximum of each channel: what is seen how high up, wherever it stands across.
+    Output (`form`): `map`, `[grid, grid, 13] float32`, row-major from the top left; `flat`, the same as
+    `[grid*grid*13]`; or `rows`, `[2*grid*13]`, of each row of cells the mean and the maximum of each channel: what is
+    seen how high up, wherever it stands across.
     Channels, all in 0..1: mean R, G, B; hues from red in steps of 60 degrees, weighted by chroma; edges along the
     normals 0, 45, 90, 135 degrees, weighted by the luminance step. The histograms are the square roots of means over
     the cell's pixels (Hellinger kernel), so that a small shape is not lost beside a large one.
@@ -38,7 +39,7 @@ class HueHog(Extractor):
     input: ClassVar[Literal["frames", "audio"]] = "frames"
 
     grid: int = Field(default=7, ge=1, le=64)
-    form: Literal["map", "rows"] = "map"
+    form: Literal["map", "flat", "rows"] = "map"
 
     def spec(self) -> dict[str, Json]:
         """The recipe: the grid, the form and the library that resizes."""
@@ -53,8 +54,11 @@ class HueHog(Extractor):
         }
 
     def output(self) -> OutputSpec:
-        """`[grid, grid, 13]`, or `[2*grid*13]` of rows."""
-        shape = (self.grid, self.grid, CHANNELS) if self.form == "map" else (2 * self.grid * CHANNELS,)
+        """`[grid, grid, 13]`, `[grid*grid*13]` or `[2*grid*13]`."""
+        cells = self.grid * self.grid * CHANNELS
+        shape = {"map": (self.grid, self.grid, CHANNELS), "flat": (cells,), "rows": (2 * self.grid * CHANNELS,)}[
+            self.form
+        ]
         return OutputSpec(shape, "mean RGB, hue and oriented-gradient histograms per grid cell, 0..1")
 
     def prepared_shape(self) -> tuple[int, ...]:
