@@ -50,7 +50,7 @@ def demo(
         raise typer.Exit(2) from None
     sound = verify(store, deep=True)
     _conclude(out, store, computed, runs, panels, len(sound.problems), time.perf_counter() - started)
-    if sound.problems or computed[1:] != [0, 3]:
+    if sound.problems or computed[1:] != [0, 4]:
         raise typer.Exit(1)
 
 
@@ -64,11 +64,11 @@ def _stores(out: Path, videos: int) -> tuple[Path, list[int]]:
     say(f"   {len(made.scenes)} videos, {len(made.grounding)} grounding and {len(made.avqa)} audio-visual questions,")
     say("   and one file that only claims to be a video.")
     dataset = load_dataset(out / "dataset.yaml")
-    say("\n2. Refresh the store: decode once, three features, questions, graphs, dictionaries.")
+    say("\n2. Refresh the store: decode once, four features, questions, graphs, dictionaries.")
     first = refresh(dataset, "local", allow_failures=True)
     say("\n3. Refresh again: nothing changed, nothing is computed.")
     second = refresh(dataset, "local", allow_failures=True, reporter=Reporter(quiet=True))
-    say("\n4. Another take of one video, and refresh: its three rows, and the dictionary that has it as a member.")
+    say("\n4. Another take of one video, and refresh: its four rows, and the dictionary that has it as a member.")
     retaken = made.scenes[0].key
     write_video(build(World(1).resized(44)).scenes[0], out / "videos" / f"{retaken}.mp4")
     third = refresh(dataset, "local", allow_failures=True, reporter=Reporter(quiet=True))

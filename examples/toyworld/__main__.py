@@ -20,7 +20,7 @@ def main(
     out: Annotated[Path, typer.Option(help="Where videos, questions and truth.json go.")],
     seed: Annotated[int, typer.Option(min=0, help="Another seed, another world.")] = 0,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes that encode (default: one a CPU).")] = None,
-    videos: Annotated[int | None, typer.Option(min=1, help="About this many videos in all (default: 1140).")] = None,
+    videos: Annotated[int | None, typer.Option(min=1, help="About this many videos in all (default: 1380).")] = None,
 ) -> None:
     world = World(seed) if videos is None else World(seed).resized(videos)
     started = time.perf_counter()

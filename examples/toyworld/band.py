@@ -10,12 +10,12 @@ beeps, so pictures do not tell what sounds.
 | Audio Counting | Audio | how many different tones are heard |
 | Audio Comparative | Audio | is the red tone heard longer than the blue tone |
 | Visual Counting | Visual | how many shapes jump |
-| Visual Location | Visual | what colour is the shape on the left · what shape is on the left |
+| Visual Location | Visual | what colour is the shape on the left · which colour is missing |
 | Audio-Visual Existential | Audio-Visual | does the shape on the left beep · does it jump while it beeps |
 | Audio-Visual Counting | Audio-Visual | how many of the shapes on stage beep |
 | Audio-Visual Location | Audio-Visual | where is the shape that starts to beep first |
 | Audio-Visual Comparative | Audio-Visual | does the shape on the left beep longer than the shape on the right |
-| Audio-Visual Temporal | Audio-Visual | what shape starts to beep last |
+| Audio-Visual Temporal | Audio-Visual | what colour is the shape that starts to beep last |
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ _LENGTHS = (2.0, 4.0, 6.0, 8.0)
 _JUMP_STARTS = (0.5, 2.5, 4.5, 6.5, 8.5)
 _JUMP_LENGTHS = (4.0, 6.0)
 _JUMPS = 0.75  # how many of the shapes do
+_UNSEEN = 0.75  # how often the colour that is not on stage sounds
 
 _WHERE = {"left": "on the left", "middle": "in the middle", "right": "on the right"}
 
@@ -73,7 +74,7 @@ def _draw_scene(rng: np.random.Generator, key: str) -> Scene:
     seconds = int(rng.integers(15, 17))
     colours = _shuffled(rng, COLOURS)
     beeping = set(rng.permutation(len(PLACES))[: rng.integers(1, len(PLACES) + 1)].tolist())
-    if rng.random() < 0.5:
+    if rng.random() < _UNSEEN:
         beeping.add(len(PLACES))
     starts, lengths = rng.permutation(_STARTS), rng.permutation(_LENGTHS)
     beeps = [
@@ -136,8 +137,8 @@ def _questions(rng: np.random.Generator, scene: Scene) -> Iterator[_Row]:
     yield "Visual Counting", "Visual", "how many shapes jump", COUNTS[sum(bool(actor.acts) for actor in stage.values())]
     seen = pick(rng, tuple(PLACES))
     yield "Visual Location", "Visual", f"what colour is the shape {_WHERE[seen]}", stage[seen].colour
-    seen = pick(rng, tuple(PLACES))
-    yield "Visual Location", "Visual", f"what shape is {_WHERE[seen]}", stage[seen].kind
+    [missing] = COLOURS.keys() - {actor.colour for actor in stage.values()}
+    yield "Visual Location", "Visual", "which colour is missing", missing
 
     seen = pick(rng, tuple(PLACES))
     kind = ("Audio-Visual Existential", "Audio-Visual")
@@ -155,8 +156,8 @@ def _questions(rng: np.random.Generator, scene: Scene) -> Iterator[_Row]:
     longer = length[stage[here].colour] > length[stage[there].colour]
     yield "Audio-Visual Comparative", "Audio-Visual", text, _yes(longer)
     word, which = (("first", 0), ("last", -1))[int(rng.integers(2))]
-    text = f"what shape starts to beep {word}"
-    yield "Audio-Visual Temporal", "Audio-Visual", text, stage[heard[which]].kind
+    text = f"what colour is the shape that starts to beep {word}"
+    yield "Audio-Visual Temporal", "Audio-Visual", text, stage[heard[which]].colour
 
 
 def _shuffled(rng: np.random.Generator, names: Iterable[str]) -> list[str]:

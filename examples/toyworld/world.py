@@ -171,7 +171,7 @@ class World:
     val: int = 60
     test: int = 60
     test_ood: int = 60
-    band: int = 480
+    band: int = 720
     language_bias: float = 0.8
     visual_bias: float = 0.8
     ood_bias: float = 0.2

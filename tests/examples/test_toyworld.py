@@ -272,12 +272,13 @@ def av_answer(text: str, scene: Scene) -> str:
             return COUNTS[len(beeping)]
         case ["is", "the", *_]:
             return yes[length.get(colours[0], 0) > length.get(colours[1], 0)]
-        case ["what", "shape", "starts", *_, "first" | "last" as which]:
-            return beeping[0 if which == "first" else -1].kind
+        case ["what", "colour", *_, "first" | "last" as which]:
+            return beeping[0 if which == "first" else -1].colour
         case ["what", "colour", *_]:
             return places[0].colour
-        case ["what", "shape", "is", *_]:
-            return places[0].kind
+        case ["which", "colour", *_]:
+            [missing] = COLOURS.keys() - {actor.colour for actor in stage}
+            return missing
         case ["where", *_, which]:
             subject = beeping[0 if which == "first" else -1]
             return next(name for name, actor in place.items() if actor is subject)
@@ -360,7 +361,7 @@ def test_worlds_that_cannot_be_are_refused() -> None:
 def test_the_command_and_the_preset(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "examples.toyworld", "--seed", "5", "--videos", "5", "--workers", "1", "--out"]
     done = subprocess.run([*command, tmp_path], check=True, cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout.startswith("7 videos, ")
+    assert done.stdout.startswith("8 videos, ")
     result = extract(tmp_path / "videos", tmp_path / "store", load_config("toyworld"))
     assert result.exit_code == 0
     truth = json.loads((tmp_path / "truth.json").read_text())
@@ -368,6 +369,7 @@ def test_the_command_and_the_preset(tmp_path: Path) -> None:
         for scene in truth["scenes"]:
             assert store.row("frames", scene["key"]).shape == (32, 182)
             assert store.row("map", scene["key"]).shape == (16, 3, 3, 13)
+            assert store.row("scene", scene["key"]).tobytes() == store.row("map", scene["key"]).tobytes()
             assert store.row("sound", scene["key"]).shape == (16, 16)
             valid = np.arange(16) < scene["seconds"]
             assert store.valid("map", scene["key"]).tolist() == valid.tolist()

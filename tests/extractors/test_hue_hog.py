@@ -70,12 +70,17 @@ def test_a_straight_edge_has_one_direction(axis: int, channel: int) -> None:
     assert edges[channel - 9] == pytest.approx(0.5, abs=1e-6)
 
 
-@pytest.mark.parametrize("form", ["map", "rows"])
+@pytest.mark.parametrize("form", ["map", "flat", "rows"])
 def test_a_frame_has_the_same_bits_in_any_company(form: str) -> None:
     frames = np.random.default_rng(1).integers(0, 256, (5, 64, 96, 3), np.uint8)
     values = found(frames, 7, form)
-    assert values.shape[1:] == {"map": (7, 7, 13), "rows": (182,)}[form] and values.min() >= 0 and values.max() <= 1
+    assert (
+        values.shape[1:] == {"map": (7, 7, 13), "flat": (637,), "rows": (182,)}[form]
+        and values.min() >= 0
+        and values.max() <= 1
+    )
     assert found(frames[2:3], 7, form).tobytes() == values[2:3].tobytes()
+    assert form == "rows" or values.tobytes() == found(frames, 7).tobytes()
 
 
 def test_rows_are_means_and_maxima_of_the_map_wherever_a_thing_stands_across() -> None:
