@@ -187,8 +187,13 @@ class _Run:
 
     def _compute(self, manifest: Manifest, plan: Plan) -> tuple[Manifest, StopRequestedError | None]:
         """Run the executor and commit as shards finish; return the last manifest and the stop, if one came."""
+        # Copies: what is pending grows, and the plan is what the summary counts from.
         self.pending = Changes(
-            placed=plan.placed, removed=plan.removed, settled=plan.settled, failures=plan.failures, sources=plan.sources
+            placed=[*plan.placed],
+            removed=[*plan.removed],
+            settled=[*plan.settled],
+            failures=[*plan.failures],
+            sources=[*plan.sources],
         )
         self.progress.linked = len(plan.placed)
         self.progress.failures = [failure.record() for failure in plan.failures]

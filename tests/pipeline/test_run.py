@@ -81,6 +81,13 @@ def test_a_new_spec_computes_all_and_leaves_old_rows_readable(videos: Path, tmp_
         assert opened.read(old, opened.keys(old)).shape == (4, 4, 12)
 
 
+def test_another_feature_of_known_videos_is_counted_as_stored(videos: Path, tmp_path: Path) -> None:
+    extract(videos, tmp_path / "s", rgb_config(tmp_path))
+    other = rgb_config(tmp_path, text=RGB.replace("rgb: {", "small: {").replace("grid: 2", "grid: 1"))
+    summary = extract(videos, tmp_path / "s", other).summary
+    assert summary["stored"] == summary["computed"] == summary["wanted"] > 0
+
+
 def test_missing_shards_are_noticed_and_computed_again(videos: Path, tmp_path: Path) -> None:
     config, store = rgb_config(tmp_path), tmp_path / "store"
     extract(videos, store, config)
