@@ -57,7 +57,7 @@ def build_model(config: CoqoConfig, sizes: Sizes) -> nn.Module:
     return CoQo(config.model, config.loss, sizes)
 
 
-class Scaled(nn.Module):
+class ScaledSteps(nn.Module):
     """A network whose steps are standardised first."""
 
     def __init__(self, scales: Mapping[str, Standardise], network: nn.Module) -> None:
@@ -101,7 +101,7 @@ class CoqoTask(Task):
         self.model = build_model(config, self.sizes)
         if data.standardise:
             scales = {name: standardise(self.train, name) for name in config.model.modalities}
-            self.model = Scaled(scales, self.model)
+            self.model = ScaledSteps(scales, self.model)
 
     def steps_per_epoch(self) -> int:
         return len(self.sampler)

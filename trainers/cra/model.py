@@ -70,7 +70,7 @@ class Cra(nn.Module):
         return Grounded.of(texts, exists, z, p, w)
 
 
-class Scaled(nn.Module):
+class ScaledFrames(nn.Module):
     """A network whose frames are standardised first."""
 
     def __init__(self, scale: Standardise, network: Cra | TempClip) -> None:
@@ -91,7 +91,7 @@ def build_model(
     feature_dim: int,
     dictionaries: Mapping[str, Tensor],
     scale: Standardise | None = None,
-) -> Cra | TempClip | Scaled:
+) -> Cra | TempClip | ScaledFrames:
     """The network that the settings name, with random weights but for the dictionaries.
 
     Parameters
@@ -106,4 +106,4 @@ def build_model(
         if config.method == "temp_clip"
         else Cra(config, text, feature_dim, dictionaries)
     )
-    return network if scale is None else Scaled(scale, network)
+    return network if scale is None else ScaledFrames(scale, network)

@@ -18,7 +18,7 @@ from tests.trainers.coqo.building import SMALL
 from tests.trainers.coqo.worlds import SOUND, STEPS, questions, sound, world
 from trainers.coqo.config import CoqoConfig
 from trainers.coqo.data import Inputs
-from trainers.coqo.task import CoqoTask, Scaled, build
+from trainers.coqo.task import CoqoTask, ScaledSteps, build
 from trainers.distributed import Ranks
 from trainers.loop import evaluate, train
 from trainers.reporting import Reporter
@@ -168,7 +168,7 @@ def test_standardised_features_train_and_their_scale_is_saved(root: Path, tmp_pa
     state = torch.load(tmp_path / "last.pt")["model"]
     assert {"scales.audio.mean", "scales.visual.std"} <= state.keys()
     batch = next(iter(chosen.batches(0, 0)))
-    assert batch.visual is not None and isinstance(chosen.model, Scaled)
+    assert batch.visual is not None and isinstance(chosen.model, ScaledSteps)
     seen = chosen.model.scales["visual"](batch.visual.features)[batch.visual.valid]
     assert abs(float(seen.mean())) < 0.2 and 0.7 < float(seen.std()) < 1.3
     assert evaluate(chosen, "val", chosen.config.loop, RANKS).metrics["overall"] >= 0
