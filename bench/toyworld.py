@@ -48,6 +48,7 @@ NOTHING = ("model.gsg=false", "model.front=false", "model.back=false", "loss.ali
 TEMP_CLIP = ("model.method=temp_clip", "model.dim=96")
 NG = (*TEMP_CLIP, "model.proposal=gaussian")
 SINGLE = ("data.collective=false",)
+ONE = ("data.max_questions=1",)
 AVST = (*SINGLE, "model.method=avst")
 
 
@@ -94,9 +95,15 @@ EXPERIMENTS = {
     "cra": Experiment(
         "cra",
         REPORTED,
+        {"Temp[CLIP]": (*TEMP_CLIP, "loop.lr=3e-3"), "Temp[CLIP] NG": (*NG, "loop.lr=3e-3"), "CRA": ()},
+        GROUNDING,
+        ("IoP@.5 ood", "Acc@GQA ood"),
+        {"CRA": "Temp[CLIP]"},
+    ),
+    "cra-parts": Experiment(
+        "cra",
+        REPORTED[:3],
         {
-            "Temp[CLIP]": (*TEMP_CLIP, "loop.lr=3e-3"),
-            "Temp[CLIP] NG": (*NG, "loop.lr=3e-3"),
             "CRA's network, no module": NOTHING,
             "+ GSG": (*NOTHING, "model.gsg=true"),
             "+ CMA": (*NOTHING, "loss.align=0.1"),
@@ -111,34 +118,29 @@ EXPERIMENTS = {
         {
             **dict.fromkeys(("+ GSG", "+ CMA", "+ ECI, front door"), "CRA's network, no module"),
             **dict.fromkeys(("CRA without GSG and back door", "CRA without CMA", "CRA without ECI"), "CRA"),
-            "CRA": "Temp[CLIP]",
         },
     ),
     "coqo": Experiment(
         "coqo",
         REPORTED,
+        {"one question of a video in a step": ONE, "single questions, as many in a step": SINGLE, "CoQo": ()},
+        ANSWERS,
+        ("all",),
+        dict.fromkeys(("one question of a video in a step", "single questions, as many in a step"), "CoQo"),
+    ),
+    "coqo-inputs": Experiment(
+        "coqo",
+        REPORTED[:3],
         {
             "question only": ("model.inputs=question",),
             "audio only": ("model.inputs=audio",),
             "video only": ("model.inputs=visual",),
             "AVST": AVST,
-            "CoQo, one question of a video in a step": ("data.max_questions=1",),
-            "CoQo, single questions, as many in a step": SINGLE,
             "CoQo": (),
         },
         ANSWERS,
         ("all",),
-        dict.fromkeys(
-            (
-                "question only",
-                "audio only",
-                "video only",
-                "AVST",
-                "CoQo, one question of a video in a step",
-                "CoQo, single questions, as many in a step",
-            ),
-            "CoQo",
-        ),
+        dict.fromkeys(("question only", "audio only", "video only", "AVST"), "CoQo"),
     ),
     "coqo-questions": Experiment(
         "coqo",
@@ -149,7 +151,7 @@ EXPERIMENTS = {
     "coqo-tokens": Experiment(
         "coqo",
         REPORTED[:3],
-        {str(count): () if count == 4 else (f"model.qgt.tokens={count}",) for count in (0, 1, 4, 16)},
+        {str(count): () if count == 4 else (f"model.qgt.tokens={count}",) for count in (0, 4, 16)},
         ANSWERS,
     ),
 }
