@@ -56,7 +56,7 @@ def command(*arguments: object, check: int = 0, **more: Any) -> subprocess.Compl
 
 def test_a_refreshed_store_holds_every_stage(world: Path) -> None:
     with Store.open(world / "store") as store:
-        assert list(store.features) == ["frames", "map", "sound"]
+        assert list(store.features) == ["frames", "map", "scene", "sound"]
         assert {"questions", "graphs", "embeddings", "linguistic_dictionary", "visual_dictionary"} <= set(store.tables)
         parts = [f"toy_avqa/{split}" for split in ("test", "train", "val")]
         parts += [f"toy_grounding/{split}" for split in ("test", "test_ood", "train", "val")]
