@@ -85,8 +85,9 @@ def draw(run: Run, question: str, video: Path | None = None) -> tuple[bytes, str
             if question in asked.ids:
                 row = asked.ids.index(question)
                 key = asked.video_ids[row]
-                known = run.feature is not None and (run.feature, key) in store
-                start_s = store.clip(run.feature, key)[0] if known and run.feature is not None else 0.0
+                start_s = 0.0
+                if run.feature is not None and (run.feature, key) in store:
+                    start_s = store.clip(run.feature, key)[0]
                 try:
                     return (_cra if run.method == "cra" else _coqo)(run, split, asked, row, video, start_s)
                 except KeyError as error:
