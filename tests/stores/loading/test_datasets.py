@@ -22,7 +22,7 @@ from stores.loading import QuestionDataset, VideoDataset, View, identity, read_a
 from tests.conftest import ROOT
 from tests.stores.building import SPEC, commit_rows, row
 from tests.stores.loading.worlds import maps, put_questions, put_table, question, sound, world
-from tests.stores.test_store import open_files
+from tests.stores.test_store import kept_open, open_files
 
 
 @pytest.fixture
@@ -214,9 +214,9 @@ def test_preloading_where_nothing_can_be_kept_is_refused(root: Path, preload: st
 
 def test_nothing_is_opened_before_the_first_batch(root: Path) -> None:
     dataset = QuestionDataset(root, "train", ["maps", "ragged"], allow_missing=True)
-    assert open_files(root) == set()
+    assert kept_open(root) == set()
     copy = pickle.loads(pickle.dumps(dataset))
-    assert open_files(root) == set()
+    assert kept_open(root) == set()
     assert same(copy.__getitems__([0, 1]), dataset.__getitems__([0, 1]))
     assert {Path(path).suffix for path in open_files(root)} >= {".h5"}
     assert not [
