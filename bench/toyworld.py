@@ -50,6 +50,9 @@ NG = (*TEMP_CLIP, "model.proposal=gaussian")
 SINGLE = ("data.collective=false",)
 ONE = ("data.max_questions=1",)
 AVST = (*SINGLE, "model.method=avst")
+# The smallest hierarchy that HCRN allows: 16 steps fill 5 clips of 5 frames.
+HCRN = ("model.method=hcrn", "model.hcrn.clips=5", "model.hcrn.frames=5")
+HCRN_QGT = (*HCRN, "model.hcrn.qgt=true")
 
 
 def rates(variants: Mapping[str, tuple[str, ...]], *tried: str) -> dict[str, tuple[str, ...]]:
@@ -89,8 +92,19 @@ EXPERIMENTS = {
     "tune-cra": Experiment(
         "cra",
         TUNING,
-        rates({"CRA": (), "Temp[CLIP]": TEMP_CLIP}, "1.5e-3", "3e-3"),
+        rates({"CRA": (), "Temp[CLIP]": TEMP_CLIP, "Temp[CLIP] NG": NG}, "1.5e-3", "3e-3"),
         {"Acc@VQA val": ("val", "acc_vqa")},
+    ),
+    "tune-coqo": Experiment(
+        "coqo",
+        TUNING,
+        rates(
+            {"CoQo": (), "one question": ONE, "single questions": SINGLE, "AVST": AVST}
+            | {"HCRN": HCRN, "HCRN with QGT": HCRN_QGT},
+            "1e-3",
+            "2e-3",
+        ),
+        {"all, val": ("val", "overall")},
     ),
     "cra": Experiment(
         "cra",
@@ -102,7 +116,7 @@ EXPERIMENTS = {
     ),
     "cra-parts": Experiment(
         "cra",
-        REPORTED[:3],
+        REPORTED,
         {
             "CRA's network, no module": NOTHING,
             "+ GSG": (*NOTHING, "model.gsg=true"),
@@ -130,7 +144,7 @@ EXPERIMENTS = {
     ),
     "coqo-inputs": Experiment(
         "coqo",
-        REPORTED[:3],
+        REPORTED,
         {
             "question only": ("model.inputs=question",),
             "audio only": ("model.inputs=audio",),
@@ -142,15 +156,23 @@ EXPERIMENTS = {
         ("all",),
         dict.fromkeys(("question only", "audio only", "video only", "AVST"), "CoQo"),
     ),
+    "coqo-plug-in": Experiment(
+        "coqo",
+        REPORTED,
+        {"HCRN": HCRN, "HCRN with QGT": HCRN_QGT},
+        ANSWERS,
+        ("all",),
+        {"HCRN with QGT": "HCRN"},
+    ),
     "coqo-questions": Experiment(
         "coqo",
-        REPORTED[:3],
+        REPORTED,
         {str(count): (f"data.max_questions={count}",) for count in (1, 2, 4)} | {"all (7.7)": ()},
         ANSWERS,
     ),
     "coqo-tokens": Experiment(
         "coqo",
-        REPORTED[:3],
+        REPORTED,
         {str(count): () if count == 4 else (f"model.qgt.tokens={count}",) for count in (0, 4, 16)},
         ANSWERS,
     ),
