@@ -5,11 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from examples.clips import write_clip
 from tests.media_fixtures import MEDIA, SHARED
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# A loaded machine makes any example slow: how long one takes says nothing about the code.
+settings.register_profile("tests", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 
 @pytest.fixture(scope="session")

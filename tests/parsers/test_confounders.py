@@ -70,7 +70,7 @@ def test_far_groups_become_one_cluster_each_and_means_are_their_means() -> None:
     assert not fitted.empty.any()
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.permutations(range(60)))
 def test_the_order_of_arrival_cannot_be_seen(order: list[int]) -> None:
     points, keys, _ = blobs(60)

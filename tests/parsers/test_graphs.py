@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from parsers.conllu import from_conllu
@@ -78,7 +78,6 @@ token = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(token, max_size=12))
 def test_any_parse_gives_triples(words: list[Token]) -> None:
     """Cycles, heads out of range, unknown labels: no exception, no endless walk, the same answer twice."""

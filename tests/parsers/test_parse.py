@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from parsers.conllu import from_conllu
@@ -37,7 +37,6 @@ tokens = st.builds(Token, texts, texts, texts, texts, texts, numbers, texts, num
 parses = st.builds(Parse, texts, st.lists(tokens, max_size=4).map(tuple))
 
 
-@settings(deadline=None)
 @given(st.lists(parses, max_size=5, unique_by=lambda parse: parse.text))
 def test_a_table_gives_back_its_parses_in_order(written: list[Parse]) -> None:
     table = parses_table(written)

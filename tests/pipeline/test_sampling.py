@@ -193,7 +193,7 @@ policies = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(gaps, st.floats(-0.5, 0.5), policies)
 def test_every_policy_keeps_its_promises(gaps, first, policy):
     pts = first + np.concatenate([[0.0], np.cumsum(gaps[:-1])])
@@ -211,7 +211,7 @@ def test_every_policy_keeps_its_promises(gaps, first, policy):
         assert (np.diff(samples.frame[shown]) >= 0).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(gaps, st.integers(1, 40))
 def test_uniform_shows_what_is_on_screen(gaps, n):
     pts = np.concatenate([[0.0], np.cumsum(gaps[:-1])])

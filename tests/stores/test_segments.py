@@ -35,7 +35,7 @@ def contents(log: SegmentLog) -> dict[bytes, int]:
 
 
 @pytest.mark.parametrize("suffix", [".arrow", ".parquet"])
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(batches=appends)
 def test_log_is_a_dict(tmp_path: Path, suffix: str, batches: list[list[tuple[bytes, int | None]]]) -> None:
     (tmp_path / "index").mkdir(exist_ok=True)

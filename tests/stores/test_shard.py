@@ -97,7 +97,7 @@ def assert_reader_reads(path: Path, receipt: Receipt, rows: list[Row]) -> None:
     reader.close()
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_round_trip(root: Path, data: st.DataObject) -> None:
     keys = data.draw(

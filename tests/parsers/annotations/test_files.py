@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parsers.annotations import FORMATS, QUESTIONS, AnnotationError, Report, read_annotations
@@ -122,7 +122,7 @@ def _survives(format: str, files: dict[str, bytes], name: str) -> None:
         assert all(each.kind in ("note", "error") and str(each).isprintable() for each in report)
 
 
-_quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+_quick = settings(max_examples=60)
 
 
 @_quick
