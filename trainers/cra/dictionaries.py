@@ -21,7 +21,7 @@ def load_dictionary(store: Store, name: str, data: DataConfig) -> Tensor:
     Parameters
     ----------
     name : ``linguistic_dictionary`` or ``visual_dictionary``.
-    data : what is trained on; a dictionary made from another feature, dataset or split is refused.
+    data : what is trained on; a dictionary made from another feature or recipe, dataset or split is refused.
 
     Raises
     ------
@@ -40,6 +40,12 @@ def load_dictionary(store: Store, name: str, data: DataConfig) -> Tensor:
         made_from = spec.get(what)
         if made_from is not None and made_from.partition("@")[0] != value:
             raise TrainingError(f"{store.path}: its {name} was made from {what} {made_from!r}, not {value!r}; {remedy}")
+    clustered, used = spec.get("feature_spec"), store.spec_digest(data.feature)
+    if clustered is not None and clustered != used:
+        raise TrainingError(
+            f"{store.path}: its {name} was made from recipe {clustered[:8]} of {wanted['feature']!r}, not {used[:8]}; "
+            + remedy
+        )
     centres = store.table(name).sort_by("cluster").column("center").combine_chunks()
     values = centres.flatten().to_numpy(zero_copy_only=False).astype(np.float32).reshape(len(centres), -1)
     if not np.isfinite(values).all():

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from stores import Store
+from stores import Store, layout
 from stores.commit import create_store
 from stores.errors import StoreError
 from stores.rows import Row
@@ -246,6 +246,11 @@ def test_what_a_store_lacks_is_named(tmp_path: Path) -> None:
         task_of(root, settings(model={"back": False}))
     put_table(root, "visual_dictionary", centres((WIDTH,)), spec={"dataset": "toy", "split": "val"})
     with pytest.raises(TrainingError, match="made from split 'val', not 'train'"):
+        task_of(root, settings(model={"back": False}))
+    put_table(
+        root, "visual_dictionary", centres((WIDTH,)), spec={"feature": "clip", "feature_spec": "0123456789abcdef"}
+    )
+    with pytest.raises(TrainingError, match=rf"from recipe 01234567 of 'clip', not {layout.digest(SPEC)[:8]}; run"):
         task_of(root, settings(model={"back": False}))
     assert task_of(root, settings(**PLAIN)).steps_per_epoch() == 2
     with pytest.raises(StoreError, match="embedding"):
