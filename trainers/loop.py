@@ -118,19 +118,20 @@ class _Loop:
             for epoch in range(self.state.step // self.steps, self.config.epochs):
                 if self._out_of_patience(epoch):
                     break
-                stopped = self._epoch(epoch, journal, stop)
-                if stopped is not None:
-                    return self._outcome(stopped)
-                if (epoch + 1) % self.config.validate_epochs == 0 or epoch + 1 == self.config.epochs:
+                cut = self._epoch(epoch, journal, stop)
+                due = (epoch + 1) % self.config.validate_epochs == 0 or epoch + 1 == self.config.epochs
+                if due and not cut:
                     self._validate(epoch, journal)
                 self._checkpoint()
+                if cut or self.ranks.agree(bool(stop)):
+                    return self._outcome(stop[0] if stop else signal.SIGTERM)
         finally:
             if journal is not None:
                 journal.close()
         return self._outcome()
 
-    def _epoch(self, epoch: int, journal: Journal | None, stop: list[signal.Signals]) -> signal.Signals | None:
-        """Train to the end of an epoch; the signal that came in between, if one did."""
+    def _epoch(self, epoch: int, journal: Journal | None, stop: list[signal.Signals]) -> bool:
+        """Train to the end of an epoch; true if a signal cut it short."""
         self.losses.train()
         window: list[dict[str, torch.Tensor]] = []
         for batch in self.task.batches(epoch, self.state.step - epoch * self.steps):
@@ -142,16 +143,17 @@ class _Loop:
             if ended or checkpointing or stopping or self.state.step % self.config.log_steps == 0:
                 self._log(epoch, window, journal)
                 window = []
+            if ended:
+                continue  # validated first: what is saved at the end of an epoch has its score
             if stopping:
-                self._checkpoint()
-                return stop[0] if stop else signal.SIGTERM
-            if checkpointing and not ended:
+                return True
+            if checkpointing:
                 self._checkpoint()
         if self.state.step != (epoch + 1) * self.steps:
             raise TrainingError(
                 f"epoch {epoch + 1} gave {self.state.step - epoch * self.steps} of {self.steps} batches"
             )
-        return None
+        return False
 
     def _step(self, batch: Batch) -> dict[str, torch.Tensor]:
         step = self.state.step

@@ -72,21 +72,21 @@ def test_after_kill_9_the_losses_go_on_from_the_last_checkpoint(tmp_path: Path, 
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_a_signal_ends_the_run_at_the_next_step_with_a_checkpoint(tmp_path: Path) -> None:
+@pytest.mark.parametrize("step", [4, 5, 15])  # within an epoch, at the end of one (validated first), at the very end
+def test_a_signal_ends_the_run_at_the_next_step_with_a_checkpoint(tmp_path: Path, step: int) -> None:
     class Interrupted(Clouds):
         def loss(self, batch: Any) -> dict[str, torch.Tensor]:
             if threading.current_thread() is threading.main_thread() and batch.y.sum() >= 0:
                 self.seen = getattr(self, "seen", 0) + 1
-                if self.seen == 4:
+                if self.seen == step:
                     os.kill(os.getpid(), signal.SIGTERM)
             return super().loss(batch)
 
     handler = signal.getsignal(signal.SIGTERM)
     outcome = run(tmp_path / "stopped", Interrupted())
-    assert outcome.stopped_by is signal.SIGTERM and outcome.steps == 4
+    assert outcome.stopped_by is signal.SIGTERM and outcome.steps == step
     assert signal.getsignal(signal.SIGTERM) is handler
-    run(tmp_path / "stopped")
-    run(tmp_path / "whole")
+    assert run(tmp_path / "stopped") == run(tmp_path / "whole")
     assert journal(tmp_path / "stopped") == journal(tmp_path / "whole")
 
 
