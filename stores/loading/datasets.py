@@ -96,6 +96,13 @@ class _StoreDataset(Dataset[Any]):
         """By view: the videos without a row, whose values are zeros and whose mask is all false."""
         return {name: list(rows.missing) for name, rows in self.table.rows.items()}
 
+    def first_present(self, name: str) -> int:
+        """Position in ``self.videos`` of the first that has a row. Raises StoreError if none has."""
+        found = next((video for video, shard in enumerate(self._shard_of_videos(name)) if shard >= 0), None)
+        if found is None:
+            raise StoreError(f"{self.store.path}: no video of this split has a row for {name!r}; extract them")
+        return found
+
     def frames(self, name: str, videos: Sequence[int], steps: Sequence[int]) -> torch.Tensor:
         """``[K, *step]``: step ``steps[k]`` of video ``videos[k]`` (positions in ``self.videos``), as the view ``name``
         pools and casts. Reads those steps only, so negatives from other videos cost a frame each."""

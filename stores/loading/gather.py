@@ -127,10 +127,8 @@ class FeatureRows:
             for out, row in zip(values.numpy(), rows, strict=True):
                 if row.picked is not None:
                     np.take(row.source, row.picked, 0, out[: row.length], "clip")  # "raise" would copy twice
-                elif row.length == steps:
-                    np.copyto(out, row.source)
                 elif row.length:
-                    np.copyto(out[: row.length], row.source)
+                    np.copyto(out if row.length == steps else out[: row.length], row.source)
         else:
             for target, row in zip(values.unbind(), rows, strict=True):
                 if row.length:

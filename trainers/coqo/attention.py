@@ -90,6 +90,9 @@ def nonempty(steps: Steps) -> Steps:
 
     A video without sound thus reads silence, not NaN, and how long it was padded changes nothing.
     """
+    if not steps.valid.shape[1]:  # no video of the batch has any
+        features = steps.features.new_zeros(len(steps.valid), 1, *steps.features.shape[2:])
+        steps = Steps(features, steps.valid.new_zeros(len(features), 1), steps.times.new_zeros(len(features), 1))
     valid = steps.valid
     mask = valid.reshape(*valid.shape, *[1] * (steps.features.dim() - 2))
     first = torch.zeros_like(valid)

@@ -204,10 +204,11 @@ class CoqoTask(Task):
 
     def _sizes(self) -> Sizes:
         shapes: dict[str, tuple[int, ...]] = {"audio": (), "visual": ()}
-        features = self.train[0].features
-        for name, values in features.items():
-            shapes[name] = tuple(values.shape[2:])
-        steps = {self._feature(name): values.shape[1] for name, values in features.items()}
+        steps: dict[str, int] = {}
+        for name in self.config.model.modalities:
+            features, *_ = self.train.table.gather([self.train.first_present(name)])
+            values = features[name]
+            shapes[name], steps[self._feature(name)] = tuple(values.shape[2:]), values.shape[1]
         if self.config.model.method == "avst" and len(set(steps.values())) > 1:
             told = ", ".join(f"{name} has {count}" for name, count in steps.items())
             raise TrainingError(f"{self.store.path}: AVST needs sound and frames of the same steps; {told}")

@@ -160,6 +160,16 @@ def test_a_video_without_a_row_is_refused_or_allowed(tmp_path: Path) -> None:
     assert all(bool(value.isfinite()) for value in losses.values())
 
 
+@pytest.mark.parametrize("method", ["coqo", "avst", "hcrn"])
+def test_batches_of_nothing_but_videos_without_a_row(tmp_path: Path, method: str) -> None:
+    store = world(tmp_path / "store", 4, 2)
+    put_questions(store, "toy", "train", questions([98, 99, 0, 1]))  # the first video has none either
+    data = {"allow": ["missing"], "batch_videos": 1, "batch_questions": 1, "collective": method != "avst"}
+    chosen = task(store, data=data, method=method)
+    for batch in chosen.batches(0, 0):
+        assert all(bool(value.isfinite()) for value in chosen.loss(batch).values())
+
+
 @pytest.mark.parametrize("method", ["coqo", "avst"])
 def test_standardised_features_train_and_their_scale_is_saved(root: Path, tmp_path: Path, method: str) -> None:
     data = {"standardise": True, "collective": method != "avst"}
