@@ -14,6 +14,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # the checkout is the pa
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from parsers.annotations import AnnotationError, read_annotations
 from trainers.cra.spans import Interval
@@ -105,6 +106,11 @@ def _interval(name: str) -> Interval:
     raise EvaluationError(f"--interval {name!r}: unknown; there is {', '.join(get_args(Interval))}")
 
 
+def _printable(text: str) -> Text:
+    """Names from files as they are: nothing in them is markup, and half a surrogate pair is spelled out."""
+    return Text(text.encode("utf-8", "backslashreplace").decode())
+
+
 def _show(report: Report) -> None:
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("%", no_wrap=True)
@@ -116,14 +122,14 @@ def _show(report: Report) -> None:
         *((f"({name})", rates) for name, rates in report.baselines.items()),
     ]
     for label, rates in lines:
-        table.add_row(label, *(f"{rates[name]:.1f}" for name in _COLUMNS), str(rates["n"]))
+        table.add_row(_printable(label), *(f"{rates[name]:.1f}" for name in _COLUMNS), str(rates["n"]))
     console.print(table)
     console.print("in brackets: the same answers with spans that need no model", markup=False)
     console.print("UF: right answers, Err: wrong answers with IoP below 0.5", markup=False)
     for what in ("missing_answers", "missing_spans", "zero_length", "reversed"):
         if keys := getattr(report, what):
             more = ", …" if len(keys) > 10 else ""
-            console.print(f"{what.replace('_', ' ')}: {len(keys)}: {', '.join(keys[:10])}{more}", markup=False)
+            console.print(_printable(f"{what.replace('_', ' ')}: {len(keys)}: {', '.join(keys[:10])}{more}"))
 
 
 @app.command()
@@ -152,12 +158,12 @@ def _show_avqa(report: avqa_metric.Report) -> None:
     for name in ("", "accuracy", "n"):
         table.add_column(name, justify="right" if name else "left")
     for label, rate in {**report.types, **report.groups, "all": report.overall}.items():
-        table.add_row(label, "–" if rate.accuracy is None else f"{rate.accuracy:.2f}", str(rate.n))
+        table.add_row(_printable(label), "–" if rate.accuracy is None else f"{rate.accuracy:.2f}", str(rate.n))
     console.print(table)
     for what in ("missing", "unknown", "repeated"):
         if keys := getattr(report, what):
             more = ", …" if len(keys) > 10 else ""
-            console.print(f"{what}: {len(keys)}: {', '.join(keys[:10])}{more}", markup=False)
+            console.print(_printable(f"{what}: {len(keys)}: {', '.join(keys[:10])}{more}"))
 
 
 if __name__ == "__main__":

@@ -80,3 +80,5 @@ def test_a_table_is_scored_as_the_trainer_scores_it_and_any_key_can_be_printed(t
     report = json.loads(done.stdout)
     assert report["overall"] == {"accuracy": 50.0, "n": 2}
     assert report["groups"]["Audio"]["accuracy"] == 100 and report["unknown"] == ["\ud800"]
+    shown = evaluate("--annotations", table, "--answers", predictions)
+    assert shown.returncode == 0 and r"unknown: 1: \ud800" in shown.stdout, shown.stderr

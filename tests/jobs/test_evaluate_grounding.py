@@ -111,6 +111,12 @@ def test_the_table_names_what_is_missing_and_shows_baselines(files: Files) -> No
         assert text in done.stdout
 
 
+def test_names_that_look_like_markup_are_shown_as_they_are(files: Files) -> None:
+    files.write("val.csv", CSV.replace("CW", "[/CW]"))
+    done = files.run()
+    assert done.exit_code == 0 and "[/CW]" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("file", "value", "says"),
     [
