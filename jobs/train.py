@@ -16,11 +16,14 @@ from typing import Annotated
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # the checkout is the package: nothing is installed
 
+import torch
 import typer
 
 import settings
 from stores import Store
 from stores.errors import StoreError
+from stores.manifest import newest_version
+from trainers.checkpoint import LAST
 from trainers.config import PRESETS
 from trainers.loop import SETTINGS
 from trainers.run import METHODS, Request, method, run
@@ -56,7 +59,9 @@ def main(
         folder = out or Path("out") / method_name
         begun = _version_of(folder) if version is None else None
         with Store.open(store, version or begun, lease=False) as opened:
-            pinned = opened.version
+            pinned, latest = opened.version, newest_version(store)
+        if begun is not None and begun != latest:
+            print(f"{folder}: begun on version {begun} of the store, and goes on with it", file=sys.stderr)
         request = Request(
             method=method_name,
             store=str(store.absolute()),
@@ -73,18 +78,22 @@ def main(
     except (settings.SettingsError, StoreError, TrainingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
+    except torch.OutOfMemoryError as error:
+        reason = str(error).splitlines()[0]
+        print(f"error: {reason} Make the batch smaller (data.batch…), or use loop.precision=bfloat16", file=sys.stderr)
+        raise typer.Exit(2) from None
     if os.environ.get("RANK", "0") == "0":  # under torchrun one rank speaks
         _show(summary, as_json)
     raise typer.Exit(summary["exit_code"])
 
 
 def _version_of(run: Path) -> int | None:
-    """The version of the store that a run was begun on; None where there is no run."""
+    """The version of the store that a run was begun on; None where there is nothing to go on with."""
+    if not (run / LAST).exists():
+        return None
     try:
         return int(json.loads((run / SETTINGS).read_text())["task"]["store_version"])
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise TrainingError(f"{run / SETTINGS}: not a run's settings; name another --out") from error
 
 

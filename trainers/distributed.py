@@ -12,7 +12,7 @@ from torch import distributed
 from trainers.task import TrainingError
 
 # Rank 0 validates alone while the others wait.
-_PATIENCE = datetime.timedelta(hours=6)
+PATIENCE = datetime.timedelta(hours=6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def join(device: str) -> Ranks:
     if world == 1 and not distributed.is_initialized():
         return Ranks(0, 1, chosen)
     if not distributed.is_initialized():
-        distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=_PATIENCE)
+        distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=PATIENCE)
     return Ranks(distributed.get_rank(), distributed.get_world_size(), chosen)
 
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import ray
 from ray.train import RunConfig, ScalingConfig, TrainingFailedError
-from ray.train.torch import TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer
 
 from settings.workers import runtime_environment
+from trainers.distributed import PATIENCE
 from trainers.run import RESULTS, Request, run
 from trainers.task import TrainingError
 
@@ -45,6 +46,7 @@ def launch(request: Request, workers: int, device: str) -> dict[str, Any]:
         trainer = TorchTrainer(
             _worker,
             train_loop_config=asdict(request),
+            torch_config=TorchConfig(timeout_s=int(PATIENCE.total_seconds())),
             scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus),
             run_config=RunConfig(name="reelstore", storage_path=str(Path(request.out).absolute() / "ray")),
         )
