@@ -13,6 +13,8 @@ import torch
 from stores.errors import StoreError
 from stores.store import Store
 
+_EMBED = "list its encoder under option_embeddings in the file of jobs/refresh.py, and run that"
+
 
 @dataclass(frozen=True, slots=True)
 class Questions:
@@ -122,9 +124,8 @@ def load_vectors(store: Store, texts: Sequence[str] | Sequence[Sequence[str]], e
     table = _embeddings(store, encoder)
     found = pc.index_in(pa.array(unique, pa.string()), value_set=table.column("text").combine_chunks())
     position = found.fill_null(-1).to_numpy()
-    _refuse(
-        store, "embedding of the text", [text for text, at in zip(unique, position, strict=True) if at < 0], "parse"
-    )
+    absent = [text for text, at in zip(unique, position, strict=True) if at < 0]
+    _refuse(store, "embedding of the text", absent, _EMBED)
     vectors = table.column("vector").combine_chunks().take(found)
     width = vectors.type.list_size
     flat = vectors.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
@@ -135,10 +136,15 @@ def load_vectors(store: Store, texts: Sequence[str] | Sequence[Sequence[str]], e
 
 
 def _embeddings(store: Store, encoder: str | None) -> pa.Table:
+    if "embeddings" not in store.tables:
+        raise StoreError(f"{store.path}: no embeddings of texts in version {store.version}; {_EMBED} first")
     parts = [part for part in store.parts("embeddings") if part.startswith(encoder or "")]
     if len(parts) != 1:
-        known = ", ".join(sorted(store.parts("embeddings"))) or "none"
-        raise StoreError(f"{store.path}: embeddings of which text encoder? (there is: {known}); name one with encoder=")
+        known = ", ".join(sorted(store.parts("embeddings")))
+        raise StoreError(
+            f"{store.path}: embeddings of which text encoder? (there is: {known}); name one with encoder= "
+            "(training: text.embeddings)"
+        )
     return store.table("embeddings", parts[0])
 
 

@@ -49,6 +49,12 @@ def build(settings: CraConfig, store: Store, ranks: Ranks) -> CraTask:
         for split in (data.train, data.val, *data.tests)
     }
     paraphrases = read_paraphrases(data.paraphrases) if data.paraphrases is not None else {}
+    if data.paraphrase and not paraphrases:
+        warnings.warn(
+            "no question is paraphrased: published CRA does so with train_gpt4_sub.json; name it as data.paraphrases, "
+            "or set data.paraphrase to 0",
+            stacklevel=2,
+        )
     torch.manual_seed(settings.loop.seed)
     text, encoder = _text(settings, store, datasets, paraphrases)
     scale = standardise(datasets[data.train], VIDEO) if data.standardise else None
@@ -58,7 +64,7 @@ def build(settings: CraConfig, store: Store, ranks: Ranks) -> CraTask:
 
 def _feature_dim(store: Store, dataset: QuestionDataset, settings: CraConfig) -> int:
     name = settings.data.feature
-    shape, _ = store.shape(name, dataset.videos[0])
+    shape, _ = store.shape(name, dataset.videos[dataset.first_present(VIDEO)])
     if len(shape) != 2 and not settings.data.pool:
         raise TrainingError(f"feature {name!r}: rows are {'×'.join(map(str, shape))}, not T×F; set data.pool to true")
     return shape[-1]
@@ -245,7 +251,8 @@ class _Collected:
             self.scores[key] = logits[row][: len(batch.options[row])]
             self.attention[key] = weights[row][frames].tolist()
             self.unsmoothed[key] = unsmoothed[row][frames].tolist()
-            self.times[video] = times[row][frames].tolist()
+            if video not in self.times:
+                self.times[video] = self._times(video, times[row], frames)
             duration = self._duration(video, float(batch.duration[row]))
             proposed = None if intervals is None else intervals[row]
             self.spans[key] = self._span(self.attention[key], self.times[video], duration, proposed)
@@ -286,6 +293,14 @@ class _Collected:
         else:
             start, end = spans.span(config.interval, weights, times, duration, config.published_spans)
         return start, end
+
+    def _times(self, video: str, true: Tensor, valid: Tensor) -> list[float]:
+        """Seconds of the valid frames, by the clock that the settings name."""
+        published = None
+        if self.config.evaluation.published_times and valid.any():
+            published = self.store.published_times(self.config.data.feature, video)
+        found: list[float] = (true if published is None else torch.tensor(published))[valid].tolist()
+        return found
 
     def _duration(self, video: str, annotated: float) -> float:
         """Seconds, as annotated or else as decoded."""

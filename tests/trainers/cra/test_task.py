@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from pipeline.embedding import EncoderConfig, embed, option_texts
 from stores import Store, layout
 from stores.commit import create_store
 from stores.errors import StoreError
@@ -85,7 +87,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def settings(**sections: dict[str, Any]) -> CraConfig:
     raw: dict[str, Any] = {
-        "data": {"dataset": "toy", "tests": [], "batch": 16, "distractors": 0.0},
+        "data": {"dataset": "toy", "tests": [], "batch": 16, "distractors": 0.0, "paraphrase": 0.0},
         "text": {"encoder": "words", "heads": 2},
         "model": {"dim": 16, "heads": 2, "layers": 1, "dropout": 0.1, "decoder_dropout": 0.1, "attention_dropout": 0.0},
         "loop": {"epochs": 2, "lr": 3e-3, "threads": 1},
@@ -298,10 +300,43 @@ def test_standardised_features_train_and_their_scale_is_saved(world: Path, tmp_p
 
 def test_questions_about_videos_without_a_row_are_left_out_where_that_is_allowed(tmp_path: Path) -> None:
     root = small_world(tmp_path / "missing")
-    put_questions(root, "toy", "train", [asked(number) for number in (0, 1, 2, 77)])
+    put_questions(root, "toy", "train", [asked(number) for number in (77, 0, 1, 2)])
     with pytest.raises(StoreError, match="allow: missing"):
         task_of(root, settings(**PLAIN))
     with pytest.warns(UserWarning, match="'train': 1 questions about 1 videos without a row are left out"):
         task = task_of(root, settings(**{**PLAIN, "data": {"batch": 3, "allow": ["missing"]}}))
     [batch] = task.batches(0, 0)
     assert len(batch.video) == 3 and bool(task.loss(batch)["total"].isfinite())
+
+
+def test_the_released_recipe_tells_spans_by_the_published_times(tmp_path: Path) -> None:
+    """Facts 9, 16: the published frame2time runs 1/6 s late; a store that has it keeps it beside the true times."""
+    root = tmp_path / "store"
+    create_store(root)
+    late = [replace(video(number), published_time_s=np.arange(STEPS) + 0.7) for number in range(6)]
+    commit_rows(root, late, feature="clip", spec=SPEC)
+    for split, numbers in (("train", range(4)), ("val", (4, 5))):
+        put_questions(root, "toy", split, [asked(number) for number in numbers])
+    for recipe, first in (("paper", 0.5), ("released", 0.7)):
+        config = settings(**PLAIN).model_dump(exclude_unset=True) | {"recipe": recipe}
+        task = task_of(root, CraConfig.model_validate(config))
+        assert evaluate(task, "val", task.config.loop, RANKS).predictions["times"]["v4"][0] == first
+
+
+def test_options_that_are_embedded_in_the_store(tmp_path: Path) -> None:
+    root = small_world(tmp_path / "stored")
+    with pytest.raises(StoreError, match=r"no embeddings of texts in version \d+; list its encoder under option_embed"):
+        task_of(root, settings(**PLAIN, text={"encoder": "stored"}))
+    with Store.open(root, lease=False) as store:
+        texts = option_texts(store.table("questions"))
+    embed(root, EncoderConfig(name="hashed").build(), texts)
+    task = task_of(root, settings(**PLAIN, text={"encoder": "stored"}))
+    assert bool(task.loss(next(iter(task.batches(0, 0))))["total"].isfinite())
+    with pytest.raises(ValueError, match="no embeddings of paraphrases"):
+        settings(data={"paraphrases": "p.json"}, text={"encoder": "stored"})
+
+
+def test_what_the_published_recipe_needs_and_lacks_is_said(tmp_path: Path) -> None:
+    root = small_world(tmp_path / "store")
+    with pytest.warns(UserWarning, match="no question is paraphrased: .* name it as data.paraphrases"):
+        task_of(root, settings(**{**PLAIN, "data": {"batch": 2, "paraphrase": 0.3}}))
