@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import time
 from dataclasses import dataclass
 
 import torch
@@ -67,6 +68,9 @@ def leave() -> None:
     """Leave the process group that :func:`join` joined."""
     if distributed.is_initialized():
         distributed.destroy_process_group()
+        # Gloo's threads outlive the group where DistributedDataParallel was used, and need the interpreter to let go of
+        # the last tensors that were reduced: a process that ended before they could would abort.
+        time.sleep(0.2)
 
 
 def _device(name: str, local_rank: int) -> torch.device:

@@ -122,8 +122,9 @@ class _Loop:
                 due = (epoch + 1) % self.config.validate_epochs == 0 or epoch + 1 == self.config.epochs
                 if due and not cut:
                     self._validate(epoch, journal)
+                stopping = cut or self.ranks.agree(bool(stop))
                 self._checkpoint()
-                if cut or self.ranks.agree(bool(stop)):
+                if stopping:
                     return self._outcome(stop[0] if stop else signal.SIGTERM)
         finally:
             if journal is not None:
