@@ -59,8 +59,9 @@ def main(
         folder = out or Path("out") / method_name
         begun = _version_of(folder) if version is None else None
         with Store.open(store, version or begun, lease=False) as opened:
-            pinned, latest = opened.version, newest_version(store)
-        if begun is not None and begun != latest:
+            pinned = opened.version
+        speaks = os.environ.get("RANK", "0") == "0"  # under torchrun one rank speaks
+        if speaks and begun is not None and begun != newest_version(store):
             print(f"{folder}: begun on version {begun} of the store, and goes on with it", file=sys.stderr)
         request = Request(
             method=method_name,
@@ -82,7 +83,7 @@ def main(
         reason = str(error).splitlines()[0]
         print(f"error: {reason} Make the batch smaller (data.batch…), or use loop.precision=bfloat16", file=sys.stderr)
         raise typer.Exit(2) from None
-    if os.environ.get("RANK", "0") == "0":  # under torchrun one rank speaks
+    if speaks:
         _show(summary, as_json)
     raise typer.Exit(summary["exit_code"])
 

@@ -118,7 +118,7 @@ def test_a_stop_commits_what_is_finished(
     while running.poll() is None and not any(receipts.rglob("*.json")):
         pass
     running.send_signal(signum)
-    _, errors = running.communicate(timeout=60)
+    _, errors = running.communicate(timeout=10)
     assert running.returncode == code, errors
     assert "run the same command again to go on" in errors
     stored = len(digests(store))

@@ -169,7 +169,7 @@ def _draw_options(axes: Axes, panel: Panel) -> None:
     bars = axes.barh(range(len(panel.options)), chances, color=colours)
     labels = [f"{'▸ ' if index == panel.prediction else ''}{text}" for index, text in enumerate(panel.options)]
     axes.set_yticks(range(len(panel.options)), labels, parse_math=False)  # a $ is a $
-    for name, index in zip(axes.get_yticklabels(), range(len(panel.options)), strict=True):
+    for index, name in enumerate(axes.get_yticklabels()):
         name.set_color(_TRUE if index == panel.answer else "black")  # a bar of no length has no colour
     axes.bar_label(bars, [f"{chance:.2f}" for chance in chances], padding=3, fontsize=8)
     axes.set_xlim(0, 1.1)
