@@ -85,7 +85,7 @@ def embedding(model: str, graphs: int, runs: int, threads: int) -> dict[str, flo
     import open_clip
     import torch
 
-    from extractors.text import build_text_encoder
+    from extractors.text.base import build_text_encoder
 
     encoder = build_text_encoder("clip", {"model": model, "weights": "random:0"})
     ours = encoder.load("cpu", threads)

@@ -33,8 +33,8 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.media.decode import decode
+from pipeline.media.sampling import Timeline, policy_from_spec
 from pipeline.media.types import AudioRequest, DecodeRequest, Frame, Header
-from pipeline.sampling import Timeline, policy_from_spec
 
 WIDTH, HEIGHT, FPS, GOP = 640, 360, 30, 250
 UNIFORM = {"policy": "uniform", "n": 32}

@@ -16,13 +16,13 @@ import torch
 from parsers.annotations.schema import QUESTIONS
 from stores import Store
 from stores.commit import Changes, commit, create_store, place_shard, write_spec, write_table
-from stores.legacy_export import export
+from stores.exchange.exporting import export
+from stores.format.mapped import empty_apart
+from stores.format.rows import Row
+from stores.format.shard import ShardWriter
 from stores.loading import View
 from stores.loading.buffers import Buffers
 from stores.loading.gather import FeatureRows
-from stores.mapped import empty_apart
-from stores.rows import Row
-from stores.shard import ShardWriter
 
 BY_ROW = "h5py by row, file kept open"
 

@@ -37,8 +37,8 @@ from extractors.base import Json, Model, OutputSpec
 from extractors.clip import Clip
 from extractors.swin import Swin
 from extractors.vggish import Vggish
-from pipeline.config import PRESETS, Config
-from pipeline.jobspec import feature_jobs
+from pipeline.extract.config import PRESETS, Config
+from pipeline.extract.features import ready_features
 from pipeline.media.supervisor import MediaProcess
 from pipeline.media.types import AudioRequest, DecodeRequest
 
@@ -98,9 +98,9 @@ def job(features: Mapping[str, Any]) -> Config:
 
 def decode_cpu(videos: list[Path], config: Config) -> float:
     """CPU seconds of a child that decodes what the features want of each video, its start included."""
-    jobs = feature_jobs(config)
-    policies = {json.dumps(each.policy.spec(), sort_keys=True) for each in jobs if each.extractor.input == "frames"}
-    audio = AudioRequest() if any(each.extractor.input == "audio" for each in jobs) else None
+    features = ready_features(config).values()
+    policies = {json.dumps(f.policy.spec(), sort_keys=True) for f in features if f.extractor.input == "frames"}
+    audio = AudioRequest() if any(f.extractor.input == "audio" for f in features) else None
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with MediaProcess() as media:
         for path in videos:

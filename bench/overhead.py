@@ -31,11 +31,10 @@ from rich.table import Table
 
 from bench.decode import make_clip
 from examples.clips import write_clip
-from pipeline.config import Config, load_config
+from pipeline.extract import Config, ExtractRequest, PlanOptions, extract, load_config
 from pipeline.media.decode import decode
 from pipeline.media.types import DecodeRequest
-from pipeline.report import Reporter
-from pipeline.run import Request, run
+from pipeline.shared import ExecutorName, Terminal
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = """
@@ -63,14 +62,14 @@ def bare_loop(paths: Sequence[Path]) -> float:
     return time.perf_counter() - started
 
 
-def whole_job(videos: Path, store: Path, config: Config, executor: str, limit: int | None = None) -> float:
+def whole_job(videos: Path, store: Path, config: Config, executor: ExecutorName, limit: int | None = None) -> float:
     """Wall seconds of a job in this process."""
-    from pipeline.plan import Options
-
-    request = Request(str(videos), str(store), config, executor, options=Options(limit=limit))  # type: ignore[arg-type]
+    request = ExtractRequest(
+        source=str(videos), store=str(store), config=config, executor=executor, options=PlanOptions(limit=limit)
+    )
     started = time.perf_counter()
-    result = run(request, Reporter(Console(quiet=True, stderr=True)))
-    assert result.exit_code == 0, result.summary["failures"][:1]
+    result = extract(request, Terminal(quiet=True))
+    assert not result.incomplete, result.summary()["failures"][:1]
     return time.perf_counter() - started
 
 

@@ -24,15 +24,15 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.config import load_config
-from pipeline.jobspec import feature_jobs
-from pipeline.keys import cache_key
-from pipeline.plan import make_plan
-from pipeline.sources import read_source
+from pipeline.extract.config import load_config
+from pipeline.extract.features import ready_features
+from pipeline.extract.identity import cache_key
+from pipeline.extract.plan import make_plan
+from pipeline.extract.sources import read_source
 from stores.commit import Changes, commit, create_store, place_shard, write_spec
-from stores.manifest import load
-from stores.rows import Row
-from stores.shard import ShardWriter
+from stores.format.manifest import load
+from stores.format.rows import Row
+from stores.format.shard import ShardWriter
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = "features:\n  rgb: {extractor: rgb_grid, grid: 1, sampling: {policy: uniform, n: 1}}\n"
@@ -49,15 +49,15 @@ def fill(folder: Path, files: int) -> tuple[Path, Path, Path]:
             path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"{index}\n")
     create_store(store)
-    (job,) = feature_jobs(load_config(file=config))
-    write_spec(store, job.spec)
-    plan = make_plan(store, load(store), read_source(str(videos)), [job])
-    commit(store, Changes(sources=plan.sources, current={job.name: job.spec_digest}))
+    (feature,) = ready_features(load_config(file=config)).values()
+    write_spec(store, feature.spec)
+    plan = make_plan(store, load(store), read_source(str(videos)), [feature])
+    commit(store, Changes(sources=plan.sources, current={feature.name: feature.spec_digest}))
     step = np.zeros((1, 3), np.float16)
     for start in range(0, len(plan.units), ROWS_PER_SHARD):
-        writer = ShardWriter(store, job.name, job.spec_digest, {"device_type": "cpu"})
+        writer = ShardWriter(store, feature.name, feature.spec_digest, {"device_type": "cpu"})
         for unit in plan.units[start : start + ROWS_PER_SHARD]:
-            cache = cache_key(unit.content or "", None, None, job.spec_digest)
+            cache = cache_key(unit.content or "", None, None, feature.spec_digest)
             writer.add(Row(unit.keys[0], cache, step, np.zeros(1), np.ones(1, bool), 1.0))
         receipt = writer.finish()
         commit(store, Changes(placed=place_shard(store, receipt), shards=[receipt]))

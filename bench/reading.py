@@ -56,7 +56,7 @@ from bench.layouts import (
 )
 from bench.residency import make_cold, resident_pages
 from stores import Store
-from stores.legacy_export import export
+from stores.exchange.exporting import export
 from stores.loading import QuestionDataset, VideoDataset, View, identity, read_ahead
 from stores.loading.buffers import Buffers
 from stores.loading.gather import FeatureRows

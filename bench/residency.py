@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stores.mapped import map_file
+from stores.format.mapped import map_file
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)

@@ -28,10 +28,10 @@ from rich.table import Table
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from stores import durable, layout
 from stores.commit import Changes, Placed, commit, create_store, place_shard, write_spec
-from stores.rows import Receipt, Row
-from stores.shard import ShardWriter
+from stores.format import durable, layout
+from stores.format.rows import Receipt, Row
+from stores.format.shard import ShardWriter
 
 SPEC = {"name": "bench", "steps": 32, "step_shape": [768], "dtype": "float16"}
 WINDOW = 1000
@@ -71,7 +71,7 @@ def receipt(spec: str, number: int) -> Receipt:
 
 
 def placed(made: Receipt, key: str) -> Placed:
-    return Placed("bench", made.spec, key, made.id, 0, hashlib.sha256(key.encode()).digest())
+    return Placed("bench", made.spec_digest, key, made.id, 0, hashlib.sha256(key.encode()).digest())
 
 
 def count_bytes() -> Callable[[], int]:

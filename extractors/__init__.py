@@ -5,7 +5,7 @@ open_clip nor timm: planning and decoding never pay for them. Only `load()` does
 """
 
 from extractors.base import Extractor, ExtractorError, Model, ModelOutputError, OutputSpec, WeightsError
-from extractors.batching import MicroBatcher
+from extractors.batching import MicroBatcher, is_out_of_memory
 from extractors.registry import build, names
 
 __all__ = [
@@ -17,5 +17,6 @@ __all__ = [
     "OutputSpec",
     "WeightsError",
     "build",
+    "is_out_of_memory",
     "names",
 ]

@@ -8,46 +8,40 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-import warnings
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])  # the checkout is the package: nothing is installed
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # the checkout: only the reader is ever installed
 
 import typer
 
 import settings
 from examples.toyworld.make import build, write, write_video
 from examples.toyworld.world import World
-from pipeline.errors import UsageError
+from jobs._cli import Command, job
 from pipeline.refresh import RefreshResult, load_dataset, refresh
-from pipeline.report import Reporter
+from pipeline.shared import Terminal
 from stores import Store
-from stores.errors import StoreError
-from stores.verify import verify
+from stores.upkeep import verify
 from trainers.config import PRESETS
 from trainers.panels.of_run import draw, open_run
 from trainers.run import Request, method, run
-from trainers.task import TrainingError
 
+app = job(None)
 say = partial(print, flush=True)  # in step with the progress on stderr
 
 
-def demo(
+@app.command(cls=Command, help=__doc__)
+def main(
     out: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("out/demo"),
     videos: Annotated[int, typer.Option(min=44, help="Videos of the world.")] = 600,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of both trainings (default: the presets').")] = None,
 ) -> None:
-    warnings.showwarning = lambda message, *where, **more: print(f"warning: {message}", file=sys.stderr)
     started = time.perf_counter()
-    try:
-        store, computed = _stores(out, videos)
-        runs = {name: _train(name, store, out, epochs) for name in ("cra", "coqo")}
-        panels = [_panel(out, name) for name in runs]
-    except (UsageError, StoreError, TrainingError, settings.SettingsError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(2) from None
+    store, computed = _stores(out, videos)
+    runs = {name: _train(name, store, out, epochs) for name in ("cra", "coqo")}
+    panels = [_panel(out, name) for name in runs]
     sound = verify(store, deep=True)
     _conclude(out, store, computed, runs, panels, len(sound.problems), time.perf_counter() - started)
     if sound.problems or computed[1:] != [0, 4]:
@@ -65,25 +59,27 @@ def _stores(out: Path, videos: int) -> tuple[Path, list[int]]:
     say("   and one file that only claims to be a video.")
     dataset = load_dataset(out / "dataset.yaml")
     say("\n2. Refresh the store: decode once, four features, questions, graphs, dictionaries.")
-    first = refresh(dataset, "local", allow_failures=True)
+    first = refresh(dataset, "local")
     say("\n3. Refresh again: nothing changed, nothing is computed.")
-    second = refresh(dataset, "local", allow_failures=True, reporter=Reporter(quiet=True))
+    second = refresh(dataset, "local", terminal=Terminal(quiet=True))
     say("\n4. Another take of one video, and refresh: its four rows, and the dictionary that has it as a member.")
     retaken = made.scenes[0].key
     write_video(build(World(1).resized(44)).scenes[0], out / "videos" / f"{retaken}.mp4")
-    third = refresh(dataset, "local", allow_failures=True, reporter=Reporter(quiet=True))
+    third = refresh(dataset, "local", terminal=Terminal(quiet=True))
     for number, result in enumerate((second, third), 3):
         say(f"   step {number}: {_computed(result)} rows computed, dictionaries made: {_made(result)}")
     return Path(dataset.store), [_computed(result) for result in (first, second, third)]
 
 
 def _computed(result: RefreshResult) -> int:
-    count: int = result.summary["videos"]["computed"]
+    count: int = result.summary()["videos"]["computed"]
     return count
 
 
 def _made(result: RefreshResult) -> str:
-    stages = [name for name, summary in result.summary.items() if name.startswith("dictionary") and summary["computed"]]
+    stages = [
+        name for name, summary in result.summary().items() if name.startswith("dictionary") and summary["computed"]
+    ]
     return ", ".join(stages) or "none"
 
 
@@ -135,4 +131,4 @@ def _conclude(
 
 
 if __name__ == "__main__":
-    typer.run(demo)
+    app()

@@ -9,35 +9,32 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])  # the checkout is the package: nothing is installed
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # the checkout: only the reader is ever installed
 
 import typer
 
-from stores.errors import StoreError
-from trainers.panels.of_run import draw, open_run
-from trainers.task import TrainingError
+from jobs._cli import Command, job
+from trainers.errors import TrainingError
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = job(None)
 
 
-@app.command(help=__doc__)
+@app.command(cls=Command, help=__doc__)
 def main(
     run: Annotated[Path, typer.Argument(help="Folder of a run of jobs/train.py.")],
     question: Annotated[str, typer.Argument(help="The question's id, as in the questions table.")],
     out: Annotated[Path, typer.Option(help="A .png or .html file.")] = Path("panel.png"),
     video: Annotated[Path | None, typer.Option(help="The video's file, for its frames and sound.")] = None,
 ) -> None:
-    try:
-        if out.suffix not in (".png", ".html"):
-            raise TrainingError(f"--out {out}: must end in .png or .html")
-        image, page = draw(open_run(run), question, video)
-        if out.suffix == ".png":
-            out.write_bytes(image)
-        else:
-            out.write_text(page, encoding="utf-8")
-    except (TrainingError, StoreError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(2) from None
+    if out.suffix not in (".png", ".html"):
+        raise TrainingError(f"--out {out}: must end in .png or .html")
+    from trainers.panels.of_run import draw, open_run  # only here: torch takes seconds to import
+
+    image, page = draw(open_run(run), question, video)
+    if out.suffix == ".png":
+        out.write_bytes(image)
+    else:
+        out.write_text(page, encoding="utf-8")
     print(out)
 
 

@@ -5,49 +5,34 @@ python jobs/refresh.py DATASET.yaml
 
 from __future__ import annotations
 
-import json
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])  # the checkout is the package: nothing is installed
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # the checkout: only the reader is ever installed
 
 import typer
 
-from pipeline.errors import UsageError
+from jobs._cli import AllowFailures, AsJson, Executor, Overrides, PlanOnly, StageCommand, emit, exit_code, job
 from pipeline.refresh import load_dataset, refresh
-from settings import SettingsError
-from stores.errors import StoreError
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = job(None)
 
 
-class Executor(StrEnum):
-    AUTO = "auto"
-    LOCAL = "local"
-    RAY = "ray"
-
-
-@app.command(help=__doc__)
+@app.command(cls=StageCommand, help=__doc__)
 def main(
     dataset: Annotated[Path, typer.Argument(help="The dataset file; its relative paths count from its folder.")],
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override one value; repeatable.")
-    ] = None,
-    executor: Annotated[Executor, typer.Option(help="auto: ray in a submitted Ray job, else local.")] = Executor.AUTO,
-    plan: Annotated[bool, typer.Option("--plan", help="Print what would be done; do nothing.")] = False,
-    allow_failures: Annotated[bool, typer.Option("--allow-failures", help="Exit 0 even if rows are missing.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summaries as one JSON object on stdout.")] = False,
+    set_: Overrides = None,
+    executor: Executor = "auto",
+    plan: PlanOnly = False,
+    allow_failures: AllowFailures = False,
+    as_json: AsJson = False,
 ) -> None:
-    try:
-        result = refresh(load_dataset(dataset, set_ or ()), executor.value, plan, allow_failures)
-    except (SettingsError, UsageError, StoreError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(2) from None
+    result = refresh(load_dataset(dataset, set_ or ()), executor, plan)
+    code = exit_code(result, allow_failures)
     if as_json:
-        print(json.dumps({"exit_code": result.exit_code, "stages": result.summary}))
-    raise typer.Exit(result.exit_code)
+        emit({"exit_code": code, "stages": result.summary()})
+    raise typer.Exit(code)
 
 
 if __name__ == "__main__":

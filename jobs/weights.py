@@ -1,37 +1,40 @@
 """Bring a preset's weights to a machine without network: `fetch` where there is one, `verify` where there is none.
 
 python jobs/weights.py fetch cra-nextgqa --dir weights
+
 python jobs/weights.py verify cra-nextgqa --dir weights
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # the checkout: only the reader is ever installed
 
 import typer
 
-from extractors.base import ExtractorError
-from pipeline.config import Config, load_config
-from pipeline.errors import ConfigError
+from extractors import Extractor, ExtractorError
+from jobs._cli import Command, job
+from pipeline.extract import load_config
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
-Preset = Annotated[str, typer.Argument(metavar="PRESET", help="Name of a preset, e.g. cra-nextgqa.")]
-Directory = Annotated[Path, typer.Option("--dir", help="Directory of the weights and their weights.json.")]
+app = job(__doc__)
+Preset = Annotated[str, typer.Argument(metavar="PRESET", help="Name of a preset, such as cra-nextgqa.")]
+Directory = Annotated[
+    Path, typer.Option("--dir", help="Directory of the weights and their weights.json.", show_default=False)
+]
 
 
-@app.command()
+@app.command(cls=Command)
 def fetch(preset: Preset, directory: Directory) -> None:
     """Download the hub weights of a preset as safetensors and list them in DIR/weights.json."""
     some = False
-    for name, feature in _config(preset).features.items():
-        try:
-            fetched = feature.build().fetch(directory)
-        except ExtractorError as error:
-            _fail(f"features.{name}: {error}")
+    for name, extractor in _extractors(preset):
+        with _named(name):
+            fetched = extractor.fetch(directory)
         if fetched is not None:
             some = True
             path = (directory / fetched.file).resolve()
@@ -41,15 +44,13 @@ def fetch(preset: Preset, directory: Directory) -> None:
         print(f"preset {preset}: nothing to fetch")
 
 
-@app.command()
+@app.command(cls=Command)
 def verify(preset: Preset, directory: Directory) -> None:
     """Check digests against DIR/weights.json and load every file strictly."""
     some = False
-    for name, feature in _config(preset).features.items():
-        try:
-            verified = feature.build().verify(directory)
-        except ExtractorError as error:
-            _fail(f"features.{name}: {error}")
+    for name, extractor in _extractors(preset):
+        with _named(name):
+            verified = extractor.verify(directory)
         if verified is not None:
             some = True
             print(f"{name}: {verified.file} is intact and fits {verified.model}")
@@ -57,16 +58,18 @@ def verify(preset: Preset, directory: Directory) -> None:
         print(f"preset {preset}: nothing to verify")
 
 
-def _config(preset: str) -> Config:
+def _extractors(preset: str) -> Iterator[tuple[str, Extractor]]:
+    for name, feature in load_config(preset=preset).features.items():
+        yield name, feature.build()
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Say which feature an error is about."""
     try:
-        return load_config(preset=preset)
-    except ConfigError as error:
-        _fail(str(error))
-
-
-def _fail(message: str) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
-    raise SystemExit(2)
+        yield
+    except ExtractorError as error:
+        raise ExtractorError(f"features.{name}: {error}") from error
 
 
 if __name__ == "__main__":

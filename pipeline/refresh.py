@@ -5,32 +5,27 @@ Each stage plans for itself and computes only what changed, so a refresh of an u
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 import settings
-from pipeline.clustering import ClusterConfig, ClusterRequest, cluster
-from pipeline.config import load_config
-from pipeline.embedding import EncoderConfig, embed, option_texts
-from pipeline.errors import UsageError
-from pipeline.parsing import ParseRequest, run_parse
-from pipeline.parsing_config import ParseConfig
-from pipeline.report import Reporter
-from pipeline.run import ExecutorName, Request, run
+from pipeline.cluster import ClusterConfig, ClusterRequest, EncoderConfig, cluster, embed, option_texts
+from pipeline.extract import ExtractRequest, extract, load_config
+from pipeline.parse import ParseConfig, ParseRequest, parse
+from pipeline.shared import ExecutorName, StageRequest, StageResult, Terminal, UsageError
+from settings import Section
 from stores import Store
+from stores.describe import DictionaryKind
 from stores.errors import StoreError
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class VideoStage(_Section):
-    """What ``jobs/extract.py`` is told; ``set`` holds its ``a.b=c`` overrides."""
+class VideoStage(Section):
+    """The arguments of ``jobs/extract.py``; ``set`` holds its ``a.b=c`` overrides."""
 
     source: str
     preset: str | None = None
@@ -38,8 +33,8 @@ class VideoStage(_Section):
     set: tuple[str, ...] = ()
 
 
-class AnnotationStage(_Section):
-    """What ``jobs/parse.py`` is told of one file."""
+class AnnotationStage(Section):
+    """The arguments of ``jobs/parse.py`` for one file."""
 
     path: str
     format: Literal["nextgqa", "star", "music_avqa", "table"]
@@ -48,17 +43,17 @@ class AnnotationStage(_Section):
     graphs: bool = True
 
 
-class DictionaryStage(_Section):
-    """What ``jobs/cluster.py`` is told of one dictionary."""
+class DictionaryStage(Section):
+    """The arguments of ``jobs/cluster.py`` for one dictionary."""
 
-    kind: Literal["linguistic", "visual"]
+    kind: DictionaryKind
     feature: str | None = None
     dataset: str | None = None
     split: str = "train"
     settings: ClusterConfig = ClusterConfig()
 
 
-class Dataset(_Section):
+class Dataset(Section):
     """One dataset: where its videos and questions are, and what is made of them. Paths are relative to the file."""
 
     store: str
@@ -69,12 +64,47 @@ class Dataset(_Section):
     dictionaries: tuple[DictionaryStage, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class RefreshResult:
-    """``exit_code`` as of a single job; ``summary`` maps stages to theirs."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefreshResult(StageResult):
+    """How a refresh ended: the result of each stage, by its name, in the order in which they ran."""
 
-    exit_code: int
-    summary: dict[str, Any]
+    stages: Mapping[str, StageResult] = field(default_factory=dict)
+
+    @property
+    def incomplete(self) -> bool:
+        return any(stage.incomplete for stage in self.stages.values())
+
+    def summary(self) -> dict[str, Any]:
+        return {name: stage.summary() for name, stage in self.stages.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedResult(StageResult):
+    """How embedding the questions' options ended: how many texts there are, and the spec of their encoder."""
+
+    texts: int
+    encoder: Mapping[str, Any]
+
+    @property
+    def incomplete(self) -> bool:
+        return False
+
+    def summary(self) -> dict[str, Any]:
+        return {"texts": self.texts, "encoder": dict(self.encoder)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaitingResult(StageResult):
+    """A stage that cannot be planned before the stages that it needs have run."""
+
+    reason: str
+
+    @property
+    def incomplete(self) -> bool:
+        return False
+
+    def summary(self) -> dict[str, Any]:
+        return {"waits": self.reason}
 
 
 def load_dataset(path: Path, overrides: Sequence[str] = ()) -> Dataset:
@@ -86,8 +116,8 @@ def load_dataset(path: Path, overrides: Sequence[str] = ()) -> Dataset:
         With one line that names the file and the key.
     """
     raw = settings.read_yaml(path, str(path))
-    for each in overrides:
-        settings.override(raw, each)
+    for assignment in overrides:
+        settings.override(raw, assignment)
     dataset = settings.validate(Dataset, raw, str(path))
     folder = path.absolute().parent
     videos = dataset.videos and dataset.videos.model_copy(
@@ -96,7 +126,9 @@ def load_dataset(path: Path, overrides: Sequence[str] = ()) -> Dataset:
             "config": dataset.videos.config and folder / dataset.videos.config,
         }
     )
-    annotations = tuple(each.model_copy(update={"path": _from(folder, each.path)}) for each in dataset.annotations)
+    annotations = tuple(
+        annotation.model_copy(update={"path": _from(folder, annotation.path)}) for annotation in dataset.annotations
+    )
     stanza, conllu = dataset.parse.stanza, dataset.parse.conllu
     parse = dataset.parse.model_copy(
         update={
@@ -116,103 +148,105 @@ def refresh(
     dataset: Dataset,
     executor: ExecutorName = "auto",
     plan_only: bool = False,
-    allow_failures: bool = False,
-    reporter: Reporter | None = None,
+    terminal: Terminal | None = None,
 ) -> RefreshResult:
     """Run every stage in order. A stage that leaves rows missing does not stop the next; a signal stops all.
 
     Raises
     ------
-    UsageError, StoreError
-        For anything that a user must change first.
+    UsageError, StoreError, OSError
+        If the user must change something first.
     """
-    reporter = reporter or Reporter()
-    code, summary = 0, dict[str, Any]()
-    for name, (stage_code, stage_summary) in _stages(dataset, executor, plan_only, allow_failures, reporter):
-        summary[name] = stage_summary
-        if stage_code > 128:
-            return RefreshResult(stage_code, summary)
-        code = max(code, stage_code)
-    return RefreshResult(code, summary)
-
-
-_Outcome = tuple[int, Mapping[str, Any]]
+    stages: dict[str, StageResult] = {}
+    shown = terminal or Terminal()
+    for name, result in _stages(dataset, executor, plan_only, shown):
+        stages[name] = result
+        if result.stopped_by is not None:
+            return RefreshResult(stages=stages, stopped_by=result.stopped_by)
+    return RefreshResult(stages=stages)
 
 
 def _stages(
-    dataset: Dataset, executor: ExecutorName, plan_only: bool, allow_failures: bool, reporter: Reporter
-) -> Iterator[tuple[str, _Outcome]]:
-    videos = dataset.videos
-    if videos is not None:
-        reporter.line(f"videos: {videos.source}")
-        config = load_config(videos.preset, videos.config, videos.set)
-        request = Request(videos.source, dataset.store, config, executor, plan_only, allow_failures)
-        done = run(request, reporter)
-        yield "videos", (done.exit_code, done.summary)
+    dataset: Dataset, executor: ExecutorName, plan_only: bool, terminal: Terminal
+) -> Iterator[tuple[str, StageResult]]:
+    asked = StageRequest(store=dataset.store, executor=executor, plan_only=plan_only)
+    if dataset.videos is not None:
+        terminal.line(f"videos: {dataset.videos.source}")
+        yield "videos", _extract(dataset.videos, asked, terminal)
     for annotation in dataset.annotations:
-        reporter.line(f"questions: {annotation.path} ({annotation.format}, {annotation.split})")
-        parsed = run_parse(
-            ParseRequest(
-                annotations=annotation.path,
-                format=annotation.format,
-                split=annotation.split,
-                store=dataset.store,
-                config=dataset.parse if annotation.graphs else _without_graphs(dataset.parse),
-                dataset=annotation.dataset,
-                executor=executor,
-                plan_only=plan_only,
-                allow_failures=allow_failures,
-            ),
-            reporter,
-        )
+        terminal.line(f"questions: {annotation.path} ({annotation.format}, {annotation.split})")
         name = f"questions {annotation.dataset or annotation.format}/{annotation.split}"
-        yield name, (parsed.exit_code, parsed.summary)
+        yield name, _parse(annotation, dataset.parse, asked, terminal)
     for encoder in dataset.option_embeddings:
-        reporter.line(f"option embeddings: {encoder.name}")
-        yield f"option embeddings {encoder.name}", _waiting(plan_only, reporter, _embed, dataset, encoder, plan_only)
+        terminal.line(f"option embeddings: {encoder.name}")
+        yield f"option embeddings {encoder.name}", _or_waiting(partial(_embed, encoder, asked), plan_only, terminal)
     for stage in dataset.dictionaries:
-        reporter.line(f"dictionary: {stage.kind}")
-        outcome = _waiting(plan_only, reporter, _cluster, dataset, stage, plan_only, allow_failures, reporter)
-        yield f"dictionary {stage.kind}", outcome
+        terminal.line(f"dictionary: {stage.kind}")
+        yield f"dictionary {stage.kind}", _or_waiting(partial(_cluster, stage, asked, terminal), plan_only, terminal)
 
 
-def _without_graphs(config: ParseConfig) -> ParseConfig:
-    return config.model_copy(update={"graph": config.graph.model_copy(update={"enabled": False})})
+def _extract(stage: VideoStage, asked: StageRequest, terminal: Terminal) -> StageResult:
+    config = load_config(stage.preset, stage.config, stage.set)
+    return extract(
+        ExtractRequest(
+            store=asked.store,
+            executor=asked.executor,
+            plan_only=asked.plan_only,
+            source=stage.source,
+            config=config,
+        ),
+        terminal,
+    )
 
 
-def _waiting(plan_only: bool, reporter: Reporter, stage: Any, *arguments: Any) -> _Outcome:
-    """Run a stage; a plan may find that what it works on is not there yet."""
+def _parse(stage: AnnotationStage, config: ParseConfig, asked: StageRequest, terminal: Terminal) -> StageResult:
+    without_graphs = config.model_copy(update={"graph": config.graph.model_copy(update={"enabled": False})})
+    return parse(
+        ParseRequest(
+            store=asked.store,
+            executor=asked.executor,
+            plan_only=asked.plan_only,
+            annotations=stage.path,
+            format=stage.format,
+            split=stage.split,
+            config=config if stage.graphs else without_graphs,
+            dataset=stage.dataset,
+        ),
+        terminal,
+    )
+
+
+def _or_waiting(stage: Callable[[], StageResult], plan_only: bool, terminal: Terminal) -> StageResult:
+    """Run a stage; where only a plan is asked for, what it works on may not be there yet."""
     try:
-        outcome: _Outcome = stage(*arguments)
+        return stage()
     except (UsageError, StoreError) as error:
         if not plan_only:
             raise
-        reporter.line(f"waits for the stages before it: {error}")
-        return 0, {"waits": str(error)}
-    return outcome
+        terminal.line(f"not planned yet; it needs the stages before it to have run: {error}")
+        return WaitingResult(reason=str(error))
 
 
-def _embed(dataset: Dataset, config: EncoderConfig, plan_only: bool) -> _Outcome:
+def _embed(config: EncoderConfig, asked: StageRequest) -> StageResult:
     encoder = config.build()
-    with Store.open(dataset.store, lease=False) as store:
+    with Store.open(asked.store, lease=False) as store:
         texts = option_texts(store.table("questions"))
-    if not plan_only:
-        embed(Path(dataset.store), encoder, texts)
-    return 0, {"texts": len(texts), "encoder": encoder.spec()}
+    if not asked.plan_only:
+        embed(Path(asked.store), encoder, texts)
+    return EmbedResult(texts=len(texts), encoder=encoder.spec())
 
 
-def _cluster(
-    dataset: Dataset, stage: DictionaryStage, plan_only: bool, allow_failures: bool, reporter: Reporter
-) -> _Outcome:
-    request = ClusterRequest(
-        store=dataset.store,
-        kind=stage.kind,
-        config=stage.settings,
-        feature=stage.feature,
-        dataset=stage.dataset,
-        split=stage.split,
-        plan_only=plan_only,
-        allow_failures=allow_failures,
+def _cluster(stage: DictionaryStage, asked: StageRequest, terminal: Terminal) -> StageResult:
+    return cluster(
+        ClusterRequest(
+            store=asked.store,
+            executor=asked.executor,
+            plan_only=asked.plan_only,
+            kind=stage.kind,
+            config=stage.settings,
+            feature=stage.feature,
+            dataset=stage.dataset,
+            split=stage.split,
+        ),
+        terminal,
     )
-    done = cluster(request, reporter)
-    return done.exit_code, done.summary

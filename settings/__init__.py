@@ -11,9 +11,15 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 _Model = TypeVar("_Model", bound=BaseModel)
+
+
+class Section(BaseModel):
+    """A group of settings: frozen, and an unknown key in it is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class SettingsError(Exception):

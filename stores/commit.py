@@ -12,9 +12,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stores import durable, layout, schemas, segments
-from stores.errors import StoreError, StoreFormatError, StoreNotFoundError
-from stores.manifest import (
+from .errors import StoreError, StoreFormatError, StoreNotFoundError
+from .format import durable, layout, schemas, segments
+from .format.manifest import (
     FeatureEntry,
     Manifest,
     SpecEntry,
@@ -25,9 +25,9 @@ from stores.manifest import (
     now,
     publish,
 )
-from stores.rows import Receipt
-from stores.segments import SegmentLog
-from stores.shard import ShardReader, read_spec
+from .format.rows import Receipt
+from .format.segments import SegmentLog
+from .format.shard import ShardReader, read_spec
 
 _FRESH_SECONDS = 24 * 3600.0
 
@@ -40,7 +40,7 @@ class Placed:
     """
 
     feature: str
-    spec: str
+    spec_digest: str
     key: str
     shard: str
     row: int
@@ -54,8 +54,8 @@ class Failure:
 
     video_id: str
     feature: str
-    spec: str
-    kind: str
+    spec_digest: str
+    failure_class: str
     permanent: bool
     message: str
     uri: str
@@ -67,14 +67,20 @@ class Failure:
         return {
             "video_id": self.video_id,
             "feature": self.feature,
-            "spec": self.spec,
-            "class": self.kind,
+            "spec": self.spec_digest,
+            "class": self.failure_class,
             "permanent": self.permanent,
             "attempts": self.attempts,
             "message": _printable(self.message),
             "uri": _printable(self.uri),
             "content_id": self.content_id,
         }
+
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any]) -> Failure:
+        """Rebuild a failure from its row of the failures table."""
+        names = ("video_id", "feature", "spec", "class", "permanent", "message", "uri", "content_id", "attempts")
+        return cls(*(record[name] for name in names))
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,14 +205,14 @@ def place_shard(root: Path, receipt: Receipt, aliases: Mapping[str, Sequence[str
 
     ``aliases`` maps a key of the shard to further video keys with the same bytes and clip bounds.
     """
-    path = layout.feature_directory(root, receipt.feature, receipt.spec) / f"{receipt.id}.h5"
+    path = layout.feature_directory(root, receipt.feature, receipt.spec_digest) / f"{receipt.id}.h5"
     reader = ShardReader(path, receipt, check_header=False)
     placed = []
     for row in range(receipt.rows):
         key = reader.key(row)
         cache_key = reader.cache_key(row)
         names = [key, *(aliases or {}).get(key, ())]
-        placed += [Placed(receipt.feature, receipt.spec, name, receipt.id, row, cache_key) for name in names]
+        placed += [Placed(receipt.feature, receipt.spec_digest, name, receipt.id, row, cache_key) for name in names]
     reader.close()
     return placed
 
@@ -225,11 +231,11 @@ def commit(root: Path, changes: Changes) -> Manifest:
         settled = set(changes.settled)
         groups = _grouped(changes.placed)
         for receipt in changes.spent:
-            groups.setdefault((receipt.feature, receipt.spec), [])
+            groups.setdefault((receipt.feature, receipt.spec_digest), [])
         for (feature, spec), placed in groups.items():
             entry = features.get(feature) or FeatureEntry(current=spec, specs={})
             before = entry.specs.get(spec, SpecEntry())
-            spent = [receipt for receipt in changes.spent if (receipt.feature, receipt.spec) == (feature, spec)]
+            spent = [receipt for receipt in changes.spent if (receipt.feature, receipt.spec_digest) == (feature, spec)]
             after = _with_rows(root, before, placed, changes.shards, spent, changes.replace)
             settled.update((feature, spec, row.key) for row in placed)
             if after is not before:
@@ -258,7 +264,7 @@ def _if_changed(latest: Manifest, **update: Any) -> Manifest | None:
 def _grouped(placed: Iterable[Placed]) -> dict[tuple[str, str], list[Placed]]:
     groups: dict[tuple[str, str], list[Placed]] = {}
     for row in placed:
-        groups.setdefault((row.feature, row.spec), []).append(row)
+        groups.setdefault((row.feature, row.spec_digest), []).append(row)
     return groups
 
 
@@ -334,7 +340,7 @@ def _with_rows(
 
 
 def _exists(root: Path, row: Placed, shard: bytes, known_shards: SegmentLog) -> bool:
-    path = layout.feature_directory(root, row.feature, row.spec) / f"{shard.hex()}.h5"
+    path = layout.feature_directory(root, row.feature, row.spec_digest) / f"{shard.hex()}.h5"
     return known_shards.get(shard) is not None and path.exists()
 
 
@@ -386,7 +392,7 @@ def _with_failures(
                 records[key] = {**present, "removed": True}
     for failure in failures:
         layout.check_key(failure.video_id)
-        key = schemas.failure_key(failure.feature, failure.spec, failure.video_id)
+        key = schemas.failure_key(failure.feature, failure.spec_digest, failure.video_id)
         records[key] = {"key": key, **failure.record(), "removed": False}
     changed = [record for key, record in records.items() if log.get(key) != record]
     table = pa.Table.from_pylist(changed, schema=schemas.FAILURES)
@@ -464,7 +470,7 @@ def write_table(root: Path, name: str, spec: Mapping[str, Any], table: pa.Table,
     durable.rename(staged_receipt, directory / f"{identity}.json")
     durable.sync_directory(directory)
     durable.sync_directory(directory.parent)
-    return TablePart(spec=spec_digest, files=(file,))
+    return TablePart(spec_digest=spec_digest, files=(file,))
 
 
 def table_receipt(name: str, part: str, spec: str, recipe: Mapping[str, Any], file: TableFile) -> bytes:

@@ -4,35 +4,39 @@ from __future__ import annotations
 
 
 class StoreError(Exception):
-    """Base of all errors raised by :mod:`stores`."""
+    """Base of all errors that this package raises."""
 
 
 class StoreNotFoundError(StoreError):
-    """The path holds no store, or no such version of it."""
+    """Raised when a path holds no store, or not the version that was asked for."""
 
 
 class StoreFormatError(StoreError):
-    """The store was written by a newer Reelstore, or is not a store of ours."""
+    """Raised when a store was written by a newer Reelstore, or a folder is no store."""
 
 
 class StoreDamageError(StoreError):
-    """A published file is missing, truncated or does not match its receipt."""
+    """Raised when a published file is missing, truncated or does not match its receipt."""
 
 
 class UnsupportedFilesystemError(StoreError):
-    """The filesystem offers no exclusive create-by-name, so commits could be lost."""
+    """Raised when a filesystem offers no exclusive create-by-name, so that commits could be lost."""
 
 
 class InvalidKeyError(StoreError, ValueError):
-    """A video key or a feature name is not acceptable."""
+    """Raised when a video key or a feature name is not acceptable."""
 
 
 class MissingKeyError(StoreError, KeyError):
-    """A key, feature, spec or table is not in the pinned version."""
+    """Raised when a key, feature, spec or table is not in the pinned version."""
 
     def __str__(self) -> str:  # KeyError would show the repr of the message
         return str(self.args[0])
 
 
 class RaggedRowsError(StoreError, ValueError):
-    """Rows of unequal length were asked for as one array."""
+    """Raised when rows of unequal length are asked for as one array."""
+
+
+class ExchangeError(StoreError):
+    """Raised when somebody else's file cannot be read or written; names the file and, where there is one, the key."""

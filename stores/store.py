@@ -17,23 +17,28 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from stores import layout, leases, schemas
-from stores.commit import check_identity, create_store
-from stores.errors import MissingKeyError, RaggedRowsError, StoreDamageError
-from stores.manifest import Manifest, TablePart, load
-from stores.mapped import empty_apart, will_read
-from stores.rows import Array
-from stores.segments import SegmentLog
-from stores.shard import ShardReader, read_receipt, read_spec
+from .commit import check_identity, create_store
+from .errors import MissingKeyError, RaggedRowsError, StoreDamageError
+from .format import layout, leases, schemas
+from .format.manifest import Manifest, TablePart, load
+from .format.mapped import empty_apart, will_read
+from .format.rows import Array
+from .format.segments import SegmentLog
+from .format.shard import ShardReader, read_receipt, read_spec
 
 
 @dataclass(frozen=True, slots=True)
 class FeatureInfo:
-    """What the pinned version says of a feature's current spec."""
+    """What the pinned version says about a feature: its current spec digest and how many rows it has."""
 
     name: str
-    spec: str
+    spec_digest: str
     rows: int
+
+    @property
+    def spec(self) -> str:
+        """The former name of ``spec_digest``; it goes with version 1.0."""
+        return self.spec_digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,7 @@ class _Feature:
     def __init__(self, root: Path, name: str, spec: str, manifest: Manifest) -> None:
         entry = manifest.spec_entry(name, spec)
         self.name = name
-        self.spec = spec
+        self.spec_digest = spec
         self.rows = entry.rows
         self.index = SegmentLog(root, entry.index, schemas.INDEX)
         self.shards = SegmentLog(root, entry.shards, schemas.SHARDS)
@@ -74,8 +79,8 @@ class _Feature:
         if shard not in self._readers:
             path = self._directory / f"{shard.hex()}.h5"
             receipt = read_receipt(path.with_suffix(".json"))
-            if receipt.feature != self.name or receipt.spec != self.spec:
-                raise StoreDamageError(f"{path}: its receipt is of {receipt.feature}@{receipt.spec[:8]}")
+            if receipt.feature != self.name or receipt.spec_digest != self.spec_digest:
+                raise StoreDamageError(f"{path}: its receipt is of {receipt.feature}@{receipt.spec_digest[:8]}")
             self._readers[shard] = ShardReader(path, receipt)
         return self._readers[shard]
 
@@ -199,7 +204,7 @@ class Store:
 
     def _warn(self, name: str) -> None:
         """Say once per spec what a trainer should know of its rows."""
-        spec = self._open[name].spec
+        spec = self._open[name].spec_digest
         if spec in self._warned:
             return
         self._warned.add(spec)
@@ -229,16 +234,16 @@ class Store:
 
     def _why(self, feature: _Feature, key: str) -> str:
         log = SegmentLog(self.path, self.manifest.failures, schemas.FAILURES)
-        failure = log.get(schemas.failure_key(feature.name, feature.spec, key))
+        failure = log.get(schemas.failure_key(feature.name, feature.spec_digest, key))
         return "" if failure is None else f": failed as {failure['class']} ({failure['message']})"
 
     def spec(self, name: str) -> dict[str, Any]:
         """The recipe of a feature, as kept under ``specs/``."""
-        return read_spec(self.path, self._feature(name).spec)
+        return read_spec(self.path, self._feature(name).spec_digest)
 
     def spec_digest(self, name: str) -> str:
         """The digest of the recipe that a name means: its current one, or the one that ``name@digest`` pins."""
-        return self._feature(name).spec
+        return self._feature(name).spec_digest
 
     def numerics(self, name: str) -> list[dict[str, Any]]:
         """The distinct numerics under which a feature's present rows were computed."""

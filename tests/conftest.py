@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from examples.clips import write_clip
-from tests.media_fixtures import MEDIA, SHARED
+from tests._helpers.media import MEDIA, SHARED
 
 ROOT = Path(__file__).resolve().parents[1]
 

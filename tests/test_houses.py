@@ -51,9 +51,9 @@ def test_no_file_is_longer_than_500_lines() -> None:
 def test_planning_imports_neither_torch_nor_ray() -> None:
     """A second run over a hundred thousand unchanged files must not pay for them."""
     code = (
-        "import sys; import pipeline.run; from pipeline.config import load_config;"
-        "from pipeline.jobspec import feature_jobs;"
-        "[feature_jobs(load_config(name)) for name in ('demo', 'cra-nextgqa', 'cra-star')];"
+        "import sys; import pipeline.extract.run; from pipeline.extract.config import load_config;"
+        "from pipeline.extract.features import ready_features;"
+        "[ready_features(load_config(name)) for name in ('demo', 'cra-nextgqa', 'cra-star')];"
         "print(sorted({'torch', 'ray', 'open_clip', 'timm', 'torchvision'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True, check=True)

@@ -14,7 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from trainers.task import Json, TrainingError
+from trainers.errors import TrainingError
+from trainers.task import Json
 
 LAST = "last.pt"
 BEST = "best.safetensors"

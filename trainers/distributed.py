@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import distributed
 
-from trainers.task import TrainingError
+from trainers.errors import TrainingError
 
 # Rank 0 validates alone while the others wait.
 PATIENCE = datetime.timedelta(hours=6)

@@ -15,8 +15,8 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from settings.workers import runtime_environment
 from trainers.distributed import PATIENCE
+from trainers.errors import TrainingError
 from trainers.run import RESULTS, Request, run
-from trainers.task import TrainingError
 
 
 def launch(request: Request, workers: int, device: str) -> dict[str, Any]:

@@ -25,8 +25,9 @@ from torch.nn.parallel import DistributedDataParallel
 from trainers import checkpoint, schedule
 from trainers.config import LoopConfig
 from trainers.distributed import Ranks
+from trainers.errors import TrainingError
 from trainers.reporting import Journal, Reporter
-from trainers.task import Batch, Evaluation, Task, TrainingError
+from trainers.task import Batch, Evaluation, Task
 
 SETTINGS = "settings.json"
 # Settings that may change between a run and its continuation: none of them changes a step.

@@ -11,7 +11,7 @@ from typing import IO, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from trainers.task import TrainingError
+from trainers.errors import TrainingError
 
 METRICS = "metrics.jsonl"
 

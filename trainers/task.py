@@ -13,10 +13,6 @@ from torch import nn
 Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
 
 
-class TrainingError(Exception):
-    """Training cannot start or go on. The message is one line."""
-
-
 class Batch(Protocol):
     """What a task yields; the loop only moves it to the device."""
 

@@ -1,0 +1,46 @@
+"""From a file to the wanted frames and sound: sampling policies, exact decoding, and the child process that decodes.
+
+A leaf: nothing here imports the rest of Reelstore. What the child imports is av, numpy and the standard library.
+"""
+
+from pipeline.media.audio_steps import audio_steps
+from pipeline.media.decode import decode
+from pipeline.media.recipe import recipe
+from pipeline.media.sampling import Policy, Samples, SamplingError, Segments, policy_from_spec
+from pipeline.media.supervisor import MediaProcess
+from pipeline.media.types import (
+    FAILURE_CLASSES,
+    PERMANENT,
+    Audio,
+    AudioRequest,
+    DecodeRequest,
+    Event,
+    FailureClass,
+    Frame,
+    Header,
+    Limits,
+    MediaError,
+)
+
+__all__ = [
+    "FAILURE_CLASSES",
+    "PERMANENT",
+    "Audio",
+    "AudioRequest",
+    "DecodeRequest",
+    "Event",
+    "FailureClass",
+    "Frame",
+    "Header",
+    "Limits",
+    "MediaError",
+    "MediaProcess",
+    "Policy",
+    "Samples",
+    "SamplingError",
+    "Segments",
+    "audio_steps",
+    "decode",
+    "policy_from_spec",
+    "recipe",
+]

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 
 import av.error
 
-from pipeline.media.types import Kind, MediaError
-from pipeline.sampling import TooShort
+from pipeline.media.sampling import TooShort
+from pipeline.media.types import FailureClass, MediaError
 
-_KINDS: tuple[tuple[type[BaseException], Kind], ...] = (
+_CLASSES: tuple[tuple[type[BaseException], FailureClass], ...] = (
     (TooShort, "too_short"),
     (MemoryError, "oom"),
     (av.error.DecoderNotFoundError, "unsupported_codec"),
@@ -50,14 +50,14 @@ def translated() -> Iterator[None]:
 
 def media_error(error: BaseException) -> MediaError:
     """Classify one error; the message keeps libav's or the system's words without the file's name."""
-    kind: Kind | None = next((kind for cls, kind in _KINDS if isinstance(error, cls)), None)
-    if kind is None:
+    failure_class = next((named for cls, named in _CLASSES if isinstance(error, cls)), None)
+    if failure_class is None:
         of_system = isinstance(error, OSError) and not isinstance(error, av.error.FFmpegError)
-        kind = "unreadable" if of_system or getattr(error, "errno", None) in _UNREADABLE else "corrupt"
+        failure_class = "unreadable" if of_system or getattr(error, "errno", None) in _UNREADABLE else "corrupt"
     words = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return MediaError(kind, str(words))
+    return MediaError(failure_class, str(words))
 
 
 def is_damage(error: av.error.FFmpegError) -> bool:
     """Whether a decoder's error tells of one bad packet, rather than of the codec, the system or memory."""
-    return media_error(error).kind == "corrupt"
+    return media_error(error).failure_class == "corrupt"

@@ -55,7 +55,7 @@ class MediaProcess:
         memory_mb: int = 2048,
         recycle_after: int = 300,
         backend: str = "pyav",
-        module: str = "pipeline.media_child",
+        module: str = "pipeline.media.child",
     ) -> None:
         self.deadline_s = deadline_s
         self.memory_mb = memory_mb
@@ -93,7 +93,7 @@ class MediaProcess:
                     raise RuntimeError("this decode was given up: its MediaProcess went on to another or was closed")
             child.busy = False
         except MediaError as error:
-            child.busy = error.kind == "oom"
+            child.busy = error.failure_class == "oom"
             raise
         except TimeoutError:
             raise MediaError("timeout", f"no answer within {self.deadline_s:g} s") from None

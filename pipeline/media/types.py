@@ -9,9 +9,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.sampling import Samples
+from pipeline.media.sampling import Samples
 
-Kind = Literal[
+FailureClass = Literal[
     "corrupt",
     "unsupported_codec",
     "no_video",
@@ -24,11 +24,11 @@ Kind = Literal[
     "crash",
     "oom",
 ]
-KINDS: frozenset[str] = frozenset(get_args(Kind))
+FAILURE_CLASSES: frozenset[str] = frozenset(get_args(FailureClass))
 PERMANENT: frozenset[str] = frozenset(
     {"corrupt", "unsupported_codec", "no_video", "no_audio", "too_short", "too_large"}
 )
-"""Kinds that another try on the same bytes cannot mend."""
+"""Classes that another try on the same bytes cannot mend."""
 
 
 class MediaError(Exception):
@@ -36,24 +36,24 @@ class MediaError(Exception):
 
     Attributes
     ----------
-    kind
-        Class of the failure; one of `KINDS`.
+    failure_class
+        Class of the failure; one of `FAILURE_CLASSES`.
     message
-        One line for a person, without the kind.
+        One line for a person, without the class.
     """
 
-    def __init__(self, kind: Kind, message: str) -> None:
-        self.kind: Kind = kind
+    def __init__(self, failure_class: FailureClass, message: str) -> None:
+        self.failure_class: FailureClass = failure_class
         self.message = " ".join(message.split())
-        super().__init__(f"{kind}: {self.message}")
+        super().__init__(f"{failure_class}: {self.message}")
 
-    def __reduce__(self) -> tuple[type[MediaError], tuple[Kind, str]]:
-        return type(self), (self.kind, self.message)
+    def __reduce__(self) -> tuple[type[MediaError], tuple[FailureClass, str]]:
+        return type(self), (self.failure_class, self.message)
 
     @property
     def permanent(self) -> bool:
         """Whether the failure belongs to the bytes rather than to the moment."""
-        return self.kind in PERMANENT
+        return self.failure_class in PERMANENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ class DecodeRequest:
     path
         A local file.
     policies
-        Sampling policies in dictionary form (`pipeline.sampling.policy_from_spec`), one per consumer.
+        Sampling policies in dictionary form (`pipeline.media.sampling.policy_from_spec`), one per consumer.
     audio
         The waveform wanted, or None for pictures only.
     start_s, end_s

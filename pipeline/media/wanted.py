@@ -8,9 +8,9 @@ from fractions import Fraction
 import numpy as np
 
 from pipeline.media.packets import PacketIndex, claimed_by_ffmpeg5, last_duration
+from pipeline.media.sampling import EPSILON_S, Samples, Timeline, policy_from_spec
 from pipeline.media.source import Source, check_duration
 from pipeline.media.types import DecodeRequest, MediaError
-from pipeline.sampling import EPSILON_S, Samples, Timeline, policy_from_spec
 
 Uses = tuple[tuple[int, tuple[int, ...]], ...]
 
@@ -62,7 +62,7 @@ def plan(request: DecodeRequest, source: Source, displayed: list[tuple[int, int]
     MediaError
         `too_short` without frames or for a clip that begins after the end; `too_large`; `corrupt` for a file that
         ends before its index says and before the wanted time is over.
-    pipeline.sampling.TooShort
+    pipeline.media.sampling.TooShort
         From a policy.
     """
     if not displayed:

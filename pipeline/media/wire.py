@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.media.types import KINDS, Audio, DecodeRequest, Event, Frame, Header, Kind, MediaError
-from pipeline.sampling import Samples
+from pipeline.media.sampling import Samples
+from pipeline.media.types import FAILURE_CLASSES, Audio, DecodeRequest, Event, FailureClass, Frame, Header, MediaError
 
 PREFIX = struct.Struct("<cIQ")
 MAX_JSON = 256 * 2**20
@@ -57,7 +57,7 @@ def send_done(write: Writer) -> None:
 
 def send_failure(write: Writer, error: MediaError) -> None:
     """Write the end of a request that failed."""
-    _send(write, FAILURE, {"kind": error.kind, "message": error.message})
+    _send(write, FAILURE, {"kind": error.failure_class, "message": error.message})
 
 
 def receive(read: Callable[[int], NDArray[np.uint8]], request: DecodeRequest) -> Event | None:
@@ -114,8 +114,8 @@ def _payload_bound(tag: bytes, request: DecodeRequest) -> int:
     return 0
 
 
-def _kind(kind: object) -> Kind:
-    if kind not in KINDS:
+def _kind(kind: object) -> FailureClass:
+    if kind not in FAILURE_CLASSES:
         raise ProtocolError(f"unknown kind of failure {kind!r}")
     return kind  # type: ignore[return-value]
 

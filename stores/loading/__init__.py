@@ -1,11 +1,11 @@
 """What trainers read: PyTorch datasets, samplers and checks over a pinned store. Only this package needs torch."""
 
-from stores.loading.ahead import read_ahead
-from stores.loading.batches import QuestionBatch, VideoBatch
-from stores.loading.completeness import Finding, IncompleteError, Report, check
-from stores.loading.datasets import QuestionDataset, VideoDataset, identity
-from stores.loading.samplers import BatchSampler, CollectiveSampler, ShuffleSampler
-from stores.loading.views import View
+from .ahead import read_ahead
+from .batches import QuestionBatch, VideoBatch
+from .completeness import Finding, IncompleteError, Report, check
+from .datasets import QuestionDataset, VideoDataset, identity
+from .samplers import BatchSampler, CollectiveSampler, ShuffleSampler
+from .views import View
 
 __all__ = [
     "BatchSampler",

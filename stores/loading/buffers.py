@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import get_worker_info
 
-from stores.mapped import empty_apart
+from ..format.mapped import empty_apart
 
 _SMALL = 1 << 15  # below this malloc itself reuses memory
 

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from rich.table import Table
 
-from stores.errors import StoreError
-from stores.loading.gather import FeatureRows, as_tensor
-from stores.loading.questions import load_questions
-from stores.loading.views import View
-from stores.shard import ShardReader
-from stores.store import Store
+from ..errors import StoreError
+from ..format.shard import ShardReader
+from ..store import Store
+from .gather import FeatureRows, as_tensor
+from .questions import load_questions
+from .views import View
 
 KINDS = {
     "missing": "videos without a row",

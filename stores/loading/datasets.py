@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from stores.errors import StoreError
-from stores.loading.batches import QuestionBatch, VideoBatch
-from stores.loading.buffers import Buffers
-from stores.loading.gather import FeatureRows, Gathered
-from stores.loading.questions import TextVectors, load_nodes, load_questions, load_vectors
-from stores.loading.resident import ResidentRows
-from stores.loading.views import View, as_views
-from stores.store import Store
+from ..errors import StoreError
+from ..store import Store
+from .batches import QuestionBatch, VideoBatch
+from .buffers import Buffers
+from .gather import FeatureRows, Gathered
+from .questions import TextVectors, load_nodes, load_questions, load_vectors
+from .resident import ResidentRows
+from .views import View, as_views
 
 Features = Mapping[str, View] | Sequence[str | View]
 VideoItem = int | np.integer[Any] | tuple[int, Sequence[int]]

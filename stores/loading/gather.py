@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from stores.errors import StoreError
-from stores.loading.buffers import Buffers
-from stores.loading.views import View, runs
-from stores.mapped import will_read
-from stores.rows import Array
-from stores.shard import ShardReader
-from stores.store import Store
+from ..errors import StoreError
+from ..format.mapped import will_read
+from ..format.rows import Array
+from ..format.shard import ShardReader
+from ..store import Store
+from .buffers import Buffers
+from .views import View, runs
 
 _PAGE = 4096
 

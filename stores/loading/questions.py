@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from stores.errors import StoreError
-from stores.store import Store
+from ..errors import StoreError
+from ..store import Store
 
 _EMBED = "list its encoder under option_embeddings in the file of jobs/refresh.py, and run that"
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
-from stores.errors import StoreError
-from stores.loading.buffers import Buffers
-from stores.loading.gather import FeatureRows, Gathered
+from ..errors import StoreError
+from .buffers import Buffers
+from .gather import FeatureRows, Gathered
 
 
 class ResidentRows:

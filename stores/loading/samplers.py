@@ -9,9 +9,9 @@ from typing import Any, Literal
 import numpy as np
 from torch.utils.data import Sampler
 
-from stores.errors import StoreError
-from stores.loading.datasets import VideoDataset
-from stores.rows import Array
+from ..errors import StoreError
+from ..format.rows import Array
+from .datasets import VideoDataset
 
 Uneven = Literal["pad", "drop"]
 

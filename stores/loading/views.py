@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from stores.errors import StoreError
+from ..errors import StoreError
 
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
 

@@ -21,12 +21,12 @@ from examples.toyworld import Actor, GroundingQuestion, Scene, World, Written, b
 from examples.toyworld.make import write_video
 from examples.toyworld.world import ACTIONS, COLOURS, FPS, PLACES, TONES_HZ
 from parsers.annotations import Report, read_annotations
-from pipeline.config import load_config
+from pipeline.extract.config import load_config
 from pipeline.media.decode import decode
 from pipeline.media.types import Audio, AudioRequest, DecodeRequest
 from stores import Store
+from tests._helpers.runs import extract
 from tests.conftest import ROOT
-from tests.pipeline.runs import extract
 
 SMALL = World(seed=3, train=3, val=1, test=1, test_ood=1, band=3)
 COUNTS = ["zero", "one", "two", "three", "four"]

@@ -11,7 +11,7 @@ from PIL import Image
 from extractors import ExtractorError
 from extractors.clip_models import OPENAI_MEAN, OPENAI_STD
 from extractors.preprocess import Crop, Interpolation, Preprocessing
-from tests.media_fixtures import MEDIA
+from tests._helpers.media import MEDIA
 
 RESIZE_MODE = {"center_crop": "shortest", "squash": "squash", "letterbox": "longest"}
 SIZES = [(360, 640), (640, 360), (224, 224), (225, 224), (333, 332), (100, 50), (37, 91), (720, 1280), (3, 400)]

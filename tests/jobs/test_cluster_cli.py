@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 
 from jobs.cluster import app as cluster_app
 from jobs.store import app as store_app
-from tests.pipeline.dictionaries import fill, questions
+from tests._helpers.dictionaries import fill, questions
 
 
 def cluster(*arguments: str) -> Result:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from stores.verify import verify
+from stores.upkeep.verify import verify
+from tests._helpers.runs import RGB, digests, extract, rgb_config
 from tests.conftest import ROOT
-from tests.pipeline.runs import RGB, digests, extract, rgb_config
 
 
 def command(*arguments: object) -> list[str]:
@@ -96,7 +96,7 @@ def test_hash_seed_does_not_show(videos: Path, tmp_path: Path, config: Path) -> 
 
 
 def _slow(tmp_path: Path) -> tuple[Path, str]:
-    text = RGB.replace("rgb_grid, grid: 2", "'tests.pipeline.slow:Slow', grid: 2")
+    text = RGB.replace("rgb_grid, grid: 2", "'tests._helpers.slow:Slow', grid: 2")
     file = tmp_path / "slow.yaml"
     file.write_text(text + "run: {shard_rows: 1}\n")
     return file, file.read_text()

@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 
 from jobs.parse import app
 from stores import Store
-from stores.verify import verify
+from stores.upkeep.verify import verify
+from tests._helpers.annotation_files import MUSIC_ROW, NEXT_ROWS, json_array, next_csv, next_row
 from tests.conftest import ROOT
-from tests.parsers.annotations.files import MUSIC_ROW, NEXT_ROWS, json_array, next_csv, next_row
 
 NO_GRAPHS = ("--set", "graph.enabled=false")
 
@@ -77,7 +77,7 @@ def test_mistakes_are_one_line_and_exit_2(tmp_path: Path, arguments: list[str], 
 def test_planning_imports_neither_torch_nor_stanza(shared: Path) -> None:
     """A second run names the parser by its models' bytes, without loading them."""
     code = (
-        "import sys; from pathlib import Path; from pipeline.parsing import StanzaParser; import jobs.parse;"
+        "import sys; from pathlib import Path; from pipeline.parse.run import StanzaParser; import jobs.parse;"
         f"StanzaParser(Path({str(shared / 'models/stanza')!r})).digest;"
         "print(sorted({'torch', 'stanza', 'ray'} & set(sys.modules)))"
     )

@@ -17,9 +17,9 @@ from typer.testing import CliRunner, Result
 
 from jobs.store import app
 from stores.commit import Changes, Failure, commit, create_store
-from stores.layout import digest
+from stores.format.layout import digest
+from tests._helpers.building import SPEC, commit_rows, files_under, flip, row, store_with, write_shard
 from tests.conftest import ROOT
-from tests.stores.building import SPEC, commit_rows, files_under, flip, row, store_with, write_shard
 
 CLIP = {"extractor": "clip", "steps": 4, "step_shape": [6], "dtype": "float16"}
 

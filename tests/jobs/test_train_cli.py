@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from jobs.train import app
 from stores import Store
 from stores.commit import create_store
-from tests.stores.building import cache_key, commit_rows
-from tests.stores.loading.worlds import put_questions
+from tests._helpers.building import cache_key, commit_rows
+from tests._helpers.question_worlds import put_questions
 from tests.trainers.cra.test_task import SPEC, asked, video
 
 

@@ -15,10 +15,10 @@ import pytest
 from examples.toyworld.make import write
 from examples.toyworld.world import World
 from pipeline.refresh import load_dataset, refresh
-from pipeline.report import Reporter
+from pipeline.shared import Terminal
 from settings import SettingsError
 from stores import Store
-from stores.verify import verify
+from stores.upkeep.verify import verify
 from tests.conftest import ROOT
 from trainers.panels.of_run import open_run
 
@@ -41,7 +41,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("world")
     write(World(5).resized(44), out)
     dataset = load_dataset(out / "dataset.yaml")
-    result = refresh(dataset, "local", reporter=Reporter(quiet=True))
+    result = refresh(dataset, "local", terminal=Terminal(quiet=True))
     assert result.exit_code == 0
     return out
 

@@ -12,13 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from stores import Store, layout
+from stores import Store
 from stores.commit import Changes, Failure, SourceRecord, commit, place_shard, write_spec, write_table
 from stores.errors import InvalidKeyError, MissingKeyError, StoreError
-from stores.manifest import Manifest, TablePart, load, versions
-from stores.schemas import SOURCES
-from stores.segments import SegmentLog
-from tests.stores.building import OTHER_SPEC, SPEC, changes_of, commit_rows, files_under, row, store_with, write_shard
+from stores.format import layout
+from stores.format.manifest import Manifest, TablePart, load, versions
+from stores.format.schemas import SOURCES
+from stores.format.segments import SegmentLog
+from tests._helpers.building import OTHER_SPEC, SPEC, changes_of, commit_rows, files_under, row, store_with, write_shard
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def root(tmp_path: Path) -> Path:
 
 def failure(video_id: str, spec: str, **more: Any) -> Failure:
     record = {"feature": "demo", "kind": "corrupt", "permanent": True, "message": "bad moov", "uri": f"/v/{video_id}"}
-    return Failure(**{"video_id": video_id, "spec": spec, "content_id": "c", "attempts": 1, **record, **more})
+    return Failure(**{"video_id": video_id, "spec_digest": spec, "content_id": "c", "attempts": 1, **record, **more})
 
 
 def value(root: Path, key: str, name: str = "demo") -> Any:
@@ -75,7 +76,7 @@ def test_two_rows_of_one_key_in_one_commit(root: Path) -> None:
     first, second = write_shard(root, [row("k", content=1)]), write_shard(root, [row("k", content=2)])
     placed = place_shard(root, first) + place_shard(root, second)
     manifest = commit(root, Changes(placed=placed, shards=[first, second]))
-    assert manifest.features["demo"].specs[first.spec].rows == 3
+    assert manifest.features["demo"].specs[first.spec_digest].rows == 3
     np.testing.assert_array_equal(value(root, "k"), row("k", content=2).values)
 
 
@@ -103,7 +104,7 @@ def test_aliases_share_one_row(root: Path) -> None:
     commit(root, Changes(placed=placed, shards=[receipt]))
     with Store.open(root) as store:
         assert {store.place("demo", key) for key in ("original", "copy", "../copy")} == {
-            (f"features/demo-{receipt.spec[:8]}/{receipt.id}.h5", 0)
+            (f"features/demo-{receipt.spec_digest[:8]}/{receipt.id}.h5", 0)
         }
         assert np.shares_memory(store.row("demo", "copy"), store.row("demo", "original"))
     commit(root, Changes(removed=[("demo", "original")]))
@@ -140,7 +141,7 @@ def test_late_rows_of_another_spec_are_retired_from_the_start(root: Path) -> Non
     receipt = write_shard(root, [row("late")], spec=OTHER_SPEC)
     manifest = commit(root, Changes(placed=place_shard(root, receipt), shards=[receipt]))
     assert manifest.features["demo"].current == layout.digest(SPEC)
-    assert manifest.features["demo"].specs[receipt.spec].retired_at is not None
+    assert manifest.features["demo"].specs[receipt.spec_digest].retired_at is not None
 
 
 def test_rows_without_a_receipt_are_refused(root: Path) -> None:
@@ -277,7 +278,7 @@ def test_two_writers_of_one_part_both_keep_their_rows(root: Path) -> None:
             while meanwhile:
                 commit(root, adding(meanwhile.pop(), []))
             before = latest.tables["words"].parts[""].files if "words" in latest.tables else ()
-            return TablePart(spec=own.spec, files=(*before, *own.files))
+            return TablePart(spec_digest=own.spec_digest, files=(*before, *own.files))
 
         return Changes(updates={"words": {"": update}})
 

@@ -2,7 +2,7 @@
 
 ``golden/format<N>.tar.gz`` was made once, by ``python -m tests.stores.test_golden`` when that format was new, and is
 never made again; a new format gets a golden store of its own. Their rows follow from their keys by
-:func:`tests.stores.building.row`, and the digests below were taken with numpy and hashlib when format 1 was made.
+:func:`tests._helpers.building.row`, and the digests below were taken with numpy and hashlib when format 1 was made.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from stores import Store, layout
+from stores import Store
 from stores.commit import Changes, Failure, SourceRecord, commit, place_shard, write_spec, write_table
-from stores.manifest import versions
-from stores.rounding import COMPUTE, STORAGE, RoundingError
-from stores.shard import ShardWriter, read_receipt
-from stores.verify import repair, verify
-from tests.stores.building import (
+from stores.format import layout
+from stores.format.manifest import versions
+from stores.format.rounding import COMPUTE, STORAGE, RoundingError
+from stores.format.shard import ShardWriter, read_receipt
+from stores.upkeep.repair import repair
+from stores.upkeep.verify import verify
+from tests._helpers.building import (
     NUMERICS,
     OTHER_SPEC,
     SPEC,
@@ -50,13 +52,15 @@ def make(root: Path) -> None:
     commit_rows(root, [row("a", content=5)], spec=OTHER_SPEC)
     receipt = write_shard(root, [row(key, published=True) for key in FIXED])
     placed = place_shard(root, receipt, {"a": ["alias of a"]})
-    commit(root, Changes(placed=placed, shards=[receipt], current={"demo": receipt.spec}))
+    commit(root, Changes(placed=placed, shards=[receipt], current={"demo": receipt.spec_digest}))
     commit_rows(root, [row(key, steps=steps, dtype="<f4") for key, steps in RAGGED.items()], feature="ragged")
     commit(
         root,
         Changes(
             removed=[("demo", "b")],
-            failures=[Failure("broken", "demo", receipt.spec, "corrupt", True, "no moov", "/v/broken.mp4", "c", 1)],
+            failures=[
+                Failure("broken", "demo", receipt.spec_digest, "corrupt", True, "no moov", "/v/broken.mp4", "c", 1)
+            ],
             sources=[SourceRecord("/v/a.mp4", 10, "1:2", "content-a")],
             tables={
                 "questions": {"": write_table(root, "questions", {"kind": "questions"}, pa.table({"q": ["why?"]}))}
@@ -79,7 +83,7 @@ def make_what_format_2_added(root: Path) -> None:
     for key in ("c", "d"):
         writer.add(row(key))
     receipt = writer.finish(ROUNDING)
-    commit(root, Changes(placed=place_shard(root, receipt), shards=[receipt], current={"half": receipt.spec}))
+    commit(root, Changes(placed=place_shard(root, receipt), shards=[receipt], current={"half": receipt.spec_digest}))
 
 
 def unpacked(folder: Path, number: int) -> Path:

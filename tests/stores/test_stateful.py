@@ -10,13 +10,15 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from stores import Store, layout
+from stores import Store
 from stores.commit import Changes, Failure, commit, create_store, place_shard, write_spec
-from stores.gc import collect
-from stores.manifest import load
-from stores.rows import row_digest
-from stores.verify import repair, verify
-from tests.stores.building import OTHER_SPEC, SPEC, row, write_shard
+from stores.format import layout
+from stores.format.manifest import load
+from stores.format.rows import row_digest
+from stores.upkeep.gc import collect
+from stores.upkeep.repair import repair
+from stores.upkeep.verify import verify
+from tests._helpers.building import OTHER_SPEC, SPEC, row, write_shard
 
 FEATURES = st.sampled_from(["demo", "clip"])
 SPECS = st.sampled_from([SPEC, OTHER_SPEC])
@@ -57,13 +59,13 @@ class StoreMachine(RuleBasedStateMachine):
         receipt = write_shard(self.root, [row(*each) for each in contents.items()], feature, spec)
         switch = switch or feature not in self.current
         if switch:
-            self.current[feature] = receipt.spec
+            self.current[feature] = receipt.spec_digest
         changes = Changes(placed=place_shard(self.root, receipt), shards=[receipt])
         commit(self.root, Changes(placed=changes.placed, shards=[receipt], current={feature: self.current[feature]}))
-        held = self.rows.setdefault((feature, receipt.spec), {})
+        held = self.rows.setdefault((feature, receipt.spec_digest), {})
         held.update(contents)
         for key in contents:
-            self.failures.pop((feature, receipt.spec, key), None)
+            self.failures.pop((feature, receipt.spec_digest, key), None)
 
     @rule(feature=FEATURES, spec=SPECS, keys=st.sets(KEYS, min_size=1), kind=st.sampled_from(["crash", "corrupt"]))
     def fail(self, feature: str, spec: dict[str, object], keys: set[str], kind: str) -> None:
@@ -95,7 +97,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(feature=FEATURES, spec=SPECS, keys=st.sets(KEYS, min_size=1))
     def leave_an_orphan(self, feature: str, spec: dict[str, object], keys: set[str]) -> None:
         receipt = write_shard(self.root, [row(key) for key in sorted(keys)], feature, spec)
-        self.orphans.setdefault((feature, receipt.spec), {}).update(dict.fromkeys(keys, 0))
+        self.orphans.setdefault((feature, receipt.spec_digest), {}).update(dict.fromkeys(keys, 0))
 
     @rule()
     def repair(self) -> None:

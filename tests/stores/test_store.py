@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stores import Ragged, Store, layout
-from stores.card import write_card
+from stores import Ragged, Store
 from stores.commit import Changes, Failure, commit, create_store
+from stores.describe.card import write_card
+from stores.describe.inspect import describe_key, describe_store
 from stores.errors import InvalidKeyError, MissingKeyError, RaggedRowsError, StoreDamageError
-from stores.gc import collect
-from stores.inspect import describe_key, describe_store
-from tests.stores.building import NUMERICS, OTHER_SPEC, SPEC, commit_rows, files_under, row, store_with
+from stores.format import layout
+from stores.upkeep.gc import collect
+from tests._helpers.building import NUMERICS, OTHER_SPEC, SPEC, commit_rows, files_under, row, store_with
 
 DEMO = layout.digest(SPEC)
 
@@ -53,7 +54,7 @@ def test_features_and_keys(root: Path) -> None:
     with Store.open(root) as store:
         assert list(store.features) == ["demo"]
         info = store.features["demo"]
-        assert (info.name, info.spec, info.rows) == ("demo", DEMO, 4)
+        assert (info.name, info.spec_digest, info.rows) == ("demo", DEMO, 4)
         assert store.keys("demo") == ["Z", "a", "b", "🦔"]  # as bytes
         assert repr(store) == f"Store({str(root)!r}, version=1)"
 

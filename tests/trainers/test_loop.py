@@ -15,14 +15,14 @@ import pytest
 import torch
 from torch import nn
 
+from tests._helpers.toy_task import Clouds
 from tests.conftest import ROOT
-from tests.trainers.toy_task import Clouds
 from trainers import checkpoint, schedule
 from trainers.config import LoopConfig
 from trainers.distributed import Ranks
+from trainers.errors import TrainingError
 from trainers.loop import Outcome, train
 from trainers.reporting import Reporter
-from trainers.task import TrainingError
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 
@@ -41,7 +41,7 @@ def journal(folder: Path) -> list[dict[str, Any]]:
 
 def start(folder: Path, *before: str, task: dict[str, Any] | None = None, **more: Any) -> subprocess.Popen[str]:
     options = json.dumps({"loop": loop(**more).model_dump(), "task": task or {}})
-    command = [*(before or (sys.executable,)), "-m", "tests.trainers.toy_task", str(folder), options]
+    command = [*(before or (sys.executable,)), "-m", "tests._helpers.toy_task", str(folder), options]
     return subprocess.Popen(command, cwd=ROOT, text=True, stderr=subprocess.PIPE)
 
 

@@ -10,7 +10,7 @@ import torch
 
 from stores import Store
 from stores.loading import QuestionDataset, VideoDataset, View
-from tests.trainers.coqo.worlds import world
+from tests._helpers.coqo_worlds import world
 from trainers.scaling import Standardise, standardise
 
 

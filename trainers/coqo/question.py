@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from trainers.task import TrainingError
+from trainers.errors import TrainingError
 
 PAD = "<pad>"
 UNKNOWN = "<unknown>"

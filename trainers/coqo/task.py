@@ -30,9 +30,10 @@ from trainers.coqo.losses import objective
 from trainers.coqo.model import Answers, CoQo, Sizes
 from trainers.coqo.question import Vocabulary
 from trainers.distributed import Ranks
+from trainers.errors import TrainingError
 from trainers.metrics.avqa import Question, score
 from trainers.scaling import Standardise, standardise
-from trainers.task import Evaluation, Json, Task, TrainingError
+from trainers.task import Evaluation, Json, Task
 
 Settings = CoqoConfig
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from stores.loading.questions import Questions
 from trainers.cra.config import DataConfig
-from trainers.task import TrainingError
+from trainers.errors import TrainingError
 
 _WHAT = {
     **dict.fromkeys(("does", "do", "did"), "whata"),

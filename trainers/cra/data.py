@@ -11,7 +11,7 @@ from torch import Tensor
 from stores.loading import QuestionBatch
 from trainers.cra.candidates import Draw
 from trainers.cra.tokens import PADDING, Candidate, Encoder
-from trainers.task import TrainingError
+from trainers.errors import TrainingError
 
 VIDEO = "video"  # the name of the view
 

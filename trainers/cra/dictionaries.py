@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from stores import Store
-from stores.dictionaries import dictionary_spec
+from stores.describe.dictionaries import dictionary_spec
 from trainers.cra.config import DataConfig
 from trainers.cra.intervention import NODES
-from trainers.task import TrainingError
+from trainers.errors import TrainingError
 
 _SWITCH = {"linguistic": "model.back", "visual": "model.front"}
 

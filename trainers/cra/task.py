@@ -23,9 +23,10 @@ from trainers.cra.outputs import Grounded
 from trainers.cra.text import Pretrained, StoredText, TokenText, Words, load_pretrained
 from trainers.cra.tokens import Encoder, RobertaTokens, StoredVectors, WordTokens
 from trainers.distributed import Ranks
+from trainers.errors import TrainingError
 from trainers.metrics.grounding import Answer, GroundedQuestion, score
 from trainers.scaling import standardise
-from trainers.task import Evaluation, Json, Task, TrainingError
+from trainers.task import Evaluation, Json, Task
 
 Settings = CraConfig
 

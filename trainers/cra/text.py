@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from trainers.cra.config import TextConfig
 from trainers.cra.grounding import masked_softmax, pool
 from trainers.cra.video import Decoder, positions
-from trainers.task import TrainingError
+from trainers.errors import TrainingError
 
 Pooling = Literal["attention", "mean"]
 

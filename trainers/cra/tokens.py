@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trainers.cra.config import TextConfig
-from trainers.task import TrainingError
+from trainers.errors import TrainingError
 
 Candidate = tuple[str, str | None]  # question, option
 PADDING: Candidate = ("", None)

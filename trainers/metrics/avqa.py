@@ -18,7 +18,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from trainers.metrics.files import EvaluationError, read_object
+from trainers.errors import EvaluationError
+from trainers.metrics.files import read_object
 
 # In the order of published tables (facts 1.8).
 MODALITIES = ("Audio", "Visual", "Audio-Visual")

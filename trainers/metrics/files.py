@@ -6,9 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-
-class EvaluationError(Exception):
-    """A file cannot be scored. The message is one line: the file, the key, what is wrong."""
+from trainers.errors import EvaluationError
 
 
 def read_object(path: Path) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from trainers.cra import spans as intervals
-from trainers.metrics.files import EvaluationError, read_object
+from trainers.errors import EvaluationError
+from trainers.metrics.files import read_object
 from trainers.metrics.grounding import Answer, GroundedQuestion, Span
 
 _Value = TypeVar("_Value")

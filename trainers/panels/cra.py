@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainers.task import TrainingError
+from trainers.errors import TrainingError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

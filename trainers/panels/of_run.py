@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from stores import Store
 from stores.loading.questions import Questions, load_questions
+from trainers.errors import TrainingError
 from trainers.panels import coqo, cra
 from trainers.run import RESULTS
-from trainers.task import TrainingError
 
 _RATE = 16_000
 

@@ -12,16 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parsers.annotations import FORMATS, QUESTIONS, AnnotationError, Report, read_annotations
-from tests.parsers.annotations.files import (
-    GSUB,
-    MUSIC_ROW,
-    NEXT_HEADER,
-    NEXT_ROWS,
-    STAR_ROW,
-    brief,
-    json_array,
-    read,
-)
+from tests._helpers.annotation_files import GSUB, MUSIC_ROW, NEXT_HEADER, NEXT_ROWS, STAR_ROW, brief, json_array, read
 
 
 @pytest.mark.parametrize("indent", [None, 1, 4])

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.parsers.annotations.files import MUSIC_ROW, brief, json_array, read
+from tests._helpers.annotation_files import MUSIC_ROW, brief, json_array, read
 
 
 def rows(*changes: dict[str, Any]) -> list[dict[str, Any]]:

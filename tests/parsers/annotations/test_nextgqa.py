@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from parsers.annotations import AnnotationError, read_annotations
-from tests.parsers.annotations.files import GSUB, NEXT_HEADER, NEXT_ROWS, brief, next_csv, next_row, read
+from tests._helpers.annotation_files import GSUB, NEXT_HEADER, NEXT_ROWS, brief, next_csv, next_row, read
 
 
 def test_quoted_rows(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.parsers.annotations.files import STAR_ROW, STAR_TEST_ROW, brief, json_array, read
+from tests._helpers.annotation_files import STAR_ROW, STAR_TEST_ROW, brief, json_array, read
 
 
 def test_a_validation_question(tmp_path: Path) -> None:

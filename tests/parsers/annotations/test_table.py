@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from parsers.annotations import AnnotationError, read_annotations
-from tests.parsers.annotations.files import brief, read
+from tests._helpers.annotation_files import brief, read
 
 ROWS: list[dict[str, Any]] = [
     {

@@ -15,8 +15,8 @@ from rich.console import Console
 from stores import Store, StoreError
 from stores.commit import Changes, commit, create_store
 from stores.loading import IncompleteError, Report, check
-from tests.stores.building import NUMERICS, SPEC, commit_rows, row, store_with
-from tests.stores.loading.worlds import put_questions, put_table, question, world
+from tests._helpers.building import NUMERICS, SPEC, commit_rows, row, store_with
+from tests._helpers.question_worlds import put_questions, put_table, question, world
 
 
 def findings(report: Report) -> dict[tuple[str, str], tuple[int, int, tuple[str, ...]]]:

@@ -19,9 +19,9 @@ from torch.utils.data import DataLoader
 from stores import Store, StoreError
 from stores.commit import Changes, commit
 from stores.loading import QuestionDataset, VideoDataset, View, identity, read_ahead
+from tests._helpers.building import SPEC, commit_rows, row
+from tests._helpers.question_worlds import maps, put_questions, put_table, question, sound, world
 from tests.conftest import ROOT
-from tests.stores.building import SPEC, commit_rows, row
-from tests.stores.loading.worlds import maps, put_questions, put_table, question, sound, world
 from tests.stores.test_store import kept_open, open_files
 
 
@@ -42,7 +42,7 @@ def same(left: Any, right: Any) -> bool:
 
 
 def test_stores_needs_no_torch() -> None:
-    code = "import sys, stores, stores.verify, stores.legacy; print('torch' in sys.modules)"
+    code = "import sys, stores, stores.upkeep.repair, stores.exchange.files; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True, check=True)
     assert done.stdout.strip() == "False"
 
@@ -278,7 +278,7 @@ def test_caveats_are_told_once_when_a_dataset_is_made(root: Path) -> None:
 
 def test_a_name_pins_a_spec(root: Path) -> None:
     with Store.open(root) as store:
-        old = store.features["sound"].spec
+        old = store.features["sound"].spec_digest
     commit_rows(root, [row("a")], feature="sound", spec={**SPEC, "name": "sound"})
     dataset = QuestionDataset(root, "train", {"sound": View(f"sound@{old[:10]}", dtype=None)})
     np.testing.assert_array_equal(dataset[0].features["sound"][0], sound("a").values)

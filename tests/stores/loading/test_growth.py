@@ -12,11 +12,11 @@ from torch.utils.data import DataLoader
 
 from stores import Store
 from stores.commit import Changes, commit
-from stores.compact import compact
-from stores.gc import collect
 from stores.loading import BatchSampler, ShuffleSampler, VideoDataset, View, identity
-from tests.stores.building import commit_rows, row
-from tests.stores.loading.worlds import MAPS, maps, put_questions, question, world
+from stores.upkeep.compact import compact
+from stores.upkeep.gc import collect
+from tests._helpers.building import commit_rows, row
+from tests._helpers.question_worlds import MAPS, maps, put_questions, question, world
 
 
 def refresh(root: Path, content: int) -> None:

@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader
 
 from stores import StoreError
 from stores.loading import BatchSampler, CollectiveSampler, ShuffleSampler, VideoDataset, identity
+from tests._helpers.question_worlds import put_questions, question, world
 from tests.conftest import ROOT
-from tests.stores.loading.worlds import put_questions, question, world
 
 
 def epoch(sampler: Any, number: int) -> list[Any]:

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from bench.residency import make_cold, resident_pages
 from stores import Store, StoreError
 from stores.commit import create_store
+from stores.format.rows import Array
 from stores.loading import View
 from stores.loading.buffers import Buffers
 from stores.loading.gather import FeatureRows
 from stores.loading.resident import ResidentRows
 from stores.loading.views import as_views, runs
-from stores.rows import Array
-from tests.stores.building import commit_rows, row
-from tests.stores.loading.worlds import LENGTHS, maps, ragged, world
+from tests._helpers.building import commit_rows, row
+from tests._helpers.question_worlds import LENGTHS, maps, ragged, world
 
 KEYS = ["a", "b", "c", "d"]
 STEPS = [None, slice(None, None, 2), slice(4), slice(None, None, -1), slice(9, 2), 3, -1, [5, 0, 0, -2], []]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tests.trainers.coqo.building import inputs, settings, sizes
+from tests._helpers.coqo_building import inputs, settings, sizes
 from trainers.coqo.avst import SpatialGrounding
 from trainers.coqo.decoder import AudioAttention, Decoder
 from trainers.coqo.hcrn import Hierarchy, RelationUnit

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.trainers.coqo.building import SMALL, inputs, settings, sizes
+from tests._helpers.coqo_building import SMALL, inputs, settings, sizes
 from trainers.coqo.attention import Steps
 from trainers.coqo.data import Inputs
 from trainers.coqo.losses import objective

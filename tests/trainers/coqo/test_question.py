@@ -10,7 +10,7 @@ import torch
 
 from parsers.annotations import read_annotations
 from trainers.coqo.question import QuestionEncoder, Vocabulary, tokenise
-from trainers.task import TrainingError
+from trainers.errors import TrainingError
 
 
 def test_published_vocabulary_has_93_ids() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.trainers.coqo.building import settings
+from tests._helpers.coqo_building import settings
 from trainers.coqo.spatial_temporal import DividedQGT, SpatialQGT
 
 DIM = 32

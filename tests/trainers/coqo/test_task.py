@@ -12,17 +12,17 @@ import torch
 
 from stores import Store
 from stores.errors import StoreError
-from tests.stores.building import commit_rows
-from tests.stores.loading.worlds import put_questions
-from tests.trainers.coqo.building import SMALL
-from tests.trainers.coqo.worlds import SOUND, STEPS, questions, sound, world
+from tests._helpers.building import commit_rows
+from tests._helpers.coqo_building import SMALL
+from tests._helpers.coqo_worlds import SOUND, STEPS, questions, sound, world
+from tests._helpers.question_worlds import put_questions
 from trainers.coqo.config import CoqoConfig
 from trainers.coqo.data import Inputs
 from trainers.coqo.task import CoqoTask, ScaledSteps, build
 from trainers.distributed import Ranks
+from trainers.errors import TrainingError
 from trainers.loop import evaluate, train
 from trainers.reporting import Reporter
-from trainers.task import TrainingError
 
 RANKS = Ranks(0, 1, torch.device("cpu"))
 

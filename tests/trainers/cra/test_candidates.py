@@ -12,7 +12,7 @@ import torch
 from stores.loading.questions import Questions
 from trainers.cra.candidates import CandidateSampler, coarse_type, read_paraphrases
 from trainers.cra.config import DataConfig
-from trainers.task import TrainingError
+from trainers.errors import TrainingError
 
 
 def test_coarse_types_of_the_real_validation_split(shared: Path) -> None:

@@ -12,22 +12,23 @@ import pyarrow as pa
 import pytest
 import torch
 
-from pipeline.embedding import EncoderConfig, embed, option_texts
-from stores import Store, layout
+from pipeline.cluster.embedding import EncoderConfig, embed, option_texts
+from stores import Store
 from stores.commit import create_store
 from stores.errors import StoreError
-from stores.rows import Row
-from tests.stores.building import cache_key, commit_rows
-from tests.stores.loading.worlds import put_questions, put_table, question
+from stores.format import layout
+from stores.format.rows import Row
+from tests._helpers.building import cache_key, commit_rows
+from tests._helpers.question_worlds import put_questions, put_table, question
 from trainers import checkpoint
 from trainers.cra.config import CraConfig
 from trainers.cra.task import CraTask, build
 from trainers.distributed import Ranks
+from trainers.errors import TrainingError
 from trainers.loop import evaluate
 from trainers.loop import train as run_loop
 from trainers.metrics.grounding import Answer, GroundedQuestion, score
 from trainers.reporting import Reporter
-from trainers.task import TrainingError
 
 STEPS, WIDTH = 8, 6
 SPEC = {"name": "clip", "steps": STEPS, "step_shape": [WIDTH], "dtype": "float32"}

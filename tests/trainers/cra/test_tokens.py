@@ -10,7 +10,7 @@ import torch
 from trainers.cra.config import TextConfig
 from trainers.cra.text import Pretrained, TokenText, load_pretrained
 from trainers.cra.tokens import RobertaTokens, StoredVectors, WordTokens
-from trainers.task import TrainingError
+from trainers.errors import TrainingError
 
 QUESTION = "why did the boy pick up one present from the group of them"
 OPTIONS = ["unwrap it", "what's that? a man-made thing", "it"]

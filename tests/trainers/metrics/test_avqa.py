@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from parsers.annotations import read_annotations
+from trainers.errors import EvaluationError
 from trainers.metrics.avqa import MODALITIES, TYPES, Question, Rate, questions_of, read_predictions, score
-from trainers.metrics.files import EvaluationError
 
 # Facts 1.6: rows per type of the updated validation file, in the order of TYPES.
 VAL = (511, 295, 600, 613, 495, 633, 461, 549, 411)

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from examples.clips import encode, write_clip
+from trainers.errors import TrainingError
 from trainers.panels.cra import Panel, draw, read_frames, to_html
 from trainers.panels.of_run import read_waveform
-from trainers.task import TrainingError
 
 
 def panel(**changes: Any) -> Panel:

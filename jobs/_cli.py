@@ -1,0 +1,106 @@
+"""What the jobs share: options, one line and exit code 2 for an expected error, and what a result means to a shell.
+
+Exit codes: 0 all that was wanted is stored; 3 something that was wanted is missing (``--allow-failures`` makes it 0);
+2 the user must change something first; 128 + N after signal N.
+"""
+
+from __future__ import annotations
+
+import errno
+import signal
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+import typer
+
+from extractors import ExtractorError
+from parsers import DictionaryError, ParserError
+from parsers.annotations import AnnotationError
+from pipeline.shared import ExecutorName, StageResult, UsageError
+from settings import SettingsError
+from stores.command import Command as ReaderCommand
+from stores.command import OneLineErrors, emit, group
+from stores.errors import StoreError
+from trainers.errors import EvaluationError, TrainingError
+
+__all__ = [
+    "AllowFailures",
+    "AsJson",
+    "Command",
+    "ConfigFile",
+    "Executor",
+    "Overrides",
+    "PlanOnly",
+    "StageCommand",
+    "StoreFolder",
+    "emit",
+    "exit_code",
+    "finish",
+    "group",
+    "job",
+]
+
+Executor = Annotated[
+    ExecutorName, typer.Option("--executor", help="auto: Ray in a submitted Ray job, else this machine.")
+]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override one setting; repeatable.")
+]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="A YAML file with settings.")]
+StoreFolder = Annotated[
+    str, typer.Option("--store", help="The store directory; it is made if it does not exist.", show_default=False)
+]
+PlanOnly = Annotated[bool, typer.Option("--plan", help="Print what would be done and why; do nothing.")]
+AllowFailures = Annotated[
+    bool, typer.Option("--allow-failures", help="Exit 0 even if something that was wanted is missing.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object on stdout.")]
+
+_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EFBIG})
+
+
+class Command(ReaderCommand):
+    """A job: expected errors of every package are one line and exit code 2."""
+
+    expected: ClassVar[tuple[type[Exception], ...]] = (
+        *OneLineErrors.expected,
+        AnnotationError,
+        DictionaryError,
+        ExtractorError,
+        ParserError,
+        SettingsError,
+        StoreError,
+        EvaluationError,
+        TrainingError,
+        UsageError,
+    )
+
+
+class StageCommand(Command):
+    """A job that fills a store: after an error of the disk it says that the same command continues."""
+
+    def describe(self, error: Exception) -> str:
+        line = super().describe(error)
+        if isinstance(error, OSError) and error.errno in _DISK:
+            return f"{line}. Committed rows are safe; run the same command to continue"
+        return line
+
+
+def job(help: str | None) -> typer.Typer:
+    """Make an application of one command, or of several."""
+    return group(help)
+
+
+def exit_code(result: StageResult, allow_failures: bool = False) -> int:
+    """Return the exit code of a job whose stage ended so."""
+    if result.stopped_by is not None:
+        return 128 + signal.Signals[result.stopped_by]
+    return 3 if result.incomplete and not allow_failures else 0
+
+
+def finish(result: StageResult, allow_failures: bool, as_json: bool) -> None:
+    """Print the summary if it is asked for, and end the job with its exit code."""
+    code = exit_code(result, allow_failures)
+    if as_json:
+        emit({"exit_code": code, **result.summary()})
+    raise typer.Exit(code)

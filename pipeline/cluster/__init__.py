@@ -1,0 +1,15 @@
+"""Members to dictionaries: embed node texts or take frames of a training split, fit k-means, write tables, commit."""
+
+from pipeline.cluster.embedding import EncoderConfig, embed, option_texts
+from pipeline.cluster.run import ClusterConfig, ClusterRequest, ClusterResult, cluster, load_cluster_config
+
+__all__ = [
+    "ClusterConfig",
+    "ClusterRequest",
+    "ClusterResult",
+    "EncoderConfig",
+    "cluster",
+    "embed",
+    "load_cluster_config",
+    "option_texts",
+]

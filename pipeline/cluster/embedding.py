@@ -1,0 +1,186 @@
+"""Embedding strings once: what is missing in the table `embeddings` is computed, what is there stays as it is."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from extractors import ExtractorError
+from extractors.text import TextEncoder, TextModel, build_text_encoder
+from pipeline.shared import MachineConfig, PreflightError, Terminal, choose
+from stores import Store
+from stores.commit import Changes, commit, create_store, write_table
+from stores.errors import StoreDamageError
+from stores.format import Manifest, TablePart
+
+TABLE = "embeddings"
+_NUMERICS = b"reelstore.numerics"
+_TEXTS_AT_ONCE = 512
+_COMMIT_EVERY_S = 120.0  # a commit writes the whole part anew
+
+
+class EncoderConfig(BaseModel):
+    """A text encoder by name; keys that are not listed are options of the encoder."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    name: str = "clip"
+
+    @model_validator(mode="after")
+    def _is_buildable(self) -> EncoderConfig:
+        try:
+            self.build()
+        except ExtractorError as error:
+            raise ValueError(f"encoder: {error}") from error
+        return self
+
+    def build(self) -> TextEncoder:
+        """Make the encoder (cheap: no weights are loaded). Raises ExtractorError."""
+        return build_text_encoder(self.name, self.model_extra or {})
+
+
+def part_name(encoder: TextEncoder) -> str:
+    """The part of `embeddings` that holds an encoder's vectors."""
+    return encoder.digest[:16]
+
+
+def missing_texts(store: Store, encoder: TextEncoder, texts: Iterable[str]) -> list[str]:
+    """Distinct strings without a vector of this encoder, sorted."""
+    stored = _stored(store, encoder)
+    known = set(stored.column("text").to_pylist()) if stored is not None else set()
+    return sorted({text for text in texts if text not in known})
+
+
+def option_texts(questions: pa.Table) -> list[str]:
+    """What frozen text features are made of: each question, each option, and each question joined with its options.
+
+    Parameters
+    ----------
+    questions:
+        Rows of the table `questions`.
+    """
+    pairs = zip(questions.column("question").to_pylist(), questions.column("options").to_pylist(), strict=True)
+    joined = [(question, option, f"{question} {option}") for question, options in pairs for option in options or ()]
+    return sorted({text for texts in joined for text in texts})
+
+
+def embed(
+    root: Path,
+    encoder: TextEncoder,
+    texts: Iterable[str],
+    run: MachineConfig | None = None,
+    terminal: Terminal | None = None,
+) -> int:
+    """Store the vectors of strings that have none yet; return how many were computed.
+
+    The part `encoder.digest[:16]` of the table `embeddings` holds each string once, sorted; rows that are there are
+    kept, those of a run beside this one too. With nothing missing no network library is imported and nothing is
+    committed. Finished strings are committed every two minutes and when the run is stopped, so that the next one goes
+    on from there.
+
+    Raises
+    ------
+    PreflightError
+        The weights cannot be loaded, or the device is not there.
+    """
+    create_store(root)
+    with Store.open(root, lease=False) as store:
+        todo = missing_texts(store, encoder, texts)
+    if not todo:
+        return 0
+    terminal = terminal or Terminal(quiet=True)
+    model = _load(encoder, run or MachineConfig())
+    fresh: list[pa.Table] = []
+    last = time.monotonic()
+    try:
+        for start in range(0, len(todo), _TEXTS_AT_ONCE):
+            chunk = todo[start : start + _TEXTS_AT_ONCE]
+            fresh.append(_table(chunk, _encode(model, chunk)))
+            terminal.stage("embed", start + len(chunk), len(todo))
+            if time.monotonic() - last >= _COMMIT_EVERY_S:
+                _commit(root, encoder, fresh, model)
+                fresh = []
+                last = time.monotonic()
+    finally:  # a stop is no reason to lose what is finished
+        if fresh:
+            _commit(root, encoder, fresh, model)
+    terminal.close()
+    return len(todo)
+
+
+def vectors(store: Store, encoder: TextEncoder) -> tuple[dict[str, int], NDArray[np.float32]]:
+    """Row of each string, and `[U, dim] float32`. Raises StoreDamageError if the part is not there."""
+    stored = _stored(store, encoder)
+    if stored is None:
+        raise StoreDamageError(f"{store.path}: table {TABLE!r} has no part {part_name(encoder)!r}")
+    values = stored.column("vector").combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    rows = {text: row for row, text in enumerate(stored.column("text").to_pylist())}
+    return rows, values.reshape(len(rows), encoder.dim)
+
+
+def _stored(store: Store, encoder: TextEncoder) -> pa.Table | None:
+    name = part_name(encoder)
+    if TABLE not in store.tables or name not in store.parts(TABLE):
+        return None
+    return store.table(TABLE, name)
+
+
+def _load(encoder: TextEncoder, run: MachineConfig) -> TextModel:
+    sizing = choose(run)
+    # no decoders run beside: every CPU is the model's
+    threads = run.model_threads or sizing.cpus
+    try:
+        return encoder.load(sizing.device, threads)
+    except ExtractorError as error:
+        raise PreflightError(f"encoder: {error}") from error
+
+
+def _encode(model: TextModel, texts: list[str]) -> NDArray[np.float32]:
+    try:
+        return model.encode(texts)
+    except ExtractorError as error:
+        raise PreflightError(f"encoder: {error}") from error
+
+
+def _table(texts: list[str], values: NDArray[np.float32]) -> pa.Table:
+    vector = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
+    return pa.table({"text": pa.array(texts, pa.string()), "vector": vector})
+
+
+def _commit(root: Path, encoder: TextEncoder, fresh: list[pa.Table], model: TextModel) -> None:
+    """Add rows to the encoder's part, whatever another run added to it since."""
+    spec = {"kind": TABLE, "encoder": encoder.spec(), "dim": encoder.dim, "random_weights": encoder.random_weights}
+
+    def merged(latest: Manifest) -> TablePart:
+        table = _merged(_stored(Store(root, latest), encoder), fresh, encoder.dim, model.numerics())
+        return write_table(root, TABLE, spec, table, part_name(encoder))
+
+    commit(root, Changes(updates={TABLE: {part_name(encoder): merged}}))
+
+
+def _merged(stored: pa.Table | None, fresh: list[pa.Table], dim: int, numerics: Mapping[str, Any]) -> pa.Table:
+    """Each string once, sorted; the rows carry the numerics they were computed under."""
+    known = pa.array([], pa.string()) if stored is None else stored.column("text").combine_chunks()
+    added = [table.filter(pc.invert(pc.is_in(table.column("text"), known))) for table in fresh]
+    tables = added if stored is None else [stored, *added]
+    kinds = [*_numerics(tables[0].schema.metadata), numerics]
+    distinct = {json.dumps(kind, sort_keys=True): kind for kind in kinds}
+    metadata = {_NUMERICS: json.dumps([distinct[text] for text in sorted(distinct)], sort_keys=True)}
+    # what is read back calls the inner field by another name
+    schema = pa.schema([("text", pa.string()), ("vector", pa.list_(pa.float32(), dim))])
+    rows = pa.concat_tables([table.cast(schema) for table in tables]).sort_by("text").combine_chunks()
+    return rows.replace_schema_metadata(metadata)
+
+
+def _numerics(metadata: Mapping[bytes, bytes] | None) -> list[dict[str, Any]]:
+    kinds: list[dict[str, Any]] = json.loads((metadata or {}).get(_NUMERICS, b"[]"))
+    return kinds

@@ -1,0 +1,366 @@
+"""Confounder dictionaries in the store: members of the training split → vectors → k-means → tables, one commit."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+import settings
+from extractors import ExtractorError
+from parsers import Dictionary, DictionaryError, KMeansParameters, fit_dictionary
+from parsers.components import EDGES, NODES
+from parsers.confounders import record
+from pipeline.cluster.embedding import EncoderConfig, embed, vectors
+from pipeline.shared import (
+    ConfigError,
+    MachineConfig,
+    Members,
+    SourceError,
+    StageRequest,
+    StageResult,
+    StopRequestedError,
+    StopSignals,
+    Terminal,
+    UsageError,
+    choose_dataset,
+    differences,
+    linguistic_members,
+    mark_stale,
+    preflight,
+    stored_digests,
+    visual_members,
+)
+from settings import Section
+from settings.messages import available, first_few
+from stores import Store
+from stores.commit import Changes, commit, write_table
+from stores.describe import MEMBERS, RECORD, DictionaryKind, dictionary_spec, write_card
+from stores.format import load
+
+_SHOWN = 20
+
+
+class ClusterConfig(Section):
+    """How dictionaries are made: the text encoder of the nodes, k-means, and where the encoder runs."""
+
+    encoder: EncoderConfig = EncoderConfig()
+    kmeans: KMeansParameters = KMeansParameters()
+    run: MachineConfig = MachineConfig()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterRequest(StageRequest):
+    """What is clustered: a kind of dictionary, of which feature (visual), of which dataset's split.
+
+    None for ``feature`` and ``dataset`` means the only one that the store has.
+    """
+
+    kind: DictionaryKind
+    config: ClusterConfig
+    feature: str | None = None
+    dataset: str | None = None
+    split: str = "train"
+
+
+@dataclass(frozen=True, slots=True)
+class DictionarySummary:
+    """A dictionary, its members, and why it was or would be made.
+
+    ``missing`` lists members of the split without a graph or a row; ``why`` the first changes since it was made.
+    """
+
+    table: str
+    dataset: str
+    split: str
+    k: int
+    members: int
+    missing: list[dict[str, str]]
+    changes: int
+    why: list[str]
+    computed: bool
+    random_weights: bool
+    version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterResult(StageResult):
+    """How a clustering ended; ``dictionary`` is None if a signal came first."""
+
+    dictionary: DictionarySummary | None = None
+
+    @property
+    def incomplete(self) -> bool:
+        return self.dictionary is not None and bool(self.dictionary.missing)
+
+    def summary(self) -> dict[str, Any]:
+        stopped = {} if self.stopped_by is None else {"stopped_by": self.stopped_by}
+        return {**(asdict(self.dictionary) if self.dictionary else {}), **stopped}
+
+
+def load_cluster_config(file: Path | None, overrides: Sequence[str]) -> ClusterConfig:
+    """A file (or the defaults) with ``a.b=c`` overrides on top. Raises ConfigError, one line."""
+    try:
+        raw = settings.read_yaml(file, str(file)) if file is not None else {}
+        for text in overrides:
+            settings.override(raw, text)
+        return settings.validate(ClusterConfig, raw, str(file) if file is not None else "settings")
+    except settings.SettingsError as error:
+        raise ConfigError(str(error)) from error
+
+
+def cluster(request: ClusterRequest, terminal: Terminal | None = None) -> ClusterResult:
+    """Make the store hold the dictionary, unless the stored one has these members and this recipe.
+
+    Writes the tables ``<kind>_dictionary`` (cluster, center, mean, count, empty) and ``<kind>_dictionary_members``
+    (key, step, time_s, cluster, distance, digest). Only what questions of the split refer to enters. Members without a
+    graph or a row are reported, and the dictionary is made of the others.
+
+    Raises
+    ------
+    UsageError, StoreError, OSError
+        If the user must change something first.
+    """
+    preflight.check_locations(request.store, request.store, "--store")
+    root = Path(request.store).absolute()
+    with terminal or Terminal() as shown, StopSignals():
+        try:
+            return _cluster(request, root, shown)
+        except StopRequestedError as stop:
+            shown.line(f"stopped by {stop}; run the same command again to continue")
+            return ClusterResult(stopped_by=str(stop))
+        except DictionaryError as error:
+            raise UsageError(f"{request.kind} dictionary: {error}") from error
+
+
+def _cluster(request: ClusterRequest, root: Path, terminal: Terminal) -> ClusterResult:
+    with Store.open(root) as store:
+        maker = _MAKERS[request.kind](request, store)
+        maker.read()
+        changes = maker.changes()
+        maker.describe(terminal, changes)
+        if changes and not request.plan_only:
+            maker.make(root, terminal)
+    if not request.plan_only:
+        mark_stale(root)
+        if not changes:
+            terminal.line(f"nothing to do: {maker.table} is up to date")
+    return ClusterResult(dictionary=maker.summary(load(root).version, changes))
+
+
+_Rows = tuple[NDArray[np.float32], list[tuple[str, int]], list[float | None]]
+
+
+class _Maker(ABC):
+    """One dictionary: its recipe, its members now, and how they become vectors."""
+
+    members: Members
+    of_kind: dict[str, Any]  # what the recipe says of this kind alone
+
+    def __init__(self, request: ClusterRequest, store: Store) -> None:
+        self.request = request
+        self.store = store
+        self.table = f"{request.kind}_dictionary"
+        self.dataset = choose_dataset(store, request.split, request.dataset)
+
+    @abstractmethod
+    def read(self) -> None:
+        """Fill ``members`` and ``of_kind``. Raises UsageError where there is none."""
+
+    @abstractmethod
+    def rows(self, root: Path, terminal: Terminal) -> _Rows:
+        """Vectors ``[N, P] float32``, (key, step) and second of each, in order of key and step."""
+
+    @abstractmethod
+    def source(self) -> str:
+        """Whose weights made the vectors."""
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The recipe."""
+        return {
+            "kind": self.request.kind,
+            "algorithm": "MiniBatchKMeans",
+            **self.request.config.kmeans.model_dump(),
+            "dataset": self.dataset,
+            "split": self.request.split,
+            **self.of_kind,
+        }
+
+    def changes(self) -> list[str]:
+        """Why the dictionary must be made; empty if the stored one is of this recipe and these members."""
+        if self.table not in self.store.tables or self.table + MEMBERS not in self.store.tables:
+            return ["not built yet"]
+        if dictionary_spec(self.store, self.request.kind) != self.spec:
+            return ["its recipe changed"]
+        return differences(stored_digests(self.store, self.table), self.members.digests)
+
+    def describe(self, terminal: Terminal, changes: Sequence[str]) -> None:
+        """Say what is to be done and why, and what the user should know of the members."""
+        if self.of_kind["random_weights"]:
+            terminal.warn(f"{self.source()} has random weights: the dictionary is a placeholder")
+        if shared := self.members.shared:
+            split = self.request.split
+            terminal.warn(f"{len(shared)} videos of {split} belong to other splits too, {shared[0]!r} first")
+        for key, reason in list(self.members.missing.items())[:_SHOWN]:
+            terminal.line(f"missing: {key!r}: {reason}")
+        if (more := len(self.members.missing) - _SHOWN) > 0:
+            terminal.line(f"… and {more} more missing")
+        if changes:
+            members = f"{len(self.members.digests)} {self.request.split} members of {self.dataset}"
+            k = self.request.config.kmeans.k
+            terminal.line(f"{self.table}: {members}, k={k}; reason: {first_few(changes)}")
+
+    def make(self, root: Path, terminal: Terminal) -> None:
+        """Fit and publish: the clusters and their members in one commit."""
+        rows, members, times = self.rows(root, terminal)
+        terminal.line(f"fitting {len(rows)} × {rows.shape[1]} on one thread")
+        fitted = fit_dictionary(rows, members, self.request.config.kmeans)
+        if empty := int(fitted.empty.sum()):
+            terminal.warn(f"{empty} of {len(fitted.empty)} clusters have no member; they keep their centres")
+        listing = pa.table(
+            {
+                "key": pa.array([key for key, _ in members], pa.string()),
+                "step": pa.array([step for _, step in members], pa.int32()),
+                "time_s": pa.array(times, pa.float64()),
+                "cluster": pa.array(fitted.assignment),
+                "distance": pa.array(fitted.distance),
+                "digest": pa.array([self.members.digests[key] for key, _ in members], pa.string()),
+            }
+        )
+        tables = {self.table: _dictionary_table(fitted), self.table + MEMBERS: listing}
+        changes = Changes()
+        for name, table in tables.items():
+            changes.tables[name] = {"": write_table(root, name, self.spec, table)}
+        commit(root, changes)
+        write_card(root)
+
+    def summary(self, version: int, changes: Sequence[str]) -> DictionarySummary:
+        """Return what a script is told."""
+        return DictionarySummary(
+            table=self.table,
+            dataset=self.dataset,
+            split=self.request.split,
+            k=self.request.config.kmeans.k,
+            members=len(self.members.digests),
+            missing=[{"key": key, "reason": reason} for key, reason in self.members.missing.items()],
+            changes=len(changes),
+            why=list(changes[:_SHOWN]),
+            computed=bool(changes) and not self.request.plan_only,
+            random_weights=self.of_kind["random_weights"],
+            version=version,
+        )
+
+    def _require_members(self, what: str) -> None:
+        if not self.members.digests:
+            where = f"{self.dataset}/{self.request.split}"
+            count = len(self.members.missing)
+            raise SourceError(f"{self.store.path}: none of the {count} members of {where} has {what}")
+
+
+class _Graphs(_Maker):
+    """Linguistic: the node strings of each question's graph, embedded."""
+
+    def read(self) -> None:
+        self.encoder = self.request.config.encoder.build()
+        self.members = linguistic_members(self.store, self.dataset, self.request.split)
+        self._require_members("a graph; run jobs/parse.py first")
+        try:
+            recipe, dim = self.encoder.spec(), self.encoder.dim
+        except ExtractorError as error:
+            raise ConfigError(f"encoder: {error}") from error
+        self.of_kind = {
+            "shape": [len(NODES), dim],
+            "nodes": list(NODES),
+            "edges": [list(edge) for edge in EDGES],
+            "encoder": recipe,
+            "random_weights": self.encoder.random_weights,
+        }
+
+    def source(self) -> str:
+        return f"the text encoder {self.encoder.name!r}"
+
+    def rows(self, root: Path, terminal: Terminal) -> _Rows:
+        """``[N, nodes * dim]``, row-major, as the published code flattens a graph's ``[8, 768]``."""
+        nodes = self.members.nodes
+        texts = sorted({text for node_texts in nodes.values() for text in node_texts})
+        count = embed(root, self.encoder, texts, self.request.config.run, terminal)
+        terminal.line(f"embedded {count} of {len(texts)} distinct strings of {len(nodes)} graphs")
+        with Store.open(root) as store:
+            place, values = vectors(store, self.encoder)
+        picked = np.array([place[text] for node_texts in nodes.values() for text in node_texts], np.int64)
+        rows = values[picked].reshape(len(nodes), -1)
+        return rows, [(key, 0) for key in nodes], [None] * len(nodes)
+
+
+class _Frames(_Maker):
+    """Visual: every valid step of a feature of the split's videos."""
+
+    def read(self) -> None:
+        self.feature = _choose_feature(self.store, self.request.feature)
+        self.members = visual_members(self.store, self.feature, self.dataset, self.request.split)
+        self._require_members(f"a row of {self.feature!r}; run jobs/extract.py first")
+        recipe = self.store.spec(self.feature)
+        self.of_kind = {
+            "shape": list(recipe["step_shape"]),
+            "feature": self.feature,
+            "feature_spec": self.store.features[self.feature].spec_digest,
+            "random_weights": bool(recipe.get("random_weights")),
+        }
+
+    def source(self) -> str:
+        return f"feature {self.feature!r}"
+
+    def rows(self, root: Path, terminal: Terminal) -> _Rows:
+        """``[N, D]``, filled in place: the members are in memory once."""
+        valid = {key: np.flatnonzero(self.store.valid(self.feature, key)) for key in self.members.digests}
+        members = [(key, int(step)) for key, steps in valid.items() for step in steps]
+        rows = np.empty((len(members), *self.of_kind["shape"]), np.float32)
+        times: list[float | None] = []
+        for key, steps in valid.items():
+            rows[len(times) : len(times) + len(steps)] = self.store.row(self.feature, key)[steps]
+            times += self.store.times(self.feature, key)[steps].tolist()
+        return rows, members, times
+
+
+_MAKERS: Mapping[DictionaryKind, type[_Maker]] = {"linguistic": _Graphs, "visual": _Frames}
+
+
+def _dictionary_table(fitted: Dictionary) -> pa.Table:
+    """The table of clusters; on what its bytes depend besides members and recipe is in the schema's metadata."""
+    size = fitted.centers.shape[1]
+    table = pa.table(
+        {
+            "cluster": pa.array(np.arange(len(fitted.counts), dtype=np.int32)),
+            "center": pa.FixedSizeListArray.from_arrays(pa.array(fitted.centers.reshape(-1)), size),
+            "mean": pa.FixedSizeListArray.from_arrays(pa.array(fitted.means.reshape(-1)), size),
+            "count": pa.array(fitted.counts),
+            "empty": pa.array(fitted.empty),
+        }
+    )
+    return table.replace_schema_metadata({RECORD: json.dumps(record(), sort_keys=True)})
+
+
+def _choose_feature(store: Store, named: str | None) -> str:
+    """The feature to cluster: named, or the only one whose steps are vectors. Raises SourceError."""
+    flat = [name for name in store.features if len(store.spec(name).get("step_shape", ())) == 1]
+    if named is None and len(flat) == 1:
+        return flat[0]
+    listed = ", ".join(flat) or "none"
+    if named is None:
+        raise SourceError(f"{store.path}: features with one vector per step: {listed}; name one with --feature")
+    if named not in store.features:
+        raise SourceError(f"{store.path}: no feature {named!r} ({available(store.features)})")
+    if named not in flat:
+        shape = store.spec(named).get("step_shape")
+        raise SourceError(
+            f"{store.path}: feature {named!r} has steps of shape {shape}; only one vector per step can be clustered"
+        )
+    return named

@@ -1,0 +1,104 @@
+"""A feature of the configuration made ready for planning: its extractor, its complete spec and the spec digest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from extractors import Extractor, ExtractorError
+from pipeline.extract.config import Config, FeatureConfig, MediaConfig
+from pipeline.media import MediaError, Policy, Segments, recipe
+from pipeline.shared import ConfigError
+from stores.format import check_name, digest
+
+_RAGGED_STEPS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """A feature of a configuration, ready to be planned. Cheap to make and to pickle: it holds no weights."""
+
+    name: str
+    config: FeatureConfig
+    extractor: Extractor
+    policy: Policy
+    spec: Mapping[str, Any]
+    spec_digest: str
+
+    @property
+    def step_bytes(self) -> int:
+        """Bytes of one stored step."""
+        elements = int(np.prod(self.extractor.output().step_shape, dtype=np.int64))
+        return elements * np.dtype(self.config.dtype).itemsize
+
+    @property
+    def row_bytes(self) -> int | None:
+        """Bytes of one stored row; None where T depends on the video."""
+        return None if self.policy.steps is None else self.policy.steps * self.step_bytes
+
+    @property
+    def expected_row_bytes(self) -> int:
+        """``row_bytes``, or a guess at it where T depends on the video."""
+        return (self.policy.steps or _RAGGED_STEPS) * self.step_bytes
+
+
+def ready_features(config: Config) -> dict[str, Feature]:
+    """Make the features of a configuration ready: name to feature, in order of name.
+
+    Raises
+    ------
+    ConfigError
+        If a sampling policy does not suit what an extractor reads, or a decoding backend is not installed.
+    """
+    return {name: _ready(name, config.features[name], config) for name in sorted(config.features)}
+
+
+_PICTURE_ONLY = ("rgb", "geometry")
+_LIBRARIES = {
+    "frames": ("libavformat", "libavcodec", "libswscale"),
+    "audio": ("libavformat", "libavcodec", "libswresample"),
+}
+
+
+def _decode_recipe(media: MediaConfig, kind: str) -> dict[str, Any]:
+    """The part of decoding that can change a feature: a new resampler must not recompute pictures."""
+    try:
+        whole = recipe(media.backend)
+    except MediaError as error:
+        raise ConfigError(f"media.backend: {error.message}") from error
+    whole = {**whole, "libraries": {name: whole["libraries"][name] for name in _LIBRARIES[kind]}}
+    if kind == "frames":
+        return {name: value for name, value in whole.items() if name != "audio"}
+    return {
+        **{name: value for name, value in whole.items() if name not in _PICTURE_ONLY},
+        "audio_absent": media.audio_absent,
+        "audio_windows": "zeros where the track ends; a step is real with half a window of track",
+    }
+
+
+def _ready(name: str, config: FeatureConfig, whole: Config) -> Feature:
+    extractor = config.build()
+    if extractor.input == "audio" and not isinstance(config.policy, Segments):
+        raise ConfigError(
+            f"features.{name}.sampling: sound is sampled by 'segments', not {config.policy.spec()['policy']!r}"
+        )
+    try:
+        model, output = extractor.spec(), extractor.output()
+    except ExtractorError as error:
+        raise ConfigError(f"features.{name}: {error}") from error
+    spec = {
+        "extractor": config.extractor,
+        "model": model,
+        "sampling": config.policy.spec(),
+        "decode": _decode_recipe(whole.media, extractor.input),
+        "dtype": config.dtype,
+        "steps": config.policy.steps,
+        "step_shape": list(output.step_shape),
+        "units": output.units,
+        "epoch": config.epoch,
+        "random_weights": extractor.random_weights,
+    }
+    return Feature(check_name(name), config, extractor, config.policy, spec, digest(spec))

@@ -1,0 +1,148 @@
+"""The ledger of a run: what is finished but not yet committed, what is committed, and what is missing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.extract.features import Feature
+from pipeline.extract.identity import failed_content
+from pipeline.extract.outcomes import Outcome, StageTimes, UnitDone
+from pipeline.extract.plan import Plan
+from pipeline.extract.shards import FinishedShard
+from pipeline.extract.units import UnitFailure, UnitUnchanged
+from pipeline.media import PERMANENT
+from pipeline.shared import EventLog, StopSignals
+from stores.commit import Changes, Failure, commit, place_shard
+from stores.format import Manifest
+
+_COMMIT_EVERY_S = 2.0
+
+
+@dataclass(slots=True)
+class Progress:
+    """What a run has done so far: videos that are through, rows computed, rows linked, bytes written, rows failed."""
+
+    videos: int = 0
+    computed: int = 0
+    linked: int = 0
+    bytes_written: int = 0
+    failures: list[Failure] = field(default_factory=list)
+    times: StageTimes = field(default_factory=StageTimes)
+
+
+class Ledger:
+    """Collects the outcomes of a run and commits them every few seconds, never in the middle of a signal.
+
+    Parameters
+    ----------
+    root
+        The store.
+    manifest
+        The version that the run was planned against.
+    plan
+        What planning itself settled (links, removals, failures, sources) is entered first.
+    features
+        The features of the run; they become current with the first commit after the plan's own.
+    signals
+        Held back while a commit is under way.
+    replace
+        Move keys to their new rows even where the cache key is the same (``--force``).
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        manifest: Manifest,
+        plan: Plan,
+        features: Mapping[str, Feature],
+        events: EventLog,
+        signals: StopSignals,
+        replace: bool = False,
+    ) -> None:
+        self.manifest = manifest
+        self.progress = Progress(linked=len(plan.placed), failures=[*plan.failures])
+        self._root = root
+        self._features = features
+        self._events = events
+        self._signals = signals
+        self._replace = replace
+        self._last_commit = time.monotonic()
+        # Copies: what is pending grows, and the plan is what the summary counts from.
+        self._pending = Changes(
+            placed=[*plan.placed],
+            removed=[*plan.removed],
+            settled=[*plan.settled],
+            failures=[*plan.failures],
+            sources=[*plan.sources],
+        )
+        if plan.units:
+            self.commit()  # at once: computing may take hours
+        self._pending.current = {name: feature.spec_digest for name, feature in features.items()}
+        if not plan.units:
+            self.commit()
+
+    def accept(self, outcome: Outcome) -> None:
+        """Enter one outcome; commit if the last commit is a few seconds old."""
+        with self._signals.critical():
+            self._enter(outcome)
+            due = time.monotonic() - self._last_commit >= _COMMIT_EVERY_S
+            if due and (self._pending.placed or self._pending.failures):
+                self.commit()
+
+    def _enter(self, outcome: Outcome) -> None:
+        progress, pending = self.progress, self._pending
+        if isinstance(outcome, FinishedShard):
+            placed = place_shard(self._root, outcome.receipt, outcome.aliases)
+            pending.replace = pending.replace or self._replace
+            pending.placed += placed
+            pending.shards.append(outcome.receipt)
+            pending.sources += outcome.sources
+            progress.computed += len(placed)
+            progress.bytes_written += outcome.receipt.bytes
+        elif isinstance(outcome, UnitFailure):
+            self._enter_failure(outcome)
+        elif isinstance(outcome, UnitUnchanged):
+            pending.sources.append(outcome.source)
+            progress.linked += len(outcome.unit.keys) * len(outcome.unit.features)
+        elif isinstance(outcome, UnitDone):
+            progress.videos += outcome.units
+            progress.times.add(outcome.times)
+
+    def _enter_failure(self, outcome: UnitFailure) -> None:
+        unit = outcome.unit
+        content = outcome.source.content_id if outcome.source else unit.content
+        for name in outcome.features:
+            for key in unit.keys:
+                failure = Failure(
+                    video_id=key,
+                    feature=name,
+                    spec_digest=self._features[name].spec_digest,
+                    failure_class=outcome.failure_class,
+                    permanent=outcome.failure_class in PERMANENT,
+                    message=outcome.message,
+                    uri=unit.uri,
+                    content_id=failed_content(content, unit.start_s, unit.end_s),
+                    attempts=unit.attempts.get(name, 0) + 1,
+                )
+                self._pending.failures.append(failure)
+                self.progress.failures.append(failure)
+                self._events.emit("failure", **failure.record())
+
+    def commit(self) -> None:
+        """Publish what is pending as a new version, if there is anything."""
+        self._last_commit = time.monotonic()
+        if not self._pending:
+            return
+        with self._signals.critical():
+            pending = self._pending
+            self.manifest = commit(self._root, pending)
+            self._events.emit(
+                "commit",
+                version=self.manifest.version,
+                rows=len(pending.placed),
+                failures=len(pending.failures),
+            )
+            self._pending = Changes(current=pending.current)

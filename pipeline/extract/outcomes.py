@@ -1,0 +1,93 @@
+"""What an executor tells the run, whichever executor it is, and how the run listens.
+
+An executor is a generator of outcomes. Results flow one way, from the executor to the run; the one thing that flows
+back is a stop: :func:`consume` throws it into the generator, which then yields what it has finished and raises it
+again, so that a stopped run can commit promptly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from pipeline.extract.plan import Unit
+from pipeline.extract.shards import FinishedShard
+from pipeline.extract.units import RunContext, UnitFailure, UnitUnchanged
+from pipeline.shared import StopRequestedError
+
+
+@dataclass(slots=True)
+class StageTimes:
+    """Seconds spent and items done, for the summary. Decode seconds are summed over workers."""
+
+    decode_s: float = 0.0
+    model_s: float = 0.0
+    write_s: float = 0.0
+    waiting_s: float = 0.0
+    frames: int = 0
+    steps: int = 0
+
+    def add(self, other: StageTimes) -> None:
+        """Add another account to this one."""
+        self.decode_s += other.decode_s
+        self.model_s += other.model_s
+        self.write_s += other.write_s
+        self.waiting_s += other.waiting_s
+        self.frames += other.frames
+        self.steps += other.steps
+
+
+@dataclass(frozen=True, slots=True)
+class UnitDone:
+    """``units`` more videos are through, with rows or with failures."""
+
+    units: int
+    times: StageTimes = field(default_factory=StageTimes)
+
+
+Outcome = FinishedShard | UnitFailure | UnitUnchanged | UnitDone
+
+
+class Executor(Protocol):
+    """Where units are computed: in this process, or on a Ray cluster."""
+
+    def run(self, context: RunContext, units: Sequence[Unit]) -> Generator[Outcome, None, None]:
+        """Compute all units and yield what is finished as it is finished.
+
+        When ``StopRequestedError`` reaches the generator (raised in it, or thrown into it), it publishes the rows that
+        are computed, yields their shards, and raises the error again.
+
+        Raises
+        ------
+        PreflightError
+            If the models do not load, or the machine or the cluster cannot take the work.
+        """
+
+
+def consume(
+    outcomes: Generator[Outcome, None, None], accept: Callable[[Outcome], None], on_stop: Callable[[], None]
+) -> StopRequestedError | None:
+    """Hand every outcome to ``accept`` until the executor ends; return the stop that ended it, if one came.
+
+    A stop is raised wherever this thread is. Raised in the generator, it ends it the way its contract says. Raised
+    here, it is thrown into the generator once, after ``on_stop`` has saved what is there: an executor may take
+    seconds to end.
+    """
+    stop: StopRequestedError | None = None
+    throw = False
+    while True:
+        try:
+            if throw and stop is not None:
+                throw = False
+                outcome = outcomes.throw(stop)
+            else:
+                outcome = next(outcomes)
+            accept(outcome)
+        except StopIteration:
+            return stop
+        except StopRequestedError as error:
+            if stop is not None:
+                return stop
+            on_stop()
+            stop, throw = error, True

@@ -1,0 +1,46 @@
+"""Measuring what half precision costs, on the rows of the run itself."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stores.format.rounding import RoundingError
+from stores.format.rows import Array
+
+MEASURED_STEPS = 8
+"""Steps of one row that are compared: comparing every Swin map would take as long as a fast GPU takes to compute it."""
+
+
+def measured_steps(frame: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Which steps of a row are compared: up to `MEASURED_STEPS`, evenly spread over those that are not zero padding.
+
+    Parameters
+    ----------
+    frame : ``int64 [T]``, the frame of each step, -1 where the stored step is zero.
+    """
+    real = np.flatnonzero(frame >= 0)
+    count = min(len(real), MEASURED_STEPS)
+    return real[np.linspace(0, len(real) - 1, count).round().astype(np.int64)] if count else real
+
+
+def rounding_error(values: Array, reference: NDArray[np.float32]) -> RoundingError:
+    """Compare ``[N, *step]`` of any floating dtype, N at least 1, with its ``float32`` reference, in float64.
+
+    A step that is all zeros has cosine 1 with zeros and 0 with anything else.
+    """
+    largest, means, cosines = [], [], []
+    for step, true in zip(values, reference, strict=True):
+        a, b = step.astype(np.float64).ravel(), true.astype(np.float64).ravel()
+        difference = np.abs(a - b)
+        largest.append(float(difference.max()))
+        means.append(float(difference.mean()))
+        norms = float(np.linalg.norm(a) * np.linalg.norm(b))
+        cosines.append(min(1.0, float(a @ b) / norms) if norms else float(not a.any() and not b.any()))
+    return RoundingError(
+        steps=len(values),
+        max_abs=max(largest),
+        mean_abs=float(np.mean(means)),
+        min_cosine=min(cosines),
+        mean_cosine=float(np.mean(cosines)),
+    )

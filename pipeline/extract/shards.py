@@ -1,0 +1,81 @@
+"""From computed rows to shards: one open shard per feature and numerics."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from pipeline.extract.units import ComputedRow, RunContext
+from stores.commit import SourceRecord
+from stores.format.rounding import RoundingError, pooled
+from stores.format.rows import Receipt
+from stores.format.shard import ShardWriter
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedShard:
+    """A published shard that no manifest names yet, with what the commit needs beside its receipt."""
+
+    receipt: Receipt
+    aliases: Mapping[str, tuple[str, ...]]
+    sources: tuple[SourceRecord, ...]
+
+
+@dataclass(slots=True)
+class _Open:
+    writer: ShardWriter
+    opened: float
+    aliases: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    sources: list[SourceRecord] = field(default_factory=list)
+    rounding: dict[str, list[RoundingError]] = field(default_factory=dict)
+
+
+class ShardSet:
+    """Open shards of one writer. Rows of different numerics never share a shard."""
+
+    def __init__(self, context: RunContext, shard_mb: float, shard_rows: int, max_age_s: float) -> None:
+        self._context = context
+        self._bytes = int(shard_mb * 1e6)
+        self._rows = shard_rows
+        self._age = max_age_s
+        self._open: dict[tuple[str, str], _Open] = {}
+
+    def add(self, computed: ComputedRow) -> None:
+        identity = (computed.feature, json.dumps(computed.numerics, sort_keys=True))
+        if identity not in self._open:
+            spec = self._context.features[computed.feature].spec_digest
+            writer = ShardWriter(self._context.store, computed.feature, spec, computed.numerics)
+            self._open[identity] = _Open(writer, time.monotonic())
+        shard = self._open[identity]
+        shard.writer.add(computed.row)
+        if computed.aliases:
+            shard.aliases[computed.row.key] = computed.aliases
+        shard.sources.append(computed.source)
+        for kind, error in computed.rounding.items():
+            shard.rounding.setdefault(kind, []).append(error)
+
+    def finish_due(self) -> Iterator[FinishedShard]:
+        """Publish shards that are full or old."""
+        now = time.monotonic()
+        for identity, shard in list(self._open.items()):
+            writer = shard.writer
+            if writer.bytes >= self._bytes or len(writer) >= self._rows or now - shard.opened >= self._age:
+                yield self._finish(identity)
+
+    def finish_all(self) -> Iterator[FinishedShard]:
+        """Publish every open shard."""
+        for identity in list(self._open):
+            yield self._finish(identity)
+
+    def _finish(self, identity: tuple[str, str]) -> FinishedShard:
+        shard = self._open.pop(identity)
+        receipt = shard.writer.finish({kind: pooled(errors) for kind, errors in sorted(shard.rounding.items())})
+        return FinishedShard(receipt, dict(shard.aliases), tuple(dict.fromkeys(shard.sources)))
+
+    def discard(self) -> None:
+        """Drop rows that were not published."""
+        for shard in self._open.values():
+            shard.writer.discard()
+        self._open.clear()

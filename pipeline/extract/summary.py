@@ -1,0 +1,182 @@
+"""What a person and a script are told about an extraction: its plan, its failures, its result."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.table import Table
+
+from pipeline.extract.features import Feature
+from pipeline.extract.ledger import Progress
+from pipeline.extract.plan import COMPUTED, Plan, Reason
+from pipeline.shared import StageResult, Terminal, duration, human_bytes
+from stores.commit import Failure
+
+_FAILURES_SHOWN = 20
+_REASONS = (Reason.STORED, Reason.DUPLICATE, *COMPUTED, Reason.FAILED_PERMANENT, Reason.REMOVED)
+
+
+@dataclass(frozen=True, slots=True)
+class PlanSummary:
+    """A plan in numbers: rows by feature and reason, videos to decode, bytes to read and to write."""
+
+    features: list[str]
+    specs: dict[str, str]
+    wanted: int
+    stored: int
+    to_compute: int
+    videos: int
+    skipped: int
+    reasons: dict[str, dict[str, int]]
+    bytes_to_read: int
+    bytes_to_write: int
+
+    @classmethod
+    def of_plan(cls, plan: Plan, features: Mapping[str, Feature]) -> PlanSummary:
+        """Count what a plan says."""
+        return cls(
+            features=list(features),
+            specs={name: feature.spec_digest for name, feature in features.items()},
+            wanted=plan.wanted,
+            stored=plan.stored,
+            to_compute=plan.rows_to_compute,
+            videos=len(plan.units),
+            skipped=len(plan.skipped),
+            reasons={name: {str(k): v for k, v in sorted(counts.items())} for name, counts in plan.reasons.items()},
+            bytes_to_read=plan.bytes_to_read,
+            bytes_to_write=plan.bytes_to_write,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """What a run did: rows stored, computed and failed, and where the time went.
+
+    ``stored`` counts wanted rows that the store holds at the end; ``failures`` are those that it does not.
+    """
+
+    stored: int
+    computed: int
+    failed: int
+    failures_by_class: dict[str, int]
+    failures: list[dict[str, Any]]
+    version: int
+    videos_done: int
+    bytes_written: int
+    wall_s: float
+    compute_s: float
+    decode_s: float
+    model_s: float
+    write_s: float
+    waiting_s: float
+    frames_decoded: int
+    steps_computed: int
+
+    @classmethod
+    def of_run(cls, plan: Plan, progress: Progress, version: int, wall_s: float, compute_s: float) -> RunSummary:
+        """Count what a run did."""
+        missing = [*progress.failures, *plan.skipped]
+        times = progress.times
+        return cls(
+            stored=plan.stored + progress.computed + progress.linked - len(plan.placed),
+            computed=progress.computed,
+            failed=len(progress.failures),
+            failures_by_class=dict(sorted(Counter(failure.failure_class for failure in missing).items())),
+            failures=[failure.record() for failure in missing],
+            version=version,
+            videos_done=progress.videos,
+            bytes_written=progress.bytes_written,
+            wall_s=round(wall_s, 3),
+            compute_s=round(compute_s, 3),
+            decode_s=round(times.decode_s, 3),
+            model_s=round(times.model_s, 3),
+            write_s=round(times.write_s, 3),
+            waiting_s=round(times.waiting_s, 3),
+            frames_decoded=times.frames,
+            steps_computed=times.steps,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtractResult(StageResult):
+    """How an extraction ended.
+
+    Attributes
+    ----------
+    plan
+        What was planned; None if a signal came before the plan.
+    run
+        What was done; None if only a plan was asked for, or a signal came before anything was.
+    seconds_estimated
+        With a plan only: seconds that it will take, from past runs; None if there are none.
+    """
+
+    plan: PlanSummary | None = None
+    run: RunSummary | None = None
+    seconds_estimated: float | None = None
+
+    @property
+    def incomplete(self) -> bool:
+        return self.run is not None and bool(self.run.failures)
+
+    def summary(self) -> dict[str, Any]:
+        record: dict[str, Any] = asdict(self.plan) if self.plan else {}
+        if self.run is not None:
+            return {**record, **asdict(self.run), "stopped_by": self.stopped_by}
+        if self.stopped_by is not None:
+            return {**record, "stopped_by": self.stopped_by}
+        return {**record, "seconds_estimated": self.seconds_estimated}
+
+
+def show_plan(terminal: Terminal, plan: Plan, summary: PlanSummary, seconds: float | None) -> None:
+    """Print a table of reasons by feature, then bytes and time."""
+    used = [reason for reason in _REASONS if any(counts[reason] for counts in plan.reasons.values())]
+    table = Table(title="plan", title_justify="left")
+    table.add_column("feature")
+    table.add_column("spec")
+    for reason in used:
+        table.add_column(str(reason), justify="right")
+    for name, counts in plan.reasons.items():
+        table.add_row(name, summary.specs[name][:8], *(str(counts[reason]) for reason in used))
+    terminal.table(table)
+    time = "none"
+    if plan.units:
+        time = "unknown (no earlier run)" if seconds is None else f"about {duration(seconds)}"
+    terminal.line(
+        f"to compute: {summary.to_compute} rows of {summary.videos} videos "
+        f"({human_bytes(summary.bytes_to_read)} to read, {human_bytes(summary.bytes_to_write)} to write); time: {time}"
+    )
+
+
+def show_failures(terminal: Terminal, failures: Sequence[Failure]) -> None:
+    """Print the rows that are missing, one line each (the first twenty)."""
+    for failure in failures[:_FAILURES_SHOWN]:
+        lasting = "permanent" if failure.permanent else "transient"
+        terminal.labelled(
+            "missing",
+            f"{failure.feature} {failure.video_id!r}: {failure.failure_class} ({lasting}): {failure.message}",
+        )
+    if len(failures) > _FAILURES_SHOWN:
+        more = len(failures) - _FAILURES_SHOWN
+        terminal.line(f"… and {more} more; `python jobs/store.py inspect DIR` lists all")
+
+
+def show_summary(terminal: Terminal, plan: PlanSummary, run: RunSummary) -> None:
+    """Print what the store holds now and, if anything was computed, how fast."""
+    failed = ", ".join(f"{count} {name}" for name, count in run.failures_by_class.items()) or "none"
+    terminal.line(
+        f"stored {run.stored} of {plan.wanted} wanted rows "
+        f"({run.computed} computed now), version {run.version}; missing: {failed}"
+    )
+    if not run.computed:
+        return
+    decode = run.frames_decoded / run.decode_s if run.decode_s else 0.0
+    model = run.steps_computed / run.model_s if run.model_s else 0.0
+    waiting = f"{run.waiting_s:.1f} s waiting for decoders, " if run.waiting_s else ""
+    terminal.line(
+        f"{duration(run.wall_s)}: {decode:.1f} frames/s per decode worker, {model:.1f} steps/s in "
+        f"models, {waiting}{human_bytes(run.bytes_written)} written"
+    )

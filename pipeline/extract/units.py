@@ -1,0 +1,87 @@
+"""What travels through an extraction: the context of a run, the decoded steps of a unit, its rows or its failure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.extract.config import MediaConfig
+from pipeline.extract.features import Feature
+from pipeline.extract.plan import Unit
+from pipeline.media import Limits, MediaProcess, Samples
+from stores.commit import SourceRecord
+from stores.format import Array, RoundingError, Row
+
+
+@dataclass(frozen=True, slots=True)
+class RunContext:
+    """What every worker of a run must know. Picklable; holds no weights and no open file."""
+
+    store: Path
+    features: Mapping[str, Feature]
+    media: MediaConfig
+    limits: Limits
+
+    def wanted_features(self, units: Sequence[Unit]) -> list[Feature]:
+        """Return the features that some unit wants, by name: only their towers need loading."""
+        wanted = {name for unit in units for name in unit.features}
+        return [feature for name, feature in self.features.items() if name in wanted]
+
+    def media_process(self) -> MediaProcess:
+        """Make the supervisor of a decoding child, with the limits of this run."""
+        media = self.media
+        return MediaProcess(media.deadline_s, media.memory_mb, media.recycle_after, media.backend)
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedSteps:
+    """Model input of one feature: ``steps [T, *prepared_shape]``, where they lie in time, and from which streams."""
+
+    steps: Array
+    samples: Samples
+    media: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A unit after decoding: small enough to travel (no full-size frame is left in it)."""
+
+    unit: Unit
+    source: SourceRecord
+    duration_s: float
+    features: Mapping[str, PreparedSteps]
+    frames: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class UnitFailure:
+    """A unit, or some of its features, that could not be computed."""
+
+    unit: Unit
+    features: tuple[str, ...]
+    failure_class: str
+    message: str
+    source: SourceRecord | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UnitUnchanged:
+    """A remote file whose stamp changed but whose bytes did not: nothing was decoded."""
+
+    unit: Unit
+    source: SourceRecord
+
+
+@dataclass(frozen=True, slots=True)
+class ComputedRow:
+    """A finished row on its way to a shard."""
+
+    feature: str
+    row: Row
+    aliases: tuple[str, ...]
+    numerics: Mapping[str, Any]
+    source: SourceRecord
+    rounding: Mapping[str, RoundingError]

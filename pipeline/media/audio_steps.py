@@ -1,0 +1,60 @@
+"""Sound on the same steps as the pictures: window i of a feature is the sound of second i.
+
+A step is real when its segment is (see :class:`pipeline.media.sampling.Segments`) and the track sounds, or is
+silent, over at least half of its window; what the track lacks inside a real window is zeros.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.media.sampling import EPSILON_S, Samples, Segments
+from pipeline.media.types import Audio, MediaError
+
+
+def audio_steps(
+    audio: Audio, policy: Segments, duration_s: float, window_samples: int
+) -> tuple[NDArray[np.float32], Samples]:
+    """Cut a waveform into the windows of a policy.
+
+    Parameters
+    ----------
+    audio : the waveform, covering ``[0, duration_s)``.
+    policy : where the windows start: every ``policy.seconds``, ``policy.t`` of them.
+    window_samples : length of a window.
+
+    Returns
+    -------
+    windows : ``float32 [T, window_samples]``. Padding repeats the last real window (``pad="repeat"``) or is
+        zeros (``pad="zero"``); without any sound all is zeros.
+    samples : ``frame`` is the window's number in the track, -1 where the stored row is to be zero; ``time_s``
+        the start of the segment in seconds; ``valid`` False for padding.
+
+    Raises
+    ------
+    MediaError
+        ``too_short`` with ``pad="error"`` when a window is not real.
+    """
+    time_s = np.arange(policy.t, dtype=np.float64) * policy.seconds
+    first = np.rint(time_s * audio.rate).astype(np.int64)
+    waveform = np.zeros(max(int(first[-1]) + window_samples, len(audio.samples)), np.float32)
+    waveform[: len(audio.samples)] = audio.samples
+    windows = np.stack([waveform[start : start + window_samples] for start in first])
+    heard = np.array([_overlap(audio, start, start + window_samples) for start in first])
+    valid = (time_s + policy.seconds / 2 < duration_s - EPSILON_S) & (2 * heard >= window_samples)
+    frame = np.arange(policy.t, dtype=np.int64)
+    if policy.pad == "error" and not valid.all():
+        raise MediaError("too_short", f"{int(valid.sum())} of {policy.t} segments have sound (pad is 'error')")
+    if policy.pad == "zero" or not valid.any():
+        frame[~valid] = -1
+    else:
+        last = np.flatnonzero(valid)[-1]
+        frame[~valid] = last
+    windows = np.where((frame >= 0)[:, None], windows[frame], np.float32(0))
+    return windows, Samples(frame, time_s, valid)
+
+
+def _overlap(audio: Audio, start: int, end: int) -> int:
+    """Samples of ``[start, end)`` in which the track is present."""
+    return sum(max(0, min(end, stop) - max(start, begin)) for begin, stop in audio.segments)

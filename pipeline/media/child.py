@@ -1,0 +1,122 @@
+"""The process in which untrusted files are decoded: `python -m pipeline.media.child MEMORY_MB PARENT_PID [BACKEND]`.
+
+Reads one request a line from stdin and writes events to what was stdout when it started. It imports the standard
+library, av, numpy and this project's light modules, and nothing else unless an opt-in backend needs it. It dies with
+its parent, may not grow beyond its own size plus a budget, writes no files and leaves no core.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from pipeline.media.decode import decode
+from pipeline.media.types import DecodeRequest, MediaError
+from pipeline.media.wire import send_done, send_event, send_failure
+
+_PR_SET_PDEATHSIG = 1
+_STDERR_BYTES = 1 << 20
+_WATCH_S = 0.02
+
+
+def main(arguments: list[str]) -> None:
+    """Serve requests until stdin ends."""
+    memory_mb, parent = int(arguments[0]), int(arguments[1])
+    die_with(parent)
+    channel = claim_stdout()
+    limit_resources()
+    if arguments[2:] in (["torchcodec"], ["nvdec"]):
+        watch_memory(memory_mb, arguments[2])
+    else:
+        limit_address_space(memory_mb)
+    write = writer(channel)
+    for line in sys.stdin.buffer:
+        serve(DecodeRequest.from_json(line), write)
+
+
+def serve(request: DecodeRequest, write: Callable[[bytes | memoryview], None]) -> None:
+    """Answer one request."""
+    try:
+        for event in decode(request):
+            send_event(write, event)
+    except MediaError as error:
+        send_failure(write, error)
+    except MemoryError:
+        send_failure(write, MediaError("oom", "out of memory"))
+    else:
+        send_done(write)
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel end this process when its parent ends, at whatever the decoder is doing."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        # The parent ended before the request above took hold.
+        os._exit(1)
+
+
+def claim_stdout() -> int:
+    """Keep stdout for events alone: whatever a C library prints goes to stderr instead."""
+    channel = os.dup(1)
+    os.dup2(2, 1)
+    return channel
+
+
+def limit_address_space(memory_mb: int) -> None:
+    """Cap the address space at the present size plus `memory_mb`."""
+    size = _pages(0) * resource.getpagesize() + memory_mb * 2**20
+    resource.setrlimit(resource.RLIMIT_AS, (size, size))
+
+
+def watch_memory(memory_mb: int, backend: str) -> None:
+    """End this process once its resident memory exceeds the present size, torch included, plus `memory_mb`.
+
+    CUDA reserves address space by the hundred gigabytes, so that only what is resident can be limited, and that only by
+    looking often.
+    """
+    from pipeline.media.torchcodec_backend import unavailable
+
+    unavailable(backend)  # loads the libraries; what is wrong is told to whoever asks for a file
+    limit = _pages(1) + memory_mb * 2**20 // resource.getpagesize()
+
+    def watch() -> None:
+        while _pages(1) <= limit:
+            time.sleep(_WATCH_S)
+        os.write(2, b"MemoryError: more than %d MiB resident\n" % memory_mb)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _pages(field: int) -> int:
+    """Pages of this process: 0 of address space, 1 resident."""
+    return int(Path("/proc/self/statm").read_text().split()[field])
+
+
+def limit_resources() -> None:
+    """No cores; no files beyond stderr's few lines."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (_STDERR_BYTES, _STDERR_BYTES))
+
+
+def writer(channel: int) -> Callable[[bytes | memoryview], None]:
+    """A function that writes all of its bytes to a descriptor."""
+
+    def write(data: bytes | memoryview) -> None:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(channel, rest) :]
+
+    return write
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

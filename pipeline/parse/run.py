@@ -1,0 +1,393 @@
+"""One parse run: annotations → questions → texts → parses → graphs → commit. Only new texts are parsed."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from parsers import ConlluParser, Parse, ParserError, StanzaParser, parses_from_table, parses_table
+from parsers.annotations import QUESTIONS, AnnotationError, Report, annotation_file, read_annotations
+from parsers.parse import PARSES
+from pipeline.parse.config import ParseConfig
+from pipeline.parse.tables import (
+    GRAPHS_EPOCH,
+    Difference,
+    anomalies_table,
+    difference,
+    graphs_table,
+    shares,
+    texts_of,
+)
+from pipeline.shared import (
+    EventLog,
+    PreflightError,
+    SourceError,
+    StageRequest,
+    StageResult,
+    StopRequestedError,
+    StopSignals,
+    Terminal,
+    mark_stale,
+    preflight,
+)
+from stores import Store
+from stores.commit import Changes, commit, create_store, write_table
+from stores.describe import write_card
+from stores.errors import StoreNotFoundError
+from stores.format import Manifest, TablePart, digest, first_manifest, load
+
+QUESTIONS_SPEC = {"kind": "questions", "epoch": 1}
+REPORT_SPEC = {"kind": "annotation_report", "epoch": 1}
+_ERRORS_SHOWN = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParseRequest(StageRequest):
+    """What a parse is asked for: one annotation file, its format and split, and the configuration.
+
+    ``dataset`` is the dataset's name in the store; the format's if not given.
+    """
+
+    annotations: str
+    format: str
+    split: str
+    config: ParseConfig = field(default_factory=ParseConfig)
+    dataset: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReadSummary:
+    """What an annotation file holds, and what of it is new to the store."""
+
+    part: str
+    rows: int
+    videos: int
+    questions: dict[str, int]
+    notes: dict[str, int]
+    errors: list[str]
+    unique_texts: int
+    to_parse: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParseResult(StageResult):
+    """How a parse ended.
+
+    Attributes
+    ----------
+    read
+        What was read; None if a signal came first.
+    parsed
+        Texts that were parsed now; None if only a plan was asked for.
+    triples
+        Questions with at least one triple that has a subject, predicate or object; None if graphs were not made now.
+    version
+        The version of the store afterwards; None if only a plan was asked for.
+    wall_s
+        Seconds that it took, if anything was done.
+    """
+
+    read: ReadSummary | None = None
+    parsed: int | None = None
+    triples: dict[str, int] | None = None
+    version: int | None = None
+    wall_s: float | None = None
+
+    @property
+    def incomplete(self) -> bool:
+        return self.read is not None and bool(self.read.errors)
+
+    def summary(self) -> dict[str, Any]:
+        record: dict[str, Any] = asdict(self.read) if self.read else {}
+        done = {"parsed": self.parsed, "with": self.triples, "version": self.version, "wall_s": self.wall_s}
+        stopped = {} if self.stopped_by is None else {"stopped_by": self.stopped_by}
+        return {**record, **{name: value for name, value in done.items() if value is not None}, **stopped}
+
+
+def parse(request: ParseRequest, terminal: Terminal | None = None) -> ParseResult:
+    """Make the store mirror the annotation file, parsing only texts that no earlier run has parsed.
+
+    Raises
+    ------
+    UsageError, StoreError, OSError
+        If the user must change something first. What was committed before stays.
+    """
+    with terminal or Terminal() as shown, StopSignals() as signals:
+        try:
+            return _Parse(request, shown, signals).execute()
+        except StopRequestedError as stop:
+            shown.line(f"stopped by {stop}; parsed texts are committed, run the same command again to continue")
+            return ParseResult(stopped_by=str(stop))
+        except AnnotationError as error:
+            raise SourceError(str(error)) from error
+        except ParserError as error:
+            raise PreflightError(str(error)) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What was read, and what of it the store lacks."""
+
+    questions: pa.Table
+    anomalies: pa.Table
+    report: Report
+    difference: Difference
+    texts: Sequence[str]
+    missing: Sequence[str]
+    cached: pa.Table
+    is_current: bool
+
+    def summary(self, part: str) -> ReadSummary:
+        return ReadSummary(
+            part=part,
+            rows=self.questions.num_rows,
+            videos=len(self.questions["video_id"].unique()),
+            questions=self.difference.counts(),
+            notes=dict(sorted(Counter(note.code for note in self.report.notes).items())),
+            errors=[str(error) for error in self.report.errors],
+            unique_texts=len(self.texts),
+            to_parse=len(self.missing),
+        )
+
+
+class _Parse:
+    """The flow of one parse."""
+
+    def __init__(self, request: ParseRequest, terminal: Terminal, signals: StopSignals) -> None:
+        self.request = request
+        self.config = request.config
+        self.terminal = terminal
+        self.signals = signals
+        self.started = time.perf_counter()
+        preflight.check_locations(request.annotations, request.store, "ANNOTATIONS")
+        for option, path in (("--stanza-dir", self.config.stanza.dir), ("--set conllu", self.config.conllu)):
+            if path is not None:
+                preflight.check_absolute(option, str(path))
+        self.root = Path(request.store).absolute()
+        self.part = f"{request.dataset or request.format}/{request.split}"
+
+    def execute(self) -> ParseResult:
+        if not self.request.plan_only:
+            preflight.check_writable(self.root)
+        plan = self._plan()
+        read = plan.summary(self.part)
+        self._say_what_was_read(read)
+        if self.request.plan_only:
+            self.terminal.line(f"to parse: {len(plan.missing)} of {len(plan.texts)} unique texts")
+            return ParseResult(read=read)
+        if plan.is_current:
+            version = load(self.root).version
+            self.terminal.line(f"nothing to do: {plan.questions.num_rows} questions are stored (version {version})")
+            return ParseResult(read=read, parsed=0, version=version)
+        create_store(self.root)
+        events = EventLog(self.root)
+        events.emit("parse_plan", **asdict(read))
+        manifest, triples = self._publish(plan, self._parse(plan, events))
+        result = ParseResult(
+            read=read,
+            parsed=len(plan.missing),
+            triples=triples,
+            version=manifest.version,
+            wall_s=round(time.perf_counter() - self.started, 3),
+        )
+        events.emit("parse_summary", **result.summary())
+        mark_stale(self.root)
+        write_card(self.root)
+        self._say_what_was_done(result)
+        return result
+
+    def _plan(self) -> _Plan:
+        request = self.request
+        report = Report()
+        questions = read_annotations(request.format, request.annotations, request.split, report, request.dataset)
+        folder = annotation_file(request.format, request.annotations, request.split).parent
+        anomalies = anomalies_table(report, folder)
+        stored = self._stored("questions", self.part)
+        unchanged = stored is not None and stored.cast(QUESTIONS).equals(questions)
+        texts = texts_of(questions) if self.config.graph.enabled else []
+        cached = PARSES.empty_table()
+        is_current = unchanged and anomalies.equals(self._stored("annotation_report", self.part))
+        if self.config.graph.enabled and not (is_current and self._graphs_are_current()):
+            is_current = False
+            cached = self._cached(texts)
+        known = set(cached["text"].to_pylist())
+        return _Plan(
+            questions=questions,
+            anomalies=anomalies,
+            report=report,
+            difference=difference(questions if unchanged else stored, questions),
+            texts=texts,
+            missing=[] if is_current else [text for text in texts if text not in known],
+            cached=cached,
+            is_current=is_current,
+        )
+
+    @cached_property
+    def _manifest(self) -> Manifest:
+        """The version that planning sees."""
+        try:
+            return load(self.root)
+        except StoreNotFoundError:
+            return first_manifest()
+
+    def _stored(self, table: str, part: str) -> pa.Table | None:
+        if _entry(self._manifest, table, part) is None:
+            return None
+        return Store(self.root, self._manifest).table(table, part)
+
+    def _graphs_are_current(self) -> bool:
+        """Graphs are committed together with their questions, so equal questions and recipe mean equal graphs."""
+        entry = _entry(self._manifest, "graphs", self.part)
+        return entry is not None and entry.spec_digest == digest(self._graphs_spec)
+
+    def _cached(self, texts: Sequence[str]) -> pa.Table:
+        stored = self._stored("parses", self._parses_part)
+        if stored is None:
+            return PARSES.empty_table()
+        return stored.filter(pc.is_in(stored["text"], pa.array(texts, pa.string())))
+
+    @cached_property
+    def _parser(self) -> StanzaParser | ConlluParser:
+        if self.config.conllu is not None:
+            return ConlluParser(self.config.conllu)
+        return self._stanza(self.config.stanza.device)
+
+    def _stanza(self, device: str) -> StanzaParser:
+        stanza = self.config.stanza
+        return StanzaParser(stanza.dir, stanza.lang, device, stanza.batch, stanza.threads)
+
+    @property
+    def _parses_part(self) -> str:
+        return self._parser.digest[:16]
+
+    @cached_property
+    def _parses_spec(self) -> dict[str, Any]:
+        return {"kind": "parses", "parser": self._parser.digest, "lang": self.config.stanza.lang}
+
+    @cached_property
+    def _graphs_spec(self) -> dict[str, Any]:
+        released = self.config.graph.released
+        return {"kind": "graphs", "epoch": GRAPHS_EPOCH, "parser": self._parser.digest, "released": released}
+
+    def _parse(self, plan: _Plan, events: EventLog) -> Mapping[str, Parse]:
+        """All wanted parses by text; each batch of new ones is committed as it comes."""
+        made: list[pa.Table] = []
+        if plan.missing:
+            size = self.config.stanza.batch
+            batches = [plan.missing[start : start + size] for start in range(0, len(plan.missing), size)]
+            done = 0
+            with closing(self._parsed(batches)) as tables:
+                for table in tables:
+                    with self.signals.critical():
+                        self._checkpoint(table, events)
+                    made.append(table)
+                    done += table.num_rows
+                    self.terminal.stage("parse", done, len(plan.missing))
+            self.terminal.close()
+        # Read back from the tables: what a later run finds in the store is what this one works with.
+        return parses_from_table(pa.concat_tables([plan.cached.cast(PARSES), *made]))
+
+    def _parsed(self, batches: Sequence[Sequence[str]]) -> Generator[pa.Table, None, None]:
+        if self._executor() == "ray":
+            from pipeline.parse.on_ray import parse_on_ray  # only here: Ray takes seconds to import
+
+            yield from parse_on_ray(
+                self._stanza,
+                self.config.stanza.dir,
+                batches,
+                self.config.run.actors,
+                self.signals,
+                self.terminal.line,
+            )
+            return
+        for batch in batches:
+            yield parses_table(self._parser.parse(batch))
+
+    def _executor(self) -> Literal["local", "ray"]:
+        if self.config.conllu is not None:
+            return "local"  # looking texts up is no work for a cluster
+        if self.request.executor == "auto":
+            return "ray" if preflight.in_ray_job() else "local"
+        return self.request.executor
+
+    def _checkpoint(self, table: pa.Table, events: EventLog) -> None:
+        """Add one file of parses to the latest version; whatever happens next, they need not be parsed again."""
+        part = write_table(self.root, "parses", self._parses_spec, table, self._parses_part)
+
+        def extended(latest: Manifest) -> TablePart:
+            before = _entry(latest, "parses", self._parses_part)
+            return (
+                part if before is None else TablePart(spec_digest=part.spec_digest, files=(*before.files, *part.files))
+            )
+
+        manifest = commit(self.root, Changes(updates={"parses": {self._parses_part: extended}}))
+        events.emit("commit", version=manifest.version, parses=table.num_rows)
+
+    def _publish(self, plan: _Plan, parses: Mapping[str, Parse]) -> tuple[Manifest, dict[str, int] | None]:
+        """One commit for questions, graphs and report, so that no version shows graphs of other questions."""
+        parts: dict[str, dict[str, TablePart | None]] = {
+            "questions": {self.part: write_table(self.root, "questions", QUESTIONS_SPEC, plan.questions, self.part)},
+            "annotation_report": {
+                self.part: write_table(self.root, "annotation_report", REPORT_SPEC, plan.anomalies, self.part)
+            },
+        }
+        changes = Changes(tables=parts)
+        triples: dict[str, int] | None = None
+        if self.config.graph.enabled:
+            graphs = graphs_table(plan.questions, parses, self.config.graph.released)
+            parts["graphs"] = {self.part: write_table(self.root, "graphs", self._graphs_spec, graphs, self.part)}
+            triples = shares(graphs)
+            changes.updates["parses"] = {self._parses_part: self._merged}
+        elif plan.difference and _entry(self._manifest, "graphs", self.part) is not None:
+            parts["graphs"] = {self.part: None}
+        with self.signals.critical():
+            return commit(self.root, changes), triples
+
+    def _merged(self, latest: Manifest) -> TablePart | None:
+        """All parses of this parser in one file, sorted by text, instead of one file for each batch of any run."""
+        before = _entry(latest, "parses", self._parses_part)
+        if before is None:  # no text was ever parsed
+            return None
+        everything = Store(self.root, latest).table("parses", self._parses_part).cast(PARSES)
+        texts = everything["text"].to_pylist()
+        first = {text: row for row, text in reversed(list(enumerate(texts)))}
+        if texts == sorted(first) and len(before.files) == 1:
+            return before
+        rows = [first[text] for text in sorted(first)]
+        return write_table(self.root, "parses", self._parses_spec, everything.take(rows), self._parses_part)
+
+    def _say_what_was_read(self, read: ReadSummary) -> None:
+        changes = ", ".join(f"{count} {what}" for what, count in read.questions.items() if count) or "none"
+        notes = ", ".join(f"{count} {code}" for code, count in read.notes.items()) or "none"
+        self.terminal.line(f"{self.part}: {read.rows} questions of {read.videos} videos ({changes})")
+        self.terminal.line(f"notes: {notes}; errors: {len(read.errors) or 'none'}")
+        for error in read.errors[:_ERRORS_SHOWN]:
+            self.terminal.line(f"refused: {error}")
+        if len(read.errors) > _ERRORS_SHOWN:
+            self.terminal.line(f"… and {len(read.errors) - _ERRORS_SHOWN} more, in table annotation_report")
+
+    def _say_what_was_done(self, result: ParseResult) -> None:
+        read = result.read
+        if read is None or result.wall_s is None:
+            return
+        if result.triples is not None:
+            shown = ", ".join(
+                f"{name}: {100 * count / max(1, read.rows):.1f} %" for name, count in result.triples.items()
+            )
+            self.terminal.line(f"questions with at least one triple that has a {shown} (of {read.rows} questions)")
+        parsed = f"parsed {result.parsed} of {read.unique_texts} unique texts, " if self.config.graph.enabled else ""
+        self.terminal.line(f"{parsed}stored {read.rows} questions in {result.wall_s:.1f} s, version {result.version}")
+
+
+def _entry(manifest: Manifest, table: str, part: str) -> TablePart | None:
+    entry = manifest.tables.get(table)
+    return None if entry is None else entry.parts.get(part)

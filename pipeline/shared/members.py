@@ -1,0 +1,139 @@
+"""What a confounder dictionary is made of now: the graphs or the feature rows of one dataset's training split.
+
+The table `questions` alone says what belongs to a split: a graph or a feature row enters only if a question of that
+split asks for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.shared.errors import SourceError
+from stores import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Members:
+    """Members by key, sorted, and what is missing.
+
+    Attributes
+    ----------
+    digests:
+        Key (question id or video id) to the digest of what it contributes: its node strings, or its feature row.
+    missing:
+        Keys of the split that have no graph or no row, and why.
+    nodes:
+        Linguistic: the node strings of each key.
+    shared:
+        Visual: videos that questions of other splits ask about too.
+    """
+
+    digests: Mapping[str, str]
+    missing: Mapping[str, str]
+    nodes: Mapping[str, tuple[str, ...]]
+    shared: tuple[str, ...] = ()
+
+
+def datasets(store: Store, split: str) -> list[str]:
+    """The datasets with questions of a split, sorted."""
+    if "questions" not in store.tables:
+        return []
+    table = store.table("questions")
+    pairs = zip(table.column("dataset").to_pylist(), table.column("split").to_pylist(), strict=True)
+    return sorted({dataset for dataset, of in pairs if of == split})
+
+
+def choose_dataset(store: Store, split: str, named: str | None) -> str:
+    """The dataset to use: the one that is named, or the only one there is.
+
+    Raises
+    ------
+    SourceError
+        If it has no question in the split, or several datasets have some and none is named.
+    """
+    found = datasets(store, split)
+    if named is None and len(found) == 1:
+        return found[0]
+    if not found:
+        raise SourceError(f"{store.path}: no questions of split {split!r}; run jobs/parse.py first")
+    listed = ", ".join(found)
+    if named is None:
+        raise SourceError(f"{store.path}: questions of split {split!r} belong to {listed}: name one with --dataset")
+    if named not in found:
+        raise SourceError(f"{store.path}: dataset {named!r} has no questions of split {split!r} (there is: {listed})")
+    return named
+
+
+def linguistic_members(store: Store, dataset: str, split: str) -> Members:
+    """The graphs of a split's questions."""
+    questions = _questions(store, dataset)
+    wanted = questions.filter(pc.equal(questions.column("split"), split)).column("question_id").to_pylist()
+    nodes = _graph_nodes(store, dataset)
+    present = {key: nodes[key] for key in sorted(wanted) if key in nodes}
+    return Members(
+        digests={key: _nodes_digest(each) for key, each in present.items()},
+        missing={key: "no graph" for key in sorted(wanted) if key not in nodes},
+        nodes=present,
+    )
+
+
+def visual_members(store: Store, feature: str, dataset: str, split: str) -> Members:
+    """The rows of a feature (under its current spec) for the videos of a split's questions."""
+    questions = _questions(store, dataset)
+    in_split = pc.equal(questions.column("split"), split)
+    wanted = sorted(questions.filter(in_split).column("video_id").unique().to_pylist())
+    elsewhere = set(questions.filter(pc.invert(in_split)).column("video_id").unique().to_pylist())
+    missing = {
+        record["video_id"]: f"{record['class']}: {record['message']}"
+        for record in store.failures().to_pylist()
+        if record["feature"] == feature
+    }
+    present = []
+    for key in wanted:
+        if feature not in store.features or (feature, key) not in store:
+            missing.setdefault(key, "no row")
+        elif not store.valid(feature, key).any():
+            missing[key] = "every step is padding"
+        else:
+            present.append(key)
+    return Members(
+        digests={key: store.digest(feature, key) for key in present},
+        missing={key: missing[key] for key in sorted(set(wanted) - set(present))},
+        nodes={},
+        shared=tuple(key for key in wanted if key in elsewhere),
+    )
+
+
+def current_members(store: Store, spec: Mapping[str, Any]) -> Members:
+    """The members that a dictionary with this spec would be made of now."""
+    if spec["kind"] == "linguistic":
+        return linguistic_members(store, spec["dataset"], spec["split"])
+    return visual_members(store, spec["feature"], spec["dataset"], spec["split"])
+
+
+def _questions(store: Store, dataset: str) -> pa.Table:
+    columns = ["question_id", "video_id", "split"]
+    if "questions" not in store.tables:
+        return pa.table({name: pa.array([], pa.string()) for name in columns})
+    table = store.table("questions")
+    return table.filter(pc.equal(table.column("dataset"), dataset)).select(columns)
+
+
+def _graph_nodes(store: Store, dataset: str) -> dict[str, tuple[str, ...]]:
+    if "graphs" not in store.tables:
+        return {}
+    table = store.table("graphs")
+    table = table.filter(pc.equal(table.column("dataset"), dataset))
+    keys: Iterable[str] = table.column("question_id").to_pylist()
+    return {key: tuple(nodes) for key, nodes in zip(keys, table.column("nodes").to_pylist(), strict=True)}
+
+
+def _nodes_digest(nodes: tuple[str, ...]) -> str:
+    return hashlib.sha256(json.dumps(nodes, ensure_ascii=False).encode()).hexdigest()

@@ -1,0 +1,63 @@
+"""Checks that every stage makes before it starts: what would fail after an hour should fail in the first second."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pipeline.shared.errors import PreflightError
+
+
+def in_ray_job() -> bool:
+    """Whether this process is the driver of a submitted Ray job (it then runs in an uploaded copy)."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def check_locations(source: str, store: str, what: str = "SOURCE") -> None:
+    """Refuse stores that are not on a filesystem, and relative paths in a submitted job.
+
+    Raises
+    ------
+    PreflightError
+        With the absolute form to use instead.
+    """
+    if "://" in store:
+        raise PreflightError(
+            f"--store {store}: a store lives on a filesystem, not in an object store; name a directory"
+        )
+    if "\0" in store:
+        raise PreflightError(f"--store {store!r}: holds a NUL byte; name a directory")
+    check_absolute(what, source)
+    check_absolute("--store", store)
+
+
+def check_absolute(what: str, path: str) -> None:
+    """Refuse a relative path in a submitted job.
+
+    Raises
+    ------
+    PreflightError
+        With the absolute form to use instead.
+    """
+    if in_ray_job() and "://" not in path and not Path(path).is_absolute():
+        raise PreflightError(
+            f"{what} {path}: relative, but a submitted job runs in an uploaded copy; write "
+            f'"$(realpath {path})" (an absolute path)'
+        )
+
+
+def check_writable(store: Path) -> None:
+    """The store directory must accept files from this user.
+
+    Raises
+    ------
+    PreflightError
+        If it does not.
+    """
+    parent = store
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir():
+        raise PreflightError(f"{store}: {parent} is not a directory")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise PreflightError(f"{store}: no right to write in {parent}")

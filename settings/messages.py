@@ -1,0 +1,49 @@
+"""How messages to a person are worded: one line, nothing unprintable, the nearest right word, the first few of many.
+
+A leaf that imports the standard library only, for every package but ``stores``, which is installed alone and brings
+its own few lines (`stores/wording.py`).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Sequence
+
+_LONGEST_LINE = 500
+_FEW = 3
+
+
+def one_line(error: BaseException | str, longest: int = _LONGEST_LINE) -> str:
+    """Return an exception (its type where it says nothing) or a text as one printable line of bounded length."""
+    text = printable(" ".join(str(error).split()))
+    if not text:
+        return type(error).__name__
+    return text if len(text) <= longest else f"{text[:longest]}…"
+
+
+def printable(text: str) -> str:
+    """Spell out what a terminal would act on: control characters, format characters and halves of surrogate pairs."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def nearest(word: str, known: Iterable[str], most: int = 1) -> str:
+    """Return ``; did you mean 'x'?`` if a known word is near, else nothing."""
+    near = difflib.get_close_matches(word, list(known), most)
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
+def available(known: Iterable[str]) -> str:
+    """Return ``available: a, b`` or ``available: none``."""
+    return f"available: {', '.join(known) or 'none'}"
+
+
+def first_few(items: Sequence[object], most: int = _FEW, show: Callable[[object], str] = str) -> str:
+    """Return the first items, separated by commas, and how many more there are."""
+    shown = ", ".join(show(item) for item in items[:most])
+    rest = len(items) - most
+    return f"{shown} and {rest} more" if rest > 0 else shown
+
+
+def plural(count: int, noun: str, nouns: str | None = None) -> str:
+    """Return a count with its noun: ``1 row``, ``2 rows``."""
+    return f"{count} {noun if count == 1 else nouns or noun + 's'}"

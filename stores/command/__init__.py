@@ -1,0 +1,16 @@
+"""The command line of a store: ``reelstore`` where the reader is installed, ``jobs/store.py`` in the checkout."""
+
+from .app import app
+from .base import Command, Group, OneLineErrors, describe_error, emit, group, make_console, say_error
+
+__all__ = [
+    "Command",
+    "Group",
+    "OneLineErrors",
+    "app",
+    "describe_error",
+    "emit",
+    "group",
+    "make_console",
+    "say_error",
+]

@@ -1,0 +1,172 @@
+"""How a command behaves on a terminal: ``-h``, one line for an error, exit code 2, ``--debug`` for the traceback.
+
+The commands of :mod:`stores.command` and those of the checkout's ``jobs/`` are built on this.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import typer
+from rich.console import Console
+from typer.core import TyperCommand, TyperGroup
+
+from ..errors import StoreError
+from ..wording import one_line
+
+DEBUG_VARIABLE = "REELSTORE_DEBUG"
+SETTINGS = {"help_option_names": ["-h", "--help"]}
+_USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]  # what every wrong use of an option derives from
+
+logger = logging.getLogger("reelstore")
+
+Directory = Annotated[Path, typer.Argument(help="The store directory.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+
+
+class OneLineErrors:
+    """Mix-in for commands and groups of commands: an expected error is one line on stderr and exit code 2.
+
+    ``--debug`` anywhere before ``--``, or ``REELSTORE_DEBUG=1``, prints the traceback first, and with it what is logged
+    at level DEBUG. What is not expected is a fault of this program and always shows its traceback.
+
+    Attributes
+    ----------
+    expected
+        The errors that bad input, a failing disk or a missing package is known to raise.
+    """
+
+    expected: ClassVar[tuple[type[Exception], ...]] = (StoreError, OSError, MemoryError)
+
+    def main(self, args: Sequence[str] | None = None, *more: Any, standalone_mode: bool = True, **named: Any) -> Any:
+        """Run the command and exit with its code."""
+        words = list(sys.argv[1:] if args is None else args)
+        debug = _take_debug(words) or os.environ.get(DEBUG_VARIABLE, "") not in ("", "0")
+        run: Callable[..., Any] = super().main  # type: ignore[misc]
+        if not standalone_mode:
+            return run(words, *more, standalone_mode=False, **named)
+        with _logging(debug), _one_line_warnings():
+            sys.exit(self._exit_code(lambda: run(words, *more, standalone_mode=False, **named), debug))
+
+    def _exit_code(self, run: Callable[[], Any], debug: bool) -> int:
+        try:
+            code = run()
+        except _USAGE_ERROR as error:
+            if not str(error):  # no argument at all: the help is printed
+                return 2
+            say_error(usage_line(error))
+            return 2
+        except typer.Abort:
+            say_error("aborted")
+            return 1
+        except self.expected as error:
+            if debug:
+                traceback.print_exception(error)
+            say_error(self.describe(error))
+            return 2
+        return code if isinstance(code, int) else 0
+
+    def describe(self, error: Exception) -> str:
+        """Return one line that says what is wrong."""
+        return describe_error(error)
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Say what ``--debug`` does, below the options."""
+        formatter.write_paragraph()
+        formatter.write_text(f"With --debug (or {DEBUG_VARIABLE}=1) an error shows its traceback.")
+
+
+class Command(OneLineErrors, TyperCommand):
+    """One command."""
+
+
+class Group(OneLineErrors, TyperGroup):
+    """Commands under one name."""
+
+
+def _take_debug(words: list[str]) -> bool:
+    """Remove ``--debug`` from the words before ``--``."""
+    end = words.index("--") if "--" in words else len(words)
+    if "--debug" not in words[:end]:
+        return False
+    words[:end] = [word for word in words[:end] if word != "--debug"]
+    return True
+
+
+def usage_line(error: Exception) -> str:
+    """Return what is wrong with an option or argument, and where the help is."""
+    context = getattr(error, "ctx", None)
+    message = one_line(getattr(error, "format_message", lambda: str(error))())
+    return message if context is None else f"{message.rstrip('.')}; see {context.command_path} --help"
+
+
+def describe_error(error: Exception) -> str:
+    """Return an error as one line: the file and the system's reason for an ``OSError``, else its message."""
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes | os.PathLike) else ""
+        return one_line(f"{where}{error.strerror}")
+    if isinstance(error, MemoryError):
+        return "out of memory"
+    return one_line(error)
+
+
+def say_error(line: str) -> None:
+    """Print one line that begins with ``error:`` on stderr."""
+    print(f"error: {line}", file=sys.stderr)
+
+
+@contextmanager
+def _logging(debug: bool) -> Any:
+    """While debugging, show what is logged on stderr."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger("reelstore")
+    level = root.level
+    if debug:
+        root.addHandler(handler)
+        root.setLevel(logging.DEBUG)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(level)
+
+
+@contextmanager
+def _one_line_warnings() -> Any:
+    """Print each warning as one line without its place in the source."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *where, **more: print(f"warning: {message}", file=sys.stderr)
+        yield
+
+
+def group(help: str | None) -> typer.Typer:
+    """Make an application of several commands."""
+    return typer.Typer(
+        cls=Group,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        context_settings=SETTINGS,
+        help=help,
+    )
+
+
+def make_console() -> Console:
+    """Make a console for stdout that takes text as it is: no highlighting, no emoji."""
+    return Console(highlight=False, soft_wrap=True, emoji=False)
+
+
+def emit(value: Any) -> None:
+    """Print one JSON object on stdout."""
+    print(json.dumps(value, ensure_ascii=False))

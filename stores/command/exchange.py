@@ -1,0 +1,135 @@
+"""Other people's files: ``export`` and ``import``."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..describe import write_card
+from ..errors import ExchangeError
+from ..exchange import (
+    DICTIONARIES,
+    TARGETS,
+    Export,
+    ExportOptions,
+    export,
+    export_dictionaries,
+    import_files,
+    read_keys,
+)
+from ..store import Store
+from ..wording import first_few
+from .base import AsJson, Directory, emit, make_console
+
+console = make_console()
+
+
+def export_feature(
+    directory: Directory,
+    to: Annotated[str, typer.Option(help=f"Layout: {', '.join(sorted([*TARGETS, DICTIONARIES]))}.")],
+    out: Annotated[Path, typer.Option(help="A new or empty folder.")],
+    feature: Annotated[
+        str | None, typer.Option(help=f"The feature (name or name@digest); all but {DICTIONARIES} need it.")
+    ] = None,
+    split: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=FILE", help="Video ids of a split (.csv, .json, or one per line); repeatable."),
+    ] = None,
+    version: Annotated[int | None, typer.Option(help="Export this version (default: the latest).")] = None,
+    dataset_name: Annotated[str | None, typer.Option(help="nextgqa: the HDF5 dataset (default: CLIPL_I).")] = None,
+    layout: Annotated[
+        str | None, typer.Option(help="nextgqa: cra (SPLIT.h5, default) or nextgqa (DATASET_SPLIT.h5).")
+    ] = None,
+    published_times: Annotated[
+        bool, typer.Option("--published-times", help="nextgqa: times as the published recipe claims them.")
+    ] = False,
+    allow_failures: Annotated[bool, typer.Option("--allow-failures", help="Exit 0 even if rows are missing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a feature or the dictionaries as the files that published trainers read.
+
+    Exit code 3 when wanted rows are missing.
+    """
+    if to == DICTIONARIES:
+        _export_dictionaries(directory, out, version, as_json)
+        return
+    if feature is None:
+        raise ExchangeError(f"--to {to}: name the feature with --feature")
+    splits = dict(_split(text) for text in split or ())
+    with Store.open(directory, version) as store:
+        result = export(store, feature, to, out, splits, ExportOptions(dataset_name, layout, published_times))
+    if as_json:
+        emit(dataclasses.asdict(result))
+    else:
+        _show_export(result, out)
+    raise typer.Exit(3 if result.missing and not allow_failures else 0)
+
+
+def _export_dictionaries(directory: Path, out: Path, version: int | None, as_json: bool) -> None:
+    with Store.open(directory, version) as store:
+        result = export_dictionaries(store, out)
+    if as_json:
+        emit(dataclasses.asdict(result))
+        return
+    for name, clusters in result.files.items():
+        console.print(f"{out / name}: {clusters} clusters", markup=False)
+    for name, reason in result.left_out.items():
+        console.print(f"not written: {name}: {reason}", markup=False)
+    for kind in result.random_weights:
+        console.print(f"warning: the {kind} dictionary was made with random weights", markup=False)
+    for kind, changes in result.stale.items():
+        console.print(f"warning: the {kind} dictionary is stale ({first_few(changes)})", markup=False)
+
+
+def _split(text: str) -> tuple[str, list[str]]:
+    name, separator, file = text.partition("=")
+    if not (name and separator and file):
+        raise ExchangeError(f"--split {text!r}: must be NAME=FILE")
+    return name, read_keys(Path(file))
+
+
+def _show_export(result: Export, out: Path) -> None:
+    for name, rows in result.files.items():
+        console.print(f"{out / name}: {rows} rows", markup=False)
+    if result.padded:
+        console.print(f"{result.padded} rows hold steps that are padding", markup=False)
+    if result.renamed:
+        console.print(f"{result.renamed} keys are not file names; index.csv says which file is whose", markup=False)
+    if result.times_unknown:
+        console.print(f"times unknown, not in frame2time: {len(result.times_unknown)} rows", markup=False)
+    for missing in result.missing:
+        console.print(f"missing: {missing.split}: {missing.key!r}: {missing.reason}", markup=False)
+
+
+def import_feature(
+    directory: Directory,
+    source: Annotated[list[Path], typer.Argument(help="HDF5 files, or a folder of .h5 or of .npy files.")],
+    feature: Annotated[str, typer.Option(help="The feature's name in the store.")],
+    format: Annotated[str | None, typer.Option(help="nextgqa (HDF5) or npy (default: what the files are).")] = None,
+    dataset_name: Annotated[str | None, typer.Option(help="The feature dataset of the HDF5 files.")] = None,
+    times: Annotated[
+        list[Path] | None, typer.Option(help="frame2time JSON {id: [seconds]} of the rows; repeatable.")
+    ] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Retire extracted rows of the same feature.")] = False,
+    allow_failures: Annotated[bool, typer.Option("--allow-failures", help="Exit 0 even if rows are missing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Store feature files of another tool under a spec that is their digest. Exit code 3 when rows hold NaN."""
+    result = import_files(directory, source, feature, format, dataset_name, times or (), replace)
+    write_card(directory)
+    if as_json:
+        emit(dataclasses.asdict(result))
+    else:
+        console.print(
+            f"version {result.version}: {result.rows} rows of {feature} are external:{result.external[:8]}, "
+            f"{result.added} of them new",
+            markup=False,
+        )
+        if result.times_unknown:
+            console.print(f"times unknown: {result.times_unknown} rows count their steps instead", markup=False)
+        for key, reason in result.failed.items():
+            console.print(f"missing: {key!r}: {reason}", markup=False)
+    raise typer.Exit(3 if result.failed and not allow_failures else 0)

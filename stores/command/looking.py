@@ -1,0 +1,152 @@
+"""Looking at a store: ``inspect``, ``report``, ``compare``."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from ..describe import DictionaryKind, describe_dictionary, describe_key, describe_store, render_page, write_page
+from ..exchange import StoreRows, open_other
+from ..exchange import compare as compare_rows
+from ..format import RoundingError
+from ..store import Store
+from ..wording import first_few, printable
+from .base import AsJson, Directory, emit, make_console
+
+console = make_console()
+
+
+def inspect(
+    directory: Directory,
+    key: Annotated[str | None, typer.Argument(help="Show what is known about this video key.")] = None,
+    dictionary: Annotated[
+        DictionaryKind | None, typer.Option(help="Show the clusters of this dictionary and their nearest members.")
+    ] = None,
+    cluster: Annotated[int | None, typer.Option(help="With --dictionary: this cluster only.")] = None,
+    nearest: Annotated[int, typer.Option(min=1, help="With --dictionary: members shown per cluster.")] = 5,
+    version: Annotated[int | None, typer.Option(help="Look at this version (default: the latest).")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show features, tables and missing rows, or all that is known of one video key or of a dictionary."""
+    with Store.open(directory, version, lease=False) as store:
+        if dictionary is not None:
+            value = describe_dictionary(store, dictionary, cluster, nearest)
+        else:
+            value = describe_store(store) if key is None else describe_key(store, key)
+    if as_json:
+        emit(value)
+    elif dictionary is not None:
+        _show_dictionary(value)
+    elif key is None:
+        _show_store(value)
+    else:
+        console.print_json(data=value)
+
+
+def _show_store(value: dict[str, Any]) -> None:
+    console.print(f"{value['path']}: version {value['version']}", markup=False)
+    table = Table()
+    for column in ("feature", "rows", "row shape", "dtype", "MB", "shards", "spec", "weights"):
+        table.add_column(column, justify="right" if column in ("rows", "MB", "shards") else "left")
+    for name, feature in value["features"].items():
+        shape = "×".join(map(str, feature["shape"]))
+        table.add_row(
+            name,
+            str(feature["rows"]),
+            shape,
+            feature["dtype"],
+            f"{feature['bytes'] / 1e6:.1f}",
+            str(feature["shards"]),
+            feature["spec"][:8],
+            feature["weights"],
+        )
+    console.print(table)
+    for name, feature in value["features"].items():
+        for kind, error in feature["rounding"].items():
+            console.print(f"error against float32: {name}: {kind}: {RoundingError(**error)}", markup=False)
+    for name, rows in value["tables"].items():
+        console.print(f"table {name}: {rows} rows", markup=False)
+    for name, members in value["stale"].items():
+        console.print(f"table {name} is stale: {', '.join(members)}; run jobs/cluster.py", markup=False)
+    counts = Counter((failure["feature"], failure["class"]) for failure in value["failures"])
+    for (name, kind), count in sorted(counts.items()):
+        console.print(f"missing: {name}: {count} {kind}", markup=False)
+    for failure in value["failures"]:
+        console.print(f"  {failure['video_id']!r}: {failure['class']}: {failure['message']}", markup=False)
+
+
+def _show_dictionary(value: dict[str, Any]) -> None:
+    spec = value["spec"]
+    shape = "×".join(map(str, spec["shape"]))
+    console.print(
+        f"{value['dictionary']} dictionary of {spec['dataset']}/{spec['split']}, version {value['version']}: "
+        f"k={spec['k']} of {shape}, {value['members']} members, "
+        f"{sum(cluster['empty'] for cluster in value['clusters'])} empty clusters",
+        markup=False,
+    )
+    for change in value["stale"]:
+        console.print(f"stale: {change}", markup=False)
+    for cluster in value["clusters"]:
+        state = "empty" if cluster["empty"] else f"{cluster['count']} members"
+        console.print(f"cluster {cluster['cluster']}: {state}", markup=False)
+        for member in cluster["nearest"]:
+            if "video_id" in member:
+                shown = f"{member['video_id']!r} at {member['time_s']:.2f} s (step {member['step']})"
+            else:
+                shown = f"{member['question_id']}: {member['question']} → {member['answer']}"
+            console.print(f"  {member['distance']:.4f}  {printable(shown)}", markup=False)
+
+
+def report(
+    directory: Directory,
+    out: Annotated[Path | None, typer.Option(help="The file to write (default: report.html in the store).")] = None,
+    version: Annotated[int | None, typer.Option(help="Look at this version (default: the latest).")] = None,
+) -> None:
+    """Write one HTML page: how complete the features are, how they were made, what is missing and why."""
+    with Store.open(directory, version, lease=False) as store:
+        if out is None:
+            out = write_page(store)
+        else:
+            out.write_text(render_page(store), encoding="utf-8")
+    print(out)
+
+
+def compare(
+    directory: Directory,
+    other: Annotated[Path, typer.Argument(help="Another store, an HDF5 file, or a folder of .h5 or .npy files.")],
+    feature: Annotated[str, typer.Option(help="The feature (name or name@digest).")],
+    other_feature: Annotated[str | None, typer.Option(help="Its name there, or the HDF5 dataset.")] = None,
+    atol: Annotated[float, typer.Option(min=0, help="Largest absolute error that still matches; 0: bit by bit.")] = 0.0,
+    as_json: AsJson = False,
+) -> None:
+    """Compare a feature row by row. Exit code 3 when a row of both differs, or there is none."""
+    with Store.open(directory) as store:
+        result = compare_rows(StoreRows(store, feature), open_other(other, feature, other_feature), atol)
+    if as_json:
+        emit({"ok": result.ok, **dataclasses.asdict(result)})
+    else:
+        console.print(
+            f"{result.common} common rows: {result.identical} identical, {result.differing} differ; "
+            f"max abs {result.max_abs:.3g}, mean abs {result.mean_abs:.3g}, "
+            f"cosine min {result.min_cosine:.6f}, mean {result.mean_cosine:.6f}",
+            markup=False,
+        )
+        for keys, place in ((result.only_here, directory), (result.only_there, other)):
+            if keys:
+                console.print(
+                    f"only in {place}: {len(keys)} keys: {first_few([repr(key) for key in keys], 10)}", markup=False
+                )
+        for shapes in result.other_shape:
+            console.print(f"differs: {shapes['key']!r}: {shapes['here']} here, {shapes['there']} there", markup=False)
+        for key in result.not_finite:
+            console.print(f"differs: {key!r}: NaN or infinite values on one side", markup=False)
+        for row in result.worst:
+            console.print(
+                f"differs: {row.key!r}: max abs {row.max_abs:.3g}, cosine min {row.min_cosine:.6f}", markup=False
+            )
+    raise typer.Exit(0 if result.ok else 3)

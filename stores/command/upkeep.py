@@ -1,0 +1,102 @@
+"""Keeping a store: ``verify``, ``repair``, ``gc``, ``compact``."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated
+
+import typer
+
+from .. import upkeep
+from ..describe import write_card
+from ..upkeep import GRACE_SECONDS, SHARD_MB, SHARD_ROWS
+from ..wording import first_few
+from .base import AsJson, Directory, emit, make_console
+
+console = make_console()
+
+
+def verify(
+    directory: Directory,
+    deep: Annotated[bool, typer.Option("--deep", help="Also hash whole files and re-parse headers.")] = False,
+    version: Annotated[int | None, typer.Option(help="Check this version (default: the latest).")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare every row with its digest. Exit code 3 when something is damaged."""
+    result = upkeep.verify(directory, deep, version)
+    if as_json:
+        emit(upkeep.summary(result))
+    else:
+        for problem in result.problems:
+            console.print(f"damaged: {problem}", markup=False)
+        state = (
+            "sound"
+            if result.ok
+            else f"{len(result.problems)} problems; run `reelstore repair {directory}` to fix what can be fixed"
+        )
+        console.print(
+            f"version {result.version}: {result.rows} rows in {result.shards} shards, {result.bytes / 1e6:.1f} MB: "
+            f"{state}",
+            markup=False,
+        )
+    raise typer.Exit(0 if result.ok else 3)
+
+
+def repair(directory: Directory, as_json: AsJson = False) -> None:
+    """Adopt finished shards that a crash left unnamed, and drop rows whose bytes are gone."""
+    outcome = upkeep.repair(directory)
+    write_card(directory)
+    if as_json:
+        emit(dataclasses.asdict(outcome))
+        return
+    console.print(
+        f"version {outcome.version}: adopted {outcome.adopted_rows} rows in {outcome.adopted_shards} shards, "
+        f"rewrote {outcome.salvaged_rows} sound rows of damaged shards",
+        markup=False,
+    )
+    for name, keys in outcome.dropped_rows.items():
+        console.print(f"dropped {len(keys)} rows of {name}: {first_few([repr(key) for key in keys], 10)}", markup=False)
+    if outcome.dropped_rows:
+        console.print("run the extract job again to compute them", markup=False)
+
+
+def gc(
+    directory: Directory,
+    grace_days: Annotated[
+        float, typer.Option(min=0, help="Keep versions and files younger than this; 0 only if nothing writes.")
+    ] = GRACE_SECONDS / 86400,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be removed; remove nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove what no kept version names: old versions, retired specs, leftovers of crashes."""
+    outcome = upkeep.collect(directory, grace_days * 86400, dry_run)
+    if as_json:
+        emit(dataclasses.asdict(outcome))
+        return
+    verb = "would remove" if dry_run else "removed"
+    console.print(
+        f"{verb} {len(outcome.versions)} versions, {len(outcome.files)} files, {outcome.bytes / 1e6:.1f} MB"
+        + (f"; retired {', '.join(outcome.retired_specs)}" if outcome.retired_specs else "")
+        + (f"; kept for leases: {outcome.kept_for_leases}" if outcome.kept_for_leases else ""),
+        markup=False,
+    )
+
+
+def compact(
+    directory: Directory,
+    shard_mb: Annotated[float, typer.Option(min=0.001, help="Size of a full shard.")] = SHARD_MB,
+    shard_rows: Annotated[int, typer.Option(min=2, help="Rows of a full shard.")] = SHARD_ROWS,
+    as_json: AsJson = False,
+) -> None:
+    """Merge small shards into full ones. Older versions stay readable until gc."""
+    outcome = upkeep.compact(directory, shard_mb, shard_rows)
+    if as_json:
+        emit(dataclasses.asdict(outcome))
+        return
+    console.print(
+        f"version {outcome.version}: {outcome.rows} rows of {outcome.shards_before} shards "
+        f"({outcome.bytes_before / 1e6:.1f} MB) are in {outcome.shards_after} ({outcome.bytes_after / 1e6:.1f} MB)"
+        if outcome.rows
+        else f"nothing to do: version {outcome.version} has no shards worth merging",
+        markup=False,
+    )

@@ -1,0 +1,28 @@
+"""Other people's files: import them, export to them, compare with them."""
+
+from .compare import Comparison, StoreRows, compare, open_other
+from .cra_dictionaries import TARGET as DICTIONARIES
+from .cra_dictionaries import DictionaryExport, export_dictionaries
+from .exporting import TARGETS, export, read_keys
+from .files import open_files
+from .importing import Import, import_files
+from .rows import Export, ExportOptions, file_names
+
+__all__ = [
+    "DICTIONARIES",
+    "TARGETS",
+    "Comparison",
+    "DictionaryExport",
+    "Export",
+    "ExportOptions",
+    "Import",
+    "StoreRows",
+    "compare",
+    "export",
+    "export_dictionaries",
+    "file_names",
+    "import_files",
+    "open_files",
+    "open_other",
+    "read_keys",
+]

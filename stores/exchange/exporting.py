@@ -1,0 +1,110 @@
+"""Exporting a feature to a target: the layout that a published trainer reads unmodified, or a columnar format.
+
+A target is one function in :data:`TARGETS`: it gets the rows that were asked for and a new folder, and enters what it
+wrote in the :class:`Export`. What cannot be written is listed there, never dropped in silence and never NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import ExchangeError, InvalidKeyError
+from ..format import layout
+from ..store import Store
+from .columnar import export_lance, export_webdataset, export_zarr
+from .files import csv_records, read_json
+from .published import export_music_avqa, export_nextgqa
+from .rows import RECORD_FILE, Export, ExportOptions, Rows, Target, new_folder, write_json
+
+WHOLE = "all"
+
+TARGETS: Mapping[str, Target] = {
+    "nextgqa": export_nextgqa,
+    "music_avqa": export_music_avqa,
+    "lance": export_lance,
+    "webdataset": export_webdataset,
+    "zarr": export_zarr,
+}
+
+
+def export(
+    store: Store,
+    feature: str,
+    target: str,
+    out: Path,
+    splits: Mapping[str, Sequence[str]] | None = None,
+    options: ExportOptions | None = None,
+) -> Export:
+    """Write ``feature`` for ``target`` into the new (or empty) folder ``out``.
+
+    The folder is filled beside its place and renamed, so that it is there whole or not at all.
+
+    Parameters
+    ----------
+    splits : keys by split name; None for one split ``all`` with every key of the feature.
+
+    Raises
+    ------
+    ExchangeError
+        If the folder holds something, the target is unknown, or rows do not fit it.
+    """
+    if target not in TARGETS:
+        raise ExchangeError(f"target {target!r}: there is {', '.join(sorted(TARGETS))}")
+    name, _, _ = feature.partition("@")
+    spec = store.spec(feature)
+    result = Export(target, name, layout.digest(spec), store.version, bool(spec.get("random_weights")))
+    chosen = {layout.check_name(split): list(dict.fromkeys(keys)) for split, keys in (splits or {}).items()}
+    chosen = chosen or {WHOLE: store.keys(feature)}
+    with new_folder(out, store.path) as folder:
+        TARGETS[target](Rows(store, feature), chosen, options or ExportOptions(), folder, result)
+        if not any(result.files.values()):
+            reason = f" ({result.missing[0].key!r}: {result.missing[0].reason})" if result.missing else ""
+            raise ExchangeError(f"{store.path}: feature {feature!r}: no row to export{reason}")
+        record = {"reelstore": {"version": store.version, "feature": name, "spec_digest": result.spec, "spec": spec}}
+        record["export"] = {"target": target, "files": result.files, "missing": [m.key for m in result.missing]}
+        write_json(folder / RECORD_FILE, record)
+    return result
+
+
+def read_keys(path: Path) -> list[str]:
+    """Video keys that a split file lists, each once, in the order of the file.
+
+    ``.csv``: column ``video_id`` (or ``video``); ``.json``: a list of ids, a list of objects with
+    ``video_id``, or an object whose names are ids; anything else: one id a line.
+
+    Raises
+    ------
+    ExchangeError
+        If the file cannot be read so, lists nothing, or lists what is not a key.
+    """
+    if not path.is_file():
+        raise ExchangeError(f"{path}: no such file")
+    keys: list[Any]
+    if path.suffix.lower() == ".csv":
+        records = csv_records(path, ())
+        column = next((name for name in ("video_id", "video") if records and name in records[0]), None)
+        if column is None:
+            raise ExchangeError(f"{path}: no column 'video_id'")
+        keys = [record[column] for record in records]
+    elif path.suffix.lower() == ".json":
+        value = read_json(path)
+        entries = list(value) if isinstance(value, Mapping | list) else []
+        keys = [entry.get("video_id") if isinstance(entry, Mapping) else entry for entry in entries]
+    else:
+        try:
+            keys = [line for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
+            keys = [line.removesuffix("\r") for line in keys]
+        except UnicodeDecodeError as error:
+            raise ExchangeError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from error
+    if not keys:
+        raise ExchangeError(f"{path}: lists no video")
+    for number, key in enumerate(keys, start=1):
+        if not isinstance(key, str):
+            raise ExchangeError(f"{path}: entry {number}: {key!r} is not a video id (a text)")
+        try:
+            layout.check_key(key)
+        except InvalidKeyError as error:
+            raise ExchangeError(f"{path}: entry {number}: {error}") from error
+    return list(dict.fromkeys(keys))

@@ -1,0 +1,362 @@
+"""Reading the feature files that published trainers use: HDF5 with an id dataset, folders of ``<id>.npy``.
+
+Layouts (facts sheets, CRA 2.4 and MUSIC-AVQA 2.9): an HDF5 file holds ``vid`` (or ``ids``), one id a row, beside a
+dataset ``[V, T, …]``; a folder holds one array ``[T, …]`` a file, and ``index.csv`` where Reelstore wrote it.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import tokenize
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import h5py
+import numpy as np
+
+from ..errors import ExchangeError, InvalidKeyError
+from ..format import durable, layout
+from ..format.rows import Array
+
+INDEX_FILE = "index.csv"
+INDEX_COLUMNS = ("key", "file", "T", "valid_steps", "mask")
+ID_DATASETS = ("vid", "ids")
+_CHUNK_CACHE = 64 << 20
+# What numpy raises for headers that are not: besides the documented ones, what its Python 2 fallback lets through.
+_NPY_ERRORS = (OSError, ValueError, TypeError, OverflowError, MemoryError, EOFError, SyntaxError, tokenize.TokenError)
+
+
+class RowSource(Protocol):
+    """Rows by key, wherever they lie."""
+
+    def keys(self) -> list[str]:
+        """All keys, sorted as bytes."""
+
+    def row(self, key: str) -> Array:
+        """``[T, *step]``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What is known of a legacy row before its values are read."""
+
+    steps: int
+    step_shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+class FileRows(RowSource, Protocol):
+    """Rows of legacy files."""
+
+    format: str
+
+    def where(self, key: str) -> str:
+        """The file and the key, for messages."""
+
+    def shape(self, key: str) -> Shape:
+        """Shape and dtype, without the values."""
+
+    def valid(self, key: str) -> Array:
+        """``[T] bool``, False where the files say that a step is padding."""
+
+    def digest(self) -> str:
+        """sha256 over the digests of all files, whatever their order."""
+
+    def check_unchanged(self) -> None:
+        """Raise if a file changed since :meth:`digest` read it."""
+
+
+def open_files(paths: Sequence[Path], format: str | None = None, dataset: str | None = None) -> FileRows:
+    """Open HDF5 files (or a folder of them), or one folder of ``.npy`` files.
+
+    Parameters
+    ----------
+    paths : files and folders.
+    format : ``nextgqa`` (HDF5) or ``npy``; None to see by the files.
+    dataset : the feature dataset of HDF5 files; None where they hold only one.
+
+    Raises
+    ------
+    ExchangeError
+        If the files are neither, or cannot be used.
+    """
+    found: dict[str, list[Path]] = {"nextgqa": [], "npy": []}
+    for path in paths:
+        if path.is_dir():
+            names = sorted(os.listdir(path))
+            files = [path / name for name in names if name.endswith((".h5", ".hdf5"))]
+            found["nextgqa"] += files
+            if INDEX_FILE in names or any(name.endswith(".npy") for name in names):
+                found["npy"].append(path)
+            elif not files:
+                raise ExchangeError(f"{path}: holds neither .h5 nor .npy files")
+        elif not path.exists():
+            raise ExchangeError(f"{path}: no such file or folder")
+        elif path.suffix == ".npy":
+            raise ExchangeError(f"{path}: a single .npy file; name its folder")
+        else:
+            found["nextgqa"].append(path)
+    if format is None:
+        if found["npy"] and found["nextgqa"]:
+            raise ExchangeError(f"{paths[0]}: both .h5 and .npy files; choose with --format")
+        format = "npy" if found["npy"] else "nextgqa"
+    if format not in found:
+        raise ExchangeError(f"format {format!r}: there is nextgqa and npy")
+    if not found[format]:
+        raise ExchangeError(f"{paths[0]}: no {format} files here")
+    if format == "nextgqa":
+        return Hdf5Rows(found[format], dataset)
+    if len(found[format]) > 1:
+        raise ExchangeError(f"{found[format][1]}: one folder of .npy files at a time")
+    if dataset is not None:
+        raise ExchangeError(f"{found[format][0]}: .npy files have no dataset {dataset!r}")
+    return NpyRows(found[format][0])
+
+
+class Hdf5Rows:
+    """Rows of one or more HDF5 files; no id may appear twice."""
+
+    format = "nextgqa"
+
+    def __init__(self, paths: Sequence[Path], dataset: str | None = None) -> None:
+        self._files = _Files(paths)
+        self._datasets: list[h5py.Dataset] = []
+        self._rows: dict[str, tuple[int, int]] = {}
+        self._paths = list(paths)
+        for number, path in enumerate(paths):
+            with _hdf5_errors(str(path)):
+                file = h5py.File(path, "r", locking=False, rdcc_nbytes=_CHUNK_CACHE)
+                ids, values = _pick(path, file, dataset)
+                self._datasets.append(values)
+                for row, key in enumerate(_ids(path, ids)):
+                    if key in self._rows:
+                        first, _ = self._rows[key]
+                        raise ExchangeError(f"{path}: key {key!r}: appears twice (also in {paths[first]})")
+                    self._rows[key] = (number, row)
+
+    def keys(self) -> list[str]:
+        return sorted(self._rows)
+
+    def where(self, key: str) -> str:
+        return f"{self._paths[self._rows[key][0]]}: key {key!r}"
+
+    def shape(self, key: str) -> Shape:
+        values = self._datasets[self._rows[key][0]]
+        return Shape(values.shape[1], values.shape[2:], _plain(values.dtype, self.where(key)))
+
+    def row(self, key: str) -> Array:
+        number, row = self._rows[key]
+        with _hdf5_errors(self.where(key)):
+            values: Array = self._datasets[number][row]
+        return np.asarray(values, _plain(values.dtype, self.where(key)))
+
+    def valid(self, key: str) -> Array:
+        return np.ones(self.shape(key).steps, bool)
+
+    def digest(self) -> str:
+        return _joined(self._files.digest(path) for path in self._paths)
+
+    def check_unchanged(self) -> None:
+        self._files.check_unchanged()
+
+
+@contextmanager
+def _hdf5_errors(where: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
+        raise ExchangeError(f"{where}: not readable as HDF5 ({one_line(error)})") from error
+
+
+def _pick(path: Path, file: h5py.File, wanted: str | None) -> tuple[h5py.Dataset, h5py.Dataset]:
+    """The id dataset and the feature dataset of a file."""
+    datasets = {name: item for name in file if isinstance(item := file.get(name), h5py.Dataset)}
+    ids = next((datasets[name] for name in ID_DATASETS if name in datasets), None)
+    if ids is None:
+        raise ExchangeError(f"{path}: no dataset 'vid' or 'ids' (there is: {', '.join(sorted(datasets)) or 'none'})")
+    others = sorted(name for name in datasets if name not in ID_DATASETS)
+    if wanted is None:
+        if len(others) != 1:
+            raise ExchangeError(f"{path}: which dataset? there is: {', '.join(others) or 'none beside the ids'}")
+        wanted = others[0]
+    if wanted not in others:
+        raise ExchangeError(f"{path}: no dataset {wanted!r} (there is: {', '.join(others) or 'none beside the ids'})")
+    values = datasets[wanted]
+    if ids.ndim != 1 or values.ndim < 2 or values.shape[0] != ids.shape[0]:
+        raise ExchangeError(f"{path}: dataset {wanted!r} is {list(values.shape)} beside {list(ids.shape)} ids")
+    if values.ndim < 3 or values.shape[1] == 0:
+        raise ExchangeError(f"{path}: dataset {wanted!r} is {list(values.shape)}; rows must be [T, …] with T > 0")
+    return ids, values
+
+
+def _ids(path: Path, dataset: h5py.Dataset) -> list[str]:
+    keys = []
+    for row, raw in enumerate(dataset[()]):
+        if not isinstance(raw, bytes | str | np.integer):
+            raise ExchangeError(f"{path}: id {row}: neither text nor a number")
+        try:
+            key = raw.decode("utf-8") if isinstance(raw, bytes) else str(raw)
+            layout.check_key(key)
+        except (UnicodeDecodeError, InvalidKeyError) as error:
+            raise ExchangeError(f"{path}: id {row}: {error}") from error
+        keys.append(key)
+    return keys
+
+
+class NpyRows:
+    """A folder of ``<id>.npy``. ``index.csv`` says which file has which key; without it the stem is the key."""
+
+    format = "npy"
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        index = folder / INDEX_FILE
+        names = sorted(name for name in os.listdir(folder) if name.endswith(".npy"))
+        self._masks: dict[str, Array] = {}
+        self._steps: dict[str, int] = {}
+        if index.exists():
+            self._names = self._read_index(index, set(names))
+        else:
+            self._names = {_stem(folder, name): name for name in names}
+        self._files = _Files([folder / name for name in self._names.values()])
+        self._shapes: dict[str, Shape] = {}
+
+    def _read_index(self, index: Path, present: set[str]) -> dict[str, str]:
+        names: dict[str, str] = {}
+        for line, record in enumerate(csv_records(index, ("key", "file")), start=2):
+            key, name = record["key"], record["file"]
+            try:
+                layout.check_key(key)
+            except InvalidKeyError as error:
+                raise ExchangeError(f"{index}: record {line}: {error}") from error
+            if key in names:
+                raise ExchangeError(f"{index}: key {key!r}: appears twice")
+            if name not in present:
+                raise ExchangeError(f"{index}: key {key!r}: there is no file {name!r} in this folder")
+            present.discard(name)
+            names[key] = name
+            if steps := record.get("T"):
+                if not steps.isdecimal():
+                    raise ExchangeError(f"{index}: key {key!r}: T is {steps[:20]!r}")
+                self._steps[key] = int(steps)
+            if mask := record.get("mask"):
+                if set(mask) - {"0", "1"}:
+                    raise ExchangeError(f"{index}: key {key!r}: its mask is not made of 0 and 1")
+                self._masks[key] = np.frombuffer(mask.encode(), np.uint8) == ord("1")
+        if present:
+            raise ExchangeError(f"{index}: does not list {min(present)!r}, or lists it twice")
+        return names
+
+    def keys(self) -> list[str]:
+        return sorted(self._names)
+
+    def where(self, key: str) -> str:
+        return f"{self._folder / self._names[key]}: key {key!r}"
+
+    def _map(self, key: str) -> Array:
+        try:
+            values: Array = np.lib.format.open_memmap(self._folder / self._names[key], mode="r")
+        except _NPY_ERRORS as error:
+            raise ExchangeError(f"{self.where(key)}: not a readable .npy array ({one_line(error)})") from error
+        if values.ndim == 0 or values.shape[0] == 0 or (values.ndim == 1 and key not in self._steps):
+            raise ExchangeError(f"{self.where(key)}: is {list(values.shape)}; rows must be [T, …] with T > 0")
+        return values
+
+    def shape(self, key: str) -> Shape:
+        if key not in self._shapes:
+            values = self._map(key)
+            for steps in (self._steps.get(key), len(self._masks.get(key, values))):
+                if steps not in (None, len(values)):
+                    raise ExchangeError(f"{self.where(key)}: {len(values)} steps, {INDEX_FILE} says {steps}")
+            self._shapes[key] = Shape(len(values), values.shape[1:], _plain(values.dtype, self.where(key)))
+        return self._shapes[key]
+
+    def row(self, key: str) -> Array:
+        return np.array(self._map(key), self.shape(key).dtype, order="C")
+
+    def valid(self, key: str) -> Array:
+        mask = self._masks.get(key)
+        return np.ones(self.shape(key).steps, bool) if mask is None else mask
+
+    def digest(self) -> str:
+        """Also over the keys and masks, since the files themselves do not hold them."""
+        lines = []
+        for key, name in self._names.items():
+            mask = self._masks.get(key)
+            padding = "" if mask is None or mask.all() else hashlib.sha256(mask.tobytes()).hexdigest()
+            lines.append(f"{self._files.digest(self._folder / name)} {padding} {key}")
+        return _joined(lines)
+
+    def check_unchanged(self) -> None:
+        self._files.check_unchanged()
+
+
+def _stem(folder: Path, name: str) -> str:
+    key = name.removesuffix(".npy")
+    try:
+        layout.check_key(key)
+    except InvalidKeyError as error:
+        raise ExchangeError(f"{folder}: file {name[:64]!r}: {error}") from error
+    return key
+
+
+class _Files:
+    """Digests of files, and whether the files still are what was hashed."""
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self._stamps = {path: _stamp(path) for path in paths}
+
+    def digest(self, path: Path) -> str:
+        return durable.file_digest(path)
+
+    def check_unchanged(self) -> None:
+        for path, stamp in self._stamps.items():
+            if _stamp(path) != stamp:
+                raise ExchangeError(f"{path}: changed while it was read; import it again")
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def _joined(digests: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest()
+
+
+def _plain(dtype: np.dtype[Any], where: str) -> np.dtype[Any]:
+    """The same numbers in little-endian order, or an error for what a store cannot hold."""
+    if dtype.kind not in "biuf" or dtype.itemsize > 8:
+        raise ExchangeError(f"{where}: holds {dtype}; rows are arrays of numbers")
+    return dtype.newbyteorder("<")
+
+
+def one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def csv_records(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """Records of a CSV file with a header that must name ``columns``."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, restval="")
+            missing = [name for name in columns if name not in (reader.fieldnames or ())]
+            if missing:
+                raise ExchangeError(f"{path}: no column {missing[0]!r}")
+            return list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ExchangeError(f"{path}: not readable as CSV ({one_line(error)})") from error
+
+
+def read_json(path: Path) -> Any:
+    """The value of a JSON file, or a :class:`ExchangeError` that names it."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ExchangeError(f"{path}: not readable as JSON ({one_line(error)})") from error

@@ -1,0 +1,67 @@
+"""The bytes of a store: layout, shards, segments, manifests, and the system calls that write them.
+
+The lowest room: imports nothing of :mod:`stores` but its errors. ``docs/format.md`` specifies what it reads and writes.
+"""
+
+from . import durable, layout, leases, schemas, segments
+from .layout import (
+    CARD,
+    IDENTITY,
+    MAX_KEY_BYTES,
+    STAGING,
+    canonical_json,
+    check_key,
+    check_name,
+    digest,
+    feature_directory,
+    new_id,
+)
+from .manifest import Manifest, SpecEntry, TablePart, first_manifest, load, newest_version, versions
+from .mapped import empty_apart, map_file, will_read
+from .rounding import COMPUTE, STORAGE, RoundingError, pooled
+from .rows import Array, Receipt, Row, row_digest
+from .segments import SegmentLog
+from .shard import ShardReader, ShardWriter, read_receipt, read_spec
+from .staged_file import StagedFile
+
+__all__ = [
+    "CARD",
+    "COMPUTE",
+    "IDENTITY",
+    "MAX_KEY_BYTES",
+    "STAGING",
+    "STORAGE",
+    "Array",
+    "Manifest",
+    "Receipt",
+    "RoundingError",
+    "Row",
+    "SegmentLog",
+    "ShardReader",
+    "ShardWriter",
+    "SpecEntry",
+    "StagedFile",
+    "TablePart",
+    "canonical_json",
+    "check_key",
+    "check_name",
+    "digest",
+    "durable",
+    "empty_apart",
+    "feature_directory",
+    "first_manifest",
+    "layout",
+    "leases",
+    "load",
+    "map_file",
+    "new_id",
+    "newest_version",
+    "pooled",
+    "read_receipt",
+    "read_spec",
+    "row_digest",
+    "schemas",
+    "segments",
+    "versions",
+    "will_read",
+]

@@ -1,0 +1,212 @@
+"""Sorted, immutable segments: one mechanism behind the row index, shard lists, sources and failures.
+
+A log is a list of segment files, oldest first. Each is an Arrow (or Parquet) table sorted by a
+binary ``key`` column; the newest segment that holds a key decides, and a row with ``removed`` set
+hides it. Appending writes one small segment; when :data:`FANOUT` neighbours have reached the same
+size class they are merged into one, so a key is rewritten at most ``log_FANOUT(keys)`` times and a
+commit writes bytes in proportion to what is new.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict
+
+from ..errors import StoreDamageError
+from . import durable
+from .layout import new_id
+
+FANOUT = 8
+
+KEY_FIELD = pa.field("key", pa.large_binary(), nullable=False)
+REMOVED_FIELD = pa.field("removed", pa.bool_(), nullable=False)
+
+
+class SegmentRef(BaseModel):
+    """How a manifest names a segment. ``path`` is relative to the store."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+def log_schema(fields: Iterable[pa.Field]) -> pa.Schema:
+    return pa.schema([KEY_FIELD, *fields, REMOVED_FIELD])
+
+
+def write_segment(root: Path, directory: str, table: pa.Table, suffix: str = ".arrow") -> SegmentRef:
+    """Write a table already sorted by key; durable before it returns, named by nobody yet."""
+    sink = pa.BufferOutputStream()
+    if suffix == ".parquet":
+        pq.write_table(table, sink)
+    else:
+        with pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table.combine_chunks())
+    data = sink.getvalue()
+    path = root / directory / f"{new_id()}{suffix}"
+    durable.write_new(path, memoryview(data))
+    return SegmentRef(
+        path=f"{directory}/{path.name}",
+        rows=table.num_rows,
+        bytes=data.size,
+        sha256=hashlib.sha256(data).hexdigest(),
+    )
+
+
+def open_segment(root: Path, ref: SegmentRef) -> pa.Table:
+    """Memory-map a segment.
+
+    Raises
+    ------
+    StoreDamageError
+        If the file is missing, has another size than the manifest says, or cannot be parsed.
+    """
+    path = root / ref.path
+    try:
+        size = path.stat().st_size
+        if size != ref.bytes:
+            raise StoreDamageError(f"{path}: {size} bytes, the manifest says {ref.bytes}")
+        if path.suffix == ".parquet":
+            return pq.read_table(path, memory_map=True)
+        return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    except FileNotFoundError as error:
+        raise StoreDamageError(f"{path}: named by the manifest but missing; see `store.py repair`") from error
+    except (OSError, pa.ArrowException) as error:
+        raise StoreDamageError(f"{path}: not readable ({error})") from error
+
+
+def merge(tables: Sequence[pa.Table], drop_removed: bool) -> pa.Table:
+    """Merge segments (oldest first) into one: the newest row of each key, sorted by key."""
+    if len(tables) == 1:
+        merged = tables[0]
+    else:
+        ages = [np.full(table.num_rows, age, np.int32) for age, table in enumerate(tables)]
+        merged = pa.concat_tables(tables).append_column("_age", pa.array(np.concatenate(ages)))
+        merged = merged.sort_by([("key", "ascending"), ("_age", "descending")]).combine_chunks()
+        if merged.num_rows > 1:
+            keys = merged.column("key")
+            first = pc.not_equal(keys.slice(1), keys.slice(0, merged.num_rows - 1))
+            keep = np.concatenate([[True], first.to_numpy(zero_copy_only=False).astype(bool)])
+            merged = merged.filter(pa.array(keep))
+        merged = merged.drop_columns(["_age"])
+    if drop_removed:
+        merged = merged.filter(pc.invert(merged.column("removed")))
+    return merged.combine_chunks()
+
+
+def append(
+    root: Path, directory: str, refs: Sequence[SegmentRef], table: pa.Table, suffix: str = ".arrow"
+) -> tuple[SegmentRef, ...]:
+    """Return the log with ``table`` as its newest part, merging size classes that are full.
+
+    ``table`` need not be sorted; among equal keys its last row counts.
+    """
+    if table.num_rows == 0:
+        return tuple(refs)
+    kept = list(refs)
+    tables = [_sorted_unique(table)]
+    rows = table.num_rows
+    while tail := _full_size_class(kept, rows):
+        tables[:0] = [open_segment(root, ref) for ref in tail]
+        rows += sum(ref.rows for ref in tail)
+        del kept[len(kept) - len(tail) :]
+    merged = merge(tables, drop_removed=not kept)
+    return (*kept, write_segment(root, directory, merged, suffix)) if merged.num_rows else tuple(kept)
+
+
+def _size_class(rows: int) -> int:
+    return (rows.bit_length() - 1) // (FANOUT.bit_length() - 1)
+
+
+def _full_size_class(refs: Sequence[SegmentRef], rows: int) -> list[SegmentRef]:
+    """The newest refs that are to be merged with a new segment of ``rows`` rows."""
+    size_class = _size_class(max(rows, 1))
+    tail: list[SegmentRef] = []
+    for ref in reversed(refs):
+        if _size_class(max(ref.rows, 1)) > size_class:
+            break
+        tail.insert(0, ref)
+    return tail if len(tail) >= FANOUT - 1 else []
+
+
+def _sorted_unique(table: pa.Table) -> pa.Table:
+    order = pa.array(np.arange(table.num_rows, dtype=np.int64))
+    numbered = table.append_column("_order", order)
+    numbered = numbered.sort_by([("key", "ascending"), ("_order", "ascending")]).combine_chunks()
+    if numbered.num_rows > 1:
+        keys = numbered.column("key")
+        last = pc.not_equal(keys.slice(0, numbered.num_rows - 1), keys.slice(1))
+        keep = np.concatenate([last.to_numpy(zero_copy_only=False).astype(bool), [True]])
+        numbered = numbered.filter(pa.array(keep))
+    return numbered.drop_columns(["_order"]).combine_chunks()
+
+
+class _Keys(Sequence[bytes]):
+    """The key column of a segment as a sequence for bisect: no copy, no Python list."""
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        array = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+        if isinstance(array, pa.ChunkedArray):
+            array = pa.concat_arrays(array.chunks)
+        _, offsets, data = array.buffers()
+        self._offsets: npt.NDArray[np.int64] = np.frombuffer(offsets, np.int64)[array.offset :]
+        self._data = memoryview(data) if data is not None else memoryview(b"")
+        self._length = len(array)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, position: Any) -> Any:
+        return bytes(self._data[self._offsets[position] : self._offsets[position + 1]])
+
+
+class SegmentLog:
+    """Read access to a log pinned by a manifest. Opens nothing before first use."""
+
+    def __init__(self, root: Path, refs: Sequence[SegmentRef], schema: pa.Schema) -> None:
+        self._root = root
+        self._refs = tuple(refs)
+        self._schema = schema
+        self._opened: list[tuple[pa.Table, _Keys]] | None = None
+        self._merged: pa.Table | None = None
+
+    def _segments(self) -> list[tuple[pa.Table, _Keys]]:
+        if self._opened is None:
+            tables = [open_segment(self._root, ref) for ref in self._refs]
+            self._opened = [(table, _Keys(table.column("key"))) for table in tables if table.num_rows]
+        return self._opened
+
+    def get(self, key: bytes) -> dict[str, Any] | None:
+        """The live record of a key, or None. O(segments · log rows)."""
+        for table, keys in reversed(self._segments()):
+            position = bisect_left(keys, key)
+            if position < len(keys) and keys[position] == key:
+                record: dict[str, Any] = table.slice(position, 1).to_pylist()[0]
+                return None if record["removed"] else record
+        return None
+
+    def table(self) -> pa.Table:
+        """All live records, sorted by key."""
+        if self._merged is None:
+            tables = [table for table, _ in self._segments()]
+            self._merged = merge(tables, drop_removed=True) if tables else self._schema.empty_table()
+        return self._merged
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter(self.table().to_pylist())
+
+    def __len__(self) -> int:
+        return int(self.table().num_rows)

@@ -1,0 +1,163 @@
+"""Compaction: many small shards become few full ones; rows, digests and numerics stay what they are.
+
+A store that grows by single videos collects shards of one row, each with page-aligned blocks of its own. Here their
+rows are copied into new shards, in the order of their keys, and the index moves over in one commit. Readers of older
+versions keep the old files until ``gc`` takes them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..commit import Changes, Placed, check_identity, commit, place_shard
+from ..errors import StoreDamageError
+from ..format import layout, schemas
+from ..format.manifest import FeatureEntry, load
+from ..format.rounding import RoundingError, pooled
+from ..format.rows import Receipt
+from ..format.segments import SegmentLog
+from ..format.shard import ShardReader, ShardWriter, read_receipt
+from .verify import keys_by_shard
+
+SHARD_MB = 64.0
+SHARD_ROWS = 512
+
+
+@dataclass(slots=True)
+class Compaction:
+    """What :func:`compact` did; ``gc`` frees ``bytes_before`` once no kept version names them."""
+
+    version: int
+    shards_before: int = 0
+    shards_after: int = 0
+    rows: int = 0
+    bytes_before: int = 0
+    bytes_after: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One stored row and the keys that the index finds it under, the first of them its own in the new shard."""
+
+    reader: ShardReader
+    row: int
+    keys: tuple[str, ...]
+    cache_key: bytes
+
+
+@dataclass(slots=True)
+class _Group:
+    """Small shards whose rows may share a shard: equal numerics and form, and published times in all or none."""
+
+    rows: list[_Row]
+    shards: int = 0
+    bytes: int = 0
+    dead: int = 0  # rows that no key finds any more
+
+
+def compact(root: Path, shard_mb: float = SHARD_MB, shard_rows: int = SHARD_ROWS) -> Compaction:
+    """Rewrite the small and the half-dead shards of every feature's current spec.
+
+    A key that another writer moves or removes meanwhile stays as that writer left it.
+
+    Raises
+    ------
+    StoreDamageError
+        If a row to be copied is damaged; ``repair`` comes first.
+    """
+    root = root.absolute()
+    check_identity(root)
+    manifest = load(root)
+    outcome = Compaction(manifest.version)
+    for name, feature in sorted(manifest.features.items()):
+        for numerics, group in _groups(root, name, feature, shard_mb * 1e6, shard_rows):
+            changes = Changes()
+            for receipt, placed in _rewritten(root, name, feature.current, numerics, group, shard_mb * 1e6, shard_rows):
+                changes.shards.append(receipt)
+                changes.placed += placed
+            outcome.version = commit(root, changes).version
+            outcome.rows += len(group.rows)
+            outcome.shards_before += group.shards
+            outcome.shards_after += len(changes.shards)
+            outcome.bytes_before += group.bytes
+            outcome.bytes_after += sum(receipt.bytes for receipt in changes.shards)
+    return outcome
+
+
+def _groups(
+    root: Path, name: str, feature: FeatureEntry, full_bytes: float, full_rows: int
+) -> Iterator[tuple[str, _Group]]:
+    """(numerics, shards to rewrite), where that makes fewer shards or frees dead rows."""
+    entry = feature.specs[feature.current]
+    named = keys_by_shard(SegmentLog(root, entry.index, schemas.INDEX).table())
+    groups: dict[tuple[str, str], _Group] = {}
+    for record in SegmentLog(root, entry.shards, schemas.SHARDS):
+        names = named.get(record["key"], [])
+        live = len({row for _, row, _ in names})
+        filled = live / record["rows"] * max(record["bytes"] / full_bytes, record["rows"] / full_rows)
+        if not live or filled >= 0.5:
+            continue
+        path = layout.feature_directory(root, name, feature.current) / f"{record['key'].hex()}.h5"
+        receipt = read_receipt(path.with_suffix(".json"))
+        group = groups.setdefault((record["numerics"], _form(receipt)), _Group([]))
+        group.rows += _rows(ShardReader(path, receipt), names)
+        group.shards += 1
+        group.bytes += record["bytes"]
+        group.dead += record["rows"] - live
+    for (numerics, _), group in sorted(groups.items()):
+        if group.shards > 1 or group.dead:
+            group.rows.sort(key=lambda row: row.keys[0].encode())
+            yield numerics, group
+
+
+def _form(receipt: Receipt) -> str:
+    """What the rows of one shard have in common, for sorting: dtype and shape of a step, and which columns."""
+    values = receipt.datasets["values"]
+    step = values.shape[1 if receipt.ragged else 2 :]
+    return f"{values.dtype}{list(step)} {'published_time_s' in receipt.datasets}"
+
+
+def _rows(reader: ShardReader, names: list[tuple[str, int, bytes]]) -> list[_Row]:
+    by_row: dict[int, list[tuple[str, bytes]]] = {}
+    for key, row, cache_key in names:
+        by_row.setdefault(row, []).append((key, cache_key))
+    return [
+        _Row(reader, row, tuple(sorted((key for key, _ in found), key=str.encode)), found[0][1])
+        for row, found in sorted(by_row.items())
+    ]
+
+
+def _rewritten(
+    root: Path, name: str, spec: str, numerics: str, group: _Group, full_bytes: float, full_rows: int
+) -> Iterator[tuple[Receipt, list[Placed]]]:
+    """Copy the rows of a group into new shards."""
+    writer = ShardWriter(root, name, spec, json.loads(numerics))
+    copied: list[_Row] = []
+    try:
+        for row in group.rows:
+            if not row.reader.row_is_sound(row.row):
+                raise StoreDamageError(f"{row.reader.path}: key {row.keys[0]!r} is damaged; see `store.py repair`")
+            writer.add(row.reader.row(row.row, row.keys[0], row.cache_key))
+            copied.append(row)
+            if writer.bytes >= full_bytes or len(writer) >= full_rows or row is group.rows[-1]:
+                receipt = writer.finish(_rounding(copied))
+                yield receipt, _moved(root, receipt, copied)
+                writer, copied = ShardWriter(root, name, spec, json.loads(numerics)), []
+    finally:
+        writer.discard()
+
+
+def _rounding(rows: list[_Row]) -> dict[str, RoundingError]:
+    """The measured errors of the shards that rows come from, taken together."""
+    sources = {row.reader.receipt.id: row.reader.receipt.rounding for row in rows}
+    kinds = sorted({kind for errors in sources.values() for kind in errors})
+    return {kind: pooled([errors[kind] for errors in sources.values() if kind in errors]) for kind in kinds}
+
+
+def _moved(root: Path, receipt: Receipt, rows: list[_Row]) -> list[Placed]:
+    before = {key: (row.reader.receipt.id, row.row) for row in rows for key in row.keys}
+    placed = place_shard(root, receipt, {row.keys[0]: row.keys[1:] for row in rows})
+    return [replace(each, moved_from=before[each.key]) for each in placed]

@@ -1,0 +1,147 @@
+"""Garbage collection: what no kept version names goes, after a grace period."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..commit import check_identity
+from ..errors import StoreError
+from ..format import durable, layout, leases, schemas
+from ..format.manifest import FeatureEntry, Manifest, load, publish, versions
+from ..format.segments import SegmentLog
+
+GRACE_SECONDS = 7 * 24 * 3600.0
+
+
+@dataclass(slots=True)
+class Collection:
+    """What :func:`collect` removed (or would remove)."""
+
+    versions: list[int] = field(default_factory=list)
+    kept_for_leases: list[int] = field(default_factory=list)
+    retired_specs: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+    bytes: int = 0
+
+
+def collect(root: Path, grace_seconds: float = GRACE_SECONDS, dry_run: bool = False) -> Collection:
+    """Drop specs retired before the grace period, old versions, and files that nobody names.
+
+    The latest version, leased versions and versions younger than the grace period stay, with every
+    file that they name. Files younger than the grace period stay too: they may belong to a writer
+    that has not committed yet.
+    """
+    root = root.absolute()
+    check_identity(root)
+    now = time.time()
+    outcome = Collection()
+    leased, dead_leases = leases.held(root, now)
+    latest = _retire(root, now - grace_seconds, outcome, dry_run)
+    kept: list[Manifest] = [latest]
+    for version in versions(root):
+        if version == latest.version:
+            continue
+        path = root / layout.VERSIONS / layout.version_file(version)
+        if version in leased:
+            outcome.kept_for_leases.append(version)
+        elif version < latest.version and _old(path, now - grace_seconds):
+            outcome.versions.append(version)
+            continue
+        kept.append(load(root, version))
+    named = _named(root, kept)
+    doomed = []
+    for path in _files(root):
+        relative = path.relative_to(root).as_posix()
+        if relative not in named and (status := _old(path, now - grace_seconds)):
+            doomed.append(path)
+            outcome.files.append(relative)
+            outcome.bytes += status.st_size
+    if dry_run:
+        return outcome
+    for version in outcome.versions:  # first the names, then what they name
+        durable.unlink(root / layout.VERSIONS / layout.version_file(version))
+    durable.sync_directory(root / layout.VERSIONS)
+    for path in (*dead_leases, *doomed):
+        durable.unlink(path)
+    for house in (layout.FEATURES, layout.TABLES):
+        for directory in sorted((root / house).iterdir()):
+            if directory.is_dir() and not any(directory.iterdir()) and _old(directory, now - grace_seconds):
+                with contextlib.suppress(OSError):  # a writer has just put its first shard there
+                    durable.remove_directory(directory)
+    return outcome
+
+
+def _old(path: Path, before: float) -> os.stat_result | None:
+    """The status of a file last written before a time; None if it is younger, or gone by now."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status if status.st_mtime <= before else None
+
+
+def _retire(root: Path, before: float, outcome: Collection, dry_run: bool) -> Manifest:
+    def build(latest: Manifest) -> Manifest | None:
+        outcome.retired_specs = []
+        features = {}
+        for name, feature in latest.features.items():
+            stays = {}
+            for spec, entry in feature.specs.items():
+                retired = entry.retired_at
+                if retired and datetime.datetime.fromisoformat(retired).timestamp() <= before:
+                    outcome.retired_specs.append(f"{name}@{spec[:8]}")
+                else:
+                    stays[spec] = entry
+            features[name] = FeatureEntry(current=feature.current, specs=stays)
+        if not outcome.retired_specs or dry_run:
+            return None
+        return latest.model_copy(update={"features": features})
+
+    return publish(root, build)
+
+
+def _named(root: Path, kept: list[Manifest]) -> set[str]:
+    """Every file that the kept versions need, relative to the store."""
+    named: set[str] = set()
+    seen: set[tuple[str, ...]] = set()
+    for manifest in kept:
+        named |= manifest.files()
+        for name, feature in manifest.features.items():
+            for spec, entry in feature.specs.items():
+                named.add(f"{layout.SPECS}/{spec}.json")
+                marker = (name, spec, *(ref.path for ref in (*entry.index, *entry.shards)))
+                if marker in seen:
+                    continue
+                seen.add(marker)
+                directory = layout.feature_directory(root, name, spec).relative_to(root).as_posix()
+                used = SegmentLog(root, entry.index, schemas.INDEX).table().column("shard").unique().to_pylist()
+                for shard in used:
+                    named.update((f"{directory}/{shard.hex()}.h5", f"{directory}/{shard.hex()}.json"))
+        for _, _, part in manifest.table_parts():
+            named.add(f"{layout.SPECS}/{part.spec_digest}.json")
+            named.update(str(Path(file.path).with_suffix(".json")) for file in part.files)
+    return named
+
+
+def _files(root: Path) -> Iterator[Path]:
+    """Everything that could be garbage: data files, staging, and nonces of commits that died."""
+    for house in (
+        layout.FEATURES,
+        layout.TABLES,
+        layout.INDEX,
+        layout.SOURCES,
+        layout.FAILURES,
+        layout.STAGING,
+        layout.SPECS,
+    ):
+        directory = root / house
+        if not directory.is_dir():
+            raise StoreError(f"{directory}: missing; see `store.py verify`")
+        yield from (path for path in sorted(directory.rglob("*")) if path.is_file() and not path.is_symlink())
+    yield from sorted(path for path in (root / layout.VERSIONS).iterdir() if path.name.startswith("."))

@@ -1,0 +1,1 @@
+"""What tests of several packages share: builders of stores, worlds of questions, odd extractors, run helpers."""

@@ -1,0 +1,70 @@
+"""Running whole stages in tests, with the torch-free extractor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jobs._cli import exit_code
+from pipeline.extract import Config, ExtractRequest, PlanOptions, load_config
+from pipeline.extract import extract as run_extract
+from pipeline.shared import StageResult, Terminal
+from stores import Store
+
+RGB = """
+features:
+  rgb: {extractor: rgb_grid, grid: 2, sampling: {policy: uniform, n: 4}, micro_batch: 4}
+media: {deadline_s: 20}
+"""
+
+
+def rgb_config(folder: Path, *overrides: str, text: str = RGB) -> Config:
+    """The configuration of most tests: tiny rows, no torch."""
+    file = folder / "rgb.yaml"
+    file.write_text(text)
+    return load_config(file=file, overrides=overrides)
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a shell and a script see of a result."""
+
+    exit_code: int
+    summary: dict[str, Any]
+
+    @classmethod
+    def of(cls, result: StageResult, allow_failures: bool = False) -> Done:
+        return cls(exit_code(result, allow_failures), result.summary())
+
+
+def extract(
+    source: Path | str,
+    store: Path,
+    config: Config,
+    executor: Any = "local",
+    plan_only: bool = False,
+    allow_failures: bool = False,
+    **options: Any,
+) -> Done:
+    """One silent run. Further keywords are those of ``PlanOptions``."""
+    request = ExtractRequest(
+        source=str(source),
+        store=str(store),
+        config=config,
+        executor=executor,
+        plan_only=plan_only,
+        options=PlanOptions(**options),
+    )
+    return Done.of(run_extract(request, Terminal(quiet=True)), allow_failures)
+
+
+def digests(store: Path, feature: str = "rgb") -> dict[str, str]:
+    """Row digest by key: equal stores have equal ones."""
+    with Store.open(store) as opened:
+        return {key: opened.digest(feature, key) for key in opened.keys(feature)}
+
+
+def reasons(result: Done, feature: str = "rgb") -> dict[str, int]:
+    counts: dict[str, int] = result.summary["reasons"][feature]
+    return counts

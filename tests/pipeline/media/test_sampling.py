@@ -1,0 +1,222 @@
+"""Sampling policies against worked examples, the published tables and a real 6-fps dump."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.media.decode import decode
+from pipeline.media.sampling import (
+    Fps,
+    MusicAvqa60,
+    NextGqa32,
+    SamplingError,
+    Segments,
+    Timeline,
+    TooShort,
+    Uniform,
+    policy_from_spec,
+    sample_clips,
+)
+from pipeline.media.types import DecodeRequest, Frame, Header
+from tests._helpers.media import MEDIA_NAMES, SHARED, ffmpeg, generate, media, plain_frames
+
+
+def even(frames: int, rate: float = 25.0) -> Timeline:
+    return Timeline(np.arange(frames) / rate, frames / rate, rate, rate)
+
+
+@pytest.mark.parametrize(
+    ("policy", "timeline", "frame", "valid"),
+    [
+        # Slots of 0.4 s, centres 0.2 0.6 1.0 1.4 1.8 s: each exactly on a frame.
+        (Uniform(5), even(50), [5, 15, 25, 35, 45], [True] * 5),
+        # Three frames for six slots: each is shown twice, the second time as padding.
+        (Uniform(6), even(3), [0, 0, 1, 1, 2, 2], [True, False] * 3),
+        (Uniform(6, pad="zero"), even(3), [0, -1, 1, -1, 2, -1], [True, False] * 3),
+        (Segments(t=4), even(60), [12, 37, 37, 37], [True, True, False, False]),
+        (Segments(t=4, pad="zero"), even(60), [12, 37, -1, -1], [True, True, False, False]),
+        # A video shorter than half a segment still fills the first.
+        (Segments(t=2), even(5), [4, 4], [True, False]),
+        (Fps(2), even(50), [0, 12, 25, 37], [True] * 4),
+        (Fps(1), even(1), [0], [True]),
+        # One frame held for a second: variable rate repeats it, and that is no padding in a long video.
+        (Uniform(3), Timeline(np.array([0.0, 0.1, 1.1, 1.2]), 1.2, None), [1, 1, 1], [True] * 3),
+        # Nothing is on screen before the first frame: it is shown.
+        (Uniform(2), Timeline(np.array([0.5, 0.9]), 1.0, None), [0, 0], [True, True]),
+    ],
+)
+def test_policies_by_table(policy, timeline, frame, valid):
+    samples = policy.sample(timeline)
+    assert samples.frame.tolist() == frame
+    assert samples.valid.tolist() == valid
+    shown = samples.frame >= 0
+    assert np.array_equal(samples.time_s[shown], timeline.pts_s[samples.frame[shown]])
+    assert samples.frame.dtype == np.int64 and samples.time_s.dtype == np.float64
+
+
+def test_zero_padding_keeps_the_time_asked_for():
+    assert Segments(t=4, pad="zero").sample(even(60)).time_s.tolist()[2:] == [2.5, 3.5]
+
+
+@pytest.mark.parametrize("policy", [Uniform(6, pad="error"), Segments(t=4, pad="error")])
+def test_error_padding_refuses_short_videos(policy):
+    with pytest.raises(TooShort, match="do not fill"):
+        policy.sample(even(5))
+
+
+@pytest.mark.parametrize("policy", [Uniform(), Segments(), Fps(1), NextGqa32(), MusicAvqa60()])
+def test_a_video_without_frames_is_too_short(policy):
+    with pytest.raises(TooShort):
+        policy.sample(Timeline(np.empty(0), 0.0, None))
+
+
+def test_music_avqa_rule_and_wrap():
+    # 30 fps for 58.5 s: 1755 frames; second 58 asks for number 1755 = F and reads the last frame, second 59 asks for
+    # 1785 and wraps inside the last 15 frames: 1740 + 1 + (1785 - 1741) mod 15 = 1755, again the last.
+    samples = MusicAvqa60().sample(even(1755, 30.0))
+    assert samples.frame[:3].tolist() == [15, 45, 75]
+    assert samples.frame[-2:].tolist() == [1754, 1754]
+    assert samples.valid.tolist() == [True] * 59 + [False]
+    # Python rounds halves to even, and so did the published script: (0.5 + 0) * 25 = 12.5 -> 12, 37.5 -> 38.
+    assert MusicAvqa60().sample(even(1500)).frame[:3].tolist() == [12, 38, 62]
+
+
+def test_sample_clips_published_examples():
+    assert sample_clips(32, 32, 4) == list(range(32))
+    assert sample_clips(33, 32, 4) == list(range(1, 33))
+    assert sample_clips(2, 32, 4) == [0] * 32
+    assert sample_clips(3, 32, 4) == [0] * 10 + [1] * 22
+    # Floating error of np.linspace: one less than integer division would give.
+    assert sample_clips(45, 32, 4)[10] == 14
+    with pytest.raises(TooShort):
+        sample_clips(0, 32, 4)
+
+
+def test_sample_clips_gives_the_published_times():
+    path = SHARED / "data" / "annotations" / "nextgqa" / "frame2time_val.json"
+    if not path.exists():
+        pytest.skip(f"{path.name} is not in {path.parent}")
+    tables = {tuple(row) for row in json.loads(path.read_text()).values()}
+    made = {tuple(round((1 + 3 * index) / 6, 1) for index in sample_clips(total, 32, 4)) for total in range(1, 1200)}
+    assert len(tables) > 100
+    assert tables <= made
+
+
+def assert_dump_is_emulated(path: Path, folder: Path) -> None:
+    """Compare with `ffmpeg -r 6` file by file: which of the frames, and its pixels."""
+    request = DecodeRequest(str(path), ({"policy": "nextgqa32"},))
+    events = list(decode(request))
+    header = events[0]
+    assert isinstance(header, Header)
+    stream = header.media["video_stream"]
+    # The decoder's own samples are dumped: two FFmpeg releases convert to RGB with different rounding.
+    ffmpeg("-noautorotate", "-i", str(path), "-map", f"0:{stream}", "-r", "6", "-f", "image2", "-c:v", "rawvideo",
+           str(folder / "%06d.yuv"))  # fmt: skip
+    files = sorted(folder.glob("*.yuv"))[::3]
+    chosen = sample_clips(len(files), 32, 4)
+    frames = dict(plain_frames(path))
+    got = {slot: event for event in events if isinstance(event, Frame) for _, slots in event.uses for slot in slots}
+    assert sorted(got) == list(range(32))
+    samples = header.samples[0]
+    for slot, index in enumerate(chosen):
+        raw = np.frombuffer(files[index].read_bytes(), np.uint8)
+        reference = frames[min(frames, key=lambda time: abs(time - header.media["zero_s"] - samples.time_s[slot]))]
+        assert np.array_equal(raw, reference.to_ndarray().reshape(-1)), f"file {index} of {path.name}"
+        height, width = got[slot].rgb.shape[:2]
+        assert np.array_equal(got[slot].rgb, reference.to_ndarray(format="rgb24", width=width, height=height))
+    assert samples.published_time_s is not None
+    assert samples.published_time_s.tolist() == [round((1 + 3 * index) / 6, 1) for index in chosen]
+
+
+@pytest.mark.parametrize("name", MEDIA_NAMES)
+def test_nextgqa32_is_a_real_dump_of_real_clips(name, tmp_path):
+    assert_dump_is_emulated(media(name), tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["h264", "slow", "fragmented", "mkv-offset"])
+def test_nextgqa32_is_a_real_dump_of_generated_clips(kind, tmp_path):
+    (tmp_path / "dump").mkdir()
+    assert_dump_is_emulated(generate(kind, tmp_path), tmp_path / "dump")
+
+
+def test_dump_emulation_needs_frames_that_libav_counts():
+    # 80 files for the 13.013 s of the NASA clip: floor(6 T) + 2, as the published tables suggest.
+    from pipeline.media.sampling import dump_frames
+
+    with av.open(str(media("nasa_13013.mp4"))) as container:
+        rate = float(container.streams.best("video").guessed_rate)
+    timeline = Timeline(np.arange(390) * 1.001 / 30, 13.013, rate, rate)
+    assert len(dump_frames(timeline, 6)) == int(6 * 13.013) + 2 == 80
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({}, "sampling.policy"),
+        ({"policy": "unifrom"}, "sampling.policy: 'unifrom' is not one of"),
+        ({"policy": "uniform", "m": 3}, "sampling.m: not a field of 'uniform'"),
+        ({"policy": "uniform", "n": 0}, "sampling.n: 0 is not"),
+        ({"policy": "uniform", "n": True}, "sampling.n"),
+        ({"policy": "segments", "seconds": -1}, "sampling.seconds: -1 is not a positive number"),
+        ({"policy": "segments", "pad": "loop"}, "sampling.pad: 'loop' is not one of repeat, zero, error"),
+        ({"policy": "fps"}, "sampling.rate"),
+        ({"policy": "fps", "rate": float("nan")}, "sampling.rate"),
+        ({"policy": "nextgqa32", "n": 3}, "its fields: none"),
+    ],
+)
+def test_bad_specs_name_the_field(spec, message):
+    with pytest.raises(SamplingError) as caught:
+        policy_from_spec(spec)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("policy", [Uniform(8, "zero"), Segments(10, 0.5), Fps(2.5), NextGqa32(), MusicAvqa60()])
+def test_specs_round_trip(policy):
+    assert policy_from_spec(json.loads(json.dumps(policy.spec()))) == policy
+
+
+gaps = st.lists(st.floats(1e-3, 2.0), min_size=1, max_size=60)
+policies = st.one_of(
+    st.builds(Uniform, st.integers(1, 70), st.sampled_from(["repeat", "zero"])),
+    st.builds(Segments, st.integers(1, 70), st.floats(0.05, 3), st.sampled_from(["repeat", "zero"])),
+    st.builds(Fps, st.floats(0.1, 60)),
+    st.just(NextGqa32()),
+    st.just(MusicAvqa60()),
+)
+
+
+@settings(max_examples=150)
+@given(gaps, st.floats(-0.5, 0.5), policies)
+def test_every_policy_keeps_its_promises(gaps, first, policy):
+    pts = first + np.concatenate([[0.0], np.cumsum(gaps[:-1])])
+    timeline = Timeline(pts, float(pts[-1] + gaps[-1]) if pts[-1] + gaps[-1] > 0 else 1.0, 25.0, 25.0)
+    samples = policy.sample(timeline)
+    steps = len(samples.frame)
+    assert policy.steps in (None, steps) and steps >= 1
+    assert len(samples.time_s) == len(samples.valid) == steps
+    shown = samples.frame >= 0
+    assert samples.frame.max() < len(pts) and shown[samples.valid].all()
+    assert np.array_equal(samples.time_s[shown], pts[samples.frame[shown]])
+    # The published index rule wraps at the end, and finds no frame of its own in half a second.
+    if not isinstance(policy, MusicAvqa60):
+        assert samples.valid[0]
+        assert (np.diff(samples.frame[shown]) >= 0).all()
+
+
+@settings(max_examples=60)
+@given(gaps, st.integers(1, 40))
+def test_uniform_shows_what_is_on_screen(gaps, n):
+    pts = np.concatenate([[0.0], np.cumsum(gaps[:-1])])
+    duration = float(pts[-1] + gaps[-1])
+    for slot, frame in enumerate(Uniform(n).sample(Timeline(pts, duration, None)).frame):
+        centre = (slot + 0.5) * duration / n
+        assert pts[frame] <= centre + 2e-6
+        assert frame == len(pts) - 1 or pts[frame + 1] > centre

@@ -1,0 +1,43 @@
+"""Parsing on a real Ray cluster gives the rows of a local run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stores import Store
+from tests._helpers.annotation_files import next_csv, next_row
+from tests.conftest import ROOT
+
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
+
+
+def parse(*arguments: object) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return subprocess.run(
+        [sys.executable, "jobs/parse.py", *map(str, arguments)],
+        cwd=ROOT, env=environment, text=True, capture_output=True, timeout=400,
+    )  # fmt: skip
+
+
+def test_ray_parses_as_the_local_executor_does(shared: Path, tmp_path: Path) -> None:
+    rows = [next_row(i % 2, question=f"why did boy number {i} run away", qid=str(i)) for i in range(12)]
+    path = next_csv(tmp_path, rows, gsub=None, split="train")
+    base = (path, "--format", "nextgqa", "--split", "train", "--stanza-dir", shared / "models/stanza", "--json")
+    small = ("--set", "stanza.batch=4")
+    ray = parse(*base, *small, "--store", tmp_path / "ray", "--executor", "ray", "--set", "run.actors=1")
+    assert ray.returncode == 0, ray.stderr
+    assert "1 parsers on cpu" in ray.stderr
+    assert json.loads(ray.stdout)["parsed"] == 14
+    assert parse(*base, *small, "--store", tmp_path / "local").returncode == 0
+    stores = [Store.open(tmp_path / name) for name in ("ray", "local")]
+    for table in ("questions", "parses", "graphs"):
+        assert stores[0].table(table).equals(stores[1].table(table))
+    again = parse(*base, "--store", tmp_path / "ray", "--executor", "ray")
+    assert "nothing to do" in again.stderr
+    assert "ray:" not in again.stderr

@@ -1,0 +1,148 @@
+"""Compaction changes where rows lie, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stores import Store
+from stores.commit import Changes, commit, place_shard
+from stores.errors import StoreDamageError
+from stores.upkeep.compact import compact
+from stores.upkeep.gc import collect
+from stores.upkeep.verify import verify
+from tests._helpers.building import (
+    NUMERICS,
+    commit_rows,
+    flip,
+    row,
+    row_digests,
+    staged_is_empty,
+    store_with,
+    write_shard,
+)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Twelve shards of one row, as a store has that grows by single videos."""
+    root = store_with(tmp_path / "store")
+    for index in range(12):
+        commit_rows(root, [row(f"video {index}")])
+    return root
+
+
+def shards(root: Path) -> set[str]:
+    with Store.open(root, lease=False) as store:
+        return {store.place(name, key)[0] for name in store.features for key in store.keys(name)}
+
+
+def test_single_rows_become_one_shard_and_read_the_same(root: Path) -> None:
+    before = row_digests(root)
+    outcome = compact(root)
+    assert (outcome.shards_before, outcome.shards_after, outcome.rows) == (12, 1, 12)
+    assert outcome.bytes_after < outcome.bytes_before / 5
+    assert row_digests(root) == before and len(shards(root)) == 1
+    assert verify(root, deep=True).ok and staged_is_empty(root)
+    with Store.open(root) as store:
+        np.testing.assert_array_equal(store.row("demo", "video 3"), row("video 3").values)
+
+
+def test_a_second_time_there_is_nothing_to_do(root: Path) -> None:
+    first = compact(root)
+    assert compact(root).rows == 0 and compact(root).version == first.version
+    commit_rows(root, [row("one more")])
+    assert compact(root).rows == 13
+
+
+def test_shards_are_closed_when_full(root: Path) -> None:
+    assert compact(root, shard_rows=5).shards_after == 3
+    assert compact(root, shard_rows=5).rows == 0
+
+
+def test_the_result_does_not_depend_on_the_order_of_arrival(root: Path, tmp_path: Path) -> None:
+    other = store_with(tmp_path / "other")
+    for index in reversed(range(12)):
+        commit_rows(other, [row(f"video {index}")])
+    digests = []
+    for each in (root, other):
+        compact(each)
+        (shard,) = shards(each)
+        digests.append(
+            json.loads((each / shard).with_suffix(".json").read_bytes().split(b',"seal"')[0] + b"}")["sha256"]
+        )
+    assert digests[0] == digests[1]
+
+
+def test_a_pinned_reader_is_not_disturbed_and_gc_frees_the_old_files(root: Path) -> None:
+    pinned = Store.open(root)
+    old = shards(root)
+    compact(root)
+    collect(root, grace_seconds=0)
+    assert all((root / shard).exists() for shard in old)
+    np.testing.assert_array_equal(pinned.row("demo", "video 7"), row("video 7").values)
+    pinned.close()
+    collect(root, grace_seconds=0)
+    assert not any((root / shard).exists() for shard in old)
+    assert verify(root, deep=True).ok
+
+
+def test_dead_rows_go_and_aliases_numerics_and_ragged_rows_stay(tmp_path: Path) -> None:
+    root = store_with(tmp_path / "store")
+    receipt = write_shard(root, [row("a"), row("b"), row("c")])
+    placed = place_shard(root, receipt, {"a": ["alias of a"]})
+    commit(root, Changes(placed=placed, shards=[receipt], current={"demo": receipt.spec_digest}))
+    commit(root, Changes(removed=[("demo", "b"), ("demo", "c")]))
+    commit_rows(root, [row("d")], numerics={**NUMERICS, "threads": 2})
+    commit_rows(root, [row("e")], numerics={**NUMERICS, "threads": 2})
+    for key, steps in (("long", 5), ("short", 1)):
+        commit_rows(root, [row(key, steps=steps)], feature="ragged")
+    before = row_digests(root)
+    outcome = compact(root)
+    assert (outcome.shards_before, outcome.shards_after, outcome.rows) == (5, 3, 5)
+    assert row_digests(root) == before
+    with Store.open(root) as store:
+        assert store.place("demo", "a") == store.place("demo", "alias of a") != store.place("demo", "d")
+        assert len(store.numerics("demo")) == 2
+        assert store.row("ragged", "long").shape == (5, 4)
+    assert verify(root, deep=True).ok
+
+
+def test_rows_of_another_form_get_a_shard_of_their_own(tmp_path: Path) -> None:
+    root = store_with(tmp_path / "store")
+    for key, dtype, width in (("a", "<f2", 4), ("b", "<f4", 4), ("c", "<f2", 4), ("d", "<f4", 4), ("e", "<f2", 5)):
+        commit_rows(root, [row(key, dtype=dtype, step_shape=(width,))])
+    before = row_digests(root)
+    outcome = compact(root)
+    assert (outcome.shards_before, outcome.shards_after, outcome.rows) == (4, 2, 4)
+    assert row_digests(root) == before and verify(root, deep=True).ok
+
+
+def test_a_row_that_another_writer_moved_meanwhile_stays_moved(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from stores.upkeep import compact as module
+
+    def late(root: Path, changes: Changes) -> object:
+        commit_rows(root, [row("video 1", content=9)])
+        commit(root, Changes(removed=[("demo", "video 2")]))
+        return commit(root, changes)
+
+    monkeypatch.setattr(module, "commit", late)
+    compact(root)
+    with Store.open(root) as store:
+        np.testing.assert_array_equal(store.row("demo", "video 1"), row("video 1", content=9).values)
+        assert "video 2" not in store.keys("demo") and len(store.keys("demo")) == 11
+    assert verify(root, deep=True).ok
+
+
+def test_damage_is_not_copied(root: Path) -> None:
+    with Store.open(root, lease=False) as store:
+        shard, at = store.place("demo", "video 4")
+        values = store.row("demo", "video 4").tobytes()
+    data = (root / shard).read_bytes()
+    flip(root / shard, 8 * data.index(values) + 3)
+    with pytest.raises(StoreDamageError, match="'video 4' is damaged"):
+        compact(root)
+    assert staged_is_empty(root) and at == 0
