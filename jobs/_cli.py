@@ -19,8 +19,8 @@ from parsers.annotations import AnnotationError
 from pipeline.shared import ExecutorName, StageResult, UsageError
 from settings import SettingsError
 from stores.command import Command as ReaderCommand
+from stores.command import Group as ReaderGroup
 from stores.command import OneLineErrors, emit, group
-from stores.errors import StoreError
 from trainers.errors import EvaluationError, TrainingError
 
 __all__ = [
@@ -59,21 +59,28 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as one J
 _DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EFBIG})
 
 
-class Command(ReaderCommand):
-    """A job: expected errors of every package are one line and exit code 2."""
+class _Expected(OneLineErrors):
+    """Expected errors of every package are one line and exit code 2."""
 
     expected: ClassVar[tuple[type[Exception], ...]] = (
         *OneLineErrors.expected,
         AnnotationError,
         DictionaryError,
+        EvaluationError,
         ExtractorError,
         ParserError,
         SettingsError,
-        StoreError,
-        EvaluationError,
         TrainingError,
         UsageError,
     )
+
+
+class Command(_Expected, ReaderCommand):
+    """A job."""
+
+
+class _Group(_Expected, ReaderGroup):
+    """Several jobs under one name."""
 
 
 class StageCommand(Command):
@@ -88,7 +95,7 @@ class StageCommand(Command):
 
 def job(help: str | None) -> typer.Typer:
     """Make an application of one command, or of several."""
-    return group(help)
+    return group(help, _Group)
 
 
 def exit_code(result: StageResult, allow_failures: bool = False) -> int:

@@ -104,7 +104,7 @@ class ParseResult(StageResult):
 
     @property
     def incomplete(self) -> bool:
-        return self.read is not None and bool(self.read.errors)
+        return self.parsed is not None and self.read is not None and bool(self.read.errors)
 
     def summary(self) -> dict[str, Any]:
         record: dict[str, Any] = asdict(self.read) if self.read else {}

@@ -149,10 +149,10 @@ def _one_line_warnings() -> Any:
         yield
 
 
-def group(help: str | None) -> typer.Typer:
+def group(help: str | None, cls: type[Group] = Group) -> typer.Typer:
     """Make an application of several commands."""
     return typer.Typer(
-        cls=Group,
+        cls=cls,
         add_completion=False,
         pretty_exceptions_enable=False,
         no_args_is_help=True,
@@ -169,4 +169,14 @@ def make_console() -> Console:
 
 def emit(value: Any) -> None:
     """Print one JSON object on stdout."""
-    print(json.dumps(value, ensure_ascii=False))
+    text = json.dumps(value, ensure_ascii=False)
+    print(text if text.isascii() or _is_encodable(text) else json.dumps(value))
+
+
+def _is_encodable(text: str) -> bool:
+    """Whether stdout takes the text as it is: names of files may hold half a surrogate pair."""
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,6 +1,6 @@
 """Other people's files: import them, export to them, compare with them."""
 
-from .compare import Comparison, StoreRows, compare, open_other
+from .comparing import Comparison, StoreRows, compare, open_other
 from .cra_dictionaries import TARGET as DICTIONARIES
 from .cra_dictionaries import DictionaryExport, export_dictionaries
 from .exporting import TARGETS, export, read_keys

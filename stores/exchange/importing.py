@@ -18,7 +18,7 @@ from ..format.manifest import Manifest, load
 from ..format.rows import Array, Row
 from ..format.segments import SegmentLog
 from ..format.shard import ShardWriter, read_spec
-from ..upkeep.repair import adopt
+from ..upkeep.repairing import adopt
 from .files import FileRows, open_files, read_json
 
 EXTERNAL = "external"

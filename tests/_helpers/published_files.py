@@ -12,7 +12,7 @@ import numpy as np
 
 from stores import Store
 from stores.commit import create_store
-from stores.exchange.compare import Comparison, StoreRows, compare, open_other
+from stores.exchange.comparing import Comparison, StoreRows, compare, open_other
 from stores.exchange.exporting import export
 from stores.exchange.rows import Export, ExportOptions
 from stores.format.rows import Row

@@ -19,9 +19,9 @@ from stores.format import durable, layout, segments
 from stores.format.manifest import load
 from stores.format.rows import row_digest
 from stores.format.shard import ShardWriter
-from stores.upkeep.compact import compact
+from stores.upkeep.compaction import compact
 from stores.upkeep.gc import collect
-from stores.upkeep.repair import adopt
+from stores.upkeep.repairing import adopt
 from tests._helpers.building import NUMERICS, OTHER_SPEC, SPEC, row
 
 KEYS = ("a", "b", "c", "d", "é")

@@ -151,7 +151,7 @@ def test_a_missing_file_and_options_that_exclude_each_other(files: Files) -> Non
     files.write("att.json", {"77_0": [0.1, 0.2]})
     given = ("--attention", str(files.folder / "att.json"))
     assert "needs --times" in files.refused(*given, spans=False)
-    assert "--interval 'middle': unknown" in files.refused(*given, "--interval", "middle", spans=False)
+    assert "'middle' is not one of 'posthoc', 'window', 'merge'" in files.refused(*given, "--interval", "middle", spans=False)
 
 
 def test_official_ignores_strangers_and_reads_the_ends_of_long_spans(files: Files) -> None:

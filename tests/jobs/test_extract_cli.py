@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from stores.upkeep.verify import verify
+from stores.upkeep.verification import verify
 from tests._helpers.runs import RGB, digests, extract, rgb_config
 from tests.conftest import ROOT
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from jobs.parse import app
 from stores import Store
-from stores.upkeep.verify import verify
+from stores.upkeep.verification import verify
 from tests._helpers.annotation_files import MUSIC_ROW, NEXT_ROWS, json_array, next_csv, next_row
 from tests.conftest import ROOT
 

@@ -48,14 +48,14 @@ def test_a_run_keeps_its_version_once_it_has_something_to_go_on_with(tmp_path: P
         begun = opened.version
     commit_rows(root, [video(7)], feature="clip", spec=SPEC)
     again = run(root, tmp_path / "run")
-    assert again.exit_code == 0 and f"begun on version {begun} of the store, and goes on with it" in again.stderr
+    assert again.exit_code == 0 and f"resuming on store version {begun}, the version this run started from" in again.stderr
 
 
 def test_a_batch_that_is_too_large_for_the_device_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(request: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.\nmore")
 
-    monkeypatch.setattr("jobs.train.run", full)
+    monkeypatch.setattr("trainers.run.run", full)
     done = run(store(tmp_path / "store"), tmp_path / "run")
     assert done.exit_code == 2 and done.stderr.count("\n") == 1
     assert "Tried to allocate 9 GiB. Make the batch smaller" in done.stderr

@@ -18,7 +18,7 @@ from pipeline.refresh import load_dataset, refresh
 from pipeline.shared import Terminal
 from settings import SettingsError
 from stores import Store
-from stores.upkeep.verify import verify
+from stores.upkeep.verification import verify
 from tests.conftest import ROOT
 from trainers.panels.of_run import open_run
 

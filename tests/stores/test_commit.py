@@ -28,7 +28,13 @@ def root(tmp_path: Path) -> Path:
 
 
 def failure(video_id: str, spec: str, **more: Any) -> Failure:
-    record = {"feature": "demo", "kind": "corrupt", "permanent": True, "message": "bad moov", "uri": f"/v/{video_id}"}
+    record = {
+        "feature": "demo",
+        "failure_class": "corrupt",
+        "permanent": True,
+        "message": "bad moov",
+        "uri": f"/v/{video_id}",
+    }
     return Failure(**{"video_id": video_id, "spec_digest": spec, "content_id": "c", "attempts": 1, **record, **more})
 
 
@@ -153,8 +159,8 @@ def test_rows_without_a_receipt_are_refused(root: Path) -> None:
 
 def test_failures_are_kept_counted_and_settled(root: Path) -> None:
     spec = layout.digest(SPEC)
-    commit(root, Changes(failures=[failure("x", spec), failure("y", spec, kind="crash", permanent=False)]))
-    manifest = commit(root, Changes(failures=[failure("y", spec, kind="crash", permanent=False, attempts=2)]))
+    commit(root, Changes(failures=[failure("x", spec), failure("y", spec, failure_class="crash", permanent=False)]))
+    manifest = commit(root, Changes(failures=[failure("y", spec, failure_class="crash", permanent=False, attempts=2)]))
     with Store.open(root) as store:
         table = store.failures()
         assert table.column("video_id").to_pylist() == ["x", "y"]

@@ -22,8 +22,8 @@ from stores.format import layout
 from stores.format.manifest import versions
 from stores.format.rounding import COMPUTE, STORAGE, RoundingError
 from stores.format.shard import ShardWriter, read_receipt
-from stores.upkeep.repair import repair
-from stores.upkeep.verify import verify
+from stores.upkeep.repairing import repair
+from stores.upkeep.verification import verify
 from tests._helpers.building import (
     NUMERICS,
     OTHER_SPEC,

@@ -16,8 +16,8 @@ from stores.format import layout
 from stores.format.manifest import load
 from stores.format.rows import row_digest
 from stores.upkeep.gc import collect
-from stores.upkeep.repair import repair
-from stores.upkeep.verify import verify
+from stores.upkeep.repairing import repair
+from stores.upkeep.verification import verify
 from tests._helpers.building import OTHER_SPEC, SPEC, row, write_shard
 
 FEATURES = st.sampled_from(["demo", "clip"])

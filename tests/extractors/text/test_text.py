@@ -219,7 +219,7 @@ def test_names_and_a_users_own_encoder() -> None:
     assert type(build_text_encoder("extractors.text.hashed:HashedText", {})).__name__ == "HashedText"
     with pytest.raises(ExtractorError, match=r"unknown text encoder 'hash', did you mean 'hashed'\?"):
         build_text_encoder("hash", {})
-    with pytest.raises(ExtractorError, match=r"not a subclass of extractors\.text\.TextEncoder"):
+    with pytest.raises(ExtractorError, match=r"not a subclass of extractors\.text\.base\.TextEncoder"):
         build_text_encoder("extractors.clip:Clip", {})
     with pytest.raises(ExtractorError, match="clip: unknown option 'tokens'"):
         build_text_encoder("clip", {"tokens": "cls"})

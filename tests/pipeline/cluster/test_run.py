@@ -20,7 +20,7 @@ from stores import Store
 from stores.commit import Changes, commit
 from stores.describe import DictionaryKind, describe_dictionary
 from stores.format.manifest import Manifest, load
-from stores.upkeep.verify import verify
+from stores.upkeep.verification import verify
 from tests._helpers.building import commit_rows, row
 from tests._helpers.dictionaries import SPEC, fill, nodes, questions, write_features, write_questions
 from tests._helpers.runs import Done
@@ -131,7 +131,7 @@ def test_nothing_changed_is_nothing_to_do(kind: DictionaryKind, store: Path) -> 
 def test_plan_says_why_and_writes_nothing(store: Path) -> None:
     before = load(store).version
     planned = run(store, "linguistic", plan_only=True)
-    assert planned.summary["why"] == ["there is none yet"]
+    assert planned.summary["why"] == ["not built yet"]
     assert load(store).version == before
 
 
@@ -244,7 +244,7 @@ def test_random_weights_are_stated(store: Path, capsys: pytest.CaptureFixture[st
 def test_what_a_user_must_change_is_one_line(store: Path, tmp_path: Path) -> None:
     with pytest.raises(PreflightError, match="--store s3://bucket: a store lives on a filesystem"):
         cluster(ClusterRequest(store="s3://bucket", kind="visual", config=ClusterConfig.model_validate(CONFIG)))
-    with pytest.raises(SourceError, match=r"no feature 'swin' \(there is: clip\)"):
+    with pytest.raises(SourceError, match=r"no feature 'swin' \(available: clip\)"):
         run(store, "visual", feature="swin")
     with pytest.raises(SourceError, match="no questions of split 'dev'"):
         run(store, "linguistic", split="dev")
@@ -261,7 +261,7 @@ def test_what_a_user_must_change_is_one_line(store: Path, tmp_path: Path) -> Non
     with pytest.raises(SourceError, match=r"feature 'map' has steps of shape \[7, 7, 4\]"):
         run(store, "visual", feature="map", dataset="star")
     no_graphs = fill(tmp_path / "bare", [{**q, "nodes": None} for q in questions()])
-    with pytest.raises(SourceError, match=r"of nextgqa/train, 24 members, none has a graph; run jobs/parse.py first"):
+    with pytest.raises(SourceError, match=r"none of the 24 members of nextgqa/train has a graph; run jobs/parse.py first"):
         run(no_graphs, "linguistic")
 
 

@@ -14,7 +14,7 @@ import pytest
 from pipeline.extract.sources import SourceError
 from pipeline.shared.errors import UsageError
 from stores import Store
-from stores.upkeep.verify import verify
+from stores.upkeep.verification import verify
 from tests._helpers.runs import RGB, digests, extract, reasons, rgb_config
 
 
@@ -222,10 +222,10 @@ class TestFailures:
         self, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The stamp moves at every look, as if the file were being written."""
-        from pipeline.extract import compute as work
+        from pipeline.extract import decode_unit as module
 
         ticks = iter(range(10**6))
-        monkeypatch.setattr(work, "stamp", lambda status: f"{next(ticks)}")
+        monkeypatch.setattr(module, "stamp", lambda status: f"{next(ticks)}")
         result = extract(videos, tmp_path / "store", rgb_config(tmp_path), only=frozenset({"clip0"}))
         assert result.summary["failures_by_class"] == {"changed_during_read": 1}
         assert digests(tmp_path / "store") == {}
@@ -277,7 +277,7 @@ def test_a_store_in_an_object_store_is_refused(videos: Path, tmp_path: Path) -> 
 
 
 def test_a_full_disk_is_noticed_before_the_run(videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.shared import preflight
+    from pipeline.extract import preflight
 
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(preflight.shutil, "disk_usage", lambda _: usage._replace(free=1000))

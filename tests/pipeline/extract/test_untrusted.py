@@ -7,16 +7,16 @@ from pathlib import Path
 import av
 import pytest
 
-from pipeline.extract.units import Work
+from pipeline.extract.units import RunContext
 from pipeline.media.supervisor import MediaProcess
 from stores import Store
-from stores.upkeep.verify import verify
+from stores.upkeep.verification import verify
 from tests._helpers.runs import digests, extract, rgb_config
 from tests.pipeline.media.test_failures import bomb
 
 EVIL_CHILD = """
 import ctypes, sys, threading
-import pipeline.media_child as child
+import pipeline.media.child as child
 real = child.decode
 def decode(request):
     if "hang" in request.path:
@@ -45,7 +45,7 @@ def test_three_kinds_of_attack_and_five_broken_files(
 ) -> None:
     (tmp_path / "evil_child.py").write_text(EVIL_CHILD)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr(Work, "media_process", lambda self: MediaProcess(3.0, 512, 300, module="evil_child"))
+    monkeypatch.setattr(RunContext, "media_process", lambda self: MediaProcess(3.0, 512, 300, module="evil_child"))
     for index, name in enumerate(("hang", "segfault", "memory")):
         (videos / f"{name}.mp4").write_bytes(clip_bytes[0] + bytes([index]))
     (videos / "text.mp4").write_text("I only claim to be a video.")

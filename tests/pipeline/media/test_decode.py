@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from examples.clips import write_clip
+from pipeline.extract.preflight import check_backend
 from pipeline.media import packets, passes
 from pipeline.media.decode import decode
 from pipeline.media.recipe import recipe
 from pipeline.media.torchcodec_backend import unavailable
 from pipeline.media.types import AudioRequest, DecodeRequest, Event, Frame, Header, MediaError
 from pipeline.shared.errors import PreflightError
-from pipeline.shared.preflight import check_backend
 from stores import Store
 from tests._helpers.media import GENERATED, MEDIA_NAMES, ffmpeg, generate, media, packet_times, plain_frames
 from tests._helpers.runs import extract, rgb_config

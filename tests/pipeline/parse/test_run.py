@@ -21,7 +21,7 @@ from pipeline.shared.signals import StopRequestedError
 from settings import SettingsError
 from stores import Store
 from stores.commit import Changes, commit
-from stores.upkeep.verify import verify
+from stores.upkeep.verification import verify
 from tests._helpers.runs import Done
 from tests._helpers.word_parser import WordParser
 

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.cluster.run import ClusterConfig, ClusterRequest, Kind, cluster
+from pipeline.cluster.run import ClusterConfig, ClusterRequest, cluster
 from stores import Store
+from stores.describe import DictionaryKind
 from stores.errors import MissingKeyError
 from stores.exchange.cra_dictionaries import export_dictionaries
 from stores.exchange.files import ExchangeError
@@ -28,7 +29,7 @@ PUBLISHED_EDGES = [(0, 5), (0, 1), (0, 2), (0, 3), (0, 4), (2, 4), (2, 3), (4, 3
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = fill(tmp_path_factory.mktemp("dictionaries") / "store")
-    kinds: tuple[Kind, ...] = ("linguistic", "visual")
+    kinds: tuple[DictionaryKind, ...] = ("linguistic", "visual")
     for kind in kinds:
         cluster(ClusterRequest(store=str(root), kind=kind, config=ClusterConfig.model_validate(CONFIG)))
     return root

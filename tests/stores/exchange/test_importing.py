@@ -18,7 +18,7 @@ from stores.exchange.exporting import export
 from stores.exchange.files import ExchangeError, Hdf5Rows, NpyRows, open_files
 from stores.exchange.importing import Import, import_files
 from stores.format.manifest import load
-from stores.upkeep.verify import verify
+from stores.upkeep.verification import verify
 from tests._helpers.building import files_under, row
 from tests._helpers.published_files import (
     SPEC,

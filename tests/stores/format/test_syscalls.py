@@ -40,7 +40,7 @@ def trace(tmp_path: Path, *options: str) -> tuple[Path, Path, list[str]]:
     command = [strace(), "-f", "-y", "-s", "400", "-e", "trace=%file,%desc,mmap", "-o", str(log)]
     command += [sys.executable, "-m", "tests._helpers.scenario", str(root), str(marks), *options]
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
-    subprocess.run(command, check=True, env=environment, cwd=Path(__file__).parents[2], timeout=240)
+    subprocess.run(command, check=True, env=environment, cwd=Path(__file__).parents[3], timeout=240)
     return root, marks, log.read_text(errors="replace").splitlines()
 
 

@@ -42,7 +42,7 @@ def same(left: Any, right: Any) -> bool:
 
 
 def test_stores_needs_no_torch() -> None:
-    code = "import sys, stores, stores.upkeep.repair, stores.exchange.files; print('torch' in sys.modules)"
+    code = "import sys, stores, stores.upkeep.repairing, stores.exchange.files; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True, check=True)
     assert done.stdout.strip() == "False"
 

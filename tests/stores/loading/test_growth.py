@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from stores import Store
 from stores.commit import Changes, commit
 from stores.loading import BatchSampler, ShuffleSampler, VideoDataset, View, identity
-from stores.upkeep.compact import compact
+from stores.upkeep.compaction import compact
 from stores.upkeep.gc import collect
 from tests._helpers.building import commit_rows, row
 from tests._helpers.question_worlds import MAPS, maps, put_questions, question, world

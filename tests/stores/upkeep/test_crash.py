@@ -14,7 +14,7 @@ import pytest
 from stores.commit import create_store
 from stores.errors import StoreNotFoundError
 from stores.format import durable, segments
-from stores.upkeep.verify import verify
+from stores.upkeep.verification import verify
 from tests._helpers import scenario
 from tests._helpers.building import row_digests
 

@@ -13,7 +13,7 @@ import pytest
 from stores import Store
 from stores.commit import create_store
 from stores.errors import StoreError
-from stores.upkeep.verify import verify
+from stores.upkeep.verification import verify
 from tests._helpers.building import commit_rows, row, row_digests, store_with
 
 TRY_FREE = (0, 4, 8, 16, 40, 60, 120, 124, 132, 140, 160)  # in kB; a shard of one row takes about 124

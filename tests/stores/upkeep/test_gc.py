@@ -20,7 +20,7 @@ from stores.format.manifest import versions
 from stores.format.shard import ShardWriter
 from stores.upkeep import gc
 from stores.upkeep.gc import collect
-from stores.upkeep.verify import verify
+from stores.upkeep.verification import verify
 from tests._helpers.building import (
     OTHER_SPEC,
     SPEC,

@@ -18,7 +18,7 @@ from ..format.manifest import FeatureEntry, Manifest, SpecEntry, TableEntry, Tab
 from ..format.rows import Receipt
 from ..format.segments import SegmentLog, open_segment
 from ..format.shard import ShardReader, ShardWriter, read_receipt, read_spec, rebuild_receipt
-from .verify import (
+from .verification import (
     Named,
     Verification,
     check_file,

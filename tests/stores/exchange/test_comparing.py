@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stores.exchange import compare as compare_module
-from stores.exchange.compare import Comparison
+from stores.exchange import comparing as compare_module
+from stores.exchange.comparing import Comparison
 from stores.exchange.files import ExchangeError
 from stores.format.rows import Row
 from tests._helpers.published_files import clip_row, clip_store, compared, exported, numbers, write_h5, write_npy

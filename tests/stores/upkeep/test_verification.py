@@ -17,8 +17,8 @@ from stores.commit import Changes, Failure, SourceRecord, check_identity, commit
 from stores.errors import StoreFormatError
 from stores.format import layout
 from stores.format.manifest import load, versions
-from stores.upkeep.repair import adopt, repair
-from stores.upkeep.verify import summary, verify
+from stores.upkeep.repairing import adopt, repair
+from stores.upkeep.verification import summary, verify
 from tests._helpers.building import (
     OTHER_SPEC,
     SPEC,

@@ -11,9 +11,9 @@ import pytest
 from stores import Store
 from stores.commit import Changes, commit, place_shard
 from stores.errors import StoreDamageError
-from stores.upkeep.compact import compact
+from stores.upkeep.compaction import compact
 from stores.upkeep.gc import collect
-from stores.upkeep.verify import verify
+from stores.upkeep.verification import verify
 from tests._helpers.building import (
     NUMERICS,
     commit_rows,
@@ -122,7 +122,7 @@ def test_rows_of_another_form_get_a_shard_of_their_own(tmp_path: Path) -> None:
 
 
 def test_a_row_that_another_writer_moved_meanwhile_stays_moved(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from stores.upkeep import compact as module
+    from stores.upkeep import compaction as module
 
     def late(root: Path, changes: Changes) -> object:
         commit_rows(root, [row("video 1", content=9)])

@@ -20,7 +20,7 @@ from ..format.rounding import RoundingError, pooled
 from ..format.rows import Receipt
 from ..format.segments import SegmentLog
 from ..format.shard import ShardReader, ShardWriter, read_receipt
-from .verify import keys_by_shard
+from .verification import keys_by_shard
 
 SHARD_MB = 64.0
 SHARD_ROWS = 512
