@@ -1,5 +1,6 @@
-# make demo : set up and run the main job on clips that it encodes itself
-# make test : set up and pass every test
+# make setup : a virtual environment with the reader (`reelstore`) and everything that the checkout runs
+# make demo  : set up, then the whole system on a toy world that it films itself
+# make test  : set up, then lint, types and every test
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -14,7 +15,7 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[extract,parse,train,ray,dev]'
 	touch $(STAMP)
 
 demo: setup

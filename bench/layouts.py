@@ -1,8 +1,9 @@
-"""The same rows in a store and in the layouts that trainers read today, each opened as its readers do."""
+"""Write the same rows to a store and to the layouts that trainers read today, and open each as its readers do."""
 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +14,12 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from parsers.annotations.schema import QUESTIONS
+from parsers.annotations import QUESTIONS
 from stores import Store
-from stores.commit import Changes, commit, create_store, place_shard, write_spec, write_table
-from stores.exchange.exporting import export
-from stores.format.mapped import empty_apart
-from stores.format.rows import Row
-from stores.format.shard import ShardWriter
+from stores.changes import Changes
+from stores.commit import commit, create_store, place_shard, write_spec, write_table
+from stores.exchange import export
+from stores.format import Row, ShardWriter, empty_half_page_off
 from stores.loading import View
 from stores.loading.buffers import Buffers
 from stores.loading.gather import FeatureRows
@@ -29,14 +29,21 @@ BY_ROW = "h5py by row, file kept open"
 
 @dataclass(frozen=True)
 class Feature:
+    """One made-up feature, float16."""
+
     name: str
     shape: tuple[int, ...]
+    """Shape of one row."""
     rows: int
+    """Rows that are written."""
     batch: int
-    reads: int  # rows read in one round
+    """Rows per batch."""
+    reads: int
+    """Rows read in one round."""
 
     @property
     def row_bytes(self) -> int:
+        """Size of one row."""
         return 2 * int(np.prod(self.shape))
 
 
@@ -44,16 +51,18 @@ FEATURES = (Feature("clip", (32, 768), 2048, 64, 512), Feature("swin", (60, 7, 7
 
 
 def key(index: int) -> str:
+    """Return the video key of a row."""
     return f"{index:08d}"
 
 
 def values(feature: Feature, index: int) -> np.ndarray:
+    """Return the values of a row, ``feature.shape`` float16; the same index gives the same values."""
     generator = np.random.default_rng([index, feature.row_bytes])
     return generator.standard_normal(feature.shape, np.float32).astype(np.float16)
 
 
 def build_store(root: Path) -> None:
-    """Both features, and one question a video."""
+    """Make a store of both features, with one question per video."""
     create_store(root)
     for feature in FEATURES:
         spec = {"name": feature.name, "step_shape": list(feature.shape[1:]), "dtype": "float16"}
@@ -78,7 +87,7 @@ def build_store(root: Path) -> None:
 
 
 def _question(split: str, index: int) -> dict[str, Any]:
-    blank = {field.name: [] if pa.types.is_list(field.type) else None for field in QUESTIONS}
+    blank: dict[str, Any] = {field.name: [] if pa.types.is_list(field.type) else None for field in QUESTIONS}
     return {
         **blank,
         "question_id": f"{split}_{index}",
@@ -96,22 +105,27 @@ def _question(split: str, index: int) -> dict[str, Any]:
     }
 
 
-Read = Callable[[Sequence[int]], np.ndarray]  # rows to one batch
-ReadRow = Callable[[int], np.ndarray]  # a row, or a view of it
+Read = Callable[[Sequence[int]], np.ndarray]
+"""Takes row numbers, returns them as one batch."""
+ReadRow = Callable[[int], np.ndarray]
+"""Takes a row number, returns the row or a view of it."""
 
 
 @dataclass(frozen=True)
 class Peer:
-    """One way to keep rows. ``open`` opens it as a trainer would, ``open_row`` as a map-style dataset does."""
+    """One way to keep rows."""
 
     name: str
     files: Path
+    """The file or folder that holds the rows."""
     open: Callable[[], Read]
+    """Opens it as a trainer that fills batches would."""
     open_row: Callable[[], ReadRow] | None = None
+    """Opens it as a map-style dataset would, if it can be read row by row."""
 
 
 def published(name: str, files: Path, open_row: Callable[[], ReadRow]) -> Peer:
-    """Rows one by one, stacked as PyTorch's default collate does."""
+    """Make a peer that reads rows one by one and stacks them as PyTorch's default collate does."""
 
     def opened() -> Read:
         row = open_row()
@@ -121,7 +135,7 @@ def published(name: str, files: Path, open_row: Callable[[], ReadRow]) -> Peer:
 
 
 def buffered(name: str, files: Path, feature: Feature, open_row: Callable[[], ReadRow]) -> Peer:
-    """Rows one by one, each copied into its place in a batch."""
+    """Make a peer that reads rows one by one and copies each into its place in a batch that is used again."""
 
     def opened() -> Read:
         row, out = open_row(), batch_buffer(feature)
@@ -137,11 +151,14 @@ def buffered(name: str, files: Path, feature: Feature, open_row: Callable[[], Re
 
 
 def batch_buffer(feature: Feature) -> np.ndarray:
-    return empty_apart(feature.batch * feature.row_bytes).view(np.float16).reshape(feature.batch, *feature.shape)
+    """Return an empty batch, ``[feature.batch, *feature.shape]`` float16, placed in memory as the store's own is."""
+    return (
+        empty_half_page_off(feature.batch * feature.row_bytes).view(np.float16).reshape(feature.batch, *feature.shape)
+    )
 
 
 def build_peers(feature: Feature, folder: Path, store: Path) -> list[Peer]:
-    """Write every layout of a feature once."""
+    """Write a feature in every layout, and return how each is read; LMDB is left out if it is not installed."""
     folder.mkdir()
     rows, npy, lance, zarr = (folder / name for name in ("rows.h5", "npy", "lance/all.lance", "zarr/all.zarr"))
     with h5py.File(rows, "w") as file:
@@ -154,14 +171,18 @@ def build_peers(feature: Feature, folder: Path, store: Path) -> list[Peer]:
     with Store.open(store, lease=False) as opened:
         for target in ("lance", "zarr"):
             export(opened, feature.name, target, folder / target)
-        kept = store / Path(opened.place(feature.name, key(0))[0]).parent
+        shard_folder = store / Path(opened.place(feature.name, key(0))[0]).parent
+    lmdb = folder / "lmdb"
+    lmdb_peers = (
+        [buffered("LMDB", lmdb, feature, _build_lmdb(feature, lmdb))] if importlib.util.find_spec("lmdb") else []
+    )
     return [
-        Peer("store", kept, lambda: _store_reader(feature, store)),
+        Peer("store", shard_folder, lambda: _store_reader(feature, store)),
         published(BY_ROW, rows, lambda: _h5py_row(rows)),
         published("h5py by row, opened per row", rows, lambda: lambda index: _h5py_once(rows, index)),
         Peer("h5py read_direct", rows, lambda: _h5py_direct(feature, rows)),
         published(".npy per video", npy, lambda: lambda index: np.load(npy / f"{key(index)}.npy")),
-        buffered("LMDB", folder / "lmdb", feature, _build_lmdb(feature, folder / "lmdb")),
+        *lmdb_peers,
         Peer("Lance", lance, lambda: _lance_reader(feature, lance), lambda: _lance_row(feature, lance)),
         buffered("Zarr 3", zarr, feature, lambda: _zarr_row(zarr)),
     ]
@@ -195,7 +216,8 @@ def _h5py_direct(feature: Feature, path: Path) -> Read:
 def _h5py_once(path: Path, index: int) -> np.ndarray:
     with h5py.File(path) as file:
         dataset: Any = file["CLIPL_I"]
-        return dataset[index]
+        row: np.ndarray = dataset[index]
+        return row
 
 
 def _build_lmdb(feature: Feature, path: Path) -> Callable[[], ReadRow]:
@@ -224,14 +246,15 @@ def _lance_row(feature: Feature, path: Path) -> ReadRow:
 
 
 def _lance_reader(feature: Feature, path: Path) -> Read:
-    """Lance takes a batch at once, which is its way to be fast."""
+    """Read whole batches with ``take``, Lance's fast way."""
     import lance
 
     dataset = lance.dataset(str(path))
 
     def read(batch: Sequence[int]) -> np.ndarray:
         column = dataset.take(list(batch), columns=["values"]).column("values").combine_chunks()
-        return column.flatten().to_numpy(zero_copy_only=False).reshape(len(batch), *feature.shape)
+        rows: np.ndarray = column.flatten().to_numpy(zero_copy_only=False).reshape(len(batch), *feature.shape)
+        return rows
 
     return read
 

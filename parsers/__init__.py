@@ -1,6 +1,7 @@
-"""Annotation files into questions, texts into parses, parses into graphs, vectors into confounder dictionaries.
+"""Turns annotation files into questions, texts into parses, parses into graphs, and vectors into dictionaries.
 
-Arrays and tables in and out: nothing here knows a store, Ray or a network. Stanza is imported by the first parse.
+Arrays and tables go in and come out: nothing here knows a store, Ray or a network. Stanza is imported by the first
+parse.
 """
 
 from parsers.confounders import Dictionary, DictionaryError, KMeansParameters, fit_dictionary

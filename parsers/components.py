@@ -1,6 +1,6 @@
-"""The published 8-node graph of a question and its answer, in token order.
+"""Makes the published 8-node graph of a question and its answer, in token order.
 
-Source: sample_linguistic_feature.ipynb of CRA (facts sheet 4.1 and 4.3).
+Source: ``sample_linguistic_feature.ipynb`` of CRA, described in ``docs/facts/cra.md`` sections 4.1 and 4.3.
 """
 
 from __future__ import annotations
@@ -17,26 +17,28 @@ NODES = (
     "answer_verbs",
     "answer_objects",
 )
-"""Nodes of the graph, in the published order."""
+"""The nodes of the graph, in the published order."""
 
 EDGES = ((0, 5), (0, 1), (0, 2), (0, 3), (0, 4), (2, 4), (2, 3), (4, 3), (5, 6), (5, 7), (6, 7), (2, 5))
-"""Directed edges (source, target) of the graph, as positions in NODES, in the published order."""
+"""The directed edges (source, target) of the graph, as positions in ``NODES``, in the published order."""
 
 _SUBJECTS = frozenset({"nsubj", "nsubj:pass", "nsubjpass"})
 _RELEASED_SUBJECTS = frozenset({"nsubj", "nsubjpass"})
 
 
 def components(question: Parse, answer: Parse, released: bool = False) -> dict[str, str | list[str] | None]:
-    """The eight components of a question and its answer, keyed and ordered as NODES.
+    """Return the eight components of a question and its answer, keyed and ordered as ``NODES``.
 
-    Lists hold each text once, in the order of its first word; the published code goes through a set, whose order
+    Lists hold each text once, in the order of its first occurrence. The published code goes through a set, whose order
     changes from run to run.
 
     Parameters
     ----------
-    released:
-        Know the passive subject only by its UD v1 label `nsubjpass`, as the released code does: with Stanza's
-        `nsubj:pass` a passive subject is then no subject but one of the objects.
+    question, answer
+        Parses of the two texts.
+    released
+        Recognise a passive subject only by its UD v1 label ``nsubjpass``, as the released code does. Stanza writes
+        ``nsubj:pass``, so a passive subject then becomes one of the objects.
     """
     subjects = _RELEASED_SUBJECTS if released else _SUBJECTS
 
@@ -59,6 +61,9 @@ def components(question: Parse, answer: Parse, released: bool = False) -> dict[s
 
 
 def node_texts(components: dict[str, str | list[str] | None]) -> list[str]:
-    """The text of each node, in the order of NODES: a list joined by blanks, nothing as "" (facts sheet 4.2)."""
+    """Return the text of each node, in the order of ``NODES``.
+
+    A list is joined by blanks, and a missing component is the empty text (``docs/facts/cra.md`` section 4.2).
+    """
     values = [components[name] for name in NODES]
     return [" ".join(value) if isinstance(value, list) else value or "" for value in values]

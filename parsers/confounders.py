@@ -1,9 +1,9 @@
-"""Confounder dictionaries: k-means over the vectors of a training split.
+"""Fits confounder dictionaries: k-means over the vectors of a training split.
 
-The published method (CRA-GQA, `sample_linguistic_feature.ipynb` and `sample_visual_feature.ipynb`) fits scikit-learn's
-`MiniBatchKMeans(n_clusters=512, random_state=43)` and keeps the centres and the mean of each cluster's members.
-Its other parameters were the defaults of its day; they are spelt out here, since the default of `n_init` has changed
-since (3 then, 1 for k-means++ now).
+The published code (``sample_linguistic_feature.ipynb`` and ``sample_visual_feature.ipynb`` of CRA-GQA, described in
+``docs/facts/cra.md`` section 4.4) fits scikit-learn's ``MiniBatchKMeans(n_clusters=512, random_state=43)`` and keeps
+the centres and the mean of each cluster's members. It leaves the other parameters at scikit-learn's defaults. They are
+spelt out here, because the default of ``n_init`` has changed since (from 3 to 1 for k-means++).
 """
 
 from __future__ import annotations
@@ -18,22 +18,24 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-_BLOCK_VALUES = 1 << 20  # numbers of a block of members; a pass holds three copies of one in float64: 24 MB
+_BLOCK_VALUES = 1 << 20  # numbers in a block of members; a pass holds three float64 copies of one: 24 MB
 
 
 class DictionaryError(ValueError):
-    """A dictionary cannot be fitted. The message is one line that says what to do."""
+    """Raised when a dictionary cannot be fitted; one line that says what to do."""
 
 
 class KMeansParameters(BaseModel):
-    """Parameters of scikit-learn's MiniBatchKMeans; the defaults are those of the published dictionaries.
+    """Parameters of scikit-learn's ``MiniBatchKMeans``; the defaults are those of the published dictionaries.
 
     Attributes
     ----------
-    k:
-        Clusters (`n_clusters`).
-    seed:
-        `random_state`.
+    k
+        Number of clusters (``n_clusters``).
+    seed
+        Random seed (``random_state``).
+    init, n_init, batch_size, max_iter, tol, max_no_improvement, init_size, reassignment_ratio
+        As in scikit-learn.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -52,22 +54,23 @@ class KMeansParameters(BaseModel):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Dictionary:
-    """A fitted dictionary of k clusters over N members of P numbers.
+    """A fitted dictionary of k clusters over N members with P numbers each.
 
     Attributes
     ----------
-    centers:
-        `[k, P] float32`, k-means' centres.
-    means:
-        `[k, P] float32`, mean of the cluster's members; of an empty cluster its centre (the published code has NaN).
-    counts:
-        `[k] int64`, members.
-    empty:
-        `[k] bool`, clusters without a member.
-    assignment:
-        `[N] int32`, cluster of each member, in the order in which members were given.
-    distance:
-        `[N] float32`, Euclidean distance of each member from its centre.
+    centers
+        ``[k, P] float32``, the centres of k-means.
+    means
+        ``[k, P] float32``, the mean of each cluster's members; for an empty cluster its centre (the published code has
+        NaN).
+    counts
+        ``[k] int64``, the number of members.
+    empty
+        ``[k] bool``, whether the cluster has no member.
+    assignment
+        ``[N] int32``, the cluster of each member, in the order in which the members were given.
+    distance
+        ``[N] float32``, the Euclidean distance of each member from its centre.
     """
 
     centers: NDArray[np.float32]
@@ -81,34 +84,38 @@ class Dictionary:
 def fit_dictionary(
     vectors: NDArray[np.float32], keys: Sequence[Any], parameters: KMeansParameters | None = None
 ) -> Dictionary:
-    """Cluster vectors; equal members give equal bytes on one record (see `record`), whatever their order.
+    """Cluster vectors with k-means; ``docs/facts/cra.md`` section 4.4.
 
-    Members are sorted by key and fitted on one thread in float32.
+    Members are sorted by key and fitted on one thread in float32. Equal members give equal bytes, whatever their order,
+    as long as ``record`` is equal too.
 
     Parameters
     ----------
-    vectors:
-        `[N, P] float32`, C order; a memory map is read as it is needed. It is copied only when the keys are not sorted.
-    keys:
-        N distinct keys that sort, such as video ids or (video id, step) pairs.
+    vectors
+        ``[N, P] float32`` in C order. A memory map is read as needed, and copied only if the keys are not sorted.
+    keys
+        N distinct keys that can be sorted, such as video ids or pairs of video id and step.
+    parameters
+        Those of the published dictionaries by default.
 
     Raises
     ------
     DictionaryError
-        There are fewer members than clusters, a key is there twice, or a vector is not finite.
+        If there are fewer members than clusters, a key is given twice, or a vector is not finite.
     """
     parameters = parameters or KMeansParameters()
     if vectors.ndim != 2 or vectors.dtype != np.float32 or len(vectors) != len(keys):
         got = f"{vectors.dtype} {list(vectors.shape)} for {len(keys)} keys"
-        raise DictionaryError(f"expected one float32 vector [P] for each key, got {got}")
+        raise DictionaryError(f"vectors: must be float32 [N, P] for N keys (got {got})")
     if len(keys) < parameters.k:
         raise DictionaryError(
-            f"{parameters.k} clusters need as many members, there are {len(keys)}: set k to {len(keys)} or less"
+            f"{parameters.k} clusters need at least as many members, but there are {len(keys)}; "
+            f"set k to {len(keys)} or less"
         )
     order = sorted(range(len(keys)), key=keys.__getitem__)
-    twice = [keys[b] for a, b in itertools.pairwise(order) if keys[a] == keys[b]]
-    if twice:
-        raise DictionaryError(f"member {twice[0]!r} is there twice")
+    for first, second in itertools.pairwise(order):
+        if keys[first] == keys[second]:
+            raise DictionaryError(f"member {keys[first]!r} is given twice")
     is_sorted = order == list(range(len(keys)))
     members = vectors if is_sorted else vectors[order]
     _check_finite(members, [keys[i] for i in order])
@@ -120,7 +127,7 @@ def fit_dictionary(
 
 
 def record() -> dict[str, Any]:
-    """On what a fit's bytes depend besides its members and parameters: libraries, BLAS kernels, CPU features."""
+    """Return what a fit's bytes depend on besides members and parameters: libraries, BLAS kernels, CPU features."""
     import scipy  # type: ignore[import-untyped]
     import sklearn
     from threadpoolctl import threadpool_info
@@ -128,7 +135,7 @@ def record() -> dict[str, Any]:
     pools = sorted(
         f"{pool['internal_api']} {pool.get('version')} {pool.get('architecture', '')}".strip()
         for pool in threadpool_info()
-        if pool["user_api"] == "blas" and "torch" not in pool["filepath"]  # which has no part in a fit
+        if pool["user_api"] == "blas" and "torch" not in pool["filepath"]  # torch has no part in a fit
     )
     return {
         "scikit_learn": sklearn.__version__,
@@ -142,26 +149,26 @@ def record() -> dict[str, Any]:
 
 
 def _cpu_features() -> list[str]:
-    """Instruction sets that numpy uses here."""
+    """Return the instruction sets that numpy uses on this machine."""
     simd = np.show_config(mode="dicts").get("SIMD Extensions", {})
     return sorted({*simd.get("baseline", []), *simd.get("found", [])})
 
 
 def _fit(members: NDArray[np.float32], parameters: KMeansParameters) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """Centres `[k, P]` and the cluster of each member `[N]`."""
+    """Return the centres ``[k, P]`` and the cluster of each member ``[N]``."""
     from sklearn.cluster import MiniBatchKMeans
     from threadpoolctl import threadpool_limits
 
     options = parameters.model_dump(exclude={"k", "seed"})
     kmeans = MiniBatchKMeans(n_clusters=parameters.k, random_state=parameters.seed, **options)
-    # A second thread would cut sums in other places.
+    # With two threads, sums would be split at other places and round differently.
     with threadpool_limits(1):
         kmeans.fit(members)
     return np.ascontiguousarray(kmeans.cluster_centers_, np.float32), kmeans.labels_.astype(np.int32)
 
 
 def _blocks(vectors: NDArray[np.float32]) -> list[slice]:
-    """Slices of members, few enough each that a float64 copy of them is small."""
+    """Return slices of members, each small enough for a float64 copy."""
     step = max(1, _BLOCK_VALUES // max(1, vectors.shape[1]))
     return [slice(start, start + step) for start in range(0, len(vectors), step)]
 
@@ -176,7 +183,7 @@ def _check_finite(members: NDArray[np.float32], keys: Sequence[Any]) -> None:
 def _statistics(
     members: NDArray[np.float32], labels: NDArray[np.int32], centers: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]]:
-    """Mean of each cluster, members of each cluster, distance of each member from its centre; sums in float64."""
+    """Return the mean and the size of each cluster, and each member's distance from its centre; sums are in float64."""
     counts = np.bincount(labels, minlength=len(centers)).astype(np.int64)
     sums = np.zeros(centers.shape, np.float64)
     distance = np.empty(len(members), np.float32)

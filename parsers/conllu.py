@@ -1,4 +1,4 @@
-"""Reader of CoNLL-U (https://universaldependencies.org/format.html), the format other parsers and treebanks write."""
+"""Reads CoNLL-U (https://universaldependencies.org/format.html), the format of treebanks and of other parsers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from parsers.parse import Parse, ParserError, Token
 
 @dataclass(slots=True)
 class _Surface:
-    """What stands in the text: a word, or a contraction of several."""
+    """A stretch of the text: a word, or a contraction of several words."""
 
     form: str
     space_after: bool
@@ -26,15 +26,22 @@ class _Sentence:
 
 
 def from_conllu(text: str, origin: str = "CoNLL-U") -> list[Parse]:
-    """Parses in a CoNLL-U file: one a document where it marks documents (`# newdoc`), else one a sentence.
+    """Return the parses in a CoNLL-U file, one per document if it marks documents (``# newdoc``), else per sentence.
 
-    Contractions (`1-2`) give their words; empty nodes (`1.1`) are left out. The sentences of a document are joined by
-    a blank. Without `# text` the text is put together from the forms.
+    A contraction (``1-2``) gives its words, and empty nodes (``1.1``) are left out. The sentences of a document are
+    joined by a blank. A sentence without ``# text`` gets its text from the forms.
+
+    Parameters
+    ----------
+    text
+        The content of the file.
+    origin
+        What to call the file in messages.
 
     Raises
     ------
-    ParserError:
-        A line is not ten columns, an ID or HEAD is no number, or a form is not in the text; names origin and line.
+    ParserError
+        If a line does not have ten columns, an ID or HEAD is not a number, or a form is not in the text.
     """
     documents: list[list[_Sentence]] = []
     sentences = list(_sentences(text, origin))
@@ -64,7 +71,7 @@ def _sentences(text: str, origin: str) -> Iterator[_Sentence]:
             continue
         columns = line.split("\t")
         if len(columns) != 10:
-            raise ParserError(f"{origin} line {number}: {len(columns)} columns, expected 10 separated by tabs")
+            raise ParserError(f"{origin} line {number}: must have 10 columns separated by tabs (got {len(columns)})")
         if "." in columns[0]:
             continue
         first, _, last = columns[0].partition("-")
@@ -76,7 +83,7 @@ def _sentences(text: str, origin: str) -> Iterator[_Sentence]:
             sentence.surfaces.append(surface)
             continue
         if not columns[6].isdecimal():
-            raise ParserError(f"{origin} line {number}: HEAD {columns[6]!r} is no number")
+            raise ParserError(f"{origin} line {number}: HEAD {columns[6]!r} is not a number")
         if int(first) > covered:
             sentence.surfaces.append(surface)
         sentence.surfaces[-1].words.append(columns)
@@ -90,7 +97,9 @@ def _parse(document: list[_Sentence], origin: str) -> Parse:
         for surface in sentence.surfaces:
             start = text.find(surface.form, cursor)
             if start < 0:
-                raise ParserError(f"{origin} line {sentence.line}: {surface.form!r} is not where the text has it")
+                raise ParserError(
+                    f"{origin} line {sentence.line}: {surface.form!r} is not in the text, or not in this order"
+                )
             cursor = start + len(surface.form)
             shared = "".join(columns[1] for columns in surface.words) == surface.form
             for columns in surface.words:
@@ -101,8 +110,11 @@ def _parse(document: list[_Sentence], origin: str) -> Parse:
 
 
 def _text(sentence: _Sentence) -> str:
-    forms = "".join(surface.form + " " * surface.space_after for surface in sentence.surfaces)
-    return forms.rstrip() if sentence.text is None else sentence.text
+    if sentence.text is not None:
+        return sentence.text
+    return "".join(
+        f"{surface.form} " if surface.space_after else surface.form for surface in sentence.surfaces
+    ).rstrip()
 
 
 def _token(columns: list[str], sentence: int, start: int, end: int) -> Token:

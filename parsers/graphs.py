@@ -1,4 +1,4 @@
-"""Graph of a text: typed subject–predicate–object triples from its dependency parse (Universal Dependencies v2).
+"""Turns a dependency parse (Universal Dependencies v2) into a graph of typed subject–predicate–object triples.
 
 The form is that of open information extraction: the preposition of an oblique argument joins the predicate.
 
@@ -20,7 +20,7 @@ _NAME_RELATIONS = frozenset({"compound", "flat", "fixed", "goeswith", "amod", "n
 _WH_MODIFIERS = frozenset(
     {("det", "NOUN"), ("nmod:poss", "NOUN"), ("advmod", "ADJ"), ("advmod", "ADV"), ("advmod", "NUM")}
 )
-"""Relation of a word that asks, and upos of what it stands at: which object, whose dog, how many."""
+"""Relation of a question word to the word that it modifies, and that word's upos: which object, whose dog, how many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,21 +29,22 @@ class Triple:
 
     Attributes
     ----------
-    subject, object:
-        A noun with its compound parts, adjectives and numbers ("two washing machines"), and the word that asks
-        ("which object", "how many people"); of a clause, its verb. None where the text names none.
-    predicate:
-        Lemma of the verb, its particle, and the object's preposition: "pick up", "throw through", "be in". Without a
-        copula ("the baby happy") None.
-    subject_tokens, predicate_tokens, object_tokens:
+    subject, object
+        A noun with its compound parts, adjectives and numbers ("two washing machines") and its question word ("which
+        object", "how many people"). A clause is represented by its verb. None where the text names none.
+    predicate
+        Lemma of the verb, its particle, and the object's preposition: "pick up", "throw through", "be in". None
+        without a copula ("the baby happy").
+    subject_tokens, predicate_tokens, object_tokens
         Positions in the parse's tokens, ascending.
-    relation:
-        What the object is to the predicate: `obj`, `iobj`, `obl`, `xcomp` and `ccomp` as in Universal Dependencies;
-        `cop`, what is said of the subject; `advmod`, where, when, why or how; `intransitive` or `existential`
-        (there is …), no object. In a passive clause `passive` has the agent as subject and the patient as object, as
-        if it were active; the others have the patient as subject and end in `:pass`.
-    negated:
-        By not, n't or never at the predicate, or by no at the subject or object.
+    relation
+        What the object is to the predicate. ``obj``, ``iobj``, ``obl``, ``xcomp`` and ``ccomp`` are those of Universal
+        Dependencies. ``cop`` is what a copula says about the subject; ``advmod`` is where, when, why or how.
+        ``intransitive`` and ``existential`` (there is …) have no object. In a passive clause, ``passive`` has the
+        agent as subject and the patient as object, as if the clause were active; the other relations have the patient
+        as subject and end in ``:pass``.
+    negated
+        Whether not, n't or never negates the predicate, or no the subject or object.
     """
 
     subject: str | None
@@ -57,16 +58,16 @@ class Triple:
 
 
 def triples(parse: Parse) -> list[Triple]:
-    """The triples of a parse, in the order of predicate, object and subject; none where no clause is found.
+    """Return the triples of a parse, in the order of predicate, object and subject; none if it has no clause.
 
-    Any parse will do: heads out of range and cycles are cut.
+    Any parse is accepted: heads that are out of range and cycles are cut.
     """
     tree = Tree(parse)
-    found = []
+    graph = []
     for clause in clauses(tree):
-        of_clause = dict.fromkeys(_triples(tree, clause))
-        found += sorted(of_clause, key=lambda triple: (triple.object_tokens, triple.subject_tokens, triple.relation))
-    return found
+        distinct = dict.fromkeys(_triples(tree, clause))
+        graph += sorted(distinct, key=lambda triple: (triple.object_tokens, triple.subject_tokens, triple.relation))
+    return graph
 
 
 def _triples(tree: Tree, clause: Clause) -> Iterator[Triple]:
@@ -89,10 +90,11 @@ def _or_none(words: Sequence[int]) -> Sequence[int | None]:
 
 
 def _triple(tree: Tree, clause: Clause, subject: int | None, argument: Argument) -> Triple:
-    # "Afraid of" and "ready to" are said of the subject; where, when or why something is asks for the whole clause.
-    bare = clause.verbal or argument.slot in ("cop", "advmod")
-    said = () if bare else (*prepositions(tree, clause.predicate), clause.predicate)
-    predicate_tokens = clause.verbs + said + argument.prepositions
+    # A complement of a copula joins the predicate if something depends on it (he | be afraid of | what). It is itself
+    # the object of "cop" (he | be | afraid), and "advmod" asks about the whole clause (ipod | be | why).
+    alone = clause.verbal or argument.slot in ("cop", "advmod")
+    complement = () if alone else (*prepositions(tree, clause.predicate), clause.predicate)
+    predicate_tokens = clause.verbs + complement + argument.prepositions
     subject_tokens = _phrase(tree, subject)
     object_tokens = _phrase(tree, argument.head)
     return Triple(
@@ -108,20 +110,19 @@ def _triple(tree: Tree, clause: Clause, subject: int | None, argument: Argument)
 
 
 def _phrase(tree: Tree, head: int | None) -> tuple[int, ...]:
-    """The words of a node: of a noun its name, adjectives and numbers; of a verb the verb and its particles."""
+    """Return the words of a node: a noun's name, adjectives and numbers, or a verb and its particles."""
     if head is None:
         return ()
     if tree.tokens[head].upos == "VERB" and is_predicate(tree, head):
         return tuple(sorted([head, *tree.dependents(head, "compound:prt")]))
-    words = [head]
-    for word in words:  # grows as it is read
-        words.extend(
-            child
-            for child in tree.children[word]
-            if base(tree.relation(child)) in _NAME_RELATIONS
-            or (is_wh(tree, child) and (tree.relation(child), tree.tokens[word].upos) in _WH_MODIFIERS)
-        )
-    return tuple(sorted(words))
+    return tuple(sorted(tree.descend([head], lambda word, child: _belongs_to_phrase(tree, word, child))))
+
+
+def _belongs_to_phrase(tree: Tree, word: int, child: int) -> bool:
+    relation = tree.relation(child)
+    if base(relation) in _NAME_RELATIONS:
+        return True
+    return is_wh(tree, child) and (relation, tree.tokens[word].upos) in _WH_MODIFIERS
 
 
 def _text(tree: Tree, words: tuple[int, ...]) -> str | None:

@@ -1,4 +1,4 @@
-"""Parses that are there already, in a CoNLL-U file: from a treebank, another parser, or whoever wrote the sentences."""
+"""Reads existing parses from a CoNLL-U file (a treebank, another parser, or hand annotation)."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ from pathlib import Path
 
 from parsers.conllu import from_conllu
 from parsers.parse import Parse, ParserError
+from settings.messages import first_few
+
+_LONGEST_SHOWN = 80
 
 
 class ConlluParser:
-    """Looks texts up in a CoNLL-U file; of two parses of one text the first counts.
+    """Looks texts up in a CoNLL-U file. If a text has two parses, the first one counts.
 
     Parameters
     ----------
-    path :
-        UTF-8; documents (``# newdoc``) or else sentences are the texts.
+    path
+        A file in UTF-8. A text is a document (``# newdoc``), or a sentence if the file marks no documents.
     """
 
     def __init__(self, path: Path) -> None:
@@ -25,12 +28,12 @@ class ConlluParser:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of what decides a parse: the file.
+        """SHA-256 of what decides a parse, which is the file.
 
         Raises
         ------
         ParserError
-            If it cannot be read.
+            If the file cannot be read.
         """
         return hashlib.sha256(b"conllu\n" + self._data).hexdigest()
 
@@ -50,16 +53,17 @@ class ConlluParser:
         return {parse.text: parse for parse in reversed(from_conllu(text, str(self.path)))}
 
     def parse(self, texts: Iterable[str]) -> list[Parse]:
-        """The parses of texts, in their order.
+        """Return the parses of texts, in their order.
 
         Raises
         ------
         ParserError
-            If the file is not CoNLL-U, or does not hold a text.
+            If the file is not CoNLL-U, or does not hold one of the texts.
         """
-        wanted = list(texts)
-        absent = [text for text in wanted if text not in self._parses]
+        texts = list(texts)
+        absent = [text[:_LONGEST_SHOWN] for text in texts if text not in self._parses]
         if absent:
-            more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
-            raise ParserError(f"{self.path}: holds no parse of {absent[0][:80]!r}{more}; add it, or parse with Stanza")
-        return [self._parses[text] for text in wanted]
+            raise ParserError(
+                f"{self.path}: holds no parse of {first_few(absent, 1, repr)}; add it, or parse with Stanza"
+            )
+        return [self._parses[text] for text in texts]

@@ -1,4 +1,4 @@
-"""A parsed text: words with their Universal Dependencies v2 annotation, as values and as a table."""
+"""Holds a parsed text, words with their Universal Dependencies v2 annotation, as values and as a table."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pyarrow as pa
 
 
 class ParserError(ValueError):
-    """A parser that cannot run, or a parse that cannot be read; one line that says what to do."""
+    """Raised when a parser cannot run or a parse cannot be read; one line that says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,15 +19,15 @@ class Token:
 
     Attributes
     ----------
-    text, lemma, upos, xpos, feats, deprel:
-        As in CoNLL-U; "" where the parser gives nothing.
-    head:
+    text, lemma, upos, xpos, feats, deprel
+        As in CoNLL-U; "" if the parser gives nothing.
+    head
         1-based position of the head among the words of the same sentence; 0 for the root.
-    sentence:
+    sentence
         0-based number of the sentence in the text.
-    start, end:
-        Characters of the text that the word covers, `text[start:end]`. Words of a contraction whose letters they do
-        not simply share out ("won't": will, n't) all cover the whole contraction.
+    start, end
+        The characters of the text that the word covers, ``text[start:end]``. If the words of a contraction do not add
+        up to its letters (Spanish "del": de, el), each of them covers the whole contraction.
     """
 
     text: str
@@ -44,18 +44,18 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Parse:
-    """A text and its words in order, sentence after sentence; no words where the text has none."""
+    """A text and its words in order, sentence after sentence."""
 
     text: str
     tokens: tuple[Token, ...]
 
     def sentences(self) -> list[range]:
-        """Positions in `tokens` of every sentence, in order."""
-        found: list[range] = []
+        """Return the positions in ``tokens`` of each sentence, in order."""
+        sentences: list[range] = []
         for _, words in itertools.groupby(self.tokens, key=lambda token: token.sentence):
-            start = found[-1].stop if found else 0
-            found.append(range(start, start + len(list(words))))
-        return found
+            start = sentences[-1].stop if sentences else 0
+            sentences.append(range(start, start + len(list(words))))
+        return sentences
 
 
 _TOKEN = pa.struct(
@@ -73,11 +73,11 @@ _TOKEN = pa.struct(
     ]
 )
 PARSES = pa.schema([pa.field("text", pa.string()), pa.field("tokens", pa.list_(_TOKEN))])
-"""Columns of the `parses` table; the fields of a token are those of `Token`."""
+"""Columns of the ``parses`` table; the fields of a token are those of ``Token``."""
 
 
 def parses_table(parses: Iterable[Parse]) -> pa.Table:
-    """Rows of the `parses` table, one per parse, in the order given."""
+    """Return the rows of the ``parses`` table, one per parse, in the order given."""
     parses = list(parses)
     words = [token for parse in parses for token in parse.tokens]
     columns = [pa.array([getattr(word, field.name) for word in words], field.type) for field in _TOKEN]
@@ -89,7 +89,7 @@ def parses_table(parses: Iterable[Parse]) -> pa.Table:
 
 
 def parses_from_table(table: pa.Table) -> dict[str, Parse]:
-    """The parses of a `parses` table by their text, in the table's order."""
+    """Return the parses of a ``parses`` table by their text, in the order of the table."""
     return {
         row["text"]: Parse(row["text"], tuple(Token(**token) for token in row["tokens"])) for row in table.to_pylist()
     }

@@ -1,8 +1,8 @@
-"""The best dependency tree with one root, at once where every word's best head already makes one.
+"""Finds the best dependency tree with one root, without a search if the best head of every word already gives one.
 
-Stanza searches it by Chu-Liu-Edmonds over scores in which the root is pushed down, so that no tree gets two roots
-(Stanojević and Cohen 2021). That makes a cycle of nearly every sentence and takes a third of a parse, most of it for
-nothing: heads that are each the best of their word are the best tree if they are a tree.
+Stanza searches with Chu-Liu-Edmonds over scores in which the root is pushed down, so that no tree gets two roots
+(Stanojević and Cohen 2021). This makes a cycle of nearly every sentence and takes a third of the time of a parse, most
+of it for nothing: if the best heads of all words form a tree, no tree is better.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ Search = Callable[[NDArray[Any]], NDArray[Any]]
 
 
 def with_shortcut(search: Search) -> Search:
-    """`search`, asked only where the best heads are no tree.
+    """Return a search that calls ``search`` only if the best heads are not a tree.
 
     Parameters
     ----------
-    search:
-        Scores [N, N] of each word (row) for each head (column), 0 being the root's place, → head of each word [N], 0
-        for the root's place itself.
+    search
+        Takes scores ``[N, N]`` of each word (row) for each head (column), where position 0 is the root. Returns the
+        head of each word ``[N]``, with 0 for the root itself.
     """
 
     def find(scores: NDArray[Any]) -> NDArray[Any]:
@@ -34,7 +34,7 @@ def with_shortcut(search: Search) -> Search:
 
 
 def _best_heads(scores: NDArray[Any]) -> NDArray[Any] | None:
-    """Each word's best head, if these are a tree with one root and no word has two best heads."""
+    """Return the best head of each word ``[N]``; None unless they are a tree with one root and no word has two."""
     scores = scores.copy()
     np.fill_diagonal(scores, -np.inf)
     heads = scores.argmax(axis=1)
@@ -42,7 +42,7 @@ def _best_heads(scores: NDArray[Any]) -> NDArray[Any] | None:
     best = scores[1:].max(axis=1, keepdims=True)
     if np.count_nonzero(heads[1:] == 0) != 1 or np.count_nonzero(scores[1:] == best) != len(best):
         return None
-    # After doubling the step often enough every word of a tree has arrived at the root.
+    # Each round doubles the step upwards, so that in a tree every word arrives at the root.
     above = heads
     for _ in range(len(heads).bit_length()):
         above = above[above]

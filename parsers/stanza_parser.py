@@ -1,6 +1,6 @@
-"""Stanza as the parser: unique texts, sorted by length, in batches, with the five processors that graphs need.
+"""Parses texts with Stanza: each distinct text once, sorted by length, in batches, with the processors graphs need.
 
-The model files are named by Stanza's `resources.json`, read here without Stanza, so that a run with nothing to parse
+Stanza's ``resources.json`` names the model files. It is read here without Stanza, so that a run with nothing to parse
 imports neither Stanza nor torch.
 """
 
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from parsers.parse import Parse, ParserError, Token
 from parsers.spanning_tree import with_shortcut
+from settings.messages import one_line
 
 if TYPE_CHECKING:
     from stanza import Pipeline
@@ -31,24 +32,29 @@ PROCESSORS = ("tokenize", "mwt", "pos", "lemma", "depparse")
 _EPOCH = 1
 """Part of the digest; raised when this file would give another parse with the same models."""
 
-_LOGGER = logging.getLogger(__name__)
+_LONGEST_REASON = 200
 _DOWNLOAD = "run `python -c \"import stanza; stanza.download('{lang}', processors='{processors}')\"`"
 _LOADING_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, EOFError, pickle.PickleError)
+"""What Stanza raises for a damaged file: torch's own errors, or whatever its code meets in the wrong content."""
+
+logger = logging.getLogger("reelstore.parsers.stanza")
 
 
 class StanzaParser:
-    """A parser of one language with the default models of a folder.
+    """Parses one language with the default models of a folder.
 
     Parameters
     ----------
-    model_dir:
-        Folder with `resources.json` and the models; nothing is ever downloaded into it. None: Stanza's own folder
-        (`STANZA_RESOURCES_DIR` or the user's cache), into which missing models are downloaded.
-    device:
-        `cpu`, `cuda`, or `auto`: a GPU where there is one.
-    batch_size:
+    model_dir
+        A folder with ``resources.json`` and the models, into which nothing is ever downloaded. None stands for Stanza's
+        own folder (``STANZA_RESOURCES_DIR`` or the user's cache), into which missing models are downloaded.
+    lang
+        The language as Stanza's code, such as ``en``.
+    device
+        ``cpu``, ``cuda``, or ``auto``, which takes a GPU if there is one.
+    batch_size
         Texts per batch. A parse does not depend on it.
-    threads:
+    threads
         CPU threads of the networks.
     """
 
@@ -72,18 +78,18 @@ class StanzaParser:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of what decides a parse: processors, the bytes of every model file, Stanza's version.
+        """SHA-256 of what decides a parse: processors, the bytes of every model file, and Stanza's version.
 
         Raises
         ------
-        ParserError:
-            A model file is missing and cannot be downloaded, or `resources.json` cannot be read.
+        ParserError
+            If a model file is missing and cannot be downloaded, or ``resources.json`` cannot be read.
         """
         files = {}
         for path in self._files():
             with path.open("rb") as file:
                 files[path.relative_to(self.model_dir).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
-        recipe = {
+        identity = {
             "epoch": _EPOCH,
             "parser": "stanza",
             "version": importlib.metadata.version("stanza"),
@@ -91,13 +97,13 @@ class StanzaParser:
             "processors": PROCESSORS,
             "files": files,
         }
-        return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
     @property
     def numerics(self) -> dict[str, str | int | None]:
-        """What can move the last bits of a score: device, threads, batch size, library versions.
+        """What can change the last bits of a score: device, threads, batch size and library versions.
 
-        The batch size changed none of 8,655 parses of real questions and answers.
+        In a test with 8,655 real questions and answers, no parse depended on the batch size.
         """
         import torch
 
@@ -112,14 +118,15 @@ class StanzaParser:
         }
 
     def parse(self, texts: Iterable[str]) -> list[Parse]:
-        """Parses of `texts`, in their order; equal texts are parsed once.
+        """Return the parses of ``texts``, in their order; equal texts are parsed once.
 
-        A text is one or more sentences, all kept. Control characters count as blanks. A text of blanks has no words.
+        A text has one or more sentences, all of which are kept. Control characters count as blanks, and a text of
+        blanks has no words.
 
         Raises
         ------
-        ParserError:
-            The models are missing or do not load.
+        ParserError
+            If the models are missing or do not load.
         """
         texts = list(texts)
         parses = {}
@@ -137,7 +144,7 @@ class StanzaParser:
 
     def _parse_batch(self, batch: list[tuple[str, str]]) -> Iterator[Parse]:
         pipeline = self._pipeline
-        with _settings(self.threads):
+        with _stanza_at_work(self.threads):
             documents = pipeline.bulk_process([readable.strip() for _, readable in batch])
         for (text, readable), document in zip(batch, documents, strict=True):
             yield Parse(text, tuple(_tokens(document, len(readable) - len(readable.lstrip()))))
@@ -145,34 +152,43 @@ class StanzaParser:
     @cached_property
     def _pipeline(self) -> Pipeline:
         files = self._files()
+        packages = self._packages()
+        device = self.torch_device()
         import stanza
 
         try:
             pipeline = stanza.Pipeline(
                 self.lang,
                 model_dir=str(self.model_dir),
-                processors=self._packages(),
+                processors=packages,
                 package=None,
                 download_method=None,
-                device=self.torch_device(),
+                device=device,
                 logging_level="FATAL",
             )
         except _LOADING_ERRORS as error:
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            logger.debug("Stanza's models in %s do not load", self.model_dir, exc_info=True)
+            reason = one_line(error, _LONGEST_REASON)
             raise ParserError(
-                f"Stanza's models in {self.model_dir} do not load{self._changed(files)}: {reason}"
+                f"Stanza's models in {self.model_dir} do not load{self._damaged(files)}: {reason}"
             ) from error
         if "mwt" in pipeline.processors and _is_untrained(pipeline.processors["mwt"]):
             pipeline.processors["mwt"].config["dict_only"] = True
-            _LOGGER.warning(
-                "Stanza %s has no use for the network in %s/mwt: contractions are cut by its dictionary only",
+            logger.warning(
+                "Stanza %s cannot use the network in %s; contractions are split by its dictionary only",
                 importlib.metadata.version("stanza"),
-                self.model_dir / self.lang,
+                self.model_dir / self.lang / "mwt",
             )
         return pipeline
 
     def torch_device(self) -> str:
-        """`cpu` or `cuda`, `auto` decided. Raises ParserError if a GPU is asked for and torch sees none."""
+        """Return ``cpu`` or ``cuda``; ``auto`` takes a GPU if torch sees one.
+
+        Raises
+        ------
+        ParserError
+            If the device is ``cuda`` and torch sees no GPU.
+        """
         import torch
 
         if self.device == "auto":
@@ -182,34 +198,35 @@ class StanzaParser:
         return self.device
 
     def _resources(self) -> dict[str, Any]:
-        """What `resources.json` says about the language. Raises ParserError if it cannot be read."""
+        """Return what ``resources.json`` says about the language. Raises ParserError if it cannot be read."""
         path = self.model_dir / "resources.json"
         try:
-            listed = json.loads(path.read_text(encoding="utf-8"))
+            languages = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ParserError(f"{path} cannot be read ({error}); {self._advice()}") from error
-        found: dict[str, Any] = listed.get(self.lang, {}) if isinstance(listed, dict) else {}
-        if "packages" not in found:
+        resources: dict[str, Any] = languages.get(self.lang, {}) if isinstance(languages, dict) else {}
+        if "packages" not in resources:
             raise ParserError(f"{path} lists no models for language {self.lang!r}")
-        return found
+        return resources
 
     def _packages(self) -> dict[str, str]:
-        """Processor name to the name of its default model; a language without contractions has no mwt."""
+        """Return the default model of each processor; a language without contractions has no ``mwt``."""
         default = self._resources()["packages"]["default"]
         return {name: default[name] for name in PROCESSORS if name in default}
 
     def _model_files(self) -> list[Path]:
-        """Files of the processors' models and of those they depend on, each once, in the processors' order."""
+        """Return the files of the processors' models and of the models they depend on, each once, in their order."""
         resources = self._resources()
         needed = []
         for processor, package in self._packages().items():
             dependencies = resources.get(processor, {}).get(package, {}).get("dependencies", [])
             needed.append((processor, package))
             needed += [(dependency["model"], dependency["package"]) for dependency in dependencies]
-        return [self.model_dir / self.lang / kind / f"{package}.pt" for kind, package in dict.fromkeys(needed)]
+        folder = self.model_dir / self.lang
+        return [folder / model / f"{package}.pt" for model, package in dict.fromkeys(needed)]
 
     def _files(self) -> list[Path]:
-        """The model files, all there; downloaded first where that is allowed."""
+        """Return the model files, all of which exist; missing ones are downloaded first if that is allowed."""
         if self._may_download and not (self.model_dir / "resources.json").is_file():
             self._download()
         missing = [path for path in self._model_files() if not path.is_file()]
@@ -228,37 +245,38 @@ class StanzaParser:
                 self.lang, model_dir=str(self.model_dir), processors=",".join(PROCESSORS), logging_level="FATAL"
             )
         except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
+            logger.debug("Stanza's models for %r cannot be downloaded", self.lang, exc_info=True)
+            reason = one_line(error, _LONGEST_REASON)
             raise ParserError(
-                f"Stanza's models for {self.lang!r} are not in {self.model_dir} and cannot be downloaded; where there "
-                f"is a network, {self._advice()}, then name the folder with --stanza-dir ({reason})"
+                f"Stanza's models for {self.lang!r} are not in {self.model_dir} and cannot be downloaded ({reason}); "
+                f"on a machine with a network, {self._advice()}, then name the folder with --stanza-dir"
             ) from error
 
     def _advice(self) -> str:
         return _DOWNLOAD.format(lang=self.lang, processors=",".join(PROCESSORS))
 
-    def _changed(self, files: list[Path]) -> str:
-        """Names a file whose bytes are not those that `resources.json` lists, for an error."""
+    def _damaged(self, files: list[Path]) -> str:
+        """Return, for a message, the first file whose bytes are not those that ``resources.json`` lists."""
         resources = self._resources()
         for path in files:
             listed = resources.get(path.parent.name, {}).get(path.stem, {}).get("md5")
-            found = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
-            if listed is not None and found != listed:
-                return f" ({path} has md5 {found}, {listed} is listed: download it again)"
+            actual = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+            if listed is not None and actual != listed:
+                return f" ({path} has md5 {actual}, but {listed} is listed; download it again)"
         return ""
 
 
 def default_model_dir() -> Path:
-    """Stanza's own folder of models (`stanza.resources.common.DEFAULT_MODEL_DIR`), found without importing it.
+    """Return Stanza's own folder of models (``stanza.resources.common.DEFAULT_MODEL_DIR``) without importing Stanza.
 
     Raises
     ------
-    ParserError:
-        Stanza is not installed.
+    ParserError
+        If Stanza is not installed.
     """
-    named = os.environ.get("STANZA_RESOURCES_DIR")
-    if named:
-        return Path(named).absolute()
+    chosen = os.environ.get("STANZA_RESOURCES_DIR")
+    if chosen:
+        return Path(chosen).absolute()
     spec = importlib.util.find_spec("stanza")
     if spec is None or spec.origin is None:
         raise ParserError("Stanza is not installed; run pip install stanza")
@@ -271,8 +289,8 @@ def default_model_dir() -> Path:
 
 
 @contextmanager
-def _settings(threads: int) -> Iterator[None]:
-    """The process's settings while Stanza parses; afterwards they are what they were."""
+def _stanza_at_work(threads: int) -> Iterator[None]:
+    """Set torch's threads and Stanza's tree search for the time of a parse, and restore them afterwards."""
     import stanza.models.depparse.model as decoding
     import torch
 
@@ -290,10 +308,10 @@ def _settings(threads: int) -> Iterator[None]:
 
 
 def _is_untrained(processor: Any) -> bool:
-    """Whether some weights of a processor's network are not in its file: Stanza leaves those at random, silently.
+    """Return whether a processor's file lacks some weights of its network, which Stanza silently leaves at random.
 
-    The network for contractions is another since Stanza 1.9; with a file from before it would cut the same word
-    differently in every process.
+    Stanza 1.9 changed the network for contractions. With an older file it would split the same word differently in
+    every process.
     """
     import torch
 
@@ -305,15 +323,15 @@ def _is_untrained(processor: Any) -> bool:
 
 
 def _readable(text: str) -> str:
-    """`text`, character for character, with blanks for what a tokeniser would take into a word or refuse."""
+    """Return ``text`` with a blank for each control character or lone surrogate, so that all offsets stay the same."""
     return "".join(" " if unicodedata.category(char) in ("Cc", "Cs") and char != "\n" else char for char in text)
 
 
 def _tokens(document: Any, shift: int) -> Iterator[Token]:
-    """Words of a Stanza document, offsets moved by `shift` characters."""
+    """Yield the words of a Stanza document, with their offsets moved by ``shift`` characters."""
     for number, sentence in enumerate(document.sentences):
         for word in sentence.words:
-            place = word if word.start_char is not None else word.parent
+            span = word if word.start_char is not None else word.parent
             yield Token(
                 text=word.text,
                 lemma=word.lemma or "",
@@ -323,6 +341,6 @@ def _tokens(document: Any, shift: int) -> Iterator[Token]:
                 head=word.head,
                 deprel=word.deprel or "",
                 sentence=number,
-                start=place.start_char + shift,
-                end=place.end_char + shift,
+                start=span.start_char + shift,
+                end=span.end_char + shift,
             )

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 
 from parsers.parse import Parse, Token
 
 
 class Tree:
-    """Heads and children of a parse's words, by their positions in `parse.tokens`.
+    """Heads and children of a parse's words, by their positions in ``parse.tokens``.
 
-    A word whose head is out of range becomes a root, and so does the first word that is met of a cycle: every walk up
-    or down ends.
+    A word whose head is out of range becomes a root, and so does the first word met in a cycle, so every walk up or
+    down ends.
 
     Attributes
     ----------
-    tokens:
+    tokens
         The parse's words.
-    heads:
+    heads
         Position of each word's head; -1 for a root.
-    children:
+    children
         Positions of each word's dependents, in order.
-    top_down:
+    top_down
         All positions, every word after its head.
     """
 
@@ -38,16 +39,15 @@ class Tree:
         for position, head in enumerate(self.heads):
             if head >= 0:
                 self.children[head].append(position)
-        self.top_down = [position for position, head in enumerate(self.heads) if head < 0]
-        for position in self.top_down:  # grows as it is read
-            self.top_down.extend(self.children[position])
+        roots = [position for position, head in enumerate(self.heads) if head < 0]
+        self.top_down = self.descend(roots, lambda head, child: True)
 
     def relation(self, position: int) -> str:
-        """The word's relation to its head, subtype included: `nsubj:pass`."""
+        """Return the word's relation to its head, subtype included, as ``nsubj:pass``."""
         return self.tokens[position].deprel
 
     def dependents(self, position: int, *relations: str) -> list[int]:
-        """Children whose relation, subtype left out unless asked for, is one of `relations`."""
+        """Return the children whose relation is one of ``relations``, with its subtype or without."""
         return [
             child
             for child in self.children[position]
@@ -55,10 +55,20 @@ class Tree:
         ]
 
     def ancestors(self, position: int) -> Iterator[int]:
-        """The word, its head, that one's head, … up to a root."""
+        """Yield the word, its head, the head's head, … up to a root."""
         while position >= 0:
             yield position
             position = self.heads[position]
+
+    def descend(self, starts: Iterable[int], follow: Callable[[int, int], bool]) -> list[int]:
+        """Return ``starts`` and the words below them that ``follow(head, child)`` reaches, breadth first."""
+        words: list[int] = []
+        queue = deque(starts)
+        while queue:
+            head = queue.popleft()
+            words.append(head)
+            queue.extend(child for child in self.children[head] if follow(head, child))
+        return words
 
     def _cut_cycles(self) -> None:
         settled = [False] * len(self.heads)
@@ -75,10 +85,10 @@ class Tree:
 
 
 def base(relation: str) -> str:
-    """A relation without its subtype: `nsubj` of `nsubj:pass`."""
+    """Return a relation without its subtype: ``nsubj`` for ``nsubj:pass``."""
     return relation.partition(":")[0]
 
 
 def has_feature(token: Token, *features: str) -> bool:
-    """Whether the word has one of the morphological features, written as `Polarity=Neg`."""
+    """Return whether the word has one of the morphological features, each written as ``Polarity=Neg``."""
     return any(feature in features for feature in token.feats.split("|"))

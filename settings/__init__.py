@@ -1,11 +1,22 @@
 """Settings files: a YAML preset or file, ``a.b=c`` overrides on top, validated by a pydantic model.
 
-A leaf that every house may import; it imports none.
+A leaf: ``extractors``, ``parsers``, ``pipeline``, ``trainers``, ``jobs`` and ``bench`` may import it, and it imports
+none of them. ``stores`` does not import it, because it is installed alone.
+
+This package only reads and validates. The models, and with them every key and its default, live beside the code that
+they configure:
+
+- ``pipeline/extract/config.py``: videos, sampling, features, and the size of shards
+- ``pipeline/parse/config.py``: the parser and the graphs of questions
+- ``pipeline/cluster/run.py``: confounder dictionaries
+- ``pipeline/shared/sizing.py``: processes, threads and memory of the machine
+- ``pipeline/refresh.py``: one file that describes a whole dataset
+- ``trainers/config.py``: the training loop, the same for every method
+- ``trainers/cra/config.py`` and ``trainers/coqo/config.py``: data, model, losses and evaluation of a method
 """
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -13,49 +24,70 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from settings.messages import available, nearest, printable
+
+__all__ = [
+    "Section",
+    "SettingsError",
+    "describe",
+    "override",
+    "preset_names",
+    "read",
+    "read_yaml",
+    "validate",
+]
+
+_LONGEST_SHOWN = 200
+
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
 class Section(BaseModel):
-    """A group of settings: frozen, and an unknown key in it is an error."""
+    """A group of settings. It is frozen, and an unknown key in it is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class SettingsError(Exception):
-    """Settings cannot be used. The message is one line that names the file or option and the key."""
+    """Raised when settings cannot be used; one line that names the file or option, and the key."""
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML in which a key given twice is an error, not a silent override."""
+    """Loads YAML in which a key given twice is an error, not a silent override."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: dict[Any, int] = {}
+        first_lines: dict[Any, int] = {}
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             line = key_node.start_mark.line + 1
             if not isinstance(key, Hashable):
                 continue  # refused below
-            if key in seen:
-                raise SettingsError(
-                    f"{node.start_mark.name}: line {line}: key {key!r} is given twice (first in line {seen[key]})"
-                )
-            seen[key] = line
+            if key in first_lines:
+                where = f"{node.start_mark.name}: line {line}"
+                raise SettingsError(f"{where}: key {key!r} is given twice (first in line {first_lines[key]})")
+            first_lines[key] = line
         return super().construct_mapping(node, deep)
 
 
 def preset_names(folder: Path) -> list[str]:
-    """The presets of a folder of YAML files, sorted."""
+    """Return the names of the presets in a folder of YAML files, sorted."""
     return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
 def read(folder: Path, preset: str | None, file: Path | None, overrides: Sequence[str]) -> tuple[dict[str, Any], str]:
-    """A preset of ``folder`` or a file, with ``a.b=c`` overrides applied in order, and what to call it in messages.
+    """Read a preset of ``folder`` or a file, and apply ``a.b=c`` overrides in order.
+
+    Returns
+    -------
+    raw
+        The settings, not validated yet.
+    origin
+        What to call them in messages: ``preset NAME``, or the path of the file.
 
     Raises
     ------
     SettingsError
-        If both are named, none is there, or something cannot be read.
+        If both a preset and a file are named, there is no such preset, or something cannot be read.
     """
     if preset is not None and file is not None:
         raise SettingsError("--preset and --config exclude each other; name one")
@@ -64,23 +96,21 @@ def read(folder: Path, preset: str | None, file: Path | None, overrides: Sequenc
     else:
         names = preset_names(folder)
         if preset not in names:
-            raise SettingsError(
-                f"preset {preset!r}: unknown; there is {', '.join(names)}{nearest(preset or '', names)}"
-            )
+            raise SettingsError(f"preset {preset!r}: unknown; {available(names)}{nearest(preset or '', names)}")
         path, origin = folder / f"{preset}.yaml", f"preset {preset}"
     raw = read_yaml(path, origin)
-    for each in overrides:
-        override(raw, each)
+    for text in overrides:
+        override(raw, text)
     return raw, origin
 
 
 def read_yaml(path: Path, origin: str) -> dict[str, Any]:
-    """A YAML file that must hold a mapping; ``origin`` names it in messages.
+    """Read a YAML file that holds a mapping; ``origin`` names it in messages.
 
     Raises
     ------
     SettingsError
-        If it is missing, not UTF-8, not YAML, not a mapping, or gives a key twice.
+        If the file is missing, not UTF-8, not YAML, not a mapping, or gives a key twice.
     """
     try:
         with path.open(encoding="utf-8") as file:
@@ -101,31 +131,32 @@ def read_yaml(path: Path, origin: str) -> dict[str, Any]:
 
 
 def override(raw: dict[str, Any], text: str) -> None:
-    """Apply ``a.b=c`` in place; the value is YAML.
+    """Apply an override ``a.b=c`` to ``raw``, in place; ``c`` is YAML.
 
     Raises
     ------
     SettingsError
-        If the text has another form or reaches into a value.
+        If the text has another form, its value is not YAML, or it reaches into a value as if it were a section.
     """
     name, equals, value_text = text.partition("=")
     path = name.split(".")
+    option = f"--set {printable(text[:_LONGEST_SHOWN])}"
     if not equals or not all(path):
-        raise SettingsError(f"--set {text}: must look like a.b=c")
+        raise SettingsError(f"{option}: must look like a.b=c")
     try:
         value = yaml.safe_load(value_text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise SettingsError(f"--set {text[:200]}: the value is not valid YAML") from error
+        raise SettingsError(f"{option}: the value is not valid YAML") from error
     section = raw
     for part in path[:-1]:
         section = section.setdefault(part, {})
         if not isinstance(section, dict):
-            raise SettingsError(f"--set {text}: {part!r} is a value, not a section")
+            raise SettingsError(f"{option}: {part!r} is a value, not a section")
     section[path[-1]] = value
 
 
 def validate(model: type[_Model], raw: dict[str, Any], origin: str) -> _Model:
-    """The validated value.
+    """Return the settings as a value of ``model``.
 
     Raises
     ------
@@ -139,13 +170,13 @@ def validate(model: type[_Model], raw: dict[str, Any], origin: str) -> _Model:
 
 
 def describe(error: ValidationError, model: type[BaseModel]) -> str:
-    """The first problem of a validation, as ``key: what is wrong``."""
+    """Return the first problem of a validation, as ``key: what is wrong``."""
     problem = error.errors()[0]
     where = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         known = _known_keys(model, problem["loc"][:-1])
-        more = nearest(str(problem["loc"][-1]), known) or ("; there is " + ", ".join(known) if known else "")
-        return f"{where}: unknown key{more}"
+        hint = nearest(str(problem["loc"][-1]), known) or (f"; {available(known)}" if known else "")
+        return f"{where}: unknown key{hint}"
     if problem["type"] == "value_error":
         return str(problem["ctx"]["error"])
     if problem["type"] == "missing":
@@ -154,16 +185,10 @@ def describe(error: ValidationError, model: type[BaseModel]) -> str:
 
 
 def _known_keys(model: type[BaseModel], path: Sequence[int | str]) -> list[str]:
-    """The keys of the section at ``path``; none where it is not a section of fixed keys."""
+    """Return the keys of the section at ``path``; none if it is not a section with fixed keys."""
     section: Any = model
     for part in path:
         field = getattr(section, "model_fields", {}).get(str(part))
-        choices = (field.annotation, *get_args(field.annotation)) if field is not None else ()
-        section = next((each for each in choices if hasattr(each, "model_fields")), None)
+        types = (field.annotation, *get_args(field.annotation)) if field is not None else ()
+        section = next((annotated for annotated in types if hasattr(annotated, "model_fields")), None)
     return sorted(getattr(section, "model_fields", ()))
-
-
-def nearest(word: str, known: Sequence[str]) -> str:
-    """``; did you mean 'x'?`` when something near is known, else nothing."""
-    near = difflib.get_close_matches(word, known, 1)
-    return f"; did you mean {near[0]!r}?" if near else ""

@@ -1,7 +1,7 @@
 """How messages to a person are worded: one line, nothing unprintable, the nearest right word, the first few of many.
 
-A leaf that imports the standard library only, for every package but ``stores``, which is installed alone and brings
-its own few lines (`stores/wording.py`).
+A leaf that imports the standard library only. Every package words its messages with it except ``stores``, which is
+installed alone and has its own copy of these few lines in ``stores/wording.py``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ _FEW = 3
 
 
 def one_line(error: BaseException | str, longest: int = _LONGEST_LINE) -> str:
-    """Return an exception (its type where it says nothing) or a text as one printable line of bounded length."""
+    """Return an exception, or a text, as one printable line of at most ``longest`` characters and an ellipsis.
+
+    White space of any length becomes one blank. An exception without a message is named by its type.
+    """
     text = printable(" ".join(str(error).split()))
     if not text:
         return type(error).__name__
@@ -38,12 +41,12 @@ def available(known: Iterable[str]) -> str:
 
 
 def first_few(items: Sequence[object], most: int = _FEW, show: Callable[[object], str] = str) -> str:
-    """Return the first items, separated by commas, and how many more there are."""
+    """Return the first ``most`` items, each worded by ``show``, separated by commas, and how many more there are."""
     shown = ", ".join(show(item) for item in items[:most])
     rest = len(items) - most
     return f"{shown} and {rest} more" if rest > 0 else shown
 
 
 def plural(count: int, noun: str, nouns: str | None = None) -> str:
-    """Return a count with its noun: ``1 row``, ``2 rows``."""
+    """Return a count with its noun, as ``1 row`` or ``2 rows``; ``nouns`` is a plural that does not just add an s."""
     return f"{count} {noun if count == 1 else nouns or noun + 's'}"

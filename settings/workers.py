@@ -1,4 +1,4 @@
-"""What the processes of a Ray cluster need, to run this code."""
+"""The environment in which the processes of a Ray cluster find this code."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import Any
 
 
 def runtime_environment() -> dict[str, Any]:
-    """Workers import this checkout; those of a submitted job have its upload already."""
+    """Return the ``runtime_env`` for Ray that puts this checkout on ``PYTHONPATH``.
+
+    It is empty inside a submitted Ray job, whose workers have the uploaded code already.
+    """
     root = str(Path(__file__).resolve().parents[1])
     path = os.pathsep.join(dict.fromkeys(part for part in (root, os.environ.get("PYTHONPATH", "")) if part))
     return {"env_vars": {"PYTHONPATH": path}} if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ else {}

@@ -1,4 +1,4 @@
-"""``python -m reelstore``."""
+"""Run the command line: ``python -m reelstore``."""
 
 from .command import app
 

@@ -1,17 +1,17 @@
-"""Turning finished work into the next version: create a store, commit rows, failures and tables."""
+"""Turn finished work into the next version: create a store, commit rows, failures and tables."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from .changes import Changes, Failure, PartUpdate, Placed, SourceRecord
 from .errors import StoreError, StoreFormatError, StoreNotFoundError
 from .format import durable, layout, schemas, segments
 from .format.manifest import (
@@ -25,118 +25,47 @@ from .format.manifest import (
     now,
     publish,
 )
+from .format.receipts import read_spec
 from .format.rows import Receipt
 from .format.segments import SegmentLog
-from .format.shard import ShardReader, read_spec
+from .format.shard import ShardReader
+
+__all__ = [
+    "Changes",
+    "Failure",
+    "PartUpdate",
+    "Placed",
+    "SourceRecord",
+    "check_identity",
+    "commit",
+    "create_store",
+    "place_shard",
+    "shard_table",
+    "table_receipt",
+    "write_spec",
+    "write_table",
+]
 
 _FRESH_SECONDS = 24 * 3600.0
-
-
-@dataclass(frozen=True, slots=True)
-class Placed:
-    """Where the row of a video key lies.
-
-    ``moved_from`` is the (shard, row) of which it is a copy: the key moves only if it still points there.
-    """
-
-    feature: str
-    spec_digest: str
-    key: str
-    shard: str
-    row: int
-    cache_key: bytes
-    moved_from: tuple[str, int] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """One wanted row that could not be computed, and why."""
-
-    video_id: str
-    feature: str
-    spec_digest: str
-    failure_class: str
-    permanent: bool
-    message: str
-    uri: str
-    content_id: str
-    attempts: int
-
-    def record(self) -> dict[str, Any]:
-        """As a row of the failures table."""
-        return {
-            "video_id": self.video_id,
-            "feature": self.feature,
-            "spec": self.spec_digest,
-            "class": self.failure_class,
-            "permanent": self.permanent,
-            "attempts": self.attempts,
-            "message": _printable(self.message),
-            "uri": _printable(self.uri),
-            "content_id": self.content_id,
-        }
-
-    @classmethod
-    def of_record(cls, record: Mapping[str, Any]) -> Failure:
-        """Rebuild a failure from its row of the failures table."""
-        names = ("video_id", "feature", "spec", "class", "permanent", "message", "uri", "content_id", "attempts")
-        return cls(*(record[name] for name in names))
-
-
-@dataclass(frozen=True, slots=True)
-class SourceRecord:
-    """What is known of a source file: a stat ``stamp`` (mtime and inode, or etag) and its content id."""
-
-    uri: str
-    size: int
-    stamp: str
-    content_id: str
-
-
-PartUpdate = Callable[[Manifest], TablePart | None]
-"""Makes a part of a table from what the latest version holds. Called again when another writer committed first, so
-that two writers who add to one part both keep their rows."""
-
-
-@dataclass(slots=True)
-class Changes:
-    """Everything one commit adds. Empty fields change nothing."""
-
-    placed: list[Placed] = field(default_factory=list)
-    shards: list[Receipt] = field(default_factory=list)
-    spent: list[Receipt] = field(default_factory=list)  # shards without a wanted row: listed, never adopted again
-    failures: list[Failure] = field(default_factory=list)
-    sources: list[SourceRecord] = field(default_factory=list)
-    removed: list[tuple[str, str]] = field(default_factory=list)  # (feature, key)
-    settled: list[tuple[str, str, str]] = field(default_factory=list)  # (feature, spec, key) no longer failing
-    current: dict[str, str] = field(default_factory=dict)  # feature -> spec digest
-    tables: dict[str, dict[str, TablePart | None]] = field(default_factory=dict)  # by table and part; None drops one
-    updates: dict[str, dict[str, PartUpdate]] = field(default_factory=dict)  # as tables, but made from the latest
-    stale: dict[str, tuple[str, ...] | None] = field(default_factory=dict)  # table -> what it was made from and changed
-    replace: bool = False  # move keys to their new rows even where the cache key is the same (forced runs)
-
-    def __bool__(self) -> bool:
-        rows = (self.placed, self.spent, self.removed)
-        logs = (self.failures, self.sources, self.settled)
-        return any((*rows, *logs, self.current, self.tables, self.updates, self.stale))
+"""A spec's file older than this is written anew, because ``gc`` removes unused files by their age."""
 
 
 def create_store(root: Path) -> Path:
-    """Make an empty store at ``root``, or accept the one that is there.
+    """Create an empty store at ``root``, or accept an existing one, and return its absolute path.
 
     Raises
     ------
     StoreFormatError
-        If the directory holds something else, or a newer store.
+        If the directory contains something else, or a newer store.
     """
     root = root.absolute()
     identity = root / layout.IDENTITY
     if not identity.exists():
         ours = {layout.IDENTITY, *layout.DIRECTORIES}  # another process may be creating the same store
-        strangers = [p.name for p in root.iterdir() if p.name not in ours] if root.is_dir() else []
-        if strangers:
+        others = [path.name for path in root.iterdir() if path.name not in ours] if root.is_dir() else []
+        if others:
             raise StoreFormatError(
-                f"{root}: not a store and not empty (holds {sorted(strangers)[0]!r}); name a new folder"
+                f"{root}: not a store and not empty (contains {sorted(others)[0]!r}); name a new directory"
             )
         for name in layout.DIRECTORIES:
             durable.make_directory(root / name)
@@ -153,6 +82,7 @@ def create_store(root: Path) -> Path:
 
 
 def _publish_once(root: Path, target: Path, data: bytes) -> None:
+    """Create a file with its whole content, unless another process was faster."""
     staged = root / layout.STAGING / layout.new_id()
     durable.write_new(staged, data)
     try:
@@ -162,19 +92,27 @@ def _publish_once(root: Path, target: Path, data: bytes) -> None:
 
 
 def check_identity(root: Path) -> None:
-    """Raise unless ``root`` is a store that this version can read."""
+    """Check that ``root`` is a store that this Reelstore can read.
+
+    Raises
+    ------
+    StoreNotFoundError
+        If there is no store.
+    StoreFormatError
+        If its identity file is damaged, or was written by a newer Reelstore.
+    """
     identity = root / layout.IDENTITY
     try:
         record = json.loads(identity.read_text())
     except (FileNotFoundError, NotADirectoryError) as error:
         raise StoreNotFoundError(f"{root}: no store here ({layout.IDENTITY} is missing)") from error
     except (OSError, ValueError) as error:
-        raise StoreFormatError(f"{identity}: not readable ({error})") from error
+        raise StoreFormatError(f"{identity}: cannot be read ({error})") from error
     if not isinstance(record, dict) or record.get("format") != layout.FORMAT:
         raise StoreFormatError(f"{identity}: not a {layout.FORMAT} store")
     version = record.get("format_version")
     if not isinstance(version, int) or version < 1:
-        raise StoreFormatError(f"{identity}: damaged: there is no format {version!r}")
+        raise StoreFormatError(f"{identity}: damaged: {version!r} is not a format version")
     if version > layout.FORMAT_VERSION:
         raise StoreFormatError(
             f"{identity}: {layout.FORMAT} format {version} is newer than format {layout.FORMAT_VERSION}, "
@@ -183,9 +121,9 @@ def check_identity(root: Path) -> None:
 
 
 def write_spec(root: Path, spec: Mapping[str, Any]) -> str:
-    """Keep a spec under its digest and return the digest.
+    """Write a spec to a file named by its digest, and return the digest.
 
-    A damaged file is replaced. So is one more than a day old, since ``gc`` spares what is young and
+    A damaged file is replaced. So is one more than a day old: ``gc`` keeps only young files that no version names, and
     the rows that need this spec are not committed yet.
     """
     spec_digest = layout.digest(spec)
@@ -201,10 +139,13 @@ def write_spec(root: Path, spec: Mapping[str, Any]) -> str:
 
 
 def place_shard(root: Path, receipt: Receipt, aliases: Mapping[str, Sequence[str]] | None = None) -> list[Placed]:
-    """The index rows of a finished shard.
+    """Return the index records of a finished shard, to be committed as ``Changes.placed``.
 
-    ``aliases`` maps a key of the shard to further video keys with the same bytes and clip bounds.
+    ``aliases`` maps a key of the shard to further video keys with the same content and clip bounds.
     """
+    # The shard is opened again, although its writer has just checked it: all that is known here is a receipt, which may
+    # come from another machine or belong to an orphan that a crash left, and only the file has the keys. Its header was
+    # checked before it was published, so HDF5 does not read it again.
     path = layout.feature_directory(root, receipt.feature, receipt.spec_digest) / f"{receipt.id}.h5"
     reader = ShardReader(path, receipt, check_header=False)
     placed = []
@@ -218,31 +159,40 @@ def place_shard(root: Path, receipt: Receipt, aliases: Mapping[str, Sequence[str
 
 
 def commit(root: Path, changes: Changes) -> Manifest:
-    """Publish ``changes`` as a new version (or nothing, when they change nothing).
+    """Publish ``changes`` as a new version, or nothing if they change nothing, and return the latest manifest.
 
-    A row whose key already holds the same cache key in the latest version is left as it is, so
-    two writers of the same work agree; a key whose content changed moves to its new row.
+    If the latest version already has a row with the same key and cache key, that row stays, so two writers of the same
+    work agree. A key whose content changed moves to its new row.
+
+    Raises
+    ------
+    StoreError
+        If ``changes.placed`` names a shard whose receipt is missing.
+    InvalidKeyError
+        If a key is not acceptable.
     """
 
     def build(latest: Manifest) -> Manifest | None:
         features = dict(latest.features)
-        for feature, spec in changes.current.items():
-            features[feature] = _with_current(features.get(feature), spec)
+        for feature, spec_digest in changes.current.items():
+            features[feature] = _with_current(features.get(feature), spec_digest)
         settled = set(changes.settled)
         groups = _grouped(changes.placed)
         for receipt in changes.spent:
             groups.setdefault((receipt.feature, receipt.spec_digest), [])
-        for (feature, spec), placed in groups.items():
-            entry = features.get(feature) or FeatureEntry(current=spec, specs={})
-            before = entry.specs.get(spec, SpecEntry())
-            spent = [receipt for receipt in changes.spent if (receipt.feature, receipt.spec_digest) == (feature, spec)]
+        for (feature, spec_digest), placed in groups.items():
+            entry = features.get(feature) or FeatureEntry(current=spec_digest, specs={})
+            before = entry.specs.get(spec_digest, SpecEntry())
+            spent = [
+                receipt for receipt in changes.spent if (receipt.feature, receipt.spec_digest) == (feature, spec_digest)
+            ]
             after = _with_rows(root, before, placed, changes.shards, spent, changes.replace)
-            settled.update((feature, spec, row.key) for row in placed)
+            settled.update((feature, spec_digest, row.key) for row in placed)
             if after is not before:
-                if spec != entry.current and after.retired_at is None:  # nobody would ever collect it
+                if spec_digest != entry.current and after.retired_at is None:  # gc would never collect it otherwise
                     after = after.model_copy(update={"retired_at": now()})
-                features[feature] = entry.model_copy(update={"specs": {**entry.specs, spec: after}})
-        for feature, keys in _removed(changes.removed).items():
+                features[feature] = entry.model_copy(update={"specs": {**entry.specs, spec_digest: after}})
+        for feature, keys in _keys_by_feature(changes.removed).items():
             if feature in features:
                 features[feature] = _without_rows(root, features[feature], keys)
         return _if_changed(
@@ -262,29 +212,31 @@ def _if_changed(latest: Manifest, **update: Any) -> Manifest | None:
 
 
 def _grouped(placed: Iterable[Placed]) -> dict[tuple[str, str], list[Placed]]:
+    """Group rows by (feature, spec digest)."""
     groups: dict[tuple[str, str], list[Placed]] = {}
     for row in placed:
         groups.setdefault((row.feature, row.spec_digest), []).append(row)
     return groups
 
 
-def _removed(removed: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+def _keys_by_feature(removed: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     keys: dict[str, list[str]] = {}
     for feature, key in removed:
         keys.setdefault(feature, []).append(key)
     return keys
 
 
-def _with_current(entry: FeatureEntry | None, spec: str) -> FeatureEntry:
+def _with_current(entry: FeatureEntry | None, spec_digest: str) -> FeatureEntry:
+    """Make a spec the current one and retire the others."""
     if entry is None:
-        return FeatureEntry(current=spec, specs={spec: SpecEntry()})
-    if entry.current == spec:
+        return FeatureEntry(current=spec_digest, specs={spec_digest: SpecEntry()})
+    if entry.current == spec_digest:
         return entry
     specs = {
         digest: old.model_copy(update={"retired_at": old.retired_at or now()}) for digest, old in entry.specs.items()
     }
-    specs[spec] = specs.get(spec, SpecEntry()).model_copy(update={"retired_at": None})
-    return FeatureEntry(current=spec, specs=specs)
+    specs[spec_digest] = specs.get(spec_digest, SpecEntry()).model_copy(update={"retired_at": None})
+    return FeatureEntry(current=spec_digest, specs=specs)
 
 
 def _with_rows(
@@ -295,10 +247,11 @@ def _with_rows(
     spent: Sequence[Receipt],
     replace: bool,
 ) -> SpecEntry:
+    """Append rows and shards to the entry of one spec; return the same object if nothing changes."""
     index = SegmentLog(root, entry.index, schemas.INDEX)
     known_shards = SegmentLog(root, entry.shards, schemas.SHARDS)
     fresh: dict[bytes, Placed] = {}
-    added = 0
+    new_keys = 0
     for row in placed:
         key = layout.check_key(row.key)
         present = index.get(key)
@@ -310,7 +263,8 @@ def _with_rows(
             if not moves and _exists(root, row, present["shard"], known_shards):
                 fresh.pop(key, None)
                 continue
-        added += present is None and key not in fresh
+        if present is None and key not in fresh:
+            new_keys += 1
         fresh[key] = row
     listed = [receipt for receipt in spent if known_shards.get(bytes.fromhex(receipt.id)) is None]
     if not fresh and not listed:
@@ -329,10 +283,10 @@ def _with_rows(
     named = {receipt.id for receipt in new_shards}
     for shard in sorted(used - named):
         if known_shards.get(bytes.fromhex(shard)) is None:
-            raise StoreError(f"commit: rows point at shard {shard}, of which no receipt was given")
+            raise StoreError(f"commit: rows point at shard {shard}, but its receipt is not among the changes")
     return entry.model_copy(
         update={
-            "rows": entry.rows + added,
+            "rows": entry.rows + new_keys,
             "index": segments.append(root, layout.INDEX, entry.index, pa.table(columns, schema=schemas.INDEX)),
             "shards": segments.append(root, layout.INDEX, entry.shards, shard_table([*new_shards, *listed])),
         }
@@ -340,12 +294,13 @@ def _with_rows(
 
 
 def _exists(root: Path, row: Placed, shard: bytes, known_shards: SegmentLog) -> bool:
+    """Return whether a shard of the row's feature is listed and its file is there."""
     path = layout.feature_directory(root, row.feature, row.spec_digest) / f"{shard.hex()}.h5"
     return known_shards.get(shard) is not None and path.exists()
 
 
 def shard_table(receipts: Sequence[Receipt]) -> pa.Table:
-    """The shard-list records of finished shards."""
+    """Return the shard-list records of finished shards."""
     columns = {
         "key": [bytes.fromhex(receipt.id) for receipt in receipts],
         "rows": [receipt.rows for receipt in receipts],
@@ -358,7 +313,7 @@ def shard_table(receipts: Sequence[Receipt]) -> pa.Table:
 
 
 def _without_rows(root: Path, entry: FeatureEntry, keys: Sequence[str]) -> FeatureEntry:
-    """Hide keys in the current spec of a feature."""
+    """Hide keys from the current spec of a feature."""
     current = entry.specs[entry.current]
     index = SegmentLog(root, current.index, schemas.INDEX)
     hidden = [raw for key in dict.fromkeys(keys) if index.get(raw := layout.check_key(key)) is not None]
@@ -382,11 +337,12 @@ def _without_rows(root: Path, entry: FeatureEntry, keys: Sequence[str]) -> Featu
 def _with_failures(
     root: Path, latest: Manifest, failures: Sequence[Failure], settled: set[tuple[str, str, str]]
 ) -> tuple[segments.SegmentRef, ...]:
+    """Append failures to their log, and hide those that are ``settled``."""
     log = SegmentLog(root, latest.failures, schemas.FAILURES)
     records: dict[bytes, dict[str, Any]] = {}
     if latest.failures:
-        for feature, spec, video_id in sorted(settled):
-            key = schemas.failure_key(feature, spec, video_id)
+        for feature, spec_digest, video_id in sorted(settled):
+            key = schemas.failure_key(feature, spec_digest, video_id)
             present = log.get(key)
             if present is not None:
                 records[key] = {**present, "removed": True}
@@ -399,30 +355,27 @@ def _with_failures(
     return segments.append(root, layout.FAILURES, latest.failures, table, suffix=".parquet")
 
 
-def _printable(text: str) -> str:
-    """File names that are not UTF-8 come with lone surrogates, which no table can hold."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
 def _with_sources(root: Path, latest: Manifest, sources: Sequence[SourceRecord]) -> tuple[segments.SegmentRef, ...]:
+    """Append to the log of sources what differs from it."""
     log = SegmentLog(root, latest.sources, schemas.SOURCES)
     changed = []
     for source in sources:
+        key = source.uri.encode("utf-8", "surrogateescape")
         record = {
-            "key": source.uri.encode("utf-8", "surrogateescape"),
+            "key": key,
             "size": source.size,
             "stamp": source.stamp,
             "content_id": source.content_id,
             "removed": False,
         }
-        if log.get(record["key"]) != record:  # type: ignore[arg-type]
+        if log.get(key) != record:
             changed.append(record)
     table = pa.Table.from_pylist(changed, schema=schemas.SOURCES)
     return segments.append(root, layout.SOURCES, latest.sources, table)
 
 
 def _with_tables(latest: Manifest, changes: Changes) -> dict[str, TableEntry]:
-    """Replace parts and marks of staleness; a table that is written anew is not stale, one without parts is gone."""
+    """Replace parts and staleness; a table written anew is not stale, and one without parts is dropped."""
     updated = dict(latest.tables)
     replaced = {name: dict(parts) for name, parts in changes.tables.items()}
     for name, updates in changes.updates.items():
@@ -439,12 +392,23 @@ def _with_tables(latest: Manifest, changes: Changes) -> dict[str, TableEntry]:
 
 
 def write_table(root: Path, name: str, spec: Mapping[str, Any], table: pa.Table, part: str = "") -> TablePart:
-    """Write one part of a table as one Parquet file with its receipt; name it through ``Changes.tables``.
+    """Write one part of a table as one Parquet file with its receipt, to be committed through ``Changes.tables``.
+
+    Parameters
+    ----------
+    root
+        The store.
+    name, part
+        The table, and the part of it; ``""`` if the table has only one.
+    spec
+        The complete recipe of the part.
+    table
+        Its rows.
 
     Raises
     ------
-    StoreError
-        If ``name`` cannot name a folder or ``part`` is too long.
+    InvalidKeyError
+        If ``name`` is not acceptable as a name, or ``part`` not as a key.
     """
     if part:
         layout.check_key(part)
@@ -473,8 +437,8 @@ def write_table(root: Path, name: str, spec: Mapping[str, Any], table: pa.Table,
     return TablePart(spec_digest=spec_digest, files=(file,))
 
 
-def table_receipt(name: str, part: str, spec: str, recipe: Mapping[str, Any], file: TableFile) -> bytes:
-    """The bytes of the receipt beside a table file."""
-    named = {"table": name, "part": part} if part else {"table": name}
-    record = {**named, "spec": spec, "recipe": recipe, **file.model_dump()}
+def table_receipt(name: str, part: str, spec_digest: str, spec: Mapping[str, Any], file: TableFile) -> bytes:
+    """Return the content of the receipt beside a table file."""
+    names = {"table": name, "part": part} if part else {"table": name}
+    record = {**names, "spec": spec_digest, "recipe": spec, **file.model_dump()}
     return layout.seal(json.dumps(record, indent=1).encode())

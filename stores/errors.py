@@ -1,4 +1,4 @@
-"""Errors that a store raises. Every message is one line that names the file and the key."""
+"""Errors that this package raises. Every message is one line that names the file and, if there is one, the key."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ class StoreError(Exception):
 
 
 class StoreNotFoundError(StoreError):
-    """Raised when a path holds no store, or not the version that was asked for."""
+    """Raised when there is no store at a path, or not the requested version of it."""
 
 
 class StoreFormatError(StoreError):
-    """Raised when a store was written by a newer Reelstore, or a folder is no store."""
+    """Raised when a directory is not a store, or was written by a newer Reelstore."""
 
 
 class StoreDamageError(StoreError):
@@ -20,23 +20,23 @@ class StoreDamageError(StoreError):
 
 
 class UnsupportedFilesystemError(StoreError):
-    """Raised when a filesystem offers no exclusive create-by-name, so that commits could be lost."""
+    """Raised when a filesystem cannot create a name exclusively, so that commits could be lost."""
 
 
 class InvalidKeyError(StoreError, ValueError):
-    """Raised when a video key or a feature name is not acceptable."""
+    """Raised when a video key, or the name of a feature or table, is not acceptable."""
 
 
 class MissingKeyError(StoreError, KeyError):
-    """Raised when a key, feature, spec or table is not in the pinned version."""
+    """Raised when a key, feature, spec, step, table or part is not in the pinned version."""
 
     def __str__(self) -> str:  # KeyError would show the repr of the message
         return str(self.args[0])
 
 
 class RaggedRowsError(StoreError, ValueError):
-    """Raised when rows of unequal length are asked for as one array."""
+    """Raised when rows of unequal shape are requested as one array."""
 
 
 class ExchangeError(StoreError):
-    """Raised when somebody else's file cannot be read or written; names the file and, where there is one, the key."""
+    """Raised when feature files of another tool cannot be read or written."""

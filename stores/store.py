@@ -1,4 +1,4 @@
-"""``Store``: read access to one pinned version."""
+"""``Store``: read access to one pinned version of a store."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self, overload
 
 import numpy as np
 import pyarrow as pa
@@ -21,15 +21,17 @@ from .commit import check_identity, create_store
 from .errors import MissingKeyError, RaggedRowsError, StoreDamageError
 from .format import layout, leases, schemas
 from .format.manifest import Manifest, TablePart, load
-from .format.mapped import empty_apart, will_read
+from .format.mapped import empty_half_page_off, will_read
+from .format.receipts import read_receipt, read_spec
 from .format.rows import Array
 from .format.segments import SegmentLog
-from .format.shard import ShardReader, read_receipt, read_spec
+from .format.shard import ShardReader
+from .wording import available
 
 
 @dataclass(frozen=True, slots=True)
 class FeatureInfo:
-    """What the pinned version says about a feature: its current spec digest and how many rows it has."""
+    """A feature in the pinned version: its name, its current spec digest and its number of rows."""
 
     name: str
     spec_digest: str
@@ -37,13 +39,21 @@ class FeatureInfo:
 
     @property
     def spec(self) -> str:
-        """The former name of ``spec_digest``; it goes with version 1.0."""
+        """Former name of ``spec_digest``; it will be removed in version 1.0."""
         return self.spec_digest
 
 
 @dataclass(frozen=True, slots=True)
 class Ragged:
-    """Rows of unequal length: row ``i`` is ``values[offset[i]:offset[i + 1]]``."""
+    """Rows of unequal length in one array: row ``i`` is ``values[offset[i]:offset[i + 1]]``.
+
+    Attributes
+    ----------
+    values
+        ``[ΣT, *step]`` in the stored dtype.
+    offset
+        ``[len(keys) + 1] int64``.
+    """
 
     values: Array
     offset: Array
@@ -51,9 +61,14 @@ class Ragged:
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where the rows of many keys lie: key ``i`` is row ``row[i]`` of shard ``shards[shard[i]]``.
+    """Places of the rows of many keys: key ``i`` has row ``row[i]`` of shard ``shards[shard[i]]``.
 
-    ``shard`` and ``row`` are ``[len(keys)] int32``; both are -1 for a key that has no row.
+    Attributes
+    ----------
+    shards
+        Ids of the shards, in hex.
+    shard, row
+        ``[len(keys)] int32``; both are -1 for a key that has no row.
     """
 
     shards: tuple[str, ...]
@@ -64,57 +79,66 @@ class Places:
 class _Feature:
     """The open files of one feature under one spec, in one process."""
 
-    def __init__(self, root: Path, name: str, spec: str, manifest: Manifest) -> None:
-        entry = manifest.spec_entry(name, spec)
+    def __init__(self, root: Path, name: str, spec_digest: str, manifest: Manifest) -> None:
+        entry = manifest.spec_entry(name, spec_digest)
         self.name = name
-        self.spec_digest = spec
+        self.spec_digest = spec_digest
         self.rows = entry.rows
         self.index = SegmentLog(root, entry.index, schemas.INDEX)
         self.shards = SegmentLog(root, entry.shards, schemas.SHARDS)
-        self._directory = layout.feature_directory(root, name, spec)
+        self._directory = layout.feature_directory(root, name, spec_digest)
         self._readers: dict[bytes, ShardReader] = {}
-        self._found: dict[str, tuple[ShardReader, int]] = {}
+        self._located: dict[str, tuple[ShardReader, int]] = {}
 
     def reader(self, shard: bytes) -> ShardReader:
+        """Return a shard, opened on first use."""
         if shard not in self._readers:
             path = self._directory / f"{shard.hex()}.h5"
             receipt = read_receipt(path.with_suffix(".json"))
             if receipt.feature != self.name or receipt.spec_digest != self.spec_digest:
-                raise StoreDamageError(f"{path}: its receipt is of {receipt.feature}@{receipt.spec_digest[:8]}")
+                owner = f"{receipt.feature}@{receipt.spec_digest[:8]}"
+                raise StoreDamageError(f"{path}: its receipt belongs to {owner}; run `reelstore repair`")
             self._readers[shard] = ShardReader(path, receipt)
         return self._readers[shard]
 
     def find(self, key: str) -> tuple[ShardReader, int] | None:
-        found = self._found.get(key)
-        if found is None:
+        """Return (shard, row in it) of a key, or None if the key has no row."""
+        place = self._located.get(key)
+        if place is None:
             record = self.index.get(layout.check_key(key))
             if record is None:
                 return None
-            found = self._found[key] = (self.reader(record["shard"]), record["row"])
-        return found
+            place = self._located[key] = (self.reader(record["shard"]), record["row"])
+        return place
 
     def close(self) -> None:
+        """Close all shards."""
         for reader in self._readers.values():
             reader.close()
         self._readers.clear()
-        self._found.clear()
+        self._located.clear()
 
 
 def _read_parquet(path: Path) -> pa.Table:
     try:
         return pq.read_table(path, partitioning=None)
     except (OSError, pa.ArrowInvalid) as error:
-        raise StoreDamageError(f"{path}: not readable ({error})") from error
+        raise StoreDamageError(f"{path}: cannot be read ({error})") from error
 
 
 class Store:
     """One version of a store, pinned when it is opened.
 
-    Picklable and safe under fork and spawn: files are opened on first use, per process. Arrays
-    that it returns from :meth:`row`, :meth:`times` and :meth:`valid` are read-only views of the
-    memory-mapped shard.
+    A feature is named ``name`` (its current spec) or ``name@digest`` (a spec digest or a prefix of it). Arrays returned
+    by ``row``, ``step``, ``times`` and ``valid`` are read-only views of memory-mapped shards.
 
-    A feature is named ``name`` (its current spec) or ``name@digest`` (a spec digest or a prefix of it).
+    A store can be pickled, and is safe under fork and spawn: each process opens files on first use.
+
+    Examples
+    --------
+    >>> with Store.open("stores/nextgqa") as store:
+    ...     key = store.keys("clip")[0]
+    ...     values, times = store.row("clip", key), store.times("clip", key)
     """
 
     def __init__(self, path: Path, manifest: Manifest, lease: Path | None = None) -> None:
@@ -126,20 +150,37 @@ class Store:
         self._release = weakref.finalize(self, leases.release, lease, os.getpid()) if lease else None
 
     @classmethod
-    def create(cls, path: str | Path) -> Store:
-        """Make an empty store (or accept an existing one) and open it."""
+    def create(cls, path: str | Path) -> Self:
+        """Create an empty store (or accept an existing one) and open it.
+
+        Raises
+        ------
+        StoreFormatError
+            If the directory contains something else, or a newer store.
+        """
         return cls.open(create_store(Path(path)))
 
     @classmethod
-    def open(cls, path: str | Path, version: int | None = None, lease: bool = True) -> Store:
-        """Pin ``version`` (the latest by default), and leave a lease on it where that can be written.
+    def open(cls, path: str | Path, version: int | None = None, lease: bool = True) -> Self:
+        """Open a store and pin one version of it.
+
+        Parameters
+        ----------
+        path
+            The store directory.
+        version
+            The version to pin; by default the latest.
+        lease
+            Write a lease, so that ``gc`` keeps this version while it is open. Skipped if the store is read-only.
 
         Raises
         ------
         StoreNotFoundError
             If there is no store or no such version.
         StoreFormatError
-            If a newer Reelstore wrote it.
+            If it was written by a newer Reelstore.
+        StoreDamageError
+            If the manifest is damaged.
         """
         root = Path(path).absolute()
         check_identity(root)
@@ -149,20 +190,18 @@ class Store:
     def __repr__(self) -> str:
         return f"Store({str(self.path)!r}, version={self.version})"
 
-    def __enter__(self) -> Store:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "manifest": self.manifest}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["path"], state["manifest"])  # type: ignore[misc]
+    def __reduce__(self) -> tuple[type[Self], tuple[Path, Manifest]]:
+        """Pickle the path and the pinned manifest only; the copy has no lease and opens its own files."""
+        return type(self), (self.path, self.manifest)
 
     def close(self) -> None:
-        """Drop memory maps and the lease. Views handed out stay valid."""
+        """Drop memory maps and release the lease. Views handed out stay valid."""
         for feature in self._open.values():
             feature.close()
         self._open.clear()
@@ -171,6 +210,7 @@ class Store:
 
     @property
     def version(self) -> int:
+        """The pinned version."""
         return self.manifest.version
 
     @cached_property
@@ -183,6 +223,7 @@ class Store:
 
     @property
     def tables(self) -> list[str]:
+        """The names of the tables of this version, sorted."""
         return sorted(self.manifest.tables)
 
     def _feature(self, name: str) -> _Feature:
@@ -193,60 +234,66 @@ class Store:
             base, _, pinned = name.partition("@")
             entry = self.manifest.feature(base)
             if entry is None:
-                known = ", ".join(self.features) or "none"
-                raise MissingKeyError(f"{self.path}: no feature {base!r} in version {self.version} (there is: {known})")
-            specs = [spec for spec in sorted(entry.specs) if spec.startswith(pinned)] if pinned else [entry.current]
-            if len(specs) != 1:
-                state = "is not unique" if specs else f"is not in version {self.version}"
+                raise MissingKeyError(
+                    f"{self.path}: no feature {base!r} in version {self.version} ({available(self.features)})"
+                )
+            matches = [digest for digest in sorted(entry.specs) if digest.startswith(pinned)]
+            digests = matches if pinned else [entry.current]
+            if len(digests) != 1:
+                state = "is not unique" if digests else f"is not in version {self.version}"
                 raise MissingKeyError(f"{self.path}: feature {base!r}: spec {pinned!r} {state}")
-            self._open[name] = _Feature(self.path, base, specs[0], self.manifest)
+            self._open[name] = _Feature(self.path, base, digests[0], self.manifest)
         return self._open[name]
 
     def _warn(self, name: str) -> None:
-        """Say once per spec what a trainer should know of its rows."""
-        spec = self._open[name].spec_digest
-        if spec in self._warned:
+        """Warn once per spec about what a trainer should know about its rows."""
+        spec_digest = self._open[name].spec_digest
+        if spec_digest in self._warned:
             return
-        self._warned.add(spec)
+        self._warned.add(spec_digest)
         for caveat in self.caveats(name).values():
             warnings.warn(caveat, stacklevel=3)
 
     def caveats(self, name: str) -> dict[str, str]:
-        """What a trainer should know of a feature's rows: of ``random_weights``, ``mixed_numerics``, what applies."""
-        found = {}
+        """Return what a trainer should know about a feature's rows, as one sentence per caveat.
+
+        The keys are those of ``random_weights`` and ``mixed_numerics`` that apply.
+        """
+        caveats = {}
         if self.spec(name).get("random_weights"):
-            found["random_weights"] = f"feature {name!r} was made with random weights"
-        if (kinds := len(self.numerics(name))) > 1:
-            found["mixed_numerics"] = (
-                f"feature {name!r} mixes {kinds} numerics (device, dtype, micro-batch, threads or torch version); "
-                "see `store.py inspect`"
+            caveats["random_weights"] = f"feature {name!r} was made with random weights"
+        if (count := len(self.numerics(name))) > 1:
+            caveats["mixed_numerics"] = (
+                f"feature {name!r} mixes {count} numerics (device, dtype, micro-batch, threads or torch version); "
+                "see `reelstore inspect`"
             )
-        return found
+        return caveats
 
     def _locate(self, name: str, key: str) -> tuple[ShardReader, int]:
         feature = self._feature(name)
-        found = feature.find(key)
-        if found is None:
+        place = feature.find(key)
+        if place is None:
             raise MissingKeyError(
-                f"{self.path}: feature {name!r} has no key {key!r} in version {self.version}{self._why(feature, key)}"
+                f"{self.path}: feature {name!r} has no key {key!r} in version {self.version}"
+                f"{self._reason(feature, key)}"
             )
-        return found
+        return place
 
-    def _why(self, feature: _Feature, key: str) -> str:
+    def _reason(self, feature: _Feature, key: str) -> str:
         log = SegmentLog(self.path, self.manifest.failures, schemas.FAILURES)
         failure = log.get(schemas.failure_key(feature.name, feature.spec_digest, key))
         return "" if failure is None else f": failed as {failure['class']} ({failure['message']})"
 
     def spec(self, name: str) -> dict[str, Any]:
-        """The recipe of a feature, as kept under ``specs/``."""
+        """Return the spec of a feature, the complete recipe of its rows."""
         return read_spec(self.path, self._feature(name).spec_digest)
 
     def spec_digest(self, name: str) -> str:
-        """The digest of the recipe that a name means: its current one, or the one that ``name@digest`` pins."""
+        """Return the digest of a feature's spec: its current one, or the one that ``name@digest`` pins."""
         return self._feature(name).spec_digest
 
     def numerics(self, name: str) -> list[dict[str, Any]]:
-        """The distinct numerics under which a feature's present rows were computed."""
+        """Return the distinct numerics (device, dtype, …) under which a feature's present rows were computed."""
         feature = self._feature(name)
         shards = feature.shards.table()
         if len(shards.column("numerics").unique()) > 1:  # shards whose rows were all replaced do not count
@@ -259,27 +306,27 @@ class Store:
         return self._feature(name).find(key) is not None
 
     def keys(self, name: str) -> list[str]:
-        """All video keys of a feature, sorted as bytes."""
+        """Return all video keys of a feature, sorted as UTF-8 bytes."""
         column = self._feature(name).index.table().column("key")
         return [raw.decode("utf-8") for raw in column.to_pylist()]
 
     def row(self, name: str, key: str) -> Array:
-        """``[T, *step]`` in the stored dtype, a read-only view of the memory map.
+        """Return one row, ``[T, *step]`` in the stored dtype, as a read-only view of the memory map.
 
         Raises
         ------
         MissingKeyError
-            If the feature has no such row; the message says how it failed, if it did.
+            If the feature has no such row. If its computation failed, the message says how.
         """
         reader, row = self._locate(name, key)
         self._warn(name)
         return reader.values(row)
 
     def step(self, name: str, key: str, step: int) -> Array:
-        """``[*step]``: one step (a frame's map, a second's embedding) of a row, as a read-only view.
+        """Return one step of a row (one frame, one second), ``[*step]``, as a read-only view.
 
-        Of a cold file the pages of this step are read and no others, so a frame of another video costs a
-        frame, not a video.
+        Only the pages of this step are read from a cold file, so a frame costs the reading of a frame, not of a video.
+        Negative steps count from the end.
 
         Raises
         ------
@@ -296,75 +343,82 @@ class Store:
         return view
 
     def shape(self, name: str, key: str) -> tuple[tuple[int, ...], str]:
-        """Shape and dtype of a row, without touching its values."""
+        """Return the shape of a row and the name of its dtype, without reading its values."""
         reader, row = self._locate(name, key)
         values = reader.values(row)
         return values.shape, values.dtype.name
 
     def times(self, name: str, key: str) -> Array:
-        """``[T] float64``: real time of each step in seconds from the start of the clip or video."""
+        """Return the real time of each step, ``[T] float64``, in seconds from the start of the clip or video."""
         reader, row = self._locate(name, key)
         return reader.times(row)
 
     def valid(self, name: str, key: str) -> Array:
-        """``[T] bool``: False where a step is padding."""
+        """Return the mask of a row, ``[T] bool``: False where a step is padding."""
         reader, row = self._locate(name, key)
         return reader.valid(row)
 
     def published_times(self, name: str, key: str) -> Array | None:
-        """``[T] float64``: the times that a published recipe claims for its steps, where it does."""
+        """Return the times that a published recipe states for the steps, ``[T] float64``, or None if it states none."""
         reader, row = self._locate(name, key)
         return reader.published_times(row)
 
     def clip(self, name: str, key: str) -> tuple[float, float]:
-        """(start in the source, duration) of the clip in seconds; whole videos start at 0."""
+        """Return (start in the source, duration) of the clip in seconds; whole videos start at 0."""
         reader, row = self._locate(name, key)
         return reader.clip(row)
 
     def media(self, name: str, key: str) -> dict[str, Any]:
-        """Which streams were used and how they were decoded."""
+        """Return the record of which streams were used and how they were decoded."""
         reader, row = self._locate(name, key)
         return reader.media(row)
 
     def place(self, name: str, key: str) -> tuple[str, int]:
-        """(shard file relative to the store, row in it)."""
+        """Return (path of the shard relative to the store, row in it)."""
         reader, row = self._locate(name, key)
         return reader.path.relative_to(self.path).as_posix(), row
 
     def places(self, name: str, keys: Sequence[str]) -> Places:
-        """Where the rows of ``keys`` lie, found in one pass over the index; opens no shard."""
+        """Find the rows of many keys in one pass over the index, without opening a shard."""
         index = self._feature(name).index.table()
         wanted = pa.array([layout.check_key(key) for key in keys], pa.large_binary())
-        found = pc.index_in(wanted, value_set=index.column("key").combine_chunks())
-        shard = index.column("shard").combine_chunks().take(found).dictionary_encode()
+        positions = pc.index_in(wanted, value_set=index.column("key").combine_chunks())
+        shard = index.column("shard").combine_chunks().take(positions).dictionary_encode()
         return Places(
             tuple(identity.hex() for identity in shard.dictionary.to_pylist()),
             shard.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32),
-            index.column("row").combine_chunks().take(found).fill_null(-1).to_numpy(zero_copy_only=False),
+            index.column("row").combine_chunks().take(positions).fill_null(-1).to_numpy(zero_copy_only=False),
         )
 
     def shard(self, name: str, identity: str) -> ShardReader:
-        """An open shard of a feature, by the hex id that :meth:`places` gives."""
+        """Return an open shard of a feature by its id in hex, as ``places`` gives it."""
         return self._feature(name).reader(bytes.fromhex(identity))
 
     def digest(self, name: str, key: str) -> str:
-        """The row digest in hex: equal for equal values, times and mask."""
+        """Return the row digest in hex. Equal values, times and masks have equal digests."""
         reader, row = self._locate(name, key)
         return reader.digest(row).hex()
 
-    def read(self, name: str, keys: Sequence[str], ragged: bool = False) -> Any:
+    @overload
+    def read(self, name: str, keys: Sequence[str], ragged: Literal[False] = False) -> Array: ...
+
+    @overload
+    def read(self, name: str, keys: Sequence[str], ragged: Literal[True]) -> Ragged: ...
+
+    def read(self, name: str, keys: Sequence[str], ragged: bool = False) -> Array | Ragged:
         """Copy rows out, in the order of ``keys``.
 
         Returns
         -------
-        ndarray ``[len(keys), T, *step]``, or :class:`Ragged` with ``ragged=True``.
+        Array or Ragged
+            ``[len(keys), T, *step]`` in the stored dtype, or ``Ragged`` with ``ragged=True``.
 
         Raises
         ------
         MissingKeyError
             If a key has no row.
         RaggedRowsError
-            If rows differ in T and ``ragged`` is False.
+            If rows differ in shape and ``ragged`` is False.
         """
         self._feature(name)
         rows = [self.row(name, key) for key in keys]
@@ -379,11 +433,11 @@ class Store:
                     f"feature {name!r}: key {key!r} has T={len(row)}, {keys[0]!r} has T={len(rows[0])}; use ragged=True"
                 )
         shape, dtype = (len(rows), *rows[0].shape), rows[0].dtype
-        stacked = empty_apart(len(rows) * rows[0].nbytes).view(dtype).reshape(shape)
+        stacked = empty_half_page_off(len(rows) * rows[0].nbytes).view(dtype).reshape(shape)
         return np.stack(rows, out=stacked)
 
     def parts(self, name: str) -> Mapping[str, TablePart]:
-        """The parts of a table by name, sorted.
+        """Return the parts of a table by name, sorted.
 
         Raises
         ------
@@ -392,34 +446,45 @@ class Store:
         """
         entry = self.manifest.tables.get(name)
         if entry is None:
-            known = ", ".join(self.tables) or "none"
-            raise MissingKeyError(f"{self.path}: no table {name!r} in version {self.version} (there is: {known})")
+            raise MissingKeyError(
+                f"{self.path}: no table {name!r} in version {self.version} ({available(self.tables)})"
+            )
         return dict(sorted(entry.parts.items()))
 
     def stale(self, name: str) -> tuple[str, ...]:
-        """Of what a derived table was made and has changed since; empty when it is up to date."""
+        """Return the inputs of a derived table that have changed since it was built; empty if it is up to date.
+
+        Raises
+        ------
+        MissingKeyError
+            If there is no such table.
+        """
         self.parts(name)
         return self.manifest.tables[name].stale or ()
 
     def table(self, name: str, part: str | None = None) -> pa.Table:
-        """A table of this version: all its parts in the order of their names, or one of them.
+        """Read a table: all its parts in the order of their names, or one of them.
 
         Raises
         ------
         MissingKeyError
             If there is no such table or part.
+        StoreDamageError
+            If a file cannot be read.
         """
         parts = self.parts(name)
         if part is not None and part not in parts:
-            known = ", ".join(map(repr, parts))
-            raise MissingKeyError(f"{self.path}: table {name!r} has no part {part!r} (there is: {known})")
+            raise MissingKeyError(f"{self.path}: table {name!r} has no part {part!r} ({available(map(repr, parts))})")
         wanted = parts.values() if part is None else [parts[part]]
         return pa.concat_tables([_read_parquet(self.path / file.path) for entry in wanted for file in entry.files])
 
     def failures(self) -> pa.Table:
-        """Every wanted row that is not stored: video_id, feature, spec, class, permanent, attempts, message, uri."""
+        """Return every row that was wanted but could not be stored under its feature's current spec.
+
+        Columns: video_id, feature, spec (the digest), class, permanent, attempts, message, uri, content_id.
+        """
         table = SegmentLog(self.path, self.manifest.failures, schemas.FAILURES).table()
         current = {name: entry.current for name, entry in self.manifest.features.items()}
-        wanted = zip(table.column("feature").to_pylist(), table.column("spec").to_pylist(), strict=True)
-        keep = [current.get(feature, spec) == spec for feature, spec in wanted]
+        pairs = zip(table.column("feature").to_pylist(), table.column("spec").to_pylist(), strict=True)
+        keep = [current.get(feature, digest) == digest for feature, digest in pairs]
         return table.filter(pa.array(keep, pa.bool_())).drop_columns(["key", "removed"])

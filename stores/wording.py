@@ -1,6 +1,6 @@
-"""How messages are worded here: one printable line.
+"""Wording of messages: one printable line, the first few items of many.
 
-The same few lines as ``settings/messages.py`` in the checkout; this package is installed alone and imports none of it.
+A few lines that ``settings/messages.py`` in the checkout repeats, because this package is also installed alone.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ _LONGEST_LINE = 500
 
 
 def one_line(error: BaseException | str, longest: int = _LONGEST_LINE) -> str:
-    """Return an exception (its type where it says nothing) or a text as one printable line of bounded length."""
+    """Return a text, or the message of an error (its type if it has none), as one printable line of bounded length."""
     text = printable(" ".join(str(error).split()))
     if not text:
         return type(error).__name__
@@ -19,7 +19,7 @@ def one_line(error: BaseException | str, longest: int = _LONGEST_LINE) -> str:
 
 
 def printable(text: str) -> str:
-    """Spell out what a terminal would act on: control characters, format characters and halves of surrogate pairs."""
+    """Escape what a terminal would interpret: control characters, format characters and unpaired surrogates."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -29,7 +29,12 @@ def available(known: Iterable[str]) -> str:
 
 
 def first_few(items: Sequence[object], most: int = 3) -> str:
-    """Return the first items, separated by commas, and how many more there are."""
+    """Return the first items, separated by commas, and how many more there are: ``a, b, c and 7 more``."""
     shown = ", ".join(str(item) for item in items[:most])
     rest = len(items) - most
     return f"{shown} and {rest} more" if rest > 0 else shown
+
+
+def plural(count: int, noun: str) -> str:
+    """Return a count with its noun: ``1 row``, ``2 rows``."""
+    return f"{count} {noun if count == 1 else noun + 's'}"

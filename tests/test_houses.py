@@ -1,60 +1,218 @@
-"""The house plan: who may import whom, read from the source itself."""
+"""The plan of the packages, read from the source itself: who may import whom, no cycles, a face on every package."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import ROOT
 
-ALLOWED = {
-    "stores": {"stores"},
-    "extractors": {"extractors"},
-    "parsers": {"parsers"},
-    "pipeline": {"stores", "extractors", "parsers", "pipeline", "settings"},
-    "settings": {"settings"},
-    "trainers": {"stores", "trainers", "settings"},
+PACKAGES = ("settings", "stores", "extractors", "parsers", "pipeline", "trainers", "jobs", "bench", "examples")
+
+# What a package may import beside itself. settings/ is the leaf below all but stores/, which is installed alone.
+PACKAGE_MAY_IMPORT = {
+    "settings": set[str](),
+    "stores": set[str](),
+    "extractors": {"settings"},
+    "parsers": {"settings"},
+    "pipeline": {"settings", "stores", "extractors", "parsers"},
+    "trainers": {"settings", "stores"},
 }
-HOUSES = {"stores", "extractors", "parsers", "pipeline", "settings", "trainers", "jobs", "bench", "examples", "tests"}
+
+# The same for the rooms inside a package; a room that is not a key may import all of its package.
+ROOM_MAY_IMPORT = {
+    "pipeline.media": set[str](),
+    "pipeline.shared": set[str](),
+    "pipeline.extract": {"pipeline.media", "pipeline.shared"},
+    "pipeline.parse": {"pipeline.shared"},
+    "pipeline.cluster": {"pipeline.shared"},
+    "stores.errors": set[str](),
+    "stores.wording": set[str](),
+    "stores.format": {"stores.errors", "stores.wording"},
+    "stores.changes": {"stores.format"},
+    "stores.commit": {"stores.errors", "stores.wording", "stores.format", "stores.changes"},
+    "stores.store": {"stores.errors", "stores.wording", "stores.format", "stores.commit"},
+    "stores.upkeep": {"stores.errors", "stores.wording", "stores.format", "stores.commit"},
+    "stores.describe": {"stores.errors", "stores.wording", "stores.format", "stores.store"},
+    "stores.loading": {"stores.errors", "stores.wording", "stores.format", "stores.store"},
+    "stores.exchange": {
+        "stores.errors",
+        "stores.wording",
+        "stores.format",
+        "stores.commit",
+        "stores.store",
+        "stores.upkeep",
+        "stores.describe",
+    },
+}
+
+MAY_IMPORT_RAY = {
+    "pipeline.extract.on_ray",
+    "pipeline.parse.on_ray",
+    "pipeline.shared.ray_session",
+    "trainers.launch_ray",
+}
+MAY_IMPORT_TORCH = ("stores.loading", "trainers", "bench")
 
 
-def imports(path: Path) -> set[str]:
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            found.add(node.module.split(".")[0])
+@cache
+def modules() -> dict[str, Path]:
+    """Dotted name to file, of every module of the packages."""
+    found = {}
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
     return found
 
 
-@pytest.mark.parametrize("house", ALLOWED)
-def test_houses_import_downwards_only(house: str) -> None:
-    files = sorted((ROOT / house).rglob("*.py"))
-    assert files
-    for path in files:
-        assert imports(path) & HOUSES <= ALLOWED[house], path
-        if "ray" not in path.stem.split("_"):  # executors/ray.py, executors/ray_parsing.py, launch_ray.py
-            assert "ray" not in imports(path), path
+def imported(name: str) -> Iterator[str]:
+    """The dotted names that a module imports anywhere: lazily and for type checking count too."""
+    path = modules()[name]
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*parents, *([node.module] if node.module else [])])
+            for alias in node.names:
+                whole = f"{base}.{alias.name}"
+                yield whole if whole in modules() else base
+
+
+@cache
+def graph() -> dict[str, frozenset[str]]:
+    """Module to the modules of ours that it imports."""
+    return {name: frozenset(set(imported(name)) & modules().keys() - {name}) for name in modules()}
+
+
+def is_in(module: str, room: str) -> bool:
+    return module == room or module.startswith(f"{room}.")
+
+
+@pytest.mark.parametrize("package", PACKAGE_MAY_IMPORT)
+def test_packages_import_downwards_only(package: str) -> None:
+    for name in modules():
+        if is_in(name, package):
+            others = {imported.partition(".")[0] for imported in graph()[name]} - {package}
+            assert others <= PACKAGE_MAY_IMPORT[package], name
+
+
+@pytest.mark.parametrize("room", ROOM_MAY_IMPORT)
+def test_rooms_import_downwards_only(room: str) -> None:
+    inside = [name for name in modules() if is_in(name, room)]
+    assert inside
+    package = room.partition(".")[0]
+    for name in inside:
+        for other in graph()[name]:
+            if is_in(other, package) and not is_in(other, room):
+                assert any(is_in(other, allowed) for allowed in ROOM_MAY_IMPORT[room]), f"{name} imports {other}"
+
+
+def test_no_module_imports_itself_in_a_circle() -> None:
+    """Neither at once, nor lazily, nor for type checking."""
+    state: dict[str, int] = {}
+    path: list[str] = []
+
+    def visit(name: str) -> None:
+        state[name] = 1
+        path.append(name)
+        for other in sorted(graph()[name]):
+            assert state.get(other) != 1, f"a circle: {' → '.join([*path[path.index(other) :], other])}"
+            if other not in state:
+                visit(other)
+        path.pop()
+        state[name] = 2
+
+    for name in modules():
+        if name not in state:
+            visit(name)
+
+
+def test_the_search_for_circles_finds_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    circle = {"a": frozenset({"b"}), "b": frozenset({"c"}), "c": frozenset({"a"})}
+    monkeypatch.setitem(globals(), "graph", lambda: circle)
+    monkeypatch.setitem(globals(), "modules", lambda: dict.fromkeys(circle, ROOT))
+    with pytest.raises(AssertionError, match="a → b → c → a"):
+        test_no_module_imports_itself_in_a_circle()
+
+
+def test_ray_is_imported_where_it_is_used_and_nowhere_else() -> None:
+    """It takes seconds to import, and a laptop may not have it."""
+    users = {name for name in modules() if any(is_in(each, "ray") for each in imported(name))}
+    assert {name for name in users if name.partition(".")[0] in PACKAGE_MAY_IMPORT} == MAY_IMPORT_RAY
+
+
+def test_stores_imports_nothing_by_the_name_of_the_checkout() -> None:
+    """Installed, the folder is called ``reelstore``: an import of ``stores`` would find somebody else's."""
+    for name, path in modules().items():
+        if is_in(name, "stores"):
+            tree = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            absolute = [node.module for node in tree if isinstance(node, ast.ImportFrom) and not node.level]
+            assert "stores" not in {(module or "").partition(".")[0] for module in absolute}, path
+
+
+def packages() -> list[str]:
+    return [name for name, path in modules().items() if path.name == "__init__.py"]
+
+
+@pytest.mark.parametrize("package", [name for name in packages() if name not in ("bench", "examples", "jobs")])
+def test_every_package_has_a_face(package: str) -> None:
+    tree = ast.parse(modules()[package].read_text(encoding="utf-8"))
+    assert ast.get_docstring(tree), package
+    assigned = [
+        target.id
+        for node in tree.body
+        if isinstance(node, ast.Assign | ast.AnnAssign)
+        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+        if isinstance(target, ast.Name)
+    ]
+    assert "__all__" in assigned, package
 
 
 def test_no_file_is_longer_than_500_lines() -> None:
-    files = [path for house in HOUSES for path in (ROOT / house).rglob("*.py")]
-    assert len(files) > 50
-    assert not [str(path) for path in files if len(path.read_text().splitlines()) > 500]
+    files = [*modules().values(), *(ROOT / "tests").rglob("*.py")]
+    assert len(files) > 250
+    assert not [str(path) for path in files if len(path.read_text(encoding="utf-8").splitlines()) > 500]
+
+
+def imported_by(code: str, names: set[str]) -> str:
+    code = f"import sys; {code}; print(sorted({names!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True, check=True)
+    return done.stdout.strip()
 
 
 def test_planning_imports_neither_torch_nor_ray() -> None:
     """A second run over a hundred thousand unchanged files must not pay for them."""
     code = (
-        "import sys; import pipeline.extract.run; from pipeline.extract.config import load_config;"
-        "from pipeline.extract.features import ready_features;"
-        "[ready_features(load_config(name)) for name in ('demo', 'cra-nextgqa', 'cra-star')];"
-        "print(sorted({'torch', 'ray', 'open_clip', 'timm', 'torchvision'} & set(sys.modules)))"
+        "from pipeline.extract import load_config, ready_features;"
+        "[ready_features(load_config(name)) for name in ('demo', 'cra-nextgqa', 'cra-star')]"
+    )
+    assert imported_by(code, {"torch", "ray", "open_clip", "timm", "torchvision"}) == "[]"
+
+
+def test_the_reader_needs_none_of_the_heavy_packages() -> None:
+    """All that the wheel holds but ``loading``."""
+    code = "import stores.command, stores.exchange, stores.upkeep, stores.describe"
+    heavy = {"torch", "ray", "av", "open_clip", "timm", "stanza", "sklearn", "transformers", "yaml", "pandas"}
+    assert imported_by(code, heavy) == "[]"
+
+
+@pytest.mark.parametrize("job", sorted(path.stem for path in (ROOT / "jobs").glob("[a-z]*.py")))
+def test_help_does_not_wait_for_torch_or_ray(job: str) -> None:
+    """Every job answers ``-h``, with its sentence and its options, before a heavy package is imported."""
+    code = (
+        f"import sys; sys.argv = ['jobs/{job}.py', '-h']; import jobs.{job} as job\n"
+        "try: job.app()\nexcept SystemExit: pass\n"
+        "print(sorted({'torch', 'ray', 'stanza'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert "Usage:" in done.stdout and "-h, --help" in done.stdout and "--debug" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"

@@ -1,4 +1,4 @@
-"""Rows of csv, JSON and Parquet files with the line each begins in; a broken row costs itself, not its neighbours."""
+"""Reads rows of csv, JSON and Parquet files, each with its first line; a broken row does not cost its neighbours."""
 
 from __future__ import annotations
 
@@ -14,25 +14,30 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from parsers.annotations.report import AnnotationError
+from parsers.annotations.anomalies import AnnotationError, Anomaly
+from settings.messages import available, one_line
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 
-# The whole file is in memory anyhow; with csv's own limit, a cell that is too long would be an error without a field.
+# The whole file is in memory anyway; under the default limit, the error for a long cell could not name its field.
 csv.field_size_limit(2**31 - 1)
 
 
 class FileProblem(Exception):
-    """No row, or none from here on, can be read."""
+    """Raised when a file cannot be read, or not past this point."""
 
     def __init__(self, code: str, message: str, line: int = 0, field: str = "") -> None:
         super().__init__(message)
         self.code, self.message, self.line, self.field = code, message, line, field
 
+    def anomaly(self, file: str) -> Anomaly:
+        """Return the problem as an error in ``file``."""
+        return Anomaly("error", self.code, file, self.line, "", self.field, self.message)
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One row: its first line, and its fields."""
+    """One row: its 1-based first line, and its fields."""
 
     line: int
     fields: Mapping[str, Any]
@@ -40,7 +45,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """One row that is not readable."""
+    """One row that cannot be read, and why."""
 
     line: int
     code: str
@@ -48,7 +53,7 @@ class Broken:
 
 
 def read_text(path: Path) -> str:
-    """The text of a file. Bytes that are not UTF-8 become lone surrogates, so that only the rows that use them fail.
+    """Return the text of a file. Bytes that are not UTF-8 become lone surrogates, so that only their rows fail.
 
     Raises
     ------
@@ -59,6 +64,13 @@ def read_text(path: Path) -> str:
 
 
 def read_bytes(path: Path) -> bytes:
+    """Return the bytes of a file.
+
+    Raises
+    ------
+    AnnotationError
+        If there is no such file, or it is not readable.
+    """
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
@@ -68,14 +80,19 @@ def read_bytes(path: Path) -> bytes:
 
 
 def csv_records(text: str, required: Sequence[str | tuple[str, ...]]) -> Iterator[Record | Broken]:
-    """Rows of a csv file as text (no cell is taken for a missing value).
+    """Yield the rows of a csv file; every cell is text, and none counts as a missing value.
 
-    ``required`` names columns that must be there; a tuple names alternatives.
+    Parameters
+    ----------
+    text
+        The content of the file.
+    required
+        The columns that must exist; a tuple names alternatives.
 
     Raises
     ------
     FileProblem
-        If the header is not usable.
+        If the header cannot be used.
     """
     lines = list(io.StringIO(text, newline=""))
     rows = _csv_rows(lines)
@@ -83,7 +100,7 @@ def csv_records(text: str, required: Sequence[str | tuple[str, ...]]) -> Iterato
     if isinstance(header, Broken):
         raise FileProblem(header.code, header.message, header.line)
     if not header:
-        raise FileProblem("empty_file", "holds no header and no rows")
+        raise FileProblem("empty_file", "has neither a header nor rows")
     _check_header(header, required, line)
     for line, cells in rows:
         if isinstance(cells, Broken):
@@ -95,19 +112,19 @@ def csv_records(text: str, required: Sequence[str | tuple[str, ...]]) -> Iterato
 
 
 def _csv_rows(lines: Sequence[str]) -> Iterator[tuple[int, list[str] | Broken]]:
-    """(line, cells) of each row that is not blank. After a broken row reading goes on in the line after its first."""
+    """Yield (line, cells) of each row that is not blank; after a broken row, go on in the line after its first."""
     start = 0
     while start < len(lines):
         reader = csv.reader((lines[i] for i in range(start, len(lines))), strict=True)
-        begun = 0
+        read = 0
         try:
             for cells in reader:
                 if cells:
-                    yield start + begun + 1, cells
-                begun = reader.line_num
+                    yield start + read + 1, cells
+                read = reader.line_num
             return
         except csv.Error as error:
-            line = start + begun + 1
+            line = start + read + 1
             yield line, Broken(line, "malformed_csv", f"not valid csv ({error})")
             start = line
 
@@ -119,13 +136,12 @@ def _check_header(header: Sequence[str], required: Sequence[str | tuple[str, ...
     for names in required:
         names = (names,) if isinstance(names, str) else names
         if not any(name in header for name in names):
-            there = ", ".join(header)
-            wanted = " or ".join(map(repr, names))
-            raise FileProblem("wrong_header", f"column {wanted} is missing (there is: {there})", line, names[0])
+            column = " or ".join(map(repr, names))
+            raise FileProblem("wrong_header", f"column {column} is missing ({available(header)})", line, names[0])
 
 
 def first_repeated(names: Iterable[str]) -> str | None:
-    """The first name that was there before; None where each is there once."""
+    """Return the first name that occurs a second time; None if each occurs once."""
     seen: set[str] = set()
     for name in names:
         if name in seen:
@@ -135,7 +151,7 @@ def first_repeated(names: Iterable[str]) -> str | None:
 
 
 class _Decoder:
-    """Decodes one JSON value at a time from a text, and knows the line of each."""
+    """Decodes one JSON value at a time from a text, and knows in which line it is."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -151,19 +167,19 @@ class _Decoder:
         return dict(pairs)
 
     def line(self) -> int:
-        """The 1-based line of the current position. Positions only grow."""
+        """Return the 1-based line of the current position, which only ever grows."""
         self._line += self.text.count("\n", self._counted, self.at)
         self._counted = self.at
         return self._line
 
     def skip(self) -> str:
-        """Skip white space; return the next character, "" at the end."""
-        found = _SPACE.match(self.text, self.at)
-        self.at = found.end() if found else self.at
+        """Skip white space; return the next character, or "" at the end."""
+        space = _SPACE.match(self.text, self.at)
+        self.at = space.end() if space else self.at
         return self.text[self.at : self.at + 1]
 
     def value(self, line: int) -> Any | Broken:
-        """The value here; the position moves behind it, unless it is not valid JSON."""
+        """Return the value at the position, and move behind it unless it is not valid JSON."""
         self._repeated.clear()
         try:
             value, self.at = self._decoder.raw_decode(self.text, self.at)
@@ -179,24 +195,24 @@ class _Decoder:
 
 
 def json_records(text: str) -> Iterator[Record | Broken]:
-    """Objects of a JSON array.
+    """Yield the objects of a JSON array.
 
-    After an element that is not valid JSON, reading goes on at the next line that is indented like the first element
-    and opens an object; a file without such lines ends there.
+    After an element that is not valid JSON, reading goes on at the next line that opens an object and is indented like
+    the first element. A file without such lines ends there.
 
     Raises
     ------
     FileProblem
-        If the file is not an array, or ends before the array does.
+        If the file is not an array, or stops being valid JSON.
     """
     decoder = _Decoder(text)
     if (first := decoder.skip()) != "[":
-        raise FileProblem(*_not_a("an array of objects", first), decoder.line())
+        raise _wrong_start("an array of objects", first, decoder.line())
     decoder.at += 1
     following = decoder.skip()
-    before = text.rfind("\n", 0, decoder.at) + 1
-    blank = text[before : decoder.at]
-    element = re.compile(rf"^{blank}\{{", re.MULTILINE) if before and not blank.strip() else None
+    line_start = text.rfind("\n", 0, decoder.at) + 1
+    indent = text[line_start : decoder.at]
+    element = re.compile(rf"^{indent}\{{", re.MULTILINE) if line_start and not indent.strip() else None
     while following != "]":
         line = decoder.line()
         value, start = decoder.value(line), decoder.at
@@ -204,7 +220,9 @@ def json_records(text: str) -> Iterator[Record | Broken]:
             yield Broken(line, value.code, value.message)
             resumed = element.search(text, start + 1) if element else None
             if resumed is None:
-                raise FileProblem("malformed_json", "rows after this one cannot be told apart and are not read", line)
+                raise FileProblem(
+                    "malformed_json", "the rows after this one cannot be told apart, so they are not read", line
+                )
             decoder.at = resumed.end() - 1
             following = "{"
             continue
@@ -222,30 +240,30 @@ def _record(line: int, value: Any) -> Record | Broken:
 
 
 def _after_member(decoder: _Decoder, closing: str) -> str:
-    """Skip the comma behind a member; return the next character, which begins another or is ``closing``."""
+    """Skip the comma after a member; return the next character, which begins another member or is ``closing``."""
     following = decoder.skip()
     if following == ",":
         decoder.at += 1
         following = decoder.skip()
         if following == closing:
-            raise FileProblem("malformed_json", "not valid JSON (comma before the end)", decoder.line())
+            raise FileProblem("malformed_json", "not valid JSON (a comma before the end)", decoder.line())
     elif following != closing:
-        what = f"expected ',' or '{closing}', got {following!r}" if following else "the file ends too early"
-        raise FileProblem("malformed_json", f"not valid JSON ({what})", decoder.line())
+        reason = f"expected ',' or '{closing}', got {following!r}" if following else "the file ends too early"
+        raise FileProblem("malformed_json", f"not valid JSON ({reason})", decoder.line())
     return following
 
 
 def json_members(text: str) -> Iterator[tuple[int, str, Any]]:
-    """(line, key, value) of each member of a JSON object; the value may be Broken.
+    """Yield (line, key, value) of each member of a JSON object; the value may be ``Broken``.
 
     Raises
     ------
     FileProblem
-        If the file is not an object, or from where it stops being valid JSON.
+        If the file is not an object, or stops being valid JSON.
     """
     decoder = _Decoder(text)
     if (first := decoder.skip()) != "{":
-        raise FileProblem(*_not_a("an object", first), decoder.line())
+        raise _wrong_start("an object", first, decoder.line())
     decoder.at += 1
     following = decoder.skip()
     seen: set[str] = set()
@@ -268,18 +286,20 @@ def json_members(text: str) -> Iterator[tuple[int, str, Any]]:
 
 
 def _check_end(decoder: _Decoder) -> None:
-    """Refuse anything behind the bracket that closes the file's one value."""
+    """Refuse anything after the bracket that closes the file's one value."""
     decoder.at += 1
     if decoder.skip():
-        raise FileProblem("malformed_json", "not valid JSON (more follows behind its end)", decoder.line())
+        raise FileProblem("malformed_json", "not valid JSON (more text after its end)", decoder.line())
 
 
-def _not_a(wanted: str, first: str) -> tuple[str, str]:
-    return ("wrong_type", f"must hold {wanted}") if first else ("empty_file", "is empty")
+def _wrong_start(wanted: str, first: str, line: int) -> FileProblem:
+    if not first:
+        return FileProblem("empty_file", "is empty", line)
+    return FileProblem("wrong_type", f"must hold {wanted}", line)
 
 
 def jsonl_records(text: str) -> Iterator[Record | Broken]:
-    """One object a line."""
+    """Yield the objects of a file that has one per line; blank lines are skipped."""
     for number, line_text in enumerate(text.split("\n"), 1):
         if not line_text.strip():
             continue
@@ -289,24 +309,24 @@ def jsonl_records(text: str) -> Iterator[Record | Broken]:
         if isinstance(value, Broken):
             yield Broken(number, value.code, value.message)
         elif decoder.skip():
-            yield Broken(number, "malformed_json", "not valid JSON (more than one value in the line)")
+            yield Broken(number, "malformed_json", "not valid JSON (more than one value on the line)")
         else:
             yield _record(number, value)
 
 
 def parquet_records(data: bytes, required: Sequence[str]) -> Iterator[Record]:
-    """Rows of a Parquet file; the line is the 1-based row.
+    """Yield the rows of a Parquet file; the line is the 1-based number of the row.
 
     Raises
     ------
     FileProblem
-        If it is not readable or lacks a column.
+        If the file is not readable, or lacks a column of ``required``.
     """
     try:
         table = pq.read_table(pa.BufferReader(data))
         rows: Iterable[dict[str, Any]] = table.to_pylist()
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
-        raise FileProblem("malformed_parquet", f"not a readable Parquet file ({error})") from error
+        raise FileProblem("malformed_parquet", f"not a readable Parquet file ({one_line(error)})") from error
     _check_header(table.column_names, required, 1)
     for line, fields in enumerate(rows, 1):
         yield Record(line, fields)

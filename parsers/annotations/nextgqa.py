@@ -1,24 +1,24 @@
-"""NExT-GQA: a csv of multiple-choice questions, and the spans that answer them in ``gsub_<split>.json``.
+"""Reads NExT-GQA: a csv of multiple-choice questions, and the spans that answer them in ``gsub_<split>.json``.
 
-Facts: NExT-GQA datasets/nextgqa/{train,val,test}.csv, gsub_{val,test}.json, frame2time_{val,test}.json,
-map_vid_vidorID.json. NExT-QA's own csv (column ``video``, the answer as an index) and the csv that CRA derives from
-STAR (a leading index column, the whole question id as ``qid``) have the same form.
+NExT-QA's own csv (column ``video``, the answer as an index) and the csv that CRA derives from STAR (a leading index
+column, the whole question id as ``qid``) have the same form.
+
+Source: the files in ``datasets/nextgqa`` of NExT-GQA, described in ``docs/facts/cra.md`` sections 1.1 to 1.4.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from parsers.annotations.anomalies import Anomalies, Anomaly
 from parsers.annotations.files import Broken, FileProblem, Record, csv_records, json_members, read_text
-from parsers.annotations.report import Anomaly, Collector
 from parsers.annotations.rows import (
+    QuestionBuilder,
     Row,
     RowError,
-    UniqueIds,
-    build_questions,
     check_key,
     check_spans,
     find_answer,
@@ -33,35 +33,37 @@ _VIDEO_MAP = "map_vid_vidorID.json"
 
 
 def official_names(split: str) -> list[str]:
+    """Return the name of the split's file."""
     return [f"{split}.csv"]
 
 
-def read(path: Path, dataset: str, split: str, report: Collector) -> list[Question]:
-    """Questions of one csv, with the spans of the ``gsub_<split>.json`` beside it."""
-    questions = read_csv(path, dataset, split, report)
-    _check_neighbours(path, split, questions, report)
+def read(path: Path, dataset: str, split: str, anomalies: Anomalies) -> list[Question]:
+    """Return the questions of one csv, with the spans of the ``gsub_<split>.json`` beside it."""
+    questions = read_csv(path, dataset, split, anomalies)
+    _check_neighbours(path, split, questions, anomalies)
     return questions
 
 
-def read_csv(path: Path, dataset: str, split: str, report: Collector, whole_ids: bool = False) -> list[Question]:
-    """As :func:`read`, without the files that list videos. ``whole_ids``: ``qid`` alone is the question's id."""
-    spans = _Spans.beside(path, split, report)
-    records = csv_records(read_text(path), _REQUIRED)
+def read_csv(path: Path, dataset: str, split: str, anomalies: Anomalies, whole_ids: bool = False) -> list[Question]:
+    """Return what ``read`` returns, without looking at the files that list videos.
+
+    With ``whole_ids``, ``qid`` alone is the question's id; otherwise it follows the video's id.
+    """
+    spans = _SpansFile.beside(path, split, anomalies)
     try:
-        records = iter(list(records))  # whether answers are indices shows in all rows together
+        rows = list(csv_records(read_text(path), _REQUIRED))
     except FileProblem as problem:
-        report.append(Anomaly("error", problem.code, str(path), problem.line, "", problem.field, problem.message))
+        anomalies.append(problem.anomaly(str(path)))
         return []
-    rows = list(records)
-    builder = _Builder(dataset, split, spans, whole_ids, _answers_are_indices(rows))
-    questions = build_questions(str(path), rows, builder.build, report)
+    builder = _Builder(str(path), dataset, split, anomalies, spans, whole_ids, _answers_are_indices(rows))
+    questions = builder.build_all(rows)
     if spans is not None:
-        spans.note_unused(report)
+        spans.note_unused(anomalies)
     return questions
 
 
 def _option_names(fields: Mapping[str, Any]) -> list[str]:
-    """a0, a1, … as far as they go."""
+    """Return ``a0``, ``a1``, … as far as there are such fields."""
     names: list[str] = []
     while (name := f"a{len(names)}") in fields:
         names.append(name)
@@ -69,8 +71,11 @@ def _option_names(fields: Mapping[str, Any]) -> list[str]:
 
 
 def _answers_are_indices(rows: Sequence[Record | Broken]) -> bool:
-    """NExT-QA's own csv holds indices. So does one in which every answer is one, and none is an option's text."""
-    found = False
+    """Return whether the answers are indices of options, not texts.
+
+    They are in NExT-QA's own csv, and in any other if every answer can be an index and none is the text of an option.
+    """
+    any_answer = False
     for record in rows:
         if isinstance(record, Broken):
             continue
@@ -80,39 +85,31 @@ def _answers_are_indices(rows: Sequence[Record | Broken]) -> bool:
             return False
         if "video" not in record.fields and answer in (record.fields[name] for name in names):
             return False
-        found = True
-    return found
+        any_answer = True
+    return any_answer
 
 
 @dataclass(slots=True)
-class _Builder:
-    dataset: str
-    split: str
-    spans: _Spans | None
+class _Builder(QuestionBuilder):
+    spans: _SpansFile | None
     whole_ids: bool
-    indices: bool
-    ids: UniqueIds = field(default_factory=UniqueIds)
+    answers_are_indices: bool
 
     def build(self, row: Row) -> Question:
         video = row.key_text("video_id" if "video_id" in row.fields else "video")
         row.key = video
         qid = row.key_text("qid")
         row.key = check_key("qid", qid if self.whole_ids else f"{video}_{qid}")
-        spans = self.spans.of(row, video, qid) if self.spans is not None else _NO_SPANS
-        self.ids.check(row, "qid")
+        spans = self.spans.look_up(row, video, qid) if self.spans is not None else _NO_SPANS
+        self.check_unique(row, "qid")
         question = row.text("question")
         if question != question.lower():
-            row.note("upper_case", "question", f"{question!r} holds upper case")
+            row.note("upper_case", "question", f"{question!r} has upper-case letters")
         options = tuple(row.text(name) for name in _option_names(row.fields))
         note_repeated(row, options, "a0")
         answer, index = self._answer(row, options)
-        return Question(
-            question_id=row.key,
-            video_id=video,
-            dataset=self.dataset,
-            split=self.split,
-            row=row.index,
-            question=question,
+        return replace(
+            self.question(row, video, question),
             options=options,
             answer=answer,
             answer_index=index,
@@ -128,7 +125,7 @@ class _Builder:
     def _answer(self, row: Row, options: Sequence[str]) -> tuple[str | None, int | None]:
         if row.get("answer") == "" and self.split.startswith("test"):
             return None, None
-        if self.indices:
+        if self.answers_are_indices:
             index = int(row.get("answer"))
             return options[index], index
         answer = row.text("answer")
@@ -136,7 +133,7 @@ class _Builder:
 
 
 def _family(question_id: str) -> str:
-    """``Interaction_T1`` of ``Interaction_T1_13``."""
+    """Return the question type in an id of STAR: ``Interaction_T1`` for ``Interaction_T1_13``."""
     return question_id.rpartition("_")[0] or question_id
 
 
@@ -151,34 +148,46 @@ _NO_SPANS = _VideoSpans()
 
 
 @dataclass(slots=True)
-class _Spans:
-    """What ``gsub_<split>.json`` says: {video: {"duration": s, "location": {qid: [[start, end]…]}, "fps": rate}}."""
+class _SpansFile:
+    """The content of ``gsub_<split>.json``.
+
+    Its form is {video: {"duration": seconds, "location": {qid: [[start, end], …]}, "fps": rate}}.
+
+    Attributes
+    ----------
+    file
+        The file, as messages name it.
+    videos
+        The line and the entry of each video.
+    used
+        The pairs (video, qid) that were looked up.
+    """
 
     file: str
     videos: dict[str, tuple[int, Any]]
-    asked: set[tuple[str, str]] = field(default_factory=set)
+    used: set[tuple[str, str]] = field(default_factory=set)
 
     @classmethod
-    def beside(cls, path: Path, split: str, report: Collector) -> _Spans | None:
-        """The spans of a csv; None, with a note, where a split that has spans lacks the file."""
+    def beside(cls, path: Path, split: str, anomalies: Anomalies) -> _SpansFile | None:
+        """Read the file beside a csv; return None if there is none, and note it unless the split is ``train``."""
         file = path.with_name(f"gsub_{split}.json")
         if not file.is_file():
             if split != "train":
                 message = f"not found beside {path.name}; questions have no spans and no duration"
-                report.append(Anomaly("note", "no_spans_file", str(file), 0, "", "", message))
+                anomalies.append(Anomaly("note", "no_spans_file", str(file), 0, "", "", message))
             return None
-        videos = {video: (line, value) for line, video, value in _members(file, report)}
+        videos = {video: (line, entry) for line, video, entry in _members(file, anomalies)}
         return cls(str(file), videos)
 
-    def of(self, row: Row, video: str, qid: str) -> _VideoSpans:
-        """Spans, duration and rate for one question, checked.
+    def look_up(self, row: Row, video: str, qid: str) -> _VideoSpans:
+        """Return the checked spans, duration and rate of one question.
 
         Raises
         ------
         RowError
             With this file's name and line.
         """
-        self.asked.add((video, qid))
+        self.used.add((video, qid))
         if video not in self.videos:
             raise RowError("no_spans", "location", f"{self.file} has no entry for video {video!r}")
         line, entry = self.videos[video]
@@ -190,10 +199,10 @@ class _Spans:
     def _checked(self, row: Row, entry: Any, qid: str) -> _VideoSpans:
         location = entry.get("location") if isinstance(entry, dict) else None
         if not isinstance(entry, dict) or not isinstance(location, dict):
-            what = entry.message if isinstance(entry, Broken) else f"must be an object (got {shown(location)})"
-            raise RowError("wrong_type", "location", what)
+            message = entry.message if isinstance(entry, Broken) else f"must be an object (got {shown(location)})"
+            raise RowError("wrong_type", "location", message)
         if qid not in location:
-            raise RowError("no_spans", "location", f"there is no entry for question {qid!r}")
+            raise RowError("no_spans", "location", f"has no entry for question {qid!r}")
         for name in ("duration", "fps"):
             if name not in entry:
                 raise RowError("missing_field", name, "is missing")
@@ -205,39 +214,42 @@ class _Spans:
             raise RowError("no_spans", f"location.{qid}", "must hold at least one span")
         return _VideoSpans(spans, duration, fps)
 
-    def note_unused(self, report: Collector) -> None:
-        """Notes on videos without a question, and on spans that no row of the csv asks for."""
+    def note_unused(self, anomalies: Anomalies) -> None:
+        """Note the videos without a question, and the spans that no row of the csv uses."""
         for video, (line, entry) in self.videos.items():
             location = entry.get("location") if isinstance(entry, dict) else None
             if not isinstance(location, dict):
                 continue
-            unused = [qid for qid in location if (video, qid) not in self.asked]
+            unused = [qid for qid in location if (video, qid) not in self.used]
             if not location:
-                note = "empty_location", "the video has no span and no question"
+                code, message = "empty_location", "the video has no span and no question"
             elif unused:
-                note = "unused_span", f"no row asks for question {', '.join(unused)}"
+                code, message = "unused_span", f"no row has question {', '.join(unused)}"
             else:
                 continue
-            report.append(Anomaly("note", note[0], self.file, line, video, "location", note[1]))
+            anomalies.append(Anomaly("note", code, self.file, line, video, "location", message))
 
 
-def _members(file: Path, report: Collector) -> Iterator[tuple[int, str, Any]]:
-    """Members of a JSON object; where it stops being readable is an error in the report."""
+def _members(file: Path, anomalies: Anomalies) -> Iterator[tuple[int, str, Any]]:
+    """Yield (line, key, value) of a JSON object's members; where it stops being readable is an error."""
     try:
         yield from json_members(read_text(file))
     except FileProblem as problem:
-        report.append(Anomaly("error", problem.code, str(file), problem.line, problem.field, "", problem.message))
+        anomalies.append(Anomaly("error", problem.code, str(file), problem.line, problem.field, "", problem.message))
 
 
-def _check_neighbours(path: Path, split: str, questions: Sequence[Question], report: Collector) -> None:
-    """Note videos that the file of frame times, or the map to the source's folders, leaves out; both are optional."""
+def _check_neighbours(path: Path, split: str, questions: Sequence[Question], anomalies: Anomalies) -> None:
+    """Note the videos that two optional files lack: the times of frames, and the map to the source's folders."""
     folder = path.parent
-    maps = [each / _VIDEO_MAP for each in (folder, folder.parent, folder.parent / "nextqa", folder.parent / "nextgqa")]
-    for code, candidates in (("not_in_frame2time", [folder / f"frame2time_{split}.json"]), ("not_in_video_map", maps)):
-        file = next((each for each in candidates if each.is_file()), None)
+    homes = (folder, folder.parent, folder.parent / "nextqa", folder.parent / "nextgqa")
+    for code, candidates in (
+        ("not_in_frame2time", [folder / f"frame2time_{split}.json"]),
+        ("not_in_video_map", [home / _VIDEO_MAP for home in homes]),
+    ):
+        file = next((candidate for candidate in candidates if candidate.is_file()), None)
         if file is None:
             continue
-        listed = {video for _, video, _ in _members(file, report)}
+        listed = {video for _, video, _ in _members(file, anomalies)}
         for video in dict.fromkeys(question.video_id for question in questions):
             if video not in listed:
-                report.append(Anomaly("note", code, str(file), 0, video, "", "the video is not listed"))
+                anomalies.append(Anomaly("note", code, str(file), 0, video, "", "the video is not listed"))

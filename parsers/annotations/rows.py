@@ -1,23 +1,24 @@
-"""From records to questions: typed access to fields, notes on the way, one error for a row that is refused."""
+"""Turns records into questions: typed access to fields, notes on the way, one error for a row that is refused."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from parsers.annotations.anomalies import Anomalies, Anomaly
 from parsers.annotations.files import Broken, FileProblem, Record, first_repeated
-from parsers.annotations.report import Anomaly, Collector
 from parsers.annotations.schema import Question
 
-MAX_TEXT = 10_000  # characters; the longest official question has under 200
+MAX_TEXT = 10_000  # characters; the longest official question has fewer than 200
 MAX_KEY_BYTES = 512
 _MAX_INT32 = 2**31 - 1
 
 
 class RowError(Exception):
-    """One row is refused. ``file`` and ``line`` are set where another file than the row's own is at fault."""
+    """Raised to refuse one row; ``file`` and ``line`` are set if another file than the row's own is at fault."""
 
     def __init__(self, code: str, field: str, message: str, file: str | None = None, line: int | None = None) -> None:
         super().__init__(message)
@@ -26,7 +27,21 @@ class RowError(Exception):
 
 @dataclass(slots=True)
 class Row:
-    """A record that is being read: its fields, and what was noted about it so far."""
+    """A record that is being read.
+
+    Attributes
+    ----------
+    file, line
+        Where it is; the line is 1-based.
+    index
+        0-based row in the file; broken rows count.
+    fields
+        The columns or JSON keys with their values.
+    key
+        What messages call the row: the question id as soon as it is known.
+    notes
+        The oddities met so far.
+    """
 
     file: str
     line: int
@@ -36,23 +51,26 @@ class Row:
     notes: list[Anomaly] = field(default_factory=list)
 
     def note(self, code: str, name: str, message: str) -> None:
+        """Note an oddity in the field ``name``."""
         self.notes.append(Anomaly("note", code, self.file, self.line, self.key, name, message))
 
     def get(self, name: str) -> Any:
-        """The field's value, None where it is absent."""
+        """Return the field's value; None if it is absent."""
         return self.fields.get(name)
 
     def required(self, name: str) -> Any:
+        """Return the field's value. Raises RowError if it is absent or null."""
         value = self.fields.get(name)
         if value is None:
             raise RowError("missing_field", name, "is missing")
         return value
 
     def text(self, name: str) -> str:
-        """A text that is not empty, without trailing blanks (a note), ``？`` written ``?`` (a note)."""
+        """Return a text that is not empty, cleaned as by ``checked_text``."""
         return self.checked_text(name, self.required(name))
 
     def checked_text(self, name: str, value: Any) -> str:
+        """Return a text without trailing blanks and with ``？`` written as ``?``; both changes are noted."""
         check_text(name, value)
         text: str = value
         if text != text.rstrip():
@@ -66,11 +84,11 @@ class Row:
         return text
 
     def key_text(self, name: str) -> str:
-        """An id; integers are written in decimal."""
+        """Return an id; an integer is written in decimal."""
         return check_key(name, decimal(self.required(name)))
 
     def count(self, name: str) -> int | None:
-        """A whole number, 0 or more; None where the field is absent or an empty cell."""
+        """Return a whole number, 0 or more; None if the field is absent or an empty cell."""
         value = self.get(name)
         if value is None or value == "":
             return None
@@ -80,19 +98,19 @@ class Row:
         return int(number)
 
     def seconds(self, name: str) -> float | None:
-        """A finite number, 0 or more; None where the field is absent or an empty cell."""
+        """Return a finite number, 0 or more; None if the field is absent or an empty cell."""
         value = self.get(name)
         return None if value is None or value == "" else number_of(name, _parsed(value))
 
 
 def shown(value: Any) -> str:
-    """A value as it appears in a message."""
+    """Return a value as it appears in a message."""
     text = value if isinstance(value, float) else ascii(value) if not isinstance(value, str) else repr(value[:80])
     return str(text)[:100]
 
 
 def _parsed(cell: Any) -> Any:
-    """The number that a csv cell holds; anything else unchanged."""
+    """Return the number that a csv cell holds; anything else unchanged."""
     try:
         return float(cell) if isinstance(cell, str) and len(cell) < 64 else cell
     except ValueError:
@@ -100,16 +118,16 @@ def _parsed(cell: Any) -> Any:
 
 
 def decimal(value: Any) -> Any:
-    """Integers as text; anything else unchanged."""
+    """Return an integer as text; anything else unchanged."""
     return str(value) if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63 else value
 
 
 def check_text(name: str, value: Any) -> None:
-    """Refuse what is not text, is too long, holds NUL, or is not valid Unicode."""
+    """Refuse a value that is not text, is too long, holds a NUL, or is not valid Unicode."""
     if not isinstance(value, str):
         raise RowError("wrong_type", name, f"must be text (got {shown(value)})")
     if len(value) > MAX_TEXT:
-        raise RowError("too_long", name, f"has {len(value)} characters, at most {MAX_TEXT} are allowed")
+        raise RowError("too_long", name, f"has {len(value)} characters, but at most {MAX_TEXT} are allowed")
     if "\0" in value:
         raise RowError("nul_byte", name, "holds a NUL byte")
     try:
@@ -119,18 +137,18 @@ def check_text(name: str, value: Any) -> None:
 
 
 def check_key(name: str, value: Any) -> str:
-    """Refuse what cannot be a key: an empty text, or more than 512 bytes."""
+    """Return a text as a key; refuse an empty one, or one of more than 512 bytes."""
     check_text(name, value)
     if not value:
         raise RowError("empty_text", name, "must not be empty")
     size = len(value.encode())
     if size > MAX_KEY_BYTES:
-        raise RowError("key_too_long", name, f"has {size} bytes, at most {MAX_KEY_BYTES} are allowed")
+        raise RowError("key_too_long", name, f"has {size} bytes, but at most {MAX_KEY_BYTES} are allowed")
     return str(value)
 
 
 def number_of(name: str, value: Any) -> float:
-    """A finite number, 0 or more."""
+    """Return a finite number, 0 or more; refuse any other value."""
     try:
         number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
     except OverflowError:
@@ -143,14 +161,14 @@ def number_of(name: str, value: Any) -> float:
 
 
 def check_spans(row: Row, name: str, value: Any, duration: float | None) -> tuple[tuple[float, float], ...]:
-    """[start, end] pairs in seconds; an end after the video's end is a note."""
+    """Return pairs (start, end) in seconds; note an empty span, or one that ends after the video."""
     if not isinstance(value, Sequence) or isinstance(value, str):
-        raise RowError("wrong_type", name, f"must be a list of [start, end] (got {shown(value)})")
+        raise RowError("wrong_type", name, f"must be a list of pairs [start, end] (got {shown(value)})")
     spans = []
     for pair in value:
         if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
-            raise RowError("wrong_type", name, f"must be a list of [start, end] (got {shown(pair)})")
-        start, end = (number_of(name, each) for each in pair)
+            raise RowError("wrong_type", name, f"must be a list of pairs [start, end] (got {shown(pair)})")
+        start, end = (number_of(name, seconds) for seconds in pair)
         if end < start:
             raise RowError("reversed_span", name, f"the span [{start}, {end}] ends before it starts")
         if end == start:
@@ -162,66 +180,96 @@ def check_spans(row: Row, name: str, value: Any, duration: float | None) -> tupl
 
 
 def find_answer(row: Row, answer: str, options: Sequence[str], name: str = "answer") -> int:
-    """The index of the first option that is the answer; repeated options are notes."""
-    found = [i for i, option in enumerate(options) if option == answer]
-    if not found:
+    """Return the index of the first option that is the answer; note it if there are several."""
+    matches = [index for index, option in enumerate(options) if option == answer]
+    if not matches:
         raise RowError(
             "answer_not_in_options", name, f"{shown(answer)} is not among the options {shown(list(options))}"
         )
-    if len(found) > 1:
-        row.note("ambiguous_answer", name, f"{answer!r} is option {' and '.join(map(str, found))}; the first is taken")
-    return found[0]
+    if len(matches) > 1:
+        positions = " and ".join(map(str, matches))
+        row.note("ambiguous_answer", name, f"{answer!r} is option {positions}; the first is taken")
+    return matches[0]
 
 
 def note_repeated(row: Row, options: Sequence[str], name: str) -> None:
+    """Note an option that is given more than once."""
     repeated = first_repeated(options)
     if repeated is not None:
         row.note("duplicate_option", name, f"{repeated!r} is given more than once")
 
 
-def build_questions(
-    file: str,
-    records: Iterable[Record | Broken],
-    build: Callable[[Row], Question | None],
-    report: Collector,
-) -> list[Question]:
-    """Questions of all records that can be read; every other is an error in the report. None leaves a row out."""
-    questions = []
-    for row in readable_rows(file, records, report):
-        try:
-            question = build(row)
-        except RowError as error:
-            at = error.file or file, error.line or row.line
-            report.append(Anomaly("error", error.code, *at, row.key, error.field, error.message))
-            continue
-        if question is None:
-            continue
-        for note in row.notes:
-            report.append(note)
-        questions.append(replace(question, flags=tuple(dict.fromkeys(note.code for note in row.notes))))
-    return questions
+@dataclass(slots=True)
+class QuestionBuilder(ABC):
+    """Builds the questions of one file; a subclass knows what the fields of its format mean.
 
+    Attributes
+    ----------
+    file
+        The annotation file, as messages name it.
+    dataset, split
+        Written into every question.
+    anomalies
+        Receives the notes and errors.
+    """
 
-def readable_rows(file: str, records: Iterable[Record | Broken], report: Collector) -> Iterable[Row]:
-    """Rows with their 0-based number; broken ones count, and go to the report."""
-    try:
-        for index, record in enumerate(records):
-            if isinstance(record, Broken):
-                report.append(Anomaly("error", record.code, file, record.line, "", "", record.message))
-            else:
-                yield Row(file, record.line, index, record.fields)
-    except FileProblem as problem:
-        report.append(Anomaly("error", problem.code, file, problem.line, "", problem.field, problem.message))
+    file: str
+    dataset: str
+    split: str
+    anomalies: Anomalies
+    _first_lines: dict[str, int] = field(default_factory=dict, init=False)
 
+    @abstractmethod
+    def build(self, row: Row) -> Question | None:
+        """Return the question of a row; None leaves the row out.
 
-class UniqueIds:
-    """Refuses a question id that was given before."""
+        Raises
+        ------
+        RowError
+            To refuse the row.
+        """
 
-    def __init__(self) -> None:
-        self._first: dict[str, int] = {}
+    def build_all(self, records: Iterable[Record | Broken]) -> list[Question]:
+        """Return the questions of all rows that are not refused, flagged with the codes of their notes."""
+        questions = []
+        for row in self._rows(records):
+            try:
+                question = self.build(row)
+            except RowError as error:
+                file, line = error.file or self.file, error.line or row.line
+                self.anomalies.append(Anomaly("error", error.code, file, line, row.key, error.field, error.message))
+                continue
+            if question is not None:
+                self.anomalies.extend(row.notes)
+                questions.append(replace(question, flags=tuple(dict.fromkeys(note.code for note in row.notes))))
+        return questions
 
-    def check(self, row: Row, name: str) -> None:
-        if row.key in self._first:
-            message = f"{row.key!r} was given before, in line {self._first[row.key]}"
+    def question(self, row: Row, video_id: str, text: str) -> Question:
+        """Return a question with what every format gives; a format adds the rest with ``dataclasses.replace``."""
+        return Question(
+            question_id=row.key,
+            video_id=video_id,
+            dataset=self.dataset,
+            split=self.split,
+            row=row.index,
+            question=text,
+        )
+
+    def check_unique(self, row: Row, name: str) -> None:
+        """Refuse a row whose question id, in the field ``name``, an earlier row has."""
+        if row.key in self._first_lines:
+            message = f"{row.key!r} is already given in line {self._first_lines[row.key]}"
             raise RowError("duplicate_question_id", name, message)
-        self._first[row.key] = row.line
+        self._first_lines[row.key] = row.line
+
+    def _rows(self, records: Iterable[Record | Broken]) -> Iterator[Row]:
+        """Yield the rows with their 0-based number; a broken one counts, and is an error."""
+        try:
+            for index, record in enumerate(records):
+                if isinstance(record, Broken):
+                    error = Anomaly("error", record.code, self.file, record.line, "", "", record.message)
+                    self.anomalies.append(error)
+                else:
+                    yield Row(self.file, record.line, index, record.fields)
+        except FileProblem as problem:
+            self.anomalies.append(problem.anomaly(self.file))

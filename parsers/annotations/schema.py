@@ -1,4 +1,4 @@
-"""The one table that every dataset's questions become."""
+"""Defines the one table that the questions of every dataset become."""
 
 from __future__ import annotations
 
@@ -36,34 +36,40 @@ QUESTIONS = pa.schema(
         pa.field("flags", _TEXTS, nullable=False),
     ]
 )
+"""Columns of the ``questions`` table; ``Question`` says what they hold."""
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One question as every dataset states it. None and () mean unknown or absent.
+    """One question, whatever dataset it comes from. None and () mean unknown or absent.
 
     Attributes
     ----------
-    question_id:
-        Unique within a dataset; ``row:<n>`` where the source gives none.
-    row:
-        0-based row in the file, refused rows counted.
-    question:
-        The text with slots filled, without trailing blanks, ``？`` written ``?``.
-    options, answer, answer_index:
-        No options: open-ended. The index is that in the options (MUSIC-AVQA: in its 42 answers); the first match
-        where texts repeat. None where the answer is hidden.
-    type, modality:
-        The dataset's own question type (``CW``, ``Interaction_T1``, ``Audio Counting``); modality for MUSIC-AVQA only.
-    spans:
-        [start, end] pairs in seconds of the whole source video that hold the answer.
-    duration, start_s, end_s:
-        Seconds: of the video, and the clip in the source that the question is about.
-    fps:
-        Frames a second as the dataset states it.
-    template, template_values:
+    question_id
+        Unique within a dataset; ``row:<n>`` if the source gives none.
+    video_id, dataset, split
+        Where the question belongs.
+    row
+        0-based row in the file; refused rows count.
+    question
+        The text with its slots filled, without trailing blanks, and with ``？`` written as ``?``.
+    options, answer, answer_index
+        An open-ended question has no options. The index is that of the first option with the answer's text; for
+        MUSIC-AVQA it is the index among its 42 answers. None if the answer is hidden.
+    type, modality
+        The dataset's own question type, such as ``CW``, ``Interaction_T1`` or ``Audio Counting``. Only MUSIC-AVQA has a
+        modality.
+    spans
+        Pairs [start, end] in seconds of the whole source video that hold the answer.
+    duration
+        Duration of the video in seconds.
+    start_s, end_s
+        The clip that the question is about, in seconds of the source video.
+    frame_count, width, height, fps
+        The video's, as the dataset gives them; ``fps`` in frames per second.
+    template, template_values
         The text before its slots were filled, and what fills them.
-    flags:
+    flags
         Codes of the notes on this row.
     """
 
@@ -92,7 +98,7 @@ class Question:
 
 
 def questions_table(questions: Iterable[Question]) -> pa.Table:
-    """Rows of the ``questions`` table (schema QUESTIONS), in the order given."""
+    """Return the rows of the ``questions`` table (schema ``QUESTIONS``), in the order given."""
     rows = list(questions)
     return pa.table(
         [pa.array([getattr(row, field.name) for row in rows], field.type) for field in QUESTIONS], schema=QUESTIONS

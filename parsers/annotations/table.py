@@ -1,15 +1,19 @@
-"""A plain table of questions: csv, jsonl or parquet with columns ``video_id, question`` and any of ``question_id``,
-``answer``, ``options`` (a list) or ``a0 … aN``, ``type``, ``modality``, ``spans`` or ``start, end``, ``duration``,
-``split``."""
+"""Reads a plain table of questions: csv, jsonl or parquet.
+
+The columns ``video_id`` and ``question`` are required. The others may be absent: ``question_id``, ``answer``,
+``options`` (a list) or ``a0`` to ``aN``, ``type``, ``modality``, ``spans`` (a list of pairs [start, end]) or ``start``
+and ``end``, ``duration``, ``split``. Times are in seconds.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from parsers.annotations.anomalies import AnnotationError, Anomalies, Anomaly
 from parsers.annotations.files import (
     Broken,
     Record,
@@ -19,34 +23,34 @@ from parsers.annotations.files import (
     read_bytes,
     read_text,
 )
-from parsers.annotations.report import AnnotationError, Anomaly, Collector
 from parsers.annotations.rows import (
+    QuestionBuilder,
     Row,
     RowError,
-    UniqueIds,
-    build_questions,
     check_spans,
     find_answer,
     note_repeated,
     shown,
 )
 from parsers.annotations.schema import Question
+from settings.messages import available
 
 _SUFFIXES = (".csv", ".jsonl", ".parquet")
 _REQUIRED = ("video_id", "question")
 
 
 def official_names(split: str) -> list[str]:
+    """Return the names of the split's file, the most likely first."""
     return [f"{split}{suffix}" for suffix in _SUFFIXES]
 
 
-def read(path: Path, dataset: str, split: str, report: Collector) -> list[Question]:
-    """Questions of one table; of a table with a column ``split``, only those of this split."""
-    builder = _Builder(dataset, split)
-    questions = build_questions(str(path), _records(path), builder.build, report)
-    if builder.others and not questions:
-        message = f"no row is of split {split!r} (there is: {', '.join(sorted(builder.others))})"
-        report.append(Anomaly("error", "no_such_split", str(path), 0, "", "split", message))
+def read(path: Path, dataset: str, split: str, anomalies: Anomalies) -> list[Question]:
+    """Return the questions of one table; if it has a column ``split``, only those of this split."""
+    builder = _Builder(str(path), dataset, split, anomalies)
+    questions = builder.build_all(_records(path))
+    if builder.other_splits and not questions:
+        message = f"no row has split {split!r} ({available(sorted(builder.other_splits))})"
+        anomalies.append(Anomaly("error", "no_such_split", str(path), 0, "", "split", message))
     return questions
 
 
@@ -58,38 +62,30 @@ def _records(path: Path) -> Iterable[Record | Broken]:
         return jsonl_records(read_text(path))
     if suffix == ".parquet":
         return parquet_records(read_bytes(path), _REQUIRED)
-    raise AnnotationError(f"{path}: a table of questions is a {', '.join(_SUFFIXES)} file")
+    raise AnnotationError(f"{path}: a table of questions must be a .csv, .jsonl or .parquet file")
 
 
 @dataclass(slots=True)
-class _Builder:
-    dataset: str
-    split: str
-    ids: UniqueIds = field(default_factory=UniqueIds)
-    others: set[str] = field(default_factory=set)
+class _Builder(QuestionBuilder):
+    other_splits: set[str] = field(default_factory=set)
 
     def build(self, row: Row) -> Question | None:
         row.key = f"row:{row.index}"
         if row.get("split") not in (None, ""):
             split = row.key_text("split")
             if split != self.split:
-                self.others.add(split)
+                self.other_splits.add(split)
                 return None
         if row.get("question_id") in (None, ""):
             row.note("missing_question_id", "question_id", f"is missing; the question is called {row.key!r}")
         else:
             row.key = row.key_text("question_id")
-        self.ids.check(row, "question_id")
+        self.check_unique(row, "question_id")
         options = _options(row)
         answer, index = _answer(row, options)
         duration = row.seconds("duration")
-        return Question(
-            question_id=row.key,
-            video_id=row.key_text("video_id"),
-            dataset=self.dataset,
-            split=self.split,
-            row=row.index,
-            question=row.text("question"),
+        return replace(
+            self.question(row, row.key_text("video_id"), row.text("question")),
             options=options,
             answer=answer,
             answer_index=index,
@@ -105,7 +101,7 @@ def _optional(row: Row, name: str) -> str | None:
 
 
 def _list(row: Row, name: str) -> Any:
-    """A list; in csv cells it is written as JSON. None where the field is absent or an empty cell."""
+    """Return a list, which a csv cell holds as JSON; None if the field is absent or an empty cell."""
     value = row.get(name)
     if not isinstance(value, str):
         return value
@@ -118,7 +114,7 @@ def _list(row: Row, name: str) -> Any:
 
 
 def _options(row: Row) -> tuple[str, ...]:
-    """``options``, else ``a0 … aN`` as far as they are given; none for an open-ended question."""
+    """Return ``options``, or else ``a0``, ``a1``, … as far as they are given; none for an open-ended question."""
     values = _list(row, "options")
     name = "options"
     if values is None:
@@ -134,7 +130,7 @@ def _options(row: Row) -> tuple[str, ...]:
 
 
 def _answer(row: Row, options: Sequence[str]) -> tuple[str | None, int | None]:
-    """The answer's text and index: a whole number that is not text is an index; a hidden answer is (None, None)."""
+    """Return the answer's text and index; a number is taken as an index, and a hidden answer is (None, None)."""
     value = row.get("answer")
     if value is None or value == "":
         return None, None

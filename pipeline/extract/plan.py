@@ -1,15 +1,14 @@
-"""The plan: what must be computed, why, and what it will cost.
+"""Plans an extraction: what must be computed, why, and what it will cost.
 
-Wanted keys (source × spec) are anti-joined with the pinned manifest. Videos with the same bytes
-and the same clip bounds become one unit of work, whatever their keys and however many features
-want them: a video is decoded once.
+Wanted keys (source × spec) are anti-joined with the pinned manifest. Videos with the same bytes and the same clip
+bounds become one unit of work, whatever their keys and however many features want them: a video is decoded once.
 """
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -17,13 +16,21 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.extract.features import Feature
-from pipeline.extract.identity import cache_key, content_id, describe_os_error, failed_content, remote_status, stamp
+from pipeline.extract.identity import (
+    cache_key,
+    describe_os_error,
+    failure_content_id,
+    hash_content,
+    local_status,
+    remote_status,
+)
 from pipeline.extract.sources import SourceItem
 from stores.commit import Failure, Placed, SourceRecord
 from stores.format import Manifest, SegmentLog, feature_directory, schemas
 
 MAX_ATTEMPTS = 3
-_HASHERS = 4
+"""Runs that try a row again whose failure may pass by itself; ``--retry-failed`` tries more often."""
+_HASHERS = 4  # hashing releases the GIL, so threads help; more would only compete for one disk
 
 
 class Reason(StrEnum):
@@ -53,18 +60,33 @@ COMPUTED = (
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """One decode: a file (or a clip of it), the keys that share its bytes, the features wanted.
+    """One decode: a file (or a clip of it), the keys that share its bytes, and the features that want it.
 
-    ``keys[0]`` names the row in its shard, the others become aliases in the index. ``content`` is
-    None for remote files that were never read, or changed: the worker hashes while it copies, and
-    ``stored`` says which cache keys the rows of the key have now, so that a touched file with the
-    same bytes computes nothing.
+    Attributes
+    ----------
+    uri
+        The file: a local path or an fsspec URI.
+    keys
+        ``keys[0]`` names the row in its shard; the others become aliases in the index.
+    features
+        Names of the wanted features, sorted.
+    content_id
+        None for remote files that were never read or have changed: the worker hashes them while it copies.
+    size, stamp
+        Bytes and stamp of the file when it was planned.
+    start_s, end_s
+        Bounds of the clip in seconds; None means the video's own.
+    attempts
+        Feature name to the number of attempts that have failed so far.
+    stored
+        Feature name to the cache key of the stored row if ``content_id`` is None, so that a touched file with the same
+        bytes computes nothing.
     """
 
     uri: str
     keys: tuple[str, ...]
     features: tuple[str, ...]
-    content: str | None
+    content_id: str | None
     size: int
     stamp: str
     start_s: float | None = None
@@ -75,18 +97,47 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class PlanOptions:
-    """What the command line asked of planning."""
+    """Options of planning, as on the command line."""
 
     retry_failed: bool = False
+    """Try rows again that failed for good, or too often."""
     force: bool = False
+    """Compute stored rows again."""
     prune: bool = False
+    """Drop rows of videos that the source no longer has."""
     only: frozenset[str] = frozenset()
+    """Keys to plan; all if empty."""
     limit: int | None = None
+    """Most units to compute; all if None."""
 
 
 @dataclass(slots=True)
 class Plan:
-    """What one run will do."""
+    """What one run will do.
+
+    Attributes
+    ----------
+    units
+        What is to be computed.
+    placed
+        Wanted rows that are stored under another key with the same bytes.
+    removed
+        (feature, key) of rows to drop.
+    settled
+        (feature, spec digest, key) of failures to forget.
+    failures
+        Files that cannot even be opened.
+    skipped
+        Earlier failures that are not tried again.
+    sources
+        Files that were hashed now.
+    reasons
+        Feature name to the number of rows by reason.
+    wanted, stored
+        Number of rows that are wanted, and of those that need no computing.
+    bytes_to_write, bytes_to_read
+        Estimated size of the new rows, and size of the files to decode.
+    """
 
     units: list[Unit] = field(default_factory=list)
     placed: list[Placed] = field(default_factory=list)
@@ -103,6 +154,7 @@ class Plan:
 
     @property
     def rows_to_compute(self) -> int:
+        """Number of rows, at one per unit and feature."""
         return sum(len(unit.features) for unit in self.units)
 
     @property
@@ -112,15 +164,15 @@ class Plan:
 
 
 @dataclass(slots=True)
-class _Known:
+class _FeatureState:
     """What the manifest says about one feature under its wanted spec."""
 
     feature: Feature
     rows: dict[str, tuple[bytes, bytes]]  # key -> (cache key, shard)
-    places: dict[bytes, tuple[bytes, int]]  # cache key -> (shard, row), of shards that exist
-    shards: set[bytes]
+    places: dict[bytes, tuple[bytes, int]]  # cache key -> (shard, row), for shards that exist
+    shards: set[bytes]  # those that exist
     older: set[str]  # keys with rows under another spec
-    failures: dict[str, Failure]
+    failures: dict[str, Failure]  # by key
 
 
 def make_plan(
@@ -136,46 +188,51 @@ def make_plan(
     Parameters
     ----------
     root, manifest
-        The store and the version of it that is compared with.
+        The store, and its version to compare with.
     items
         The videos of the source, in its order.
     features
-        What is wanted of each video.
+        The features that are wanted for each video.
     options
-        What the command line asked of planning.
+        Options of planning, as on the command line.
     on_hashed
         Called with (files hashed, files to hash) while content ids are computed.
+
+    Returns
+    -------
+    Plan
+        Its units are in the order of ``items``.
     """
     options = options or PlanOptions()
     plan = Plan(reasons={feature.name: Counter() for feature in features})
-    known = [_known(root, manifest, feature) for feature in features]
+    states = [_read_state(root, manifest, feature) for feature in features]
     chosen = [item for item in items if not options.only or item.key in options.only]
-    statuses, gone = _contents(root, manifest, chosen, plan, on_hashed)
+    records, unreadable = _read_sources(root, manifest, chosen, plan, on_hashed)
     candidates: dict[tuple[Any, ...], list[tuple[SourceItem, dict[str, Reason]]]] = {}
     for item in chosen:
-        record = statuses.get(item.uri)
+        record = records.get(item.uri)
         plan.wanted += len(features)
         wanted: dict[str, Reason] = {}
-        for known_feature in known:
+        for state in states:
             if record is None:
-                _plan_missing(plan, known_feature, item, gone[item.uri], options)
+                _plan_unreadable(plan, state, item, unreadable[item.uri], options)
                 continue
-            reason = _decide(plan, known_feature, item, record, options)
-            plan.reasons[known_feature.feature.name][reason] += 1
+            reason = _decide(plan, state, item, record, options)
+            plan.reasons[state.feature.name][reason] += 1
             if reason in COMPUTED:
-                wanted[known_feature.feature.name] = reason
+                wanted[state.feature.name] = reason
         if wanted and record is not None:
             identity = record.content_id or f"{item.uri}\0{item.key}"
             candidates.setdefault((identity, item.start_s, item.end_s), []).append((item, wanted))
-    _make_units(plan, candidates, statuses, known)
+    _make_units(plan, candidates, records, states)
     if options.limit is not None:
         plan.units = plan.units[: options.limit]
-    _find_removed(plan, known, items, options)
-    _estimate(plan, known)
+    _find_removed(plan, states, items, options)
+    _estimate(plan, states)
     return plan
 
 
-def _known(root: Path, manifest: Manifest, feature: Feature) -> _Known:
+def _read_state(root: Path, manifest: Manifest, feature: Feature) -> _FeatureState:
     entry = manifest.spec_entry(feature.name, feature.spec_digest)
     index = SegmentLog(root, entry.index, schemas.INDEX).table()
     directory = feature_directory(root, feature.name, feature.spec_digest)
@@ -191,61 +248,62 @@ def _known(root: Path, manifest: Manifest, feature: Feature) -> _Known:
             keys = SegmentLog(root, other.index, schemas.INDEX).table().column("key").to_pylist()
             older.update(key.decode("utf-8") for key in keys)
     failures = {
-        record["video_id"]: Failure.of_record(record)
+        record["video_id"]: Failure.from_record(record)
         for record in SegmentLog(root, manifest.failures, schemas.FAILURES)
         if record["feature"] == feature.name and record["spec"] == feature.spec_digest
     }
-    return _Known(feature, rows, places, shards, older, failures)
+    return _FeatureState(feature, rows, places, shards, older, failures)
 
 
-def _contents(
+def _read_sources(
     root: Path,
     manifest: Manifest,
     items: Sequence[SourceItem],
     plan: Plan,
     on_hashed: Callable[[int, int], None] | None,
 ) -> tuple[dict[str, SourceRecord], dict[str, tuple[str, str]]]:
-    """Content ids by uri (empty for remote files not yet read), and what is wrong with the rest."""
+    """Return a record by uri (its content id empty for unread remote files), and the problem of every other file."""
     table = SegmentLog(root, manifest.sources, schemas.SOURCES).table()
     columns = [table.column(name).to_pylist() for name in ("key", "size", "stamp", "content_id")]
-    remembered = {key: (size, seen, content) for key, size, seen, content in zip(*columns, strict=True)}
-    found: dict[str, SourceRecord] = {}
-    gone: dict[str, tuple[str, str]] = {}
+    earlier = {uri: (size, stamp, content_id) for uri, size, stamp, content_id in zip(*columns, strict=True)}
+    records: dict[str, SourceRecord] = {}
+    unreadable: dict[str, tuple[str, str]] = {}
     to_hash: list[SourceRecord] = []
     for item in items:
-        if item.uri in found or item.uri in gone:
+        if item.uri in records or item.uri in unreadable:
             continue
         try:
-            size, seen = remote_status(item.uri) if item.is_remote else _local_status(item)
+            size, stamp = _status(item)
         except OSError as error:
-            gone[item.uri] = describe_os_error(error)
+            unreadable[item.uri] = describe_os_error(error)
             continue
-        before = remembered.get(item.uri.encode("utf-8", "surrogateescape"))
-        if before is not None and before[:2] == (size, seen):
-            found[item.uri] = SourceRecord(item.uri, size, seen, before[2])
+        before = earlier.get(item.uri.encode("utf-8", "surrogateescape"))
+        if before is not None and before[:2] == (size, stamp):
+            records[item.uri] = SourceRecord(item.uri, size, stamp, before[2])
         else:
-            found[item.uri] = SourceRecord(item.uri, size, seen, "")
+            records[item.uri] = SourceRecord(item.uri, size, stamp, "")
             if not item.is_remote:
-                to_hash.append(found[item.uri])
-    for record, content in zip(to_hash, _hash_all([r.uri for r in to_hash], on_hashed), strict=True):
-        if isinstance(content, OSError):
-            del found[record.uri]
-            gone[record.uri] = describe_os_error(content)
+                to_hash.append(records[item.uri])
+    for record, result in zip(to_hash, _hash_all([record.uri for record in to_hash], on_hashed), strict=True):
+        if isinstance(result, OSError):
+            del records[record.uri]
+            unreadable[record.uri] = describe_os_error(result)
         else:
-            found[record.uri] = replace(record, content_id=content)
-            plan.sources.append(found[record.uri])
-    return found, gone
+            records[record.uri] = replace(record, content_id=result)
+            plan.sources.append(records[record.uri])
+    return records, unreadable
 
 
-def _local_status(item: SourceItem) -> tuple[int, str]:
-    status = item.status or Path(item.uri).stat()
-    return status.st_size, stamp(status)
+def _status(item: SourceItem) -> tuple[int, str]:
+    return remote_status(item.uri) if item.is_remote else local_status(item.status or Path(item.uri).stat())
 
 
-def _hash_all(paths: Sequence[str], on_hashed: Callable[[int, int], None] | None) -> Iterable[str | OSError]:
+def _hash_all(paths: Sequence[str], on_hashed: Callable[[int, int], None] | None) -> Sequence[str | OSError]:
+    """Return the content id of each file, or the error that reading it gave."""
+
     def attempt(path: str) -> str | OSError:
         try:
-            return content_id(Path(path))
+            return hash_content(Path(path))
         except OSError as error:
             return error
 
@@ -259,12 +317,12 @@ def _hash_all(paths: Sequence[str], on_hashed: Callable[[int, int], None] | None
     return results
 
 
-def _decide(plan: Plan, known: _Known, item: SourceItem, record: SourceRecord, options: PlanOptions) -> Reason:
-    """Return the reason of one wanted row; stored rows, links and skipped failures are noted in the plan."""
-    name, spec_digest = known.feature.name, known.feature.spec_digest
-    row = known.rows.get(item.key)
-    failure = known.failures.get(item.key)
-    if not record.content_id:  # a remote file that was never read: its content is not known yet
+def _decide(plan: Plan, state: _FeatureState, item: SourceItem, record: SourceRecord, options: PlanOptions) -> Reason:
+    """Return the reason for one wanted row; note stored rows, links and skipped failures in the plan."""
+    name, spec_digest = state.feature.name, state.feature.spec_digest
+    row = state.rows.get(item.key)
+    failure = state.failures.get(item.key)
+    if not record.content_id:  # a remote file that has not been read: its content is not known yet
         if failure is not None and _exhausted(failure, options):
             return _skip(plan, failure)
         if failure is not None:
@@ -273,23 +331,23 @@ def _decide(plan: Plan, known: _Known, item: SourceItem, record: SourceRecord, o
     wanted = cache_key(record.content_id, item.start_s, item.end_s, spec_digest)
     if options.force:
         return Reason.FORCED
-    if row is not None and row[0] == wanted and row[1] in known.shards:
+    if row is not None and row[0] == wanted and row[1] in state.shards:
         plan.stored += 1
         if failure is not None:
             plan.settled.append((name, spec_digest, item.key))
         return Reason.STORED
-    if wanted in known.places:
-        shard, position = known.places[wanted]
+    if wanted in state.places:
+        shard, position = state.places[wanted]
         plan.placed.append(Placed(name, spec_digest, item.key, shard.hex(), position, wanted))
         plan.stored += 1
         return Reason.DUPLICATE
-    if failure is not None and failure.content_id == failed_content(record.content_id, item.start_s, item.end_s):
+    if failure is not None and failure.content_id == failure_content_id(record.content_id, item.start_s, item.end_s):
         return _skip(plan, failure) if _exhausted(failure, options) else Reason.RETRY
     if failure is not None and not failure.permanent and failure.failure_class in ("missing", "unreadable"):
         return Reason.RETRY
     if row is not None:
         return Reason.MISSING_SHARD if row[0] == wanted else Reason.CONTENT_CHANGED
-    return Reason.SPEC_CHANGED if item.key in known.older else Reason.NEW
+    return Reason.SPEC_CHANGED if item.key in state.older else Reason.NEW
 
 
 def _exhausted(failure: Failure, options: PlanOptions) -> bool:
@@ -301,11 +359,13 @@ def _skip(plan: Plan, failure: Failure) -> Reason:
     return Reason.FAILED_PERMANENT
 
 
-def _plan_missing(plan: Plan, known: _Known, item: SourceItem, problem: tuple[str, str], options: PlanOptions) -> None:
+def _plan_unreadable(
+    plan: Plan, state: _FeatureState, item: SourceItem, problem: tuple[str, str], options: PlanOptions
+) -> None:
     """Record a file that cannot be opened as a failure straight away, without starting a worker."""
     failure_class, message = problem
-    name, spec_digest = known.feature.name, known.feature.spec_digest
-    before = known.failures.get(item.key)
+    name, spec_digest = state.feature.name, state.feature.spec_digest
+    before = state.failures.get(item.key)
     attempts = before.attempts if before and before.failure_class == failure_class else 0
     if before is not None and attempts >= MAX_ATTEMPTS and not options.retry_failed:
         plan.reasons[name][_skip(plan, before)] += 1
@@ -319,29 +379,30 @@ def _plan_missing(plan: Plan, known: _Known, item: SourceItem, problem: tuple[st
 def _make_units(
     plan: Plan,
     candidates: Mapping[tuple[Any, ...], list[tuple[SourceItem, dict[str, Reason]]]],
-    statuses: Mapping[str, SourceRecord],
-    known: Sequence[_Known],
+    records: Mapping[str, SourceRecord],
+    states: Sequence[_FeatureState],
 ) -> None:
+    """Make one unit of all keys with the same bytes and clip bounds."""
     for members in candidates.values():
         item = members[0][0]
-        record = statuses[item.uri]
-        content = failed_content(record.content_id, item.start_s, item.end_s)
+        record = records[item.uri]
+        content_id = failure_content_id(record.content_id, item.start_s, item.end_s)
         attempts = {}
         stored = {}
-        for feature in known:
-            name = feature.feature.name
-            row = feature.rows.get(item.key)
-            if not record.content_id and row is not None and row[1] in feature.shards:
+        for state in states:
+            name = state.feature.name
+            row = state.rows.get(item.key)
+            if not record.content_id and row is not None and row[1] in state.shards:
                 stored[name] = row[0]
-            before = feature.failures.get(item.key)
-            if before is not None and before.content_id == content:
+            before = state.failures.get(item.key)
+            if before is not None and before.content_id == content_id:
                 attempts[name] = before.attempts
         plan.units.append(
             Unit(
                 uri=item.uri,
                 keys=tuple(member.key for member, _ in members),
                 features=tuple(sorted({name for _, wanted in members for name in wanted})),
-                content=record.content_id or None,
+                content_id=record.content_id or None,
                 size=record.size,
                 stamp=record.stamp,
                 start_s=item.start_s,
@@ -352,21 +413,23 @@ def _make_units(
         )
 
 
-def _find_removed(plan: Plan, known: Sequence[_Known], items: Sequence[SourceItem], options: PlanOptions) -> None:
-    """Rows whose video is not in the source any more: reported, and dropped with ``--prune``."""
+def _find_removed(
+    plan: Plan, states: Sequence[_FeatureState], items: Sequence[SourceItem], options: PlanOptions
+) -> None:
+    """Count rows whose video is no longer in the source, and drop them with ``--prune``."""
     present = {item.key for item in items}
-    for feature in known:
-        name, spec_digest = feature.feature.name, feature.feature.spec_digest
-        gone = [key for key in feature.rows if key not in present]
-        if gone:
-            plan.reasons[name][Reason.REMOVED] += len(gone)
+    for state in states:
+        name, spec_digest = state.feature.name, state.feature.spec_digest
+        absent = [key for key in state.rows if key not in present]
+        if absent:
+            plan.reasons[name][Reason.REMOVED] += len(absent)
         if options.prune:
-            plan.removed += [(name, key) for key in gone]
-            plan.settled += [(name, spec_digest, key) for key in feature.failures if key not in present]
+            plan.removed += [(name, key) for key in absent]
+            plan.settled += [(name, spec_digest, key) for key in state.failures if key not in present]
 
 
-def _estimate(plan: Plan, known: Sequence[_Known]) -> None:
-    """Bytes to be read and written."""
-    per_row = {feature.feature.name: feature.feature.expected_row_bytes for feature in known}
+def _estimate(plan: Plan, states: Sequence[_FeatureState]) -> None:
+    """Estimate the bytes to read and to write."""
+    per_row = {state.feature.name: state.feature.expected_row_bytes for state in states}
     plan.bytes_to_write = sum(per_row[name] for unit in plan.units for name in unit.features)
     plan.bytes_to_read = sum(unit.size for unit in plan.units)

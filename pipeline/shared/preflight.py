@@ -1,4 +1,4 @@
-"""Checks that every stage makes before it starts: what would fail after an hour should fail in the first second."""
+"""Checks what every stage needs before it starts: what would fail after an hour should fail in the first second."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pipeline.shared.errors import PreflightError
 
 
 def in_ray_job() -> bool:
-    """Whether this process is the driver of a submitted Ray job (it then runs in an uploaded copy)."""
+    """Return whether this process is the driver of a submitted Ray job (it then runs in an uploaded copy)."""
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
@@ -41,23 +41,27 @@ def check_absolute(what: str, path: str) -> None:
     """
     if in_ray_job() and "://" not in path and not Path(path).is_absolute():
         raise PreflightError(
-            f"{what} {path}: relative, but a submitted job runs in an uploaded copy; write "
+            f"{what} {path}: the path is relative, but a submitted job runs in an uploaded copy; write "
             f'"$(realpath {path})" (an absolute path)'
         )
 
 
 def check_writable(store: Path) -> None:
-    """The store directory must accept files from this user.
+    """Check that this user may write in the store directory.
 
     Raises
     ------
     PreflightError
-        If it does not.
+        If not.
     """
     parent = store
     while not parent.exists():
         parent = parent.parent
     if not parent.is_dir():
-        raise PreflightError(f"{store}: {parent} is not a directory")
+        raise PreflightError(f"{store}: {parent} is not a directory; name another store")
+    if os.statvfs(parent).f_flag & os.ST_RDONLY:
+        raise PreflightError(f"{store}: {parent} is on a read-only filesystem; remount it or name another directory")
     if not os.access(parent, os.W_OK | os.X_OK):
-        raise PreflightError(f"{store}: no right to write in {parent}")
+        raise PreflightError(
+            f"{store}: no permission to write in {parent}; change its permissions or name another directory"
+        )

@@ -1,4 +1,4 @@
-"""The command line of a store: ``reelstore`` where the reader is installed, ``jobs/store.py`` in the checkout."""
+"""The command line of a store: ``reelstore`` if the reader is installed, ``jobs/store.py`` in a checkout."""
 
 from .app import app
 from .base import Command, Group, OneLineErrors, describe_error, emit, group, make_console, say_error

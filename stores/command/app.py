@@ -1,4 +1,4 @@
-"""All verbs under one name."""
+"""The command ``reelstore`` with all its verbs."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""How a command behaves on a terminal: ``-h``, one line for an error, exit code 2, ``--debug`` for the traceback.
+"""Behaviour of every command on a terminal: ``-h``, one line and exit code 2 for an error, ``--debug`` for a traceback.
 
-The commands of :mod:`stores.command` and those of the checkout's ``jobs/`` are built on this.
+The commands of this package and those of the checkout's ``jobs/`` are built on this.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from ..wording import one_line
 
 DEBUG_VARIABLE = "REELSTORE_DEBUG"
 SETTINGS = {"help_option_names": ["-h", "--help"]}
-_USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]  # what every wrong use of an option derives from
+_USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
+"""Base class of all errors in the use of options."""
 
 logger = logging.getLogger("reelstore")
 
@@ -34,15 +35,15 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on s
 
 
 class OneLineErrors:
-    """Mix-in for commands and groups of commands: an expected error is one line on stderr and exit code 2.
+    """Mix-in for commands and groups of commands: an expected error becomes one line on stderr and exit code 2.
 
-    ``--debug`` anywhere before ``--``, or ``REELSTORE_DEBUG=1``, prints the traceback first, and with it what is logged
-    at level DEBUG. What is not expected is a fault of this program and always shows its traceback.
+    ``--debug`` anywhere before ``--``, or ``REELSTORE_DEBUG=1``, also prints the traceback and shows messages logged at
+    level DEBUG. An error that is not expected is a fault of this program and always shows its traceback.
 
     Attributes
     ----------
     expected
-        The errors that bad input, a failing disk or a missing package is known to raise.
+        The errors that bad input, a failing disk or a missing package can raise.
     """
 
     expected: ClassVar[tuple[type[Exception], ...]] = (StoreError, OSError, MemoryError)
@@ -61,7 +62,7 @@ class OneLineErrors:
         try:
             code = run()
         except _USAGE_ERROR as error:
-            if not str(error):  # no argument at all: the help is printed
+            if not str(error):  # without any argument, the help has been printed
                 return 2
             say_error(usage_line(error))
             return 2
@@ -76,25 +77,25 @@ class OneLineErrors:
         return code if isinstance(code, int) else 0
 
     def describe(self, error: Exception) -> str:
-        """Return one line that says what is wrong."""
+        """Return an error as one line."""
         return describe_error(error)
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
-        """Say what ``--debug`` does, below the options."""
+        """Explain ``--debug`` below the options."""
         formatter.write_paragraph()
         formatter.write_text(f"With --debug (or {DEBUG_VARIABLE}=1) an error shows its traceback.")
 
 
 class Command(OneLineErrors, TyperCommand):
-    """One command."""
+    """A single command."""
 
 
 class Group(OneLineErrors, TyperGroup):
-    """Commands under one name."""
+    """Several commands under one name."""
 
 
 def _take_debug(words: list[str]) -> bool:
-    """Remove ``--debug`` from the words before ``--``."""
+    """Remove ``--debug`` from the words before ``--``, and return whether it was there."""
     end = words.index("--") if "--" in words else len(words)
     if "--debug" not in words[:end]:
         return False
@@ -103,14 +104,14 @@ def _take_debug(words: list[str]) -> bool:
 
 
 def usage_line(error: Exception) -> str:
-    """Return what is wrong with an option or argument, and where the help is."""
+    """Return what is wrong with an option or argument, and how to get help, as one line."""
     context = getattr(error, "ctx", None)
     message = one_line(getattr(error, "format_message", lambda: str(error))())
     return message if context is None else f"{message.rstrip('.')}; see {context.command_path} --help"
 
 
 def describe_error(error: Exception) -> str:
-    """Return an error as one line: the file and the system's reason for an ``OSError``, else its message."""
+    """Return an error as one line: its message, or the file and the system's reason for an ``OSError``."""
     if isinstance(error, OSError) and error.strerror:
         where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes | os.PathLike) else ""
         return one_line(f"{where}{error.strerror}")
@@ -120,13 +121,13 @@ def describe_error(error: Exception) -> str:
 
 
 def say_error(line: str) -> None:
-    """Print one line that begins with ``error:`` on stderr."""
+    """Print a line on stderr, after ``error:``."""
     print(f"error: {line}", file=sys.stderr)
 
 
 @contextmanager
 def _logging(debug: bool) -> Any:
-    """While debugging, show what is logged on stderr."""
+    """Show all log messages on stderr if ``debug`` is set."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger("reelstore")
@@ -143,14 +144,14 @@ def _logging(debug: bool) -> Any:
 
 @contextmanager
 def _one_line_warnings() -> Any:
-    """Print each warning as one line without its place in the source."""
+    """Print each warning as one line, without the line of code that caused it."""
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *where, **more: print(f"warning: {message}", file=sys.stderr)
         yield
 
 
 def group(help: str | None, cls: type[Group] = Group) -> typer.Typer:
-    """Make an application of several commands."""
+    """Return an application of several commands."""
     return typer.Typer(
         cls=cls,
         add_completion=False,
@@ -163,7 +164,7 @@ def group(help: str | None, cls: type[Group] = Group) -> typer.Typer:
 
 
 def make_console() -> Console:
-    """Make a console for stdout that takes text as it is: no highlighting, no emoji."""
+    """Return a console for stdout that prints text as it is: no highlighting, no emoji."""
     return Console(highlight=False, soft_wrap=True, emoji=False)
 
 
@@ -174,7 +175,7 @@ def emit(value: Any) -> None:
 
 
 def _is_encodable(text: str) -> bool:
-    """Whether stdout takes the text as it is: names of files may hold half a surrogate pair."""
+    """Return whether stdout can encode the text; file names may contain unpaired surrogates."""
     try:
         text.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:

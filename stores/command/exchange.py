@@ -1,4 +1,4 @@
-"""Other people's files: ``export`` and ``import``."""
+"""The verbs that exchange feature files with other tools: ``export`` and ``import``."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def export_feature(
     to: Annotated[str, typer.Option(help=f"Layout: {', '.join(sorted([*TARGETS, DICTIONARIES]))}.")],
     out: Annotated[Path, typer.Option(help="A new or empty folder.")],
     feature: Annotated[
-        str | None, typer.Option(help=f"The feature (name or name@digest); all but {DICTIONARIES} need it.")
+        str | None, typer.Option(help=f"The feature (name or name@digest); required unless --to is {DICTIONARIES}.")
     ] = None,
     split: Annotated[
         list[str] | None,
@@ -44,20 +44,20 @@ def export_feature(
         str | None, typer.Option(help="nextgqa: cra (SPLIT.h5, default) or nextgqa (DATASET_SPLIT.h5).")
     ] = None,
     published_times: Annotated[
-        bool, typer.Option("--published-times", help="nextgqa: times as the published recipe claims them.")
+        bool, typer.Option("--published-times", help="nextgqa: write the times that the published recipe states.")
     ] = False,
     allow_failures: Annotated[bool, typer.Option("--allow-failures", help="Exit 0 even if rows are missing.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write a feature or the dictionaries as the files that published trainers read.
 
-    Exit code 3 when wanted rows are missing.
+    Exit code 3 if wanted rows are missing.
     """
     if to == DICTIONARIES:
         _export_dictionaries(directory, out, version, as_json)
         return
     if feature is None:
-        raise ExchangeError(f"--to {to}: name the feature with --feature")
+        raise ExchangeError(f"--to {to}: needs a feature; name it with --feature")
     splits = dict(_split(text) for text in split or ())
     with Store.open(directory, version) as store:
         result = export(store, feature, to, out, splits, ExportOptions(dataset_name, layout, published_times))
@@ -95,9 +95,9 @@ def _show_export(result: Export, out: Path) -> None:
     for name, rows in result.files.items():
         console.print(f"{out / name}: {rows} rows", markup=False)
     if result.padded:
-        console.print(f"{result.padded} rows hold steps that are padding", markup=False)
+        console.print(f"{result.padded} rows have steps that are padding", markup=False)
     if result.renamed:
-        console.print(f"{result.renamed} keys are not file names; index.csv says which file is whose", markup=False)
+        console.print(f"{result.renamed} keys cannot be file names; index.csv lists their files", markup=False)
     if result.times_unknown:
         console.print(f"times unknown, not in frame2time: {len(result.times_unknown)} rows", markup=False)
     for missing in result.missing:
@@ -106,30 +106,32 @@ def _show_export(result: Export, out: Path) -> None:
 
 def import_feature(
     directory: Directory,
-    source: Annotated[list[Path], typer.Argument(help="HDF5 files, or a folder of .h5 or of .npy files.")],
+    source: Annotated[list[Path], typer.Argument(help="HDF5 files, or a folder of .h5 or .npy files.")],
     feature: Annotated[str, typer.Option(help="The feature's name in the store.")],
-    format: Annotated[str | None, typer.Option(help="nextgqa (HDF5) or npy (default: what the files are).")] = None,
+    format: Annotated[
+        str | None, typer.Option(help="nextgqa (HDF5) or npy (default: whichever the files are).")
+    ] = None,
     dataset_name: Annotated[str | None, typer.Option(help="The feature dataset of the HDF5 files.")] = None,
     times: Annotated[
-        list[Path] | None, typer.Option(help="frame2time JSON {id: [seconds]} of the rows; repeatable.")
+        list[Path] | None, typer.Option(help="Times of the rows as frame2time JSON {id: [seconds]}; repeatable.")
     ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Retire extracted rows of the same feature.")] = False,
     allow_failures: Annotated[bool, typer.Option("--allow-failures", help="Exit 0 even if rows are missing.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Store feature files of another tool under a spec that is their digest. Exit code 3 when rows hold NaN."""
+    """Store feature files of another tool, identified by their digest. Exit code 3 if rows contain NaN."""
     result = import_files(directory, source, feature, format, dataset_name, times or (), replace)
     write_card(directory)
     if as_json:
         emit(dataclasses.asdict(result))
     else:
         console.print(
-            f"version {result.version}: {result.rows} rows of {feature} are external:{result.external[:8]}, "
+            f"version {result.version}: {result.rows} rows of {feature} from external:{result.external[:8]}, "
             f"{result.added} of them new",
             markup=False,
         )
         if result.times_unknown:
-            console.print(f"times unknown: {result.times_unknown} rows count their steps instead", markup=False)
+            console.print(f"times unknown: {result.times_unknown} rows have step numbers instead", markup=False)
         for key, reason in result.failed.items():
             console.print(f"missing: {key!r}: {reason}", markup=False)
     raise typer.Exit(3 if result.failed and not allow_failures else 0)

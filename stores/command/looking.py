@@ -1,16 +1,25 @@
-"""Looking at a store: ``inspect``, ``report``, ``compare``."""
+"""The verbs that look at a store: ``inspect``, ``report``, ``compare``."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from ..describe import DictionaryKind, describe_dictionary, describe_key, describe_store, render_page, write_page
+from ..describe import (
+    DictionaryDescription,
+    DictionaryKind,
+    StoreDescription,
+    describe_dictionary,
+    describe_key,
+    describe_store,
+    render_page,
+    write_page,
+)
 from ..exchange import StoreRows, open_other
 from ..exchange import compare as compare_rows
 from ..format import RoundingError
@@ -23,32 +32,38 @@ console = make_console()
 
 def inspect(
     directory: Directory,
-    key: Annotated[str | None, typer.Argument(help="Show what is known about this video key.")] = None,
+    key: Annotated[str | None, typer.Argument(help="Show everything known about this video key.")] = None,
     dictionary: Annotated[
-        DictionaryKind | None, typer.Option(help="Show the clusters of this dictionary and their nearest members.")
+        DictionaryKind | None, typer.Option(help="Show the clusters of this dictionary with their nearest members.")
     ] = None,
-    cluster: Annotated[int | None, typer.Option(help="With --dictionary: this cluster only.")] = None,
+    cluster: Annotated[int | None, typer.Option(help="With --dictionary: show this cluster only.")] = None,
     nearest: Annotated[int, typer.Option(min=1, help="With --dictionary: members shown per cluster.")] = 5,
     version: Annotated[int | None, typer.Option(help="Look at this version (default: the latest).")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show features, tables and missing rows, or all that is known of one video key or of a dictionary."""
+    """Show features, tables and missing rows, or everything known about one video key or a dictionary."""
     with Store.open(directory, version, lease=False) as store:
         if dictionary is not None:
-            value = describe_dictionary(store, dictionary, cluster, nearest)
+            clusters = describe_dictionary(store, dictionary, cluster, nearest)
+            if as_json:
+                emit(clusters)
+            else:
+                _show_dictionary(clusters)
+        elif key is not None:
+            rows = describe_key(store, key)
+            if as_json:
+                emit(rows)
+            else:
+                console.print_json(data=rows)
         else:
-            value = describe_store(store) if key is None else describe_key(store, key)
-    if as_json:
-        emit(value)
-    elif dictionary is not None:
-        _show_dictionary(value)
-    elif key is None:
-        _show_store(value)
-    else:
-        console.print_json(data=value)
+            contents = describe_store(store)
+            if as_json:
+                emit(contents)
+            else:
+                _show_store(contents)
 
 
-def _show_store(value: dict[str, Any]) -> None:
+def _show_store(value: StoreDescription) -> None:
     console.print(f"{value['path']}: version {value['version']}", markup=False)
     table = Table()
     for column in ("feature", "rows", "row shape", "dtype", "MB", "shards", "spec", "weights"):
@@ -71,16 +86,16 @@ def _show_store(value: dict[str, Any]) -> None:
             console.print(f"error against float32: {name}: {kind}: {RoundingError(**error)}", markup=False)
     for name, rows in value["tables"].items():
         console.print(f"table {name}: {rows} rows", markup=False)
-    for name, members in value["stale"].items():
-        console.print(f"table {name} is stale: {', '.join(members)}; run jobs/cluster.py", markup=False)
+    for name, changes in value["stale"].items():
+        console.print(f"table {name} is stale: {', '.join(changes)}; run jobs/cluster.py", markup=False)
     counts = Counter((failure["feature"], failure["class"]) for failure in value["failures"])
-    for (name, kind), count in sorted(counts.items()):
-        console.print(f"missing: {name}: {count} {kind}", markup=False)
+    for (name, failure_class), count in sorted(counts.items()):
+        console.print(f"missing: {name}: {count} {failure_class}", markup=False)
     for failure in value["failures"]:
         console.print(f"  {failure['video_id']!r}: {failure['class']}: {failure['message']}", markup=False)
 
 
-def _show_dictionary(value: dict[str, Any]) -> None:
+def _show_dictionary(value: DictionaryDescription) -> None:
     spec = value["spec"]
     shape = "×".join(map(str, spec["shape"]))
     console.print(
@@ -107,7 +122,7 @@ def report(
     out: Annotated[Path | None, typer.Option(help="The file to write (default: report.html in the store).")] = None,
     version: Annotated[int | None, typer.Option(help="Look at this version (default: the latest).")] = None,
 ) -> None:
-    """Write one HTML page: how complete the features are, how they were made, what is missing and why."""
+    """Write one HTML page: how complete the features are, how they were made, and what is missing and why."""
     with Store.open(directory, version, lease=False) as store:
         if out is None:
             out = write_page(store)
@@ -120,11 +135,15 @@ def compare(
     directory: Directory,
     other: Annotated[Path, typer.Argument(help="Another store, an HDF5 file, or a folder of .h5 or .npy files.")],
     feature: Annotated[str, typer.Option(help="The feature (name or name@digest).")],
-    other_feature: Annotated[str | None, typer.Option(help="Its name there, or the HDF5 dataset.")] = None,
-    atol: Annotated[float, typer.Option(min=0, help="Largest absolute error that still matches; 0: bit by bit.")] = 0.0,
+    other_feature: Annotated[
+        str | None, typer.Option(help="The feature's name in the other store, or the HDF5 dataset.")
+    ] = None,
+    atol: Annotated[
+        float, typer.Option(min=0, help="Largest absolute difference that still matches; 0 compares bits.")
+    ] = 0.0,
     as_json: AsJson = False,
 ) -> None:
-    """Compare a feature row by row. Exit code 3 when a row of both differs, or there is none."""
+    """Compare a feature row by row. Exit code 3 if a common row differs, or if there is none."""
     with Store.open(directory) as store:
         result = compare_rows(StoreRows(store, feature), open_other(other, feature, other_feature), atol)
     if as_json:
@@ -141,12 +160,12 @@ def compare(
                 console.print(
                     f"only in {place}: {len(keys)} keys: {first_few([repr(key) for key in keys], 10)}", markup=False
                 )
-        for shapes in result.other_shape:
-            console.print(f"differs: {shapes['key']!r}: {shapes['here']} here, {shapes['there']} there", markup=False)
+        for row in result.other_shape:
+            console.print(f"differs: {row.key!r}: {row.here} here, {row.there} there", markup=False)
         for key in result.not_finite:
             console.print(f"differs: {key!r}: NaN or infinite values on one side", markup=False)
-        for row in result.worst:
+        for worst in result.worst:
             console.print(
-                f"differs: {row.key!r}: max abs {row.max_abs:.3g}, cosine min {row.min_cosine:.6f}", markup=False
+                f"differs: {worst.key!r}: max abs {worst.max_abs:.3g}, cosine min {worst.min_cosine:.6f}", markup=False
             )
     raise typer.Exit(0 if result.ok else 3)

@@ -1,4 +1,4 @@
-"""Keeping a store: ``verify``, ``repair``, ``gc``, ``compact``."""
+"""The verbs that keep a store sound: ``verify``, ``repair``, ``gc``, ``compact``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import typer
 
 from .. import upkeep
 from ..describe import write_card
-from ..upkeep import GRACE_SECONDS, SHARD_MB, SHARD_ROWS
+from ..format import SHARD_MB, SHARD_ROWS
+from ..upkeep import GRACE_SECONDS
 from ..wording import first_few
 from .base import AsJson, Directory, emit, make_console
 
@@ -18,11 +19,11 @@ console = make_console()
 
 def verify(
     directory: Directory,
-    deep: Annotated[bool, typer.Option("--deep", help="Also hash whole files and re-parse headers.")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Also hash whole files and check headers.")] = False,
     version: Annotated[int | None, typer.Option(help="Check this version (default: the latest).")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare every row with its digest. Exit code 3 when something is damaged."""
+    """Compare every row with its digest. Exit code 3 if anything is damaged."""
     result = upkeep.verify(directory, deep, version)
     if as_json:
         emit(upkeep.summary(result))
@@ -43,7 +44,7 @@ def verify(
 
 
 def repair(directory: Directory, as_json: AsJson = False) -> None:
-    """Adopt finished shards that a crash left unnamed, and drop rows whose bytes are gone."""
+    """Adopt finished shards that a crash left behind, and drop rows whose bytes are lost."""
     outcome = upkeep.repair(directory)
     write_card(directory)
     if as_json:
@@ -63,12 +64,14 @@ def repair(directory: Directory, as_json: AsJson = False) -> None:
 def gc(
     directory: Directory,
     grace_days: Annotated[
-        float, typer.Option(min=0, help="Keep versions and files younger than this; 0 only if nothing writes.")
+        float, typer.Option(min=0, help="Keep versions and files younger than this; use 0 only if nothing writes.")
     ] = GRACE_SECONDS / 86400,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be removed; remove nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be removed, and remove nothing.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove what no kept version names: old versions, retired specs, leftovers of crashes."""
+    """Remove old versions, retired specs, leftovers of crashes, and all files that no kept version names."""
     outcome = upkeep.collect(directory, grace_days * 86400, dry_run)
     if as_json:
         emit(dataclasses.asdict(outcome))
@@ -84,11 +87,11 @@ def gc(
 
 def compact(
     directory: Directory,
-    shard_mb: Annotated[float, typer.Option(min=0.001, help="Size of a full shard.")] = SHARD_MB,
-    shard_rows: Annotated[int, typer.Option(min=2, help="Rows of a full shard.")] = SHARD_ROWS,
+    shard_mb: Annotated[float, typer.Option(min=0.001, help="Size of a full shard in MB.")] = SHARD_MB,
+    shard_rows: Annotated[int, typer.Option(min=2, help="Number of rows of a full shard.")] = SHARD_ROWS,
     as_json: AsJson = False,
 ) -> None:
-    """Merge small shards into full ones. Older versions stay readable until gc."""
+    """Merge small shards into full ones. Older versions stay readable until gc removes them."""
     outcome = upkeep.compact(directory, shard_mb, shard_rows)
     if as_json:
         emit(dataclasses.asdict(outcome))

@@ -1,15 +1,26 @@
-"""A store as a person wants to see it: inspect, the dataset card, the HTML page, dictionaries."""
+"""Describe a store for a person: inspection, the dataset card, the HTML page, dictionaries."""
 
 from .card import render_card, write_card
-from .dictionaries import KINDS, MEMBERS, RECORD, DictionaryKind, describe_dictionary, dictionary_spec
-from .inspect import describe_key, describe_store, rounding_errors
+from .dictionaries import (
+    KINDS,
+    MEMBERS,
+    RECORD,
+    DictionaryDescription,
+    DictionaryKind,
+    describe_dictionary,
+    dictionary_spec,
+)
+from .inspect import KeyDescription, StoreDescription, describe_key, describe_store, rounding_errors
 from .page import render_page, write_page
 
 __all__ = [
     "KINDS",
     "MEMBERS",
     "RECORD",
+    "DictionaryDescription",
     "DictionaryKind",
+    "KeyDescription",
+    "StoreDescription",
     "describe_dictionary",
     "describe_key",
     "describe_store",

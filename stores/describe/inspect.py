@@ -1,61 +1,133 @@
-"""What a store holds, told as JSON-able values."""
+"""Contents of a store, as JSON values."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypedDict
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..errors import MissingKeyError, StoreDamageError
 from ..format import layout, schemas
+from ..format.receipts import read_receipt
 from ..format.rounding import RoundingError, pooled
 from ..format.segments import SegmentLog
-from ..format.shard import read_receipt
 from ..store import Store
 
+FailureRecord = TypedDict(
+    "FailureRecord",
+    {
+        "video_id": str,
+        "feature": str,
+        "spec": str,
+        "class": str,
+        "permanent": bool,
+        "attempts": int,
+        "message": str,
+        "uri": str,
+        "content_id": str,
+    },
+)
+"""A row of ``Store.failures``. ``spec`` is the spec digest, ``class`` the failure class."""
 
-def describe_store(store: Store) -> dict[str, Any]:
-    """Features with shape, dtype, size and numerics; tables; every missing row."""
-    features = {}
-    for name, info in store.features.items():
-        spec = store.spec(name)
-        entry = store.manifest.spec_entry(name, info.spec_digest)
-        used = SegmentLog(store.path, entry.index, schemas.INDEX).table().column("shard").unique()
-        shards = SegmentLog(store.path, entry.shards, schemas.SHARDS).table()
-        shards = shards.filter(pc.is_in(shards.column("key").cast(pa.binary(16)), value_set=used))
-        features[name] = {
-            "spec": info.spec_digest,
-            "rows": info.rows,
-            "shape": ["T" if spec.get("steps") is None else spec["steps"], *spec.get("step_shape", [])],
-            "dtype": spec.get("dtype", ""),
-            "bytes": sum(shards.column("bytes").to_pylist()),
-            "shards": shards.num_rows,
-            "random_weights": bool(spec.get("random_weights")),
-            "weights": _kind_of_weights(spec),
-            "numerics": store.numerics(name),
-            "rounding": {kind: error.model_dump() for kind, error in rounding_errors(store, name).items()},
-            "older_specs": sorted(spec for spec in store.manifest.features[name].specs if spec != info.spec_digest),
-        }
+
+class FeatureDescription(TypedDict):
+    """A feature under its current spec. ``shape`` begins with ``"T"`` if rows differ in length."""
+
+    spec: str
+    rows: int
+    shape: list[str | int]
+    dtype: str
+    bytes: int
+    shards: int
+    random_weights: bool
+    weights: str
+    numerics: list[dict[str, Any]]
+    rounding: dict[str, dict[str, Any]]
+    older_specs: list[str]
+
+
+class StoreDescription(TypedDict):
+    """A version of a store. ``tables`` has the number of rows, ``stale`` the changed inputs, by table."""
+
+    path: str
+    version: int
+    features: dict[str, FeatureDescription]
+    tables: dict[str, int]
+    stale: dict[str, list[str]]
+    failures: list[FailureRecord]
+
+
+class RowDescription(TypedDict):
+    """One row. ``shard`` is the path of its shard relative to the store, ``row`` its position there."""
+
+    spec: str
+    shape: list[int]
+    dtype: str
+    row_digest: str
+    shard: str
+    row: int
+    clip_start_s: float
+    duration_s: float
+    time_s: list[float]
+    published_time_s: list[float] | None
+    valid: list[bool]
+    media: dict[str, Any]
+
+
+class KeyDescription(TypedDict):
+    """A video key: its rows by feature, and its failures."""
+
+    key: str
+    version: int
+    rows: dict[str, RowDescription]
+    failures: list[FailureRecord]
+
+
+def describe_store(store: Store) -> StoreDescription:
+    """Describe features (shape, dtype, size, numerics), tables and every missing row."""
     return {
         "path": str(store.path),
         "version": store.version,
-        "features": features,
+        "features": {name: _describe_feature(store, name) for name in store.features},
         "tables": {name: entry.rows for name, entry in sorted(store.manifest.tables.items())},
         "stale": {name: list(store.stale(name)) for name in store.tables if store.stale(name)},
         "failures": store.failures().to_pylist(),
     }
 
 
-def weights_of(spec: dict[str, Any]) -> Any:
-    """What a recipe says of its model's weights; None where it has none."""
+def _describe_feature(store: Store, name: str) -> FeatureDescription:
+    info = store.features[name]
+    spec = store.spec(name)
+    entry = store.manifest.spec_entry(name, info.spec_digest)
+    used = SegmentLog(store.path, entry.index, schemas.INDEX).table().column("shard").unique()
+    shards = SegmentLog(store.path, entry.shards, schemas.SHARDS).table()
+    shards = shards.filter(pc.is_in(shards.column("key").cast(pa.binary(16)), value_set=used))
+    return {
+        "spec": info.spec_digest,
+        "rows": info.rows,
+        "shape": ["T" if spec.get("steps") is None else spec["steps"], *spec.get("step_shape", [])],
+        "dtype": spec.get("dtype", ""),
+        "bytes": sum(shards.column("bytes").to_pylist()),
+        "shards": shards.num_rows,
+        "random_weights": bool(spec.get("random_weights")),
+        "weights": _origin_of_weights(spec),
+        "numerics": store.numerics(name),
+        "rounding": {kind: error.model_dump() for kind, error in rounding_errors(store, name).items()},
+        "older_specs": sorted(digest for digest in store.manifest.features[name].specs if digest != info.spec_digest),
+    }
+
+
+def weights_of(spec: Mapping[str, Any]) -> Any:
+    """Return what a spec says about the weights of its model; None if it has none."""
     model = spec.get("model")
     return model.get("weights") if isinstance(model, dict) else None
 
 
-def _kind_of_weights(spec: dict[str, Any]) -> str:
-    """``random | imported | trained``, or ``none`` for a recipe that has no weights."""
+def _origin_of_weights(spec: Mapping[str, Any]) -> str:
+    """Return ``random``, ``imported``, ``trained``, or ``none`` for a spec without weights."""
     if spec.get("random_weights"):
         return "random"
     if spec.get("external"):
@@ -64,55 +136,55 @@ def _kind_of_weights(spec: dict[str, Any]) -> str:
 
 
 def rounding_errors(store: Store, name: str) -> dict[str, RoundingError]:
-    """Measured error of a feature's present rows against float32, by kind; empty where none was measured.
+    """Return the measured errors of a feature's present rows against float32, by kind; empty if none were measured.
 
-    Receipts that cannot be read do not count: `verify` tells of them.
+    Receipts that cannot be read are left out; ``verify`` reports them.
     """
-    spec = store.features[name].spec_digest
-    entry = store.manifest.spec_entry(name, spec)
+    spec_digest = store.features[name].spec_digest
+    entry = store.manifest.spec_entry(name, spec_digest)
     index = SegmentLog(store.path, entry.index, schemas.INDEX).table()
-    directory = layout.feature_directory(store.path, name, spec)
-    found: dict[str, list[RoundingError]] = {}
+    directory = layout.feature_directory(store.path, name, spec_digest)
+    by_kind: dict[str, list[RoundingError]] = {}
     for shard in sorted(index.column("shard").unique().to_pylist()):
         with suppress(StoreDamageError):
             for kind, error in read_receipt(directory / f"{shard.hex()}.json").rounding.items():
-                found.setdefault(kind, []).append(error)
-    return {kind: pooled(errors) for kind, errors in sorted(found.items())}
+                by_kind.setdefault(kind, []).append(error)
+    return {kind: pooled(errors) for kind, errors in sorted(by_kind.items())}
 
 
-def describe_key(store: Store, key: str) -> dict[str, Any]:
-    """One video key's story: its row in every feature, or why there is none.
+def describe_key(store: Store, key: str) -> KeyDescription:
+    """Describe one video key: its row in every feature, or why it has none.
 
     Raises
     ------
     MissingKeyError
-        If no feature has heard of the key.
+        If no feature has a row or a failure for the key.
     """
-    failures = [record for record in store.failures().to_pylist() if record["video_id"] == key]
-    rows = {}
-    for name, info in store.features.items():
-        if (name, key) not in store:
-            continue
-        clip_start, duration = store.clip(name, key)
-        published = store.published_times(name, key)
-        shape, dtype = store.shape(name, key)
-        shard, row = store.place(name, key)
-        rows[name] = {
-            "spec": info.spec_digest,
-            "shape": list(shape),
-            "dtype": dtype,
-            "row_digest": store.digest(name, key),
-            "shard": shard,
-            "row": row,
-            "clip_start_s": clip_start,
-            "duration_s": duration,
-            "time_s": store.times(name, key).tolist(),
-            "published_time_s": None if published is None else published.tolist(),
-            "valid": store.valid(name, key).tolist(),
-            "media": store.media(name, key),
-        }
+    failures: list[FailureRecord] = [record for record in store.failures().to_pylist() if record["video_id"] == key]
+    rows = {name: _describe_row(store, name, key) for name in store.features if (name, key) in store}
     if not rows and not failures:
         raise MissingKeyError(
-            f"{store.path}: no feature has a row or a failure of key {key!r} in version {store.version}"
+            f"{store.path}: no feature has a row or a failure for key {key!r} in version {store.version}"
         )
     return {"key": key, "version": store.version, "rows": rows, "failures": failures}
+
+
+def _describe_row(store: Store, name: str, key: str) -> RowDescription:
+    clip_start, duration = store.clip(name, key)
+    published = store.published_times(name, key)
+    shape, dtype = store.shape(name, key)
+    shard, row = store.place(name, key)
+    return {
+        "spec": store.features[name].spec_digest,
+        "shape": list(shape),
+        "dtype": dtype,
+        "row_digest": store.digest(name, key),
+        "shard": shard,
+        "row": row,
+        "clip_start_s": clip_start,
+        "duration_s": duration,
+        "time_s": store.times(name, key).tolist(),
+        "published_time_s": None if published is None else published.tolist(),
+        "valid": store.valid(name, key).tolist(),
+        "media": store.media(name, key),
+    }

@@ -1,27 +1,28 @@
-"""``store.py report``: one page about a store that opens in any browser, without network and without scripts."""
+"""One HTML page about a store that opens in any browser, without network and without scripts."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ..format import durable, layout
 from ..format.rounding import RoundingError
 from ..store import Store
-from .inspect import describe_store
+from .inspect import FeatureDescription, describe_store
 
 SHOWN_FAILURES = 500
+"""The page lists at most this many missing rows."""
 _SAMPLED_ROWS = 1000
+"""Durations and padding come from at most this many rows per feature."""
 _BINS = 24
 _TEMPLATE = Path(__file__).with_name("page.html.j2")
 
 
 def write_page(store: Store) -> Path:
-    """Put the page into the store, in one step, and return its path."""
+    """Write the page into the store in one step, and return its path."""
     path = store.path / layout.REPORT
     staged = store.path / layout.STAGING / f"{layout.new_id()}.html"
     durable.replace_file(path, staged, render_page(store).encode())
@@ -29,17 +30,17 @@ def write_page(store: Store) -> Path:
 
 
 def render_page(store: Store) -> str:
-    """HTML: how complete each feature is, how long its videos are, how it was made, what is missing and why.
+    """Return HTML: how complete each feature is, how long its videos are, how it was made, what is missing and why.
 
-    Durations and padding are those of at most 1,000 rows of a feature, evenly spaced over its sorted keys, and the page
-    says so; of the missing rows the first 500 are listed. Texts of the data set are escaped.
+    Durations and padding are measured on at most 1,000 rows per feature, evenly spaced over its sorted keys; the page
+    says how many. At most 500 missing rows are listed. All text from the dataset is escaped.
     """
-    value = describe_store(store)
-    failures = value["failures"]
+    description = describe_store(store)
+    failures = description["failures"]
     missing = Counter(failure["feature"] for failure in failures)
-    features = [_feature(store, name, feature, missing[name]) for name, feature in value["features"].items()]
+    features = [_feature(store, name, feature, missing[name]) for name, feature in description["features"].items()]
     classes = Counter((failure["feature"], failure["class"]) for failure in failures)
-    import jinja2  # only here: a card or an inspection needs no templates
+    import jinja2  # here, because cards and inspections need no templates
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     page = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
@@ -47,17 +48,18 @@ def render_page(store: Store) -> str:
         name=store.path.name,
         version=store.version,
         features=features,
-        total_bytes=sum(feature["bytes"] for feature in features),
+        total_bytes=sum(feature["bytes"] for feature in description["features"].values()),
         tables=[_table(store, name) for name in store.tables],
         questions=_questions(store),
         anomalies=_anomalies(store),
         failures=failures[:SHOWN_FAILURES],
         failure_count=len(failures),
-        classes=[(feature, kind, count) for (feature, kind), count in sorted(classes.items())],
+        classes=[(feature, failure_class, count) for (feature, failure_class), count in sorted(classes.items())],
     )
 
 
-def _feature(store: Store, name: str, feature: dict[str, Any], missing: int) -> dict[str, Any]:
+def _feature(store: Store, name: str, feature: FeatureDescription, missing: int) -> dict[str, object]:
+    """Return what the template shows of a feature."""
     keys = store.keys(name)
     sample = [
         keys[place] for place in np.unique(np.linspace(0, len(keys) - 1, min(len(keys), _SAMPLED_ROWS), dtype=int))
@@ -71,8 +73,8 @@ def _feature(store: Store, name: str, feature: dict[str, Any], missing: int) -> 
         "missing": missing,
         "complete": feature["rows"] / (feature["rows"] + missing) if feature["rows"] + missing else 0.0,
         "shape": "×".join(map(str, feature["shape"])),
-        "recipe": json.dumps(store.spec(name), indent=1, sort_keys=True, ensure_ascii=False),
-        "numerics": [json.dumps(kind, sort_keys=True) for kind in feature["numerics"]],
+        "spec_text": json.dumps(store.spec(name), indent=1, sort_keys=True, ensure_ascii=False),
+        "numerics": [json.dumps(numerics, sort_keys=True) for numerics in feature["numerics"]],
         "rounding": {kind: str(RoundingError(**error)) for kind, error in feature["rounding"].items()},
         "sampled": len(sample),
         "padding": 1 - sum(int(mask.sum()) for mask in valid) / steps if steps else 0.0,
@@ -80,8 +82,8 @@ def _feature(store: Store, name: str, feature: dict[str, Any], missing: int) -> 
     }
 
 
-def _histogram(values: list[float]) -> dict[str, Any] | None:
-    """Bars as (height in 0..1, label), and the range; None without values."""
+def _histogram(values: list[float]) -> dict[str, object] | None:
+    """Return bars as (height from 0 to 1, label), and the range; None if there are no values."""
     if not values:
         return None
     counts, edges = np.histogram(values, bins=_BINS, range=(0, max(values) or 1.0))
@@ -92,38 +94,38 @@ def _histogram(values: list[float]) -> dict[str, Any] | None:
     return {"bars": bars, "least": min(values), "median": float(np.median(values)), "most": max(values)}
 
 
-def _table(store: Store, name: str) -> dict[str, Any]:
+def _table(store: Store, name: str) -> dict[str, object]:
     entry = store.manifest.tables[name]
     return {"name": name, "rows": entry.rows, "parts": list(store.parts(name)), "stale": list(store.stale(name))}
 
 
 def _questions(store: Store) -> list[tuple[str, str, int, int, str]]:
-    """Dataset, split, questions, videos and the types with their numbers."""
+    """Return (dataset, split, number of questions, number of videos, number of questions per type)."""
     if "questions" not in store.tables:
         return []
     table = store.table("questions")
     if not {"dataset", "split", "video_id", "type"} <= set(table.column_names):
         return []
-    groups: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    videos: dict[tuple[str, str], set[str]] = {}
+    types: dict[tuple[str, str], Counter[str]] = {}
     columns = (table.column(name).to_pylist() for name in ("dataset", "split", "video_id", "type"))
-    for dataset, split, video, kind in zip(*columns, strict=True):
-        groups.setdefault((dataset, split), []).append((video, kind or ""))
+    for dataset, split, video, question_type in zip(*columns, strict=True):
+        videos.setdefault((dataset, split), set()).add(video)
+        types.setdefault((dataset, split), Counter())[question_type or ""] += 1
     return [
         (
             dataset,
             split,
-            len(rows),
-            len({video for video, _ in rows}),
-            ", ".join(
-                f"{kind or 'untyped'} {count}" for kind, count in sorted(Counter(kind for _, kind in rows).items())
-            ),
+            counts.total(),
+            len(videos[dataset, split]),
+            ", ".join(f"{question_type or 'untyped'} {count}" for question_type, count in sorted(counts.items())),
         )
-        for (dataset, split), rows in sorted(groups.items())
+        for (dataset, split), counts in sorted(types.items())
     ]
 
 
 def _anomalies(store: Store) -> list[tuple[str, str, int]]:
-    """Kind, code and number of what was odd in annotation files."""
+    """Return (kind, code, number) of the anomalies in annotation files."""
     if "annotation_report" not in store.tables:
         return []
     table = store.table("annotation_report")

@@ -1,10 +1,12 @@
-"""Features as Lance, WebDataset or Zarr 3, in the stored dtype, with times and masks beside the values.
+"""Export features as Lance, WebDataset or Zarr 3, in the stored dtype, with times and masks beside the values.
 
-Lance and Zarr need their packages (``pip install '.[lance]'``, ``'.[zarr]'``); WebDataset shards are plain tar files.
+Lance and Zarr need their packages (``pip install 'reelstore[lance]'``, ``'reelstore[zarr]'``); WebDataset shards are
+plain tar files.
 """
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import tarfile
@@ -18,14 +20,18 @@ import pyarrow as pa
 
 from ..errors import ExchangeError
 from ..format.rows import Array
-from .rows import Export, ExportOptions, Missing, Rows, file_names
+from .rows import Export, ExportOptions, StoreRows, available_rows, file_names, refuse_options
 
 _BATCH_ROWS = 64
+"""Rows of a Lance record batch."""
 _TAR_BYTES = 256e6
+"""Size at which a WebDataset shard is finished."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Sample:
+    """A row with its times and mask."""
+
     key: str
     values: Array
     time_s: Array
@@ -33,10 +39,16 @@ class _Sample:
 
 
 def export_lance(
-    rows: Rows, splits: Mapping[str, Sequence[str]], options: ExportOptions, folder: Path, result: Export
+    rows: StoreRows, splits: Mapping[str, Sequence[str]], options: ExportOptions, folder: Path, result: Export
 ) -> None:
-    """A split is one ``<split>.lance`` dataset: key, shape, values (flat), time_s, valid; one row a video."""
-    _refuse_options("lance", options)
+    """Write one dataset ``<split>.lance`` per split, with a row per video: key, shape, values (flat), time_s, valid.
+
+    Raises
+    ------
+    ExchangeError
+        If any option is given, or the package is missing.
+    """
+    refuse_options("lance", options)
     lance: Any = _package("lance", "pylance")
     for split, keys in splits.items():
         samples = _samples(rows, split, keys, result)
@@ -52,8 +64,8 @@ def export_lance(
                 pa.field("valid", pa.list_(pa.bool_()), nullable=False),
             ]
         )
-        counted = _counted(first, samples, f"{split}.lance", result)
-        reader = pa.RecordBatchReader.from_batches(schema, _record_batches(counted, schema))
+        written = _counted(first, samples, f"{split}.lance", result)
+        reader = pa.RecordBatchReader.from_batches(schema, _record_batches(written, schema))
         lance.write_dataset(reader, str(folder / f"{split}.lance"))
 
 
@@ -85,13 +97,19 @@ def _lists(arrays: Sequence[Array]) -> pa.ListArray:
 
 
 def export_webdataset(
-    rows: Rows, splits: Mapping[str, Sequence[str]], options: ExportOptions, folder: Path, result: Export
+    rows: StoreRows, splits: Mapping[str, Sequence[str]], options: ExportOptions, folder: Path, result: Export
 ) -> None:
-    """A split is ``<split>-000000.tar`` …; a sample is ``values.npy, times.npy, valid.npy`` and ``json`` (key, spec).
+    """Write tar files ``<split>-000000.tar`` … with values, times, mask (``.npy``) and ``json`` per video.
 
-    Sample names are the keys, percent-encoded where they are not file names or hold a dot, at which WebDataset cuts.
+    Sample names are the keys, percent-encoded if they are not file names. Dots are encoded too, because WebDataset
+    splits names at them. ``json`` has the key, the feature and its spec digest.
+
+    Raises
+    ------
+    ExchangeError
+        If any option is given.
     """
-    _refuse_options("webdataset", options)
+    refuse_options("webdataset", options)
     names = file_names({key for keys in splits.values() for key in keys})
     for split, keys in splits.items():
         for shard, samples in enumerate(_shards(_samples(rows, split, keys, result))):
@@ -103,17 +121,17 @@ def export_webdataset(
 
 
 def _shards(samples: Iterator[_Sample]) -> Iterator[list[_Sample]]:
-    """Runs of samples that fill a tar file; their values are still views of the store."""
-    run: list[_Sample] = []
+    """Yield lists of samples that fill a tar file each; their values are still views of the store."""
+    shard: list[_Sample] = []
     size = 0
     for sample in samples:
-        run.append(sample)
+        shard.append(sample)
         size += sample.values.nbytes
         if size > _TAR_BYTES:
-            yield run
-            run, size = [], 0
-    if run:
-        yield run
+            yield shard
+            shard, size = [], 0
+    if shard:
+        yield shard
 
 
 def _add(archive: tarfile.TarFile, stem: str, sample: _Sample, result: Export) -> None:
@@ -136,16 +154,18 @@ def _npy(array: Array) -> bytes:
 
 
 def export_zarr(
-    rows: Rows, splits: Mapping[str, Sequence[str]], options: ExportOptions, folder: Path, result: Export
+    rows: StoreRows, splits: Mapping[str, Sequence[str]], options: ExportOptions, folder: Path, result: Export
 ) -> None:
-    """A split is one Zarr 3 group ``<split>.zarr``: values [N, T, …] with a chunk a video, key, time_s, valid.
+    """Write one Zarr 3 group ``<split>.zarr`` per split: values ``[N, T, …]`` with a chunk per video, time_s and valid.
+
+    The keys, in the order of the rows, are the attribute ``keys`` of the group.
 
     Raises
     ------
     ExchangeError
-        If rows differ in shape: one Zarr array has one.
+        If any option is given, the package is missing, or rows differ in shape.
     """
-    _refuse_options("zarr", options)
+    refuse_options("zarr", options)
     zarr: Any = _package("zarr", "zarr")
     for split, keys in splits.items():
         present = [key for key in keys if (rows.feature, key) in rows.store]
@@ -176,25 +196,23 @@ def export_zarr(
             stored.append(sample.key)
         count = len(stored)
         values.resize((count, *shape))
-        # Keys as a JSON attribute: Zarr 3 has no stable string dtype yet.
+        # The keys are a JSON attribute, since Zarr 3 has no stable string dtype yet.
         group.attrs.update({"feature": result.feature, "spec": result.spec, "keys": stored})
         for name, column in (("time_s", times[:count]), ("valid", valid[:count])):
             group.create_array(name, data=column, chunks=(max(1, count), shape[0]), compressors=None)
 
 
-def _samples(rows: Rows, split: str, keys: Sequence[str], result: Export) -> Iterator[_Sample]:
-    """The rows of a split that are there; the others are entered as missing."""
-    for key in keys:
-        values = rows.stored(key)
-        if isinstance(values, str):
-            result.missing.append(Missing(key, split, values))
-            continue
-        result.padded += rows.padded(key)
-        store, feature = rows.store, rows.feature
+def _samples(rows: StoreRows, split: str, keys: Sequence[str], result: Export) -> Iterator[_Sample]:
+    """Yield the rows of a split that can be exported; the others are entered as missing."""
+    store, feature = rows.store, rows.feature
+    for key, values in available_rows(rows.verified, ((split, key) for key in keys), result):
+        if rows.is_padded(key):
+            result.padded += 1
         yield _Sample(key, values, store.times(feature, key), store.valid(feature, key))
 
 
 def _counted(first: _Sample, rest: Iterator[_Sample], name: str, result: Export) -> Iterator[_Sample]:
+    """Yield all samples, and count them in ``result.files``."""
     result.files[name] = 0
     sample: _Sample | None = first
     while sample is not None:
@@ -203,13 +221,10 @@ def _counted(first: _Sample, rest: Iterator[_Sample], name: str, result: Export)
         sample = next(rest, None)
 
 
-def _refuse_options(target: str, options: ExportOptions) -> None:
-    if options != ExportOptions():
-        raise ExchangeError(f"target {target!r}: has neither --dataset-name, --layout nor --published-times")
-
-
 def _package(module: str, package: str) -> Any:
     try:
-        return __import__(module)
+        return importlib.import_module(module)
     except ImportError as error:
-        raise ExchangeError(f"target {module!r}: needs the package {package}; pip install '.[{module}]'") from error
+        raise ExchangeError(
+            f"target {module!r}: needs the package {package}; pip install 'reelstore[{module}]'"
+        ) from error

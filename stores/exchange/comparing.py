@@ -1,4 +1,4 @@
-"""How far two sets of rows of the same videos are from each other."""
+"""Compare two sets of rows of the same videos."""
 
 from __future__ import annotations
 
@@ -6,25 +6,46 @@ import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from ..format import layout
 from ..format.rows import Array
 from ..store import Store
-from .files import RowSource, open_files
+from .files import open_files
+from .rows import StoreRows
 
 _WORST = 5
+"""Number of differing rows to report in detail."""
 _BLOCK = 1 << 20
+"""Number of values compared at a time."""
+
+
+class RowSource(Protocol):
+    """Rows by key, whether they lie in a store or in other files."""
+
+    def keys(self) -> list[str]:
+        """Return all keys."""
+
+    def row(self, key: str) -> Array:
+        """Return a row, ``[T, *step]``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One row against its counterpart.
+    """Difference between a row and its counterpart.
 
-    ``max_abs`` and ``mean_abs`` are in the rows' own units; ``min_cosine`` and ``mean_cosine`` are over steps (two
-    steps of zeros count as 1, one alone as 0). ``finite`` is False where NaN or infinite values differ; the numbers
-    are then 0 and count for nothing.
+    Attributes
+    ----------
+    identical
+        Whether all bits are equal in the common dtype.
+    finite
+        False if NaN or infinite values differ. The other numbers then keep their defaults and mean nothing.
+    max_abs, mean_abs
+        Largest and mean absolute difference of values, in the rows' own units.
+    min_cosine, mean_cosine
+        Smallest and mean cosine between corresponding steps. Two steps of zeros count as 1, a single one as 0.
     """
 
     key: str
@@ -36,9 +57,32 @@ class Difference:
     mean_cosine: float = 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class ShapeMismatch:
+    """Shapes of a row that differs in shape from its counterpart."""
+
+    key: str
+    here: list[int]
+    there: list[int]
+
+
 @dataclass(slots=True)
 class Comparison:
-    """What :func:`compare` found. ``differing`` counts common rows that are not within ``atol``."""
+    """Result of ``compare``.
+
+    Attributes
+    ----------
+    common, identical, differing
+        Number of rows on both sides, of those with equal bits, and of those that are not within ``atol``.
+    only_here, only_there
+        Keys on one side only.
+    other_shape, not_finite
+        Common rows that cannot be compared by value; they count as differing.
+    max_abs, mean_abs, min_cosine, mean_cosine
+        As in ``Difference``, over all values and steps of comparable rows.
+    worst
+        The rows that differ most.
+    """
 
     atol: float
     common: int = 0
@@ -46,7 +90,7 @@ class Comparison:
     differing: int = 0
     only_here: list[str] = field(default_factory=list)
     only_there: list[str] = field(default_factory=list)
-    other_shape: list[dict[str, object]] = field(default_factory=list)
+    other_shape: list[ShapeMismatch] = field(default_factory=list)
     not_finite: list[str] = field(default_factory=list)
     max_abs: float = 0.0
     mean_abs: float = 0.0
@@ -60,27 +104,24 @@ class Comparison:
         return self.common > 0 and self.differing == 0
 
 
-class StoreRows:
-    """The rows of one feature of a store."""
-
-    def __init__(self, store: Store, feature: str) -> None:
-        self._store = store
-        self._feature = feature
-
-    def keys(self) -> list[str]:
-        return self._store.keys(self._feature)
-
-    def row(self, key: str) -> Array:
-        return self._store.row(self._feature, key)
-
-
 def open_other(path: Path, feature: str, dataset: str | None) -> RowSource:
-    """The rows to compare with: a feature of another store, legacy HDF5 files, or a folder of ``.npy`` files.
+    """Open the rows to compare with: those of another store, of HDF5 files, or of a folder of ``.npy`` files.
 
     Parameters
     ----------
-    feature : the feature's name, should ``path`` be a store.
-    dataset : its name there where that differs; the feature dataset of an HDF5 file.
+    path
+        The other store, file or folder.
+    feature
+        The feature's name, used if ``path`` is a store.
+    dataset
+        Its name there, if that differs, or the feature dataset of HDF5 files.
+
+    Raises
+    ------
+    ExchangeError
+        If the files cannot be used.
+    StoreError
+        If the other store cannot be opened.
     """
     if (path / layout.IDENTITY).exists():
         return StoreRows(Store.open(path, lease=False), dataset or feature)
@@ -90,8 +131,8 @@ def open_other(path: Path, feature: str, dataset: str | None) -> RowSource:
 def compare(here: RowSource, there: RowSource, atol: float = 0.0) -> Comparison:
     """Compare the rows of all common keys, one at a time.
 
-    Rows are brought to the dtype that holds both. With ``atol`` 0 they match when their bytes are then equal;
-    otherwise when no value differs by more.
+    Rows are converted to the smallest dtype that holds both. They match if all bits are then equal or, with ``atol``
+    above 0, if no value differs by more than that.
     """
     mine, others = here.keys(), set(there.keys())
     result = Comparison(atol, only_there=sorted(others.difference(mine)))
@@ -104,23 +145,25 @@ def compare(here: RowSource, there: RowSource, atol: float = 0.0) -> Comparison:
         result.common += 1
         a, b = here.row(key), there.row(key)
         if a.shape != b.shape:
-            result.other_shape.append({"key": key, "here": list(a.shape), "there": list(b.shape)})
+            result.other_shape.append(ShapeMismatch(key, list(a.shape), list(b.shape)))
             result.differing += 1
             continue
-        found = difference(key, a, b)
-        result.identical += found.identical
-        if not found.finite:
+        row = difference(key, a, b)
+        if not row.finite:
             result.not_finite.append(key)
             result.differing += 1
             continue
-        result.differing += not (found.identical or (atol > 0 and found.max_abs <= atol))
-        result.max_abs = max(result.max_abs, found.max_abs)
-        result.min_cosine = min(result.min_cosine, found.min_cosine)
+        if row.identical:
+            result.identical += 1
+        elif atol <= 0 or row.max_abs > atol:
+            result.differing += 1
+        result.max_abs = max(result.max_abs, row.max_abs)
+        result.min_cosine = min(result.min_cosine, row.min_cosine)
         values, steps = values + a.size, steps + len(a)
-        result.mean_abs += (found.mean_abs - result.mean_abs) * a.size / max(values, 1)
-        result.mean_cosine += (found.mean_cosine - result.mean_cosine) * len(a) / max(steps, 1)
-        if not found.identical:
-            ranked.append(found)
+        result.mean_abs += (row.mean_abs - result.mean_abs) * a.size / max(values, 1)
+        result.mean_cosine += (row.mean_cosine - result.mean_cosine) * len(a) / max(steps, 1)
+        if not row.identical:
+            ranked.append(row)
             ranked = heapq.nlargest(_WORST, ranked, lambda row: (row.max_abs, -row.min_cosine))
     result.worst = ranked
     return result
@@ -154,7 +197,7 @@ def difference(key: str, a: Array, b: Array) -> Difference:
 
 
 def _blocks(a: Array, b: Array) -> Iterator[tuple[Array, Array]]:
-    """Steps of both rows, flattened to ``[n, C]`` in their common dtype, about a million values at a time."""
+    """Yield steps of both rows, flattened to ``[n, C]`` in their common dtype, about a million values at a time."""
     dtype = np.result_type(a.dtype, b.dtype).newbyteorder("<")
     width = a[0].size if len(a) else 0
     count = max(1, _BLOCK // max(width, 1))
@@ -165,13 +208,14 @@ def _blocks(a: Array, b: Array) -> Iterator[tuple[Array, Array]]:
 
 
 def _equal_bits(x: Array, y: Array) -> Array:
+    """Return where the bits of two arrays are equal, as a bool array of their shape."""
     size = x.dtype.itemsize
     bits = x.view(f"u{size}") == y.view(f"u{size}")
     return np.asarray(bits)
 
 
 def _cosines(p: Array, q: Array) -> Array:
-    """Cosine of each row of ``[n, C] float64``, scaled first so that no square overflows."""
+    """Return the cosine of each row of ``[n, C] float64``, scaled first so that no square overflows."""
     units = []
     for part in (p, q):
         scale = np.abs(part).max(axis=1, keepdims=True)

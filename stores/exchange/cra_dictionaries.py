@@ -1,17 +1,18 @@
-"""Confounder dictionaries as the files that CRA's trainers read unmodified.
+"""Export confounder dictionaries as the files that CRA's trainers read unmodified.
 
-`qa_graphs.npy`
-    Torch pickle `{"k_center": Data, "k_mean": Data}` of PyTorch Geometric's `Data(x, edge_index)`: read by CRA as
-    published.
-`qa_graphs.pt`
-    The same as plain tensors, `{"k_center": {"x", "edge_index"}, "k_mean": {"x", "edge_index"}}`: read by
-    `torch.load(..., weights_only=True)` without that package.
-`visual_clusters.npy`
-    Torch pickle `{"k_center": Tensor, "k_mean": Tensor}`: read by CRA as published, and with `weights_only=True`.
+``qa_graphs.npy``
+    Torch pickle ``{"k_center": Data, "k_mean": Data}`` with PyTorch Geometric's ``Data(x, edge_index)``, which CRA
+    reads as published. It is only written if ``torch_geometric`` is installed.
+``qa_graphs.pt``
+    The same as plain tensors, ``{"k_center": {"x", "edge_index"}, "k_mean": {"x", "edge_index"}}``, which
+    ``torch.load(..., weights_only=True)`` reads without that package.
+``visual_clusters.npy``
+    Torch pickle ``{"k_center": Tensor, "k_mean": Tensor}``, which CRA reads as published, also with
+    ``weights_only=True``.
 
-`x` is `[k, 8, D] float32`, `edge_index` `[2, 12] int64` (row 0 the sources), visual tensors are `[k, D] float32`; the
-published sizes are k=512, D=768. Both `.npy` names are the published ones, although the files are no numpy arrays.
-`qa_graphs.npy` needs torch_geometric, here to be written and there to be read; without it only `qa_graphs.pt` is.
+``x`` is ``[k, 8, D] float32``, ``edge_index`` ``[2, 12] int64`` (row 0 has the sources), and visual tensors are
+``[k, D] float32``; the published sizes are k=512 and D=768. Both ``.npy`` names are the published ones, although these
+files are not numpy arrays (``docs/facts/cra.md`` section 4.4).
 """
 
 from __future__ import annotations
@@ -36,9 +37,25 @@ TARGET = "cra_dictionaries"
 PYG = "torch_geometric"
 
 
+_COLUMNS = {"k_center": "center", "k_mean": "mean"}
+"""Columns of a dictionary table, by their names in CRA's files."""
+
+
 @dataclass(slots=True)
 class DictionaryExport:
-    """What an export wrote: clusters by file, what of it is stale or made with random weights, what was left out."""
+    """What an export wrote.
+
+    Attributes
+    ----------
+    files
+        Number of clusters by file name.
+    stale
+        Inputs that have changed since a dictionary was built, by kind.
+    random_weights
+        Kinds that were made with random weights.
+    left_out
+        Why a file was not written, by file name.
+    """
 
     version: int
     files: dict[str, int] = field(default_factory=dict)
@@ -53,19 +70,22 @@ def export_dictionaries(store: Store, out: Path) -> DictionaryExport:
     Raises
     ------
     MissingKeyError
-        If there is none.
+        If the store has no dictionary.
     ExchangeError
-        If the folder holds something.
+        If the folder is not empty.
     """
     kinds = [kind for kind in KINDS if f"{kind}_dictionary" in store.tables]
     if not kinds:
-        raise MissingKeyError(f"{store.path}: no dictionary in version {store.version}; see jobs/cluster.py")
+        raise MissingKeyError(f"{store.path}: no dictionary in version {store.version}; make one with jobs/cluster.py")
     result = DictionaryExport(store.version)
     specs = {kind: dictionary_spec(store, kind) for kind in kinds}
     with new_folder(out, store.path) as folder:
         for kind, spec in specs.items():
             tensors = {name: _tensor(store, kind, column, spec) for name, column in _COLUMNS.items()}
-            (_write_graphs if kind == "linguistic" else _write_clusters)(folder, tensors, spec, result)
+            if kind == "linguistic":
+                _write_graphs(folder, tensors, spec["edges"], result)
+            else:
+                _write_clusters(folder, tensors, result)
             if stale := store.stale(f"{kind}_dictionary"):
                 result.stale[kind] = list(stale)
             if spec.get("random_weights"):
@@ -75,11 +95,8 @@ def export_dictionaries(store: Store, out: Path) -> DictionaryExport:
     return result
 
 
-_COLUMNS = {"k_center": "center", "k_mean": "mean"}
-
-
 def _tensor(store: Store, kind: str, column: str, spec: dict[str, Any]) -> torch.Tensor:
-    """``[k, *shape] float32``."""
+    """Return a column of a dictionary, ``[k, *shape] float32``."""
     import torch
 
     table = store.table(f"{kind}_dictionary")
@@ -87,9 +104,7 @@ def _tensor(store: Store, kind: str, column: str, spec: dict[str, Any]) -> torch
     return torch.from_numpy(values.reshape(table.num_rows, *spec["shape"]).astype(np.float32))
 
 
-def _write_clusters(
-    folder: Path, tensors: dict[str, torch.Tensor], spec: dict[str, Any], result: DictionaryExport
-) -> None:
+def _write_clusters(folder: Path, tensors: dict[str, torch.Tensor], result: DictionaryExport) -> None:
     import torch
 
     torch.save(tensors, folder / "visual_clusters.npy")
@@ -97,19 +112,19 @@ def _write_clusters(
 
 
 def _write_graphs(
-    folder: Path, tensors: dict[str, torch.Tensor], spec: dict[str, Any], result: DictionaryExport
+    folder: Path, tensors: dict[str, torch.Tensor], edges: list[list[int]], result: DictionaryExport
 ) -> None:
     import torch
 
-    edges = torch.tensor(spec["edges"], dtype=torch.int64).T.contiguous()
+    edge_index = torch.tensor(edges, dtype=torch.int64).T.contiguous()
     count = len(tensors["k_center"])
-    plain = {name: {"x": x, "edge_index": edges} for name, x in tensors.items()}
+    plain = {name: {"x": x, "edge_index": edge_index} for name, x in tensors.items()}
     torch.save(plain, folder / "qa_graphs.pt")
     result.files["qa_graphs.pt"] = count
     if importlib.util.find_spec(PYG) is None:
-        result.left_out["qa_graphs.npy"] = f"needs the package {PYG}; qa_graphs.pt holds the same tensors"
+        result.left_out["qa_graphs.npy"] = f"needs the package {PYG}; qa_graphs.pt has the same tensors"
         return
     from torch_geometric.data import Data
 
-    torch.save({name: Data(x=x, edge_index=edges) for name, x in tensors.items()}, folder / "qa_graphs.npy")
+    torch.save({name: Data(x=x, edge_index=edge_index) for name, x in tensors.items()}, folder / "qa_graphs.npy")
     result.files["qa_graphs.npy"] = count

@@ -1,7 +1,7 @@
-"""Exporting a feature to a target: the layout that a published trainer reads unmodified, or a columnar format.
+"""Export a feature to a target: a layout that a published trainer reads unmodified, or a columnar format.
 
-A target is one function in :data:`TARGETS`: it gets the rows that were asked for and a new folder, and enters what it
-wrote in the :class:`Export`. What cannot be written is listed there, never dropped in silence and never NaN.
+A target is one function in ``TARGETS``. It gets the requested rows and a new folder, and enters what it wrote in the
+``Export``. Rows that cannot be written are listed there; none is dropped silently, and none is written with NaN.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from typing import Any
 from ..errors import ExchangeError, InvalidKeyError
 from ..format import layout
 from ..store import Store
+from ..wording import available
 from .columnar import export_lance, export_webdataset, export_zarr
 from .files import csv_records, read_json
 from .published import export_music_avqa, export_nextgqa
-from .rows import RECORD_FILE, Export, ExportOptions, Rows, Target, new_folder, write_json
+from .rows import RECORD_FILE, Export, ExportOptions, StoreRows, Target, new_folder, write_json
 
 WHOLE = "all"
+"""Name of the only split, if none are given."""
 
 TARGETS: Mapping[str, Target] = {
     "nextgqa": export_nextgqa,
@@ -39,45 +41,58 @@ def export(
 ) -> Export:
     """Write ``feature`` for ``target`` into the new (or empty) folder ``out``.
 
-    The folder is filled beside its place and renamed, so that it is there whole or not at all.
+    The files are written into a temporary folder beside ``out``, which is then renamed: ``out`` is complete or absent.
 
     Parameters
     ----------
-    splits : keys by split name; None for one split ``all`` with every key of the feature.
+    store
+        The store.
+    feature
+        The feature, ``name`` or ``name@digest``.
+    target
+        A key of ``TARGETS``.
+    out
+        The folder to make.
+    splits
+        Keys by split name; by default one split ``all`` with every key of the feature.
+    options
+        Options of the target.
 
     Raises
     ------
     ExchangeError
-        If the folder holds something, the target is unknown, or rows do not fit it.
+        If the folder is not empty, the target is unknown, rows do not fit it, or no row can be written.
+    MissingKeyError
+        If there is no such feature.
     """
     if target not in TARGETS:
-        raise ExchangeError(f"target {target!r}: there is {', '.join(sorted(TARGETS))}")
+        raise ExchangeError(f"target {target!r}: unknown ({available(sorted(TARGETS))})")
     name, _, _ = feature.partition("@")
     spec = store.spec(feature)
     result = Export(target, name, layout.digest(spec), store.version, bool(spec.get("random_weights")))
     chosen = {layout.check_name(split): list(dict.fromkeys(keys)) for split, keys in (splits or {}).items()}
     chosen = chosen or {WHOLE: store.keys(feature)}
     with new_folder(out, store.path) as folder:
-        TARGETS[target](Rows(store, feature), chosen, options or ExportOptions(), folder, result)
+        TARGETS[target](StoreRows(store, feature), chosen, options or ExportOptions(), folder, result)
         if not any(result.files.values()):
             reason = f" ({result.missing[0].key!r}: {result.missing[0].reason})" if result.missing else ""
             raise ExchangeError(f"{store.path}: feature {feature!r}: no row to export{reason}")
         record = {"reelstore": {"version": store.version, "feature": name, "spec_digest": result.spec, "spec": spec}}
-        record["export"] = {"target": target, "files": result.files, "missing": [m.key for m in result.missing]}
+        record["export"] = {"target": target, "files": result.files, "missing": [row.key for row in result.missing]}
         write_json(folder / RECORD_FILE, record)
     return result
 
 
 def read_keys(path: Path) -> list[str]:
-    """Video keys that a split file lists, each once, in the order of the file.
+    """Read the video keys of a split file, without duplicates, in the order of the file.
 
-    ``.csv``: column ``video_id`` (or ``video``); ``.json``: a list of ids, a list of objects with
-    ``video_id``, or an object whose names are ids; anything else: one id a line.
+    A ``.csv`` file has a column ``video_id`` (or ``video``). A ``.json`` file is a list of ids, a list of objects with
+    ``video_id``, or an object whose names are ids. Any other file has one id per line.
 
     Raises
     ------
     ExchangeError
-        If the file cannot be read so, lists nothing, or lists what is not a key.
+        If the file cannot be read like this, is empty, or contains something that is not a key.
     """
     if not path.is_file():
         raise ExchangeError(f"{path}: no such file")

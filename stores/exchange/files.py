@@ -1,7 +1,8 @@
-"""Reading the feature files that published trainers use: HDF5 with an id dataset, folders of ``<id>.npy``.
+"""Read feature files of another tool: HDF5 with a dataset of ids, or a folder of ``<id>.npy``.
 
-Layouts (facts sheets, CRA 2.4 and MUSIC-AVQA 2.9): an HDF5 file holds ``vid`` (or ``ids``), one id a row, beside a
-dataset ``[V, T, …]``; a folder holds one array ``[T, …]`` a file, and ``index.csv`` where Reelstore wrote it.
+An HDF5 file has ``vid`` (or ``ids``), one id per row, beside a dataset ``[V, T, …]`` (``docs/facts/cra.md`` section
+2.4). A folder has one array ``[T, …]`` per file (``docs/facts/coqo.md`` section 2.9), and ``index.csv`` if Reelstore
+wrote it.
 """
 
 from __future__ import annotations
@@ -9,13 +10,15 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import logging
 import os
 import tokenize
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 import h5py
 import numpy as np
@@ -23,53 +26,72 @@ import numpy as np
 from ..errors import ExchangeError, InvalidKeyError
 from ..format import durable, layout
 from ..format.rows import Array
+from ..wording import available, one_line
+
+logger = logging.getLogger("reelstore.exchange.files")
 
 INDEX_FILE = "index.csv"
 INDEX_COLUMNS = ("key", "file", "T", "valid_steps", "mask")
 ID_DATASETS = ("vid", "ids")
 _CHUNK_CACHE = 64 << 20
-# What numpy raises for headers that are not: besides the documented ones, what its Python 2 fallback lets through.
 _NPY_ERRORS = (OSError, ValueError, TypeError, OverflowError, MemoryError, EOFError, SyntaxError, tokenize.TokenError)
-
-
-class RowSource(Protocol):
-    """Rows by key, wherever they lie."""
-
-    def keys(self) -> list[str]:
-        """All keys, sorted as bytes."""
-
-    def row(self, key: str) -> Array:
-        """``[T, *step]``."""
+"""What numpy raises for a damaged header: its documented errors, and those that its Python 2 fallback lets through."""
+_HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError)
+"""What h5py raises for a damaged file: it maps the errors of HDF5 to these, depending on where they occur."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What is known of a legacy row before its values are read."""
+    """Shape and dtype of a row, known before its values are read."""
 
     steps: int
     step_shape: tuple[int, ...]
     dtype: np.dtype[Any]
 
 
-class FileRows(RowSource, Protocol):
-    """Rows of legacy files."""
+class FileRows(ABC):
+    """Rows in feature files of another tool, by key.
 
-    format: str
+    Attributes
+    ----------
+    format
+        Name of the layout, ``nextgqa`` or ``npy``.
+    """
 
+    format: ClassVar[str]
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self._stamps = {path: _stamp(path) for path in paths}
+
+    @abstractmethod
+    def keys(self) -> list[str]:
+        """Return all keys, sorted."""
+
+    @abstractmethod
     def where(self, key: str) -> str:
-        """The file and the key, for messages."""
+        """Return the file and the key, for messages."""
 
+    @abstractmethod
     def shape(self, key: str) -> Shape:
-        """Shape and dtype, without the values."""
+        """Return shape and dtype of a row without reading its values."""
+
+    @abstractmethod
+    def row(self, key: str) -> Array:
+        """Read a row, ``[T, *step]``."""
 
     def valid(self, key: str) -> Array:
-        """``[T] bool``, False where the files say that a step is padding."""
+        """Return the mask of a row, ``[T] bool``: False where the files say that a step is padding."""
+        return np.ones(self.shape(key).steps, bool)
 
+    @abstractmethod
     def digest(self) -> str:
-        """sha256 over the digests of all files, whatever their order."""
+        """Return a sha256 over the digests of all files; their order does not matter."""
 
     def check_unchanged(self) -> None:
-        """Raise if a file changed since :meth:`digest` read it."""
+        """Raise ``ExchangeError`` if a file has changed since it was opened."""
+        for path, stamp in self._stamps.items():
+            if _stamp(path) != stamp:
+                raise ExchangeError(f"{path}: changed while it was read; import it again")
 
 
 def open_files(paths: Sequence[Path], format: str | None = None, dataset: str | None = None) -> FileRows:
@@ -77,55 +99,59 @@ def open_files(paths: Sequence[Path], format: str | None = None, dataset: str | 
 
     Parameters
     ----------
-    paths : files and folders.
-    format : ``nextgqa`` (HDF5) or ``npy``; None to see by the files.
-    dataset : the feature dataset of HDF5 files; None where they hold only one.
+    paths
+        Files and folders.
+    format
+        ``nextgqa`` (HDF5) or ``npy``; by default, whichever the files are.
+    dataset
+        The feature dataset of HDF5 files; may be None if they have only one.
 
     Raises
     ------
     ExchangeError
-        If the files are neither, or cannot be used.
+        If the files have neither format, or cannot be used.
     """
-    found: dict[str, list[Path]] = {"nextgqa": [], "npy": []}
+    by_format: dict[str, list[Path]] = {"nextgqa": [], "npy": []}
     for path in paths:
         if path.is_dir():
             names = sorted(os.listdir(path))
             files = [path / name for name in names if name.endswith((".h5", ".hdf5"))]
-            found["nextgqa"] += files
+            by_format["nextgqa"] += files
             if INDEX_FILE in names or any(name.endswith(".npy") for name in names):
-                found["npy"].append(path)
+                by_format["npy"].append(path)
             elif not files:
-                raise ExchangeError(f"{path}: holds neither .h5 nor .npy files")
+                raise ExchangeError(f"{path}: contains neither .h5 nor .npy files")
         elif not path.exists():
             raise ExchangeError(f"{path}: no such file or folder")
         elif path.suffix == ".npy":
             raise ExchangeError(f"{path}: a single .npy file; name its folder")
         else:
-            found["nextgqa"].append(path)
+            by_format["nextgqa"].append(path)
     if format is None:
-        if found["npy"] and found["nextgqa"]:
+        if by_format["npy"] and by_format["nextgqa"]:
             raise ExchangeError(f"{paths[0]}: both .h5 and .npy files; choose with --format")
-        format = "npy" if found["npy"] else "nextgqa"
-    if format not in found:
-        raise ExchangeError(f"format {format!r}: there is nextgqa and npy")
-    if not found[format]:
+        format = "npy" if by_format["npy"] else "nextgqa"
+    if format not in by_format:
+        raise ExchangeError(f"format {format!r}: unknown ({available(by_format)})")
+    chosen = by_format[format]
+    if not chosen:
         raise ExchangeError(f"{paths[0]}: no {format} files here")
     if format == "nextgqa":
-        return Hdf5Rows(found[format], dataset)
-    if len(found[format]) > 1:
-        raise ExchangeError(f"{found[format][1]}: one folder of .npy files at a time")
+        return Hdf5Rows(chosen, dataset)
+    if len(chosen) > 1:
+        raise ExchangeError(f"{chosen[1]}: a second folder; import one folder of .npy files at a time")
     if dataset is not None:
-        raise ExchangeError(f"{found[format][0]}: .npy files have no dataset {dataset!r}")
-    return NpyRows(found[format][0])
+        raise ExchangeError(f"{chosen[0]}: .npy files have no dataset {dataset!r}; leave it out")
+    return NpyRows(chosen[0])
 
 
-class Hdf5Rows:
+class Hdf5Rows(FileRows):
     """Rows of one or more HDF5 files; no id may appear twice."""
 
     format = "nextgqa"
 
     def __init__(self, paths: Sequence[Path], dataset: str | None = None) -> None:
-        self._files = _Files(paths)
+        super().__init__(paths)
         self._datasets: list[h5py.Dataset] = []
         self._rows: dict[str, tuple[int, int]] = {}
         self._paths = list(paths)
@@ -156,37 +182,34 @@ class Hdf5Rows:
             values: Array = self._datasets[number][row]
         return np.asarray(values, _plain(values.dtype, self.where(key)))
 
-    def valid(self, key: str) -> Array:
-        return np.ones(self.shape(key).steps, bool)
-
     def digest(self) -> str:
-        return _joined(self._files.digest(path) for path in self._paths)
-
-    def check_unchanged(self) -> None:
-        self._files.check_unchanged()
+        return _joined(durable.file_digest(path) for path in self._paths)
 
 
 @contextmanager
 def _hdf5_errors(where: str) -> Iterator[None]:
+    """Turn an error of h5py into one line, and log its traceback."""
     try:
         yield
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
-        raise ExchangeError(f"{where}: not readable as HDF5 ({one_line(error)})") from error
+    except _HDF5_ERRORS as error:
+        logger.debug("%s: cannot be read as HDF5", where, exc_info=True)
+        raise ExchangeError(f"{where}: cannot be read as HDF5 ({one_line(error)})") from error
 
 
 def _pick(path: Path, file: h5py.File, wanted: str | None) -> tuple[h5py.Dataset, h5py.Dataset]:
-    """The id dataset and the feature dataset of a file."""
+    """Return the id dataset and the feature dataset of a file."""
     datasets = {name: item for name in file if isinstance(item := file.get(name), h5py.Dataset)}
     ids = next((datasets[name] for name in ID_DATASETS if name in datasets), None)
     if ids is None:
-        raise ExchangeError(f"{path}: no dataset 'vid' or 'ids' (there is: {', '.join(sorted(datasets)) or 'none'})")
+        raise ExchangeError(f"{path}: no dataset 'vid' or 'ids' ({available(sorted(datasets))})")
     others = sorted(name for name in datasets if name not in ID_DATASETS)
     if wanted is None:
         if len(others) != 1:
-            raise ExchangeError(f"{path}: which dataset? there is: {', '.join(others) or 'none beside the ids'}")
+            reason = "several datasets" if others else "no dataset"
+            raise ExchangeError(f"{path}: {reason} beside the ids; name one with --dataset-name ({available(others)})")
         wanted = others[0]
     if wanted not in others:
-        raise ExchangeError(f"{path}: no dataset {wanted!r} (there is: {', '.join(others) or 'none beside the ids'})")
+        raise ExchangeError(f"{path}: no dataset {wanted!r} ({available(others)})")
     values = datasets[wanted]
     if ids.ndim != 1 or values.ndim < 2 or values.shape[0] != ids.shape[0]:
         raise ExchangeError(f"{path}: dataset {wanted!r} is {list(values.shape)} beside {list(ids.shape)} ids")
@@ -196,6 +219,7 @@ def _pick(path: Path, file: h5py.File, wanted: str | None) -> tuple[h5py.Dataset
 
 
 def _ids(path: Path, dataset: h5py.Dataset) -> list[str]:
+    """Read ids as text."""
     keys = []
     for row, raw in enumerate(dataset[()]):
         if not isinstance(raw, bytes | str | np.integer):
@@ -209,8 +233,11 @@ def _ids(path: Path, dataset: h5py.Dataset) -> list[str]:
     return keys
 
 
-class NpyRows:
-    """A folder of ``<id>.npy``. ``index.csv`` says which file has which key; without it the stem is the key."""
+class NpyRows(FileRows):
+    """Rows of a folder of ``<id>.npy``.
+
+    If there is an ``index.csv``, it gives the key of each file; otherwise the stem of the file name is the key.
+    """
 
     format = "npy"
 
@@ -224,10 +251,11 @@ class NpyRows:
             self._names = self._read_index(index, set(names))
         else:
             self._names = {_stem(folder, name): name for name in names}
-        self._files = _Files([folder / name for name in self._names.values()])
+        super().__init__([folder / name for name in self._names.values()])
         self._shapes: dict[str, Shape] = {}
 
     def _read_index(self, index: Path, present: set[str]) -> dict[str, str]:
+        """Return the file names by key; every name in ``present`` must be listed once."""
         names: dict[str, str] = {}
         for line, record in enumerate(csv_records(index, ("key", "file")), start=2):
             key, name = record["key"], record["file"]
@@ -250,7 +278,7 @@ class NpyRows:
                     raise ExchangeError(f"{index}: key {key!r}: its mask is not made of 0 and 1")
                 self._masks[key] = np.frombuffer(mask.encode(), np.uint8) == ord("1")
         if present:
-            raise ExchangeError(f"{index}: does not list {min(present)!r}, or lists it twice")
+            raise ExchangeError(f"{index}: does not list {min(present)!r}; list every .npy file of the folder")
         return names
 
     def keys(self) -> list[str]:
@@ -263,7 +291,8 @@ class NpyRows:
         try:
             values: Array = np.lib.format.open_memmap(self._folder / self._names[key], mode="r")
         except _NPY_ERRORS as error:
-            raise ExchangeError(f"{self.where(key)}: not a readable .npy array ({one_line(error)})") from error
+            logger.debug("%s: cannot be read as .npy", self.where(key), exc_info=True)
+            raise ExchangeError(f"{self.where(key)}: cannot be read as a .npy array ({one_line(error)})") from error
         if values.ndim == 0 or values.shape[0] == 0 or (values.ndim == 1 and key not in self._steps):
             raise ExchangeError(f"{self.where(key)}: is {list(values.shape)}; rows must be [T, …] with T > 0")
         return values
@@ -285,19 +314,17 @@ class NpyRows:
         return np.ones(self.shape(key).steps, bool) if mask is None else mask
 
     def digest(self) -> str:
-        """Also over the keys and masks, since the files themselves do not hold them."""
+        """Return a sha256 over the files, and over keys and masks, which the files themselves do not contain."""
         lines = []
         for key, name in self._names.items():
             mask = self._masks.get(key)
             padding = "" if mask is None or mask.all() else hashlib.sha256(mask.tobytes()).hexdigest()
-            lines.append(f"{self._files.digest(self._folder / name)} {padding} {key}")
+            lines.append(f"{durable.file_digest(self._folder / name)} {padding} {key}")
         return _joined(lines)
-
-    def check_unchanged(self) -> None:
-        self._files.check_unchanged()
 
 
 def _stem(folder: Path, name: str) -> str:
+    """Return the key that a file name stands for."""
     key = name.removesuffix(".npy")
     try:
         layout.check_key(key)
@@ -306,43 +333,31 @@ def _stem(folder: Path, name: str) -> str:
     return key
 
 
-class _Files:
-    """Digests of files, and whether the files still are what was hashed."""
-
-    def __init__(self, paths: Iterable[Path]) -> None:
-        self._stamps = {path: _stamp(path) for path in paths}
-
-    def digest(self, path: Path) -> str:
-        return durable.file_digest(path)
-
-    def check_unchanged(self) -> None:
-        for path, stamp in self._stamps.items():
-            if _stamp(path) != stamp:
-                raise ExchangeError(f"{path}: changed while it was read; import it again")
-
-
 def _stamp(path: Path) -> tuple[int, int, int]:
     status = path.stat()
     return status.st_size, status.st_mtime_ns, status.st_ino
 
 
 def _joined(digests: Iterable[str]) -> str:
+    """Return one digest of several, whatever their order."""
     return hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest()
 
 
 def _plain(dtype: np.dtype[Any], where: str) -> np.dtype[Any]:
-    """The same numbers in little-endian order, or an error for what a store cannot hold."""
+    """Return the little-endian form of a dtype, or raise if a store cannot hold it."""
     if dtype.kind not in "biuf" or dtype.itemsize > 8:
-        raise ExchangeError(f"{where}: holds {dtype}; rows are arrays of numbers")
+        raise ExchangeError(f"{where}: contains {dtype}; rows are arrays of numbers")
     return dtype.newbyteorder("<")
 
 
-def one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
-
-
 def csv_records(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """Records of a CSV file with a header that must name ``columns``."""
+    """Read a CSV file whose header must name ``columns``.
+
+    Raises
+    ------
+    ExchangeError
+        If it cannot be read, or a column is missing.
+    """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, restval="")
@@ -351,12 +366,18 @@ def csv_records(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
                 raise ExchangeError(f"{path}: no column {missing[0]!r}")
             return list(reader)
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ExchangeError(f"{path}: not readable as CSV ({one_line(error)})") from error
+        raise ExchangeError(f"{path}: cannot be read as CSV ({one_line(error)})") from error
 
 
 def read_json(path: Path) -> Any:
-    """The value of a JSON file, or a :class:`ExchangeError` that names it."""
+    """Read a JSON file.
+
+    Raises
+    ------
+    ExchangeError
+        If it cannot be read.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ExchangeError(f"{path}: not readable as JSON ({one_line(error)})") from error
+        raise ExchangeError(f"{path}: cannot be read as JSON ({one_line(error)})") from error

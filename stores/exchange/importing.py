@@ -1,4 +1,4 @@
-"""Bringing legacy feature files into a store, under a spec that is the digest of the files themselves."""
+"""Import feature files of another tool into a store, under a spec that contains the digest of the files."""
 
 from __future__ import annotations
 
@@ -15,20 +15,35 @@ from ..commit import Changes, Failure, check_identity, commit, create_store, pla
 from ..errors import ExchangeError, StoreNotFoundError
 from ..format import durable, layout, schemas
 from ..format.manifest import Manifest, load
+from ..format.receipts import read_spec
 from ..format.rows import Array, Row
 from ..format.segments import SegmentLog
-from ..format.shard import ShardWriter, read_spec
+from ..format.shard import SHARD_MB, ShardWriter
 from ..upkeep.repairing import adopt
 from .files import FileRows, open_files, read_json
 
 EXTERNAL = "external"
+"""The extractor of imported rows."""
 _NUMERICS = {"origin": EXTERNAL}
-_SHARD_BYTES = 256_000_000
 
 
 @dataclass(slots=True)
 class Import:
-    """What an import did. ``failed`` lists keys whose rows are not numbers throughout, with the reason."""
+    """Result of an import.
+
+    Attributes
+    ----------
+    spec
+        Spec digest of the imported rows.
+    external
+        sha256 over the imported files.
+    rows, added
+        Number of rows that the store now has of these files, and how many of them are new.
+    times_unknown
+        Number of keys without times.
+    failed
+        Keys whose rows contain NaN or infinite values, with the reason.
+    """
 
     feature: str
     spec: str
@@ -42,7 +57,7 @@ class Import:
 
 @dataclass(frozen=True, slots=True)
 class _Times:
-    """Seconds by key, from ``frame2time`` files, and the digest of these files."""
+    """Seconds by key from ``frame2time`` files, and the digest of these files."""
 
     seconds: Mapping[str, Array]
     digest: str
@@ -57,53 +72,61 @@ def import_files(
     times: Sequence[Path] = (),
     replace: bool = False,
 ) -> Import:
-    """Store the rows of legacy files as ``feature``; the same files again change nothing.
+    """Store the rows of feature files of another tool as ``feature``; importing the same files again changes nothing.
 
-    The spec names the files' digest (``external:<sha256>``), so other files are another spec. Dtypes are kept. Rows
-    that ``times`` names have these seconds; the others count their steps 0, 1, 2 … and say ``times: unknown`` in their
-    media record. Rows with NaN or infinite values are not stored, but recorded as failures.
+    The spec contains the digest of the files (``external:<sha256>``), so other files have another spec. Dtypes are
+    kept. The steps of a row get their times from ``times``, or else the numbers 0, 1, 2 … and the note
+    ``times: unknown`` in their media record. Rows with NaN or infinite values are recorded as failures.
 
     Parameters
     ----------
-    root : the store; made if it does not exist.
-    sources, format, dataset : see :func:`stores.exchange.files.open_files`.
-    times : JSON files ``{key: [T seconds]}``.
-    replace : allow the import to take over a feature whose current rows were extracted.
+    root
+        The store; created if it does not exist.
+    sources, format, dataset
+        As in ``open_files``.
+    feature
+        Name of the feature in the store.
+    times
+        JSON files ``{key: [T seconds]}``.
+    replace
+        Also import if the current rows of the feature were extracted by Reelstore.
 
     Raises
     ------
     ExchangeError
-        If a file cannot be used; nothing is committed then.
+        If a file cannot be used. Nothing is committed then.
+    InvalidKeyError
+        If ``feature`` is not acceptable as a name.
     """
     root = root.absolute()
     layout.check_name(feature)
     rows = open_files(sources, format, dataset)
     keys = rows.keys()
     if not keys:
-        raise ExchangeError(f"{sources[0]}: holds no row")
-    known = _read_times(times)
-    spec = _spec(rows, keys, known)
-    _check_times(rows, keys, known, times)
+        raise ExchangeError(f"{sources[0]}: contains no row")
+    given = _read_times(times)
+    spec = _spec(rows, keys, given)
+    _check_times(rows, keys, given, times)
     try:
         check_identity(root)
         _check_owner(root, load(root), feature, replace)
     except StoreNotFoundError:
         create_store(root)
     spec_digest = write_spec(root, spec)
-    manifest, _, _ = adopt(root, load(root), [(feature, spec_digest)])  # of an import that was killed
+    manifest = adopt(root, load(root), [(feature, spec_digest)]).manifest  # shards of an import that was killed
     external: str = spec["external"]["sha256"]
     result = Import(feature, spec_digest, external, manifest.version, len(keys))
-    result.times_unknown = sum(key not in known.seconds for key in keys)
+    result.times_unknown = sum(1 for key in keys if key not in given.seconds)
     wanted, result.failed = _wanted(root, manifest, feature, spec_digest, keys)
     writer = _Writer(root, feature, spec_digest, rows)
     try:
         for key in wanted:
             values = rows.row(key)
             if values.dtype.kind == "f" and not np.isfinite(values).all():
-                result.failed[key] = f"{rows.where(key)}: holds NaN or infinite values"
+                result.failed[key] = f"{rows.where(key)}: contains NaN or infinite values"
                 writer.changes.failures.append(_failure(feature, spec_digest, key, result.failed[key], external))
             else:
-                writer.add(_row(rows, key, values, known, external))
+                writer.add(_row(rows, key, values, given, external))
         result.version = commit(root, writer.finish()).version
     finally:
         writer.discard()
@@ -113,26 +136,26 @@ def import_files(
 
 
 class _Writer:
-    """Shards of one import, placed by one commit when all rows are there."""
+    """The shards of one import, to be placed by one commit when all rows are written."""
 
-    def __init__(self, root: Path, feature: str, spec: str, source: FileRows) -> None:
+    def __init__(self, root: Path, feature: str, spec_digest: str, source: FileRows) -> None:
         self._root = root
         self._feature = feature
-        self._spec = spec
+        self._spec_digest = spec_digest
         self._source = source
         self._shard: ShardWriter | None = None
-        self.changes = Changes(current={feature: spec})
+        self.changes = Changes(current={feature: spec_digest})
 
     def add(self, row: Row) -> None:
         if self._shard is None:
-            self._shard = ShardWriter(self._root, self._feature, self._spec, _NUMERICS)
+            self._shard = ShardWriter(self._root, self._feature, self._spec_digest, _NUMERICS)
         self._shard.add(row)
-        if self._shard.bytes >= _SHARD_BYTES:
+        if self._shard.bytes >= SHARD_MB * 1e6:
             self._close()
 
     def _close(self) -> None:
         if self._shard is not None:
-            self._source.check_unchanged()  # a finished shard may be adopted, whatever becomes of this import
+            self._source.check_unchanged()  # a finished shard may be adopted even if this import fails later
             receipt = self._shard.finish()
             self._shard = None
             self.changes.shards.append(receipt)
@@ -148,7 +171,7 @@ class _Writer:
 
 
 def _spec(rows: FileRows, keys: Sequence[str], times: _Times) -> dict[str, Any]:
-    """The recipe of imported rows: all that the files say of themselves."""
+    """Return the spec of imported rows: everything that the files say about themselves."""
     first = rows.shape(keys[0])
     steps: int | None = first.steps
     for key in keys:
@@ -175,6 +198,7 @@ def _spec(rows: FileRows, keys: Sequence[str], times: _Times) -> dict[str, Any]:
 
 
 def _read_times(paths: Sequence[Path]) -> _Times:
+    """Read and merge JSON files ``{key: [seconds]}``."""
     seconds: dict[str, Array] = {}
     for path in paths:
         value = read_json(path)
@@ -186,45 +210,47 @@ def _read_times(paths: Sequence[Path]) -> _Times:
                 raise ExchangeError(f"{path}: key {key!r}: must be a list of finite seconds")
             array = np.array(numbers, np.float64)
             if key in seconds and not np.array_equal(seconds[key], array):
-                raise ExchangeError(f"{path}: key {key!r}: other times than in an earlier file")
+                raise ExchangeError(f"{path}: key {key!r}: its times differ from those in an earlier file")
             seconds[key] = array
     digests = sorted(durable.file_digest(path) for path in paths)
     return _Times(seconds, hashlib.sha256("\n".join(digests).encode()).hexdigest())
 
 
 def _check_times(rows: FileRows, keys: Sequence[str], times: _Times, paths: Sequence[Path]) -> None:
+    """Refuse times of other videos only, and times of the wrong length."""
     timed = [key for key in keys if key in times.seconds]
     if times.seconds and not timed:
-        raise ExchangeError(f"{paths[0]}: has times of other videos only (none of {keys[0]!r}, …)")
+        raise ExchangeError(f"{paths[0]}: has times of other videos only, none for {keys[0]!r} or any other key")
     for key in timed:
-        steps, given = rows.shape(key).steps, len(times.seconds[key])
-        if steps != given:
-            raise ExchangeError(f"{rows.where(key)}: {steps} steps, the times have {given}")
+        steps, seconds = rows.shape(key).steps, times.seconds[key]
+        if steps != len(seconds):
+            raise ExchangeError(f"{rows.where(key)}: {steps} steps, but {len(seconds)} times")
 
 
 def _check_owner(root: Path, manifest: Manifest, feature: str, replace: bool) -> None:
+    """Refuse to retire extracted rows, unless ``replace`` allows it."""
     entry = manifest.feature(feature)
     if entry is None or replace:
         return
     extractor = read_spec(root, entry.current).get("extractor")
     if extractor != EXTERNAL and entry.specs[entry.current].rows:
         raise ExchangeError(
-            f"{root}: feature {feature!r} holds rows computed by {extractor!r}; "
-            "import under another name, or give --replace to retire them"
+            f"{root}: feature {feature!r} has rows computed by {extractor!r}; "
+            "import under another name, or use --replace to retire them"
         )
 
 
 def _wanted(
-    root: Path, manifest: Manifest, feature: str, spec: str, keys: Sequence[str]
+    root: Path, manifest: Manifest, feature: str, spec_digest: str, keys: Sequence[str]
 ) -> tuple[list[str], dict[str, str]]:
-    """Keys that are neither stored nor known to fail, and the reasons of those that are."""
-    index = SegmentLog(root, manifest.spec_entry(feature, spec).index, schemas.INDEX)
+    """Return the keys that are neither stored nor known to fail, and the known failures with their reasons."""
+    index = SegmentLog(root, manifest.spec_entry(feature, spec_digest).index, schemas.INDEX)
     log = SegmentLog(root, manifest.failures, schemas.FAILURES)
     wanted, failed = [], {}
     for key in keys:
         if index.get(layout.check_key(key)) is not None:
             continue
-        failure = log.get(schemas.failure_key(feature, spec, key))
+        failure = log.get(schemas.failure_key(feature, spec_digest, key))
         if failure is None:
             wanted.append(key)
         else:
@@ -233,7 +259,7 @@ def _wanted(
 
 
 def _row(rows: FileRows, key: str, values: Array, times: _Times, external: str) -> Row:
-    """A row as the store keeps it; the length of the video is not known and stored as 0."""
+    """Return a row for the store; the duration of the video is not known and stored as 0."""
     seconds = times.seconds.get(key)
     return Row(
         key=key,

@@ -1,4 +1,4 @@
-"""What every export target works with: the rows of a feature, options, a new folder, an account of what was written."""
+"""What every export target works with: rows of a feature, options, a new folder, a record of what was written."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -20,20 +21,23 @@ from ..format.rows import Array, row_digest
 from ..store import Store
 
 RECORD_FILE = "export.json"
-_SAFE = "-_ ()+,=@#"  # beside letters, digits, '.' and '~'; MUSIC-AVQA v2.0 ids hold '#'
+_SAFE = "-_ ()+,=@#"  # beside letters, digits, '.' and '~'; video ids of MUSIC-AVQA v2.0 contain '#'
 _MAX_NAME = 200
 _DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{name}{digit}" for name in ("COM", "LPT") for digit in range(10))}
 
 
 @dataclass(frozen=True, slots=True)
 class ExportOptions:
-    """What a target may be asked for. None is the target's own default.
+    """Options of a target; None stands for the target's own default.
 
     Attributes
     ----------
-    dataset : name of the feature dataset (nextgqa; default ``CLIPL_I``).
-    naming : ``cra`` for ``<split>.h5``, ``nextgqa`` for ``<dataset>_<split>.h5`` (nextgqa; default ``cra``).
-    published_times : write the times that the published recipe claims where a row has them (nextgqa).
+    dataset
+        Name of the feature dataset (nextgqa; default ``CLIPL_I``).
+    naming
+        ``cra`` for ``<split>.h5``, ``nextgqa`` for ``<dataset>_<split>.h5`` (nextgqa; default ``cra``).
+    published_times
+        Write the times that the published recipe states, for rows that have them (nextgqa).
     """
 
     dataset: str | None = None
@@ -43,7 +47,7 @@ class ExportOptions:
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """A key that was asked for and is not in the export."""
+    """A key that was requested but is not in the export."""
 
     key: str
     split: str
@@ -52,10 +56,22 @@ class Missing:
 
 @dataclass(slots=True)
 class Export:
-    """What an export wrote, and what it could not.
+    """What an export wrote, and what it could not write.
 
-    ``padded`` counts rows with steps that are padding; ``times_unknown`` lists keys that no ``frame2time`` file
-    names; ``renamed`` counts keys whose file is not simply ``<key>.npy``.
+    Attributes
+    ----------
+    spec
+        Spec digest of the feature.
+    files
+        Number of rows by file name.
+    missing
+        Requested keys that are not in the export.
+    times_unknown
+        Keys that no ``frame2time`` file lists, because their times are not known.
+    padded
+        Number of rows with steps that are padding.
+    renamed
+        Number of keys whose file is not simply called ``<key>.npy``.
     """
 
     target: str
@@ -70,57 +86,118 @@ class Export:
     renamed: int = 0
 
 
-class Rows:
-    """The rows of one feature as float32, each checked against its digest."""
+class MissingRowError(ExchangeError):
+    """Raised when a row cannot be exported. ``reason`` says why, without feature and key."""
+
+    def __init__(self, feature: str, key: str, reason: str) -> None:
+        super().__init__(f"feature {feature!r}: key {key!r}: {reason}")
+        self.reason = reason
+
+
+class StoreRows:
+    """The rows of one feature of a store, for comparing and exporting."""
 
     def __init__(self, store: Store, feature: str) -> None:
         self.store = store
         self.feature = feature
-        records = store.failures().to_pylist()
-        self._failures = {
+
+    @cached_property
+    def _failures(self) -> dict[str, str]:
+        """Why rows could not be computed, by key."""
+        name = self.feature.partition("@")[0]
+        return {
             record["video_id"]: f"{record['class']}: {record['message']}"
-            for record in records
-            if record["feature"] == feature.partition("@")[0]
+            for record in self.store.failures().to_pylist()
+            if record["feature"] == name
         }
 
-    def stored(self, key: str) -> Array | str:
-        """``[T, *step]`` in the stored dtype, or why there is none."""
+    def keys(self) -> list[str]:
+        """Return all keys, sorted as UTF-8 bytes."""
+        return self.store.keys(self.feature)
+
+    def row(self, key: str) -> Array:
+        """Return a row, ``[T, *step]`` in the stored dtype, without checking its digest."""
+        return self.store.row(self.feature, key)
+
+    def verified(self, key: str) -> Array:
+        """Return a row, ``[T, *step]`` in the stored dtype, whose bytes match its digest.
+
+        Raises
+        ------
+        MissingRowError
+            If there is no such row, or its bytes have changed.
+        """
         if (self.feature, key) not in self.store:
-            return self._failures.get(key, "no row")
-        stored = self.store.row(self.feature, key)
-        beside = (self.store.times(self.feature, key), self.store.valid(self.feature, key))
-        digest = row_digest(stored, *beside, self.store.published_times(self.feature, key))
+            raise MissingRowError(self.feature, key, self._failures.get(key, "no row"))
+        values = self.row(key)
+        times, valid = self.store.times(self.feature, key), self.store.valid(self.feature, key)
+        digest = row_digest(values, times, valid, self.store.published_times(self.feature, key))
         if digest.hex() != self.store.digest(self.feature, key):
-            return "bytes differ from the row digest; see `store.py repair`"
-        return stored
+            raise MissingRowError(self.feature, key, "bytes do not match the row digest; run `reelstore repair`")
+        return values
 
-    def load(self, key: str) -> Array | str:
-        """``[T, *step] float32``, or why there is none."""
-        stored = self.stored(key)
-        if isinstance(stored, str):
-            return stored
+    def as_float32(self, key: str) -> Array:
+        """Return a verified row as ``[T, *step] float32``.
+
+        Raises
+        ------
+        MissingRowError
+            If there is no sound row, or float32 cannot hold its values.
+        """
         with np.errstate(over="ignore"):
-            values = np.ascontiguousarray(stored, "<f4")
-        return values if np.isfinite(values).all() else "holds NaN or a value that float32 cannot"
+            values = np.ascontiguousarray(self.verified(key), "<f4")
+        if not np.isfinite(values).all():
+            raise MissingRowError(self.feature, key, "contains NaN or a value too large for float32")
+        return values
 
-    def padded(self, key: str) -> bool:
+    def is_padded(self, key: str) -> bool:
+        """Return whether some steps of a row are padding."""
         return not self.store.valid(self.feature, key).all()
 
     def times(self, key: str, published: bool) -> Array | None:
-        """``[T] float64`` seconds, or None where they are not known, as of imported rows."""
+        """Return the times of a row, ``[T] float64`` in seconds; None if they are not known (imported rows)."""
         if self.store.media(self.feature, key).get("times") == "unknown":
             return None
-        claimed = self.store.published_times(self.feature, key) if published else None
-        times = self.store.times(self.feature, key) if claimed is None else claimed
+        stated = self.store.published_times(self.feature, key) if published else None
+        times = self.store.times(self.feature, key) if stated is None else stated
         return times if np.isfinite(times).all() else None
 
 
-Target = Callable[[Rows, Mapping[str, Sequence[str]], ExportOptions, Path, Export], None]
+Target = Callable[[StoreRows, Mapping[str, Sequence[str]], ExportOptions, Path, Export], None]
+"""Writes the rows of each split (keys by split name) into a new folder, and enters what it wrote in the ``Export``."""
+
+
+def available_rows(
+    read: Callable[[str], Array], wanted: Iterable[tuple[str, str]], result: Export
+) -> Iterator[tuple[str, Array]]:
+    """Yield (key, values) of the rows that ``read`` returns, and list the others in ``result.missing``.
+
+    ``wanted`` gives (split, key) pairs; ``read`` is a method of ``StoreRows``.
+    """
+    for split, key in wanted:
+        try:
+            values = read(key)
+        except MissingRowError as error:
+            result.missing.append(Missing(key, split, error.reason))
+        else:
+            yield key, values
+
+
+def refuse_options(target: str, options: ExportOptions) -> None:
+    """Raise ``ExchangeError`` if options are given for a target that has none."""
+    if options != ExportOptions():
+        raise ExchangeError(f"target {target!r}: takes neither --dataset-name, --layout nor --published-times")
 
 
 @contextmanager
 def new_folder(out: Path, store: Path) -> Iterator[Path]:
-    """A folder that becomes ``out`` when all went well, and vanishes otherwise."""
+    """Yield a folder that becomes ``out`` if all goes well, and is removed otherwise.
+
+    Raises
+    ------
+    ExchangeError
+        If ``out`` is not empty, not a folder, or inside the store.
+    """
     target = out.resolve()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ExchangeError(f"{out}: exists and is not an empty folder; name a new one")
@@ -137,24 +214,25 @@ def new_folder(out: Path, store: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Write a value as ASCII JSON on one line; NaN is an error."""
     path.write_text(json.dumps(value, ensure_ascii=True, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def file_names(keys: Iterable[str]) -> dict[str, str]:
-    """A harmless file name, without suffix, for every key; no two are equal, whatever the case.
+    """Return a harmless file name, without suffix, for every key; no two names are equal, even if case is ignored.
 
-    A key of letters, digits and ``-_ ()+,=@#.~`` keeps its name, so that trainers find ``<video_id>.npy``. The rest is
-    percent-encoded, as are a leading dot, the first letter of a Windows device name, and every capital of keys that
-    differ only in case. Names above 200 bytes end in ``%~`` and the sha256 of the key.
+    A key of letters, digits and ``-_ ()+,=@#.~`` is its own name, so that trainers find ``<video_id>.npy``. Every other
+    character is percent-encoded. So are a leading dot, the first letter of a Windows device name, and the capitals of
+    keys that differ only in case. Names above 200 bytes are cut and end in ``%~`` and the sha256 of the key.
     """
     plain = {key: _encoded(key) for key in keys}
-    folded: dict[str, list[str]] = {}
+    by_lower_case: dict[str, list[str]] = {}
     for key, name in plain.items():
-        folded.setdefault(name.lower(), []).append(key)
+        by_lower_case.setdefault(name.lower(), []).append(key)
     names = {}
-    for twins in folded.values():
-        for key in twins:
-            name = plain[key] if len(twins) == 1 else _encoded(key, capitals=True)
+    for same in by_lower_case.values():
+        for key in same:
+            name = plain[key] if len(same) == 1 else _encoded(key, capitals=True)
             if name.split(".")[0].rstrip(" ").upper() in _DEVICES:
                 name = f"%{ord(name[0]):02X}{name[1:]}"
             if len(name) > _MAX_NAME:
@@ -164,6 +242,7 @@ def file_names(keys: Iterable[str]) -> dict[str, str]:
 
 
 def _encoded(key: str, capitals: bool = False) -> str:
+    """Percent-encode what no file name should contain, with ``capitals`` also capital letters."""
     letters = [f"%{ord(c):02X}" if capitals and "A" <= c <= "Z" else quote(c, safe=_SAFE) for c in key]
     name = "".join(letters)
     return f"%2E{name[1:]}" if name.startswith(".") else name

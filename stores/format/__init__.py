@@ -1,6 +1,7 @@
 """The bytes of a store: layout, shards, segments, manifests, and the system calls that write them.
 
-The lowest room: imports nothing of :mod:`stores` but its errors. ``docs/format.md`` specifies what it reads and writes.
+``docs/format.md`` specifies what these modules read and write. They import no other part of the package except its
+errors.
 """
 
 from . import durable, layout, leases, schemas, segments
@@ -17,11 +18,12 @@ from .layout import (
     new_id,
 )
 from .manifest import Manifest, SpecEntry, TablePart, first_manifest, load, newest_version, versions
-from .mapped import empty_apart, map_file, will_read
+from .mapped import empty_half_page_off, map_file, will_read
+from .receipts import read_receipt, read_spec
 from .rounding import COMPUTE, STORAGE, RoundingError, pooled
 from .rows import Array, Receipt, Row, row_digest
 from .segments import SegmentLog
-from .shard import ShardReader, ShardWriter, read_receipt, read_spec
+from .shard import SHARD_MB, SHARD_ROWS, ShardReader, ShardWriter
 from .staged_file import StagedFile
 
 __all__ = [
@@ -29,6 +31,8 @@ __all__ = [
     "COMPUTE",
     "IDENTITY",
     "MAX_KEY_BYTES",
+    "SHARD_MB",
+    "SHARD_ROWS",
     "STAGING",
     "STORAGE",
     "Array",
@@ -47,7 +51,7 @@ __all__ = [
     "check_name",
     "digest",
     "durable",
-    "empty_apart",
+    "empty_half_page_off",
     "feature_directory",
     "first_manifest",
     "layout",

@@ -1,8 +1,8 @@
-"""The few system calls by which a store changes, each with a named crash point.
+"""The few system calls that change a store, each between two named crash points.
 
-Nothing else in the package creates, writes, renames, links or removes a file of a store
-(HDF5 shards are written by h5py, but in ``staging/`` only). A test kills the process at
-every crash point, and another proves with strace that no call escapes this module.
+No other module creates, writes, renames, links or removes a file of a store (h5py writes HDF5 shards, but only inside
+``staging/``). One test kills the process at every crash point; another uses strace to prove that no such call is made
+outside this module.
 """
 
 from __future__ import annotations
@@ -19,33 +19,35 @@ from ..errors import StoreError, UnsupportedFilesystemError
 
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
-_CHUNK = 1 << 20
 
 
-def _nothing(name: str) -> None:
-    """What happens at a crash point outside tests."""
+def _no_crash(name: str) -> None:
+    """Do nothing: outside tests, a crash point has no effect."""
 
 
-crash_point: Callable[[str], None] = _nothing
+crash_point: Callable[[str], None] = _no_crash
+"""Called with a name before and after every system call below. A test replaces it to kill the process there."""
 
 
 @contextmanager
-def crashing_point(call: str, path: Path) -> Iterator[None]:
-    """Bracket one system call (or one library's staged write) with two crash points."""
+def crash_points(call: str, path: Path) -> Iterator[None]:
+    """Put a crash point before and after one system call (or one staged write by a library)."""
     crash_point(f"{call}:before:{path}")
     yield
     crash_point(f"{call}:after:{path}")
 
 
 def make_directory(path: Path) -> None:
+    """Create a directory and its parents unless it exists."""
     if path.is_dir():
         return
-    with crashing_point("mkdir", path):
+    with crash_points("mkdir", path):
         path.mkdir(parents=True, exist_ok=True)
 
 
 def sync_directory(path: Path) -> None:
-    with crashing_point("fsync", path):
+    """Make the entries of a directory durable."""
+    with crash_points("fsync", path):
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(descriptor)
@@ -57,7 +59,8 @@ def sync_directory(path: Path) -> None:
 
 
 def sync_file(path: Path) -> None:
-    with crashing_point("fsync", path):
+    """Make the content of a file durable."""
+    with crash_points("fsync", path):
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -66,15 +69,15 @@ def sync_file(path: Path) -> None:
 
 
 def write_new(path: Path, data: bytes | memoryview) -> None:
-    """Create ``path`` exclusively, write all of ``data`` and fsync it; on an error (a full disk) leave nothing."""
-    with crashing_point("create", path):
+    """Create ``path`` exclusively, write all of ``data`` and fsync it; after an error (a full disk) leave no file."""
+    with crash_points("create", path):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
-        with crashing_point("write", path):
+        with crash_points("write", path):
             view = memoryview(data)
             while view:
                 view = view[os.write(descriptor, view) :]
-        with crashing_point("fsync", path):
+        with crash_points("fsync", path):
             os.fsync(descriptor)
     except OSError:
         unlink(path)
@@ -84,46 +87,51 @@ def write_new(path: Path, data: bytes | memoryview) -> None:
 
 
 def append(path: Path, data: bytes) -> None:
-    """Add a line to a log. Logs are not part of a version and are not fsynced."""
-    with crashing_point("append", path), path.open("ab", buffering=0) as file:
+    """Add a line to a log. Logs do not belong to any version and are not fsynced."""
+    with crash_points("append", path), path.open("ab", buffering=0) as file:
         file.write(data)
 
 
 def rename(source: Path, target: Path) -> None:
-    with crashing_point("rename", target):
+    """Rename a file, replacing ``target`` if it exists."""
+    with crash_points("rename", target):
         source.rename(target)
 
 
 def unlink(path: Path) -> None:
-    with crashing_point("unlink", path):
+    """Remove a file if it exists."""
+    with crash_points("unlink", path):
         path.unlink(missing_ok=True)
 
 
 def remove_directory(path: Path) -> None:
-    with crashing_point("rmdir", path):
+    """Remove an empty directory."""
+    with crash_points("rmdir", path):
         path.rmdir()
 
 
 def replace_file(path: Path, staging: Path, data: bytes) -> None:
-    """Give ``path`` new content in one step (for files that no manifest lists)."""
+    """Give ``path`` new content in one step (only for files that no manifest lists)."""
     write_new(staging, data)
     rename(staging, path)
     sync_directory(path.parent)
 
 
 def link_exclusive(source: Path, target: Path, data: bytes) -> bool:
-    """Publish ``source`` as ``target`` unless ``target`` exists; say whether we did.
+    """Publish ``source`` as ``target`` unless ``target`` exists, and return whether this call published it.
 
-    ``data`` is what ``source`` holds, and it holds a nonce. After any error the target is read:
-    NFS may report EEXIST for a link that it made, and then the target holds our nonce.
+    ``data`` is the content of ``source`` and contains a nonce. After an error the target is read and compared: NFS may
+    report EEXIST for a link that it did make, and then the target contains our nonce.
 
     Raises
     ------
     UnsupportedFilesystemError
         If neither hard links nor ``renameat2(RENAME_NOREPLACE)`` work here.
+    StoreError
+        If publishing failed for another reason and there is no target.
     """
     failure: OSError | None = None
-    with crashing_point("link", target):
+    with crash_points("link", target):
         try:
             os.link(source, target)
         except OSError as error:
@@ -146,10 +154,11 @@ def link_exclusive(source: Path, target: Path, data: bytes) -> bool:
 
 
 def _rename_no_replace(source: Path, target: Path) -> OSError | None:
+    """Rename unless ``target`` exists; return the error, if any."""
     libc = ctypes.CDLL(None, use_errno=True)
     if not hasattr(libc, "renameat2"):
         return OSError(errno.ENOSYS, "renameat2 is not in this C library")
-    with crashing_point("renameat2", target):
+    with crash_points("renameat2", target):
         result = libc.renameat2(
             _AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), ctypes.c_uint(_RENAME_NOREPLACE)
         )
@@ -157,6 +166,6 @@ def _rename_no_replace(source: Path, target: Path) -> OSError | None:
 
 
 def file_digest(path: Path) -> str:
-    """sha256 of a file's bytes, in hex."""
+    """Return the sha256 of a file's bytes, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,7 +1,7 @@
-"""Leases: a reader tells ``gc`` which version it holds.
+"""Leases tell ``gc`` which versions are being read.
 
-A lease is one small file in ``leases/``. It counts until its reader closes the store, until its
-process is seen dead on its own host, or for :data:`LEASE_SECONDS` after it was written.
+A lease is one small file in ``leases/``. It is valid until its reader closes the store, until its process is found dead
+on its own host, or for ``LEASE_SECONDS`` after it was written.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ import psutil
 from . import durable, layout
 
 LEASE_SECONDS = 7 * 24 * 3600.0
+_CLOCK_SLACK_SECONDS = 2.0
+"""Two readings of one process's start time may differ by this much."""
 
 
 def take(root: Path, version: int) -> Path | None:
-    """Leave a lease on ``version``; None where the store cannot be written."""
+    """Write a lease on ``version`` and return its path, or None if the store cannot be written."""
     path = root / layout.LEASES / f"{layout.new_id()}.json"
     process = psutil.Process()
     record = {
@@ -37,7 +39,7 @@ def take(root: Path, version: int) -> Path | None:
 
 
 def release(path: Path, owner: int) -> None:
-    """Drop a lease, in the process that took it only (a forked child shares its parent's)."""
+    """Remove a lease, but only in the process ``owner`` that took it: a forked child shares its parent's lease."""
     if os.getpid() == owner:
         try:
             durable.unlink(path)
@@ -46,7 +48,7 @@ def release(path: Path, owner: int) -> None:
 
 
 def held(root: Path, now: float | None = None) -> tuple[set[int], list[Path]]:
-    """The versions under a live lease, and the lease files that count no more."""
+    """Return the versions under a valid lease, and the lease files that are no longer valid."""
     versions: set[int] = set()
     dead: list[Path] = []
     for path in sorted((root / layout.LEASES).glob("*.json")):
@@ -57,12 +59,13 @@ def held(root: Path, now: float | None = None) -> tuple[set[int], list[Path]]:
                 continue
             record = json.loads(path.read_bytes())
             version = int(record["version"])
-            gone = record["host"] == socket.gethostname() and not _alive(int(record["pid"]), float(record["started"]))
+            is_local = record["host"] == socket.gethostname()
+            reader_died = is_local and not _alive(int(record["pid"]), float(record["started"]))
         except FileNotFoundError:
             continue
         except (ValueError, KeyError, TypeError):
-            continue  # its reader is still writing it, or died then
-        if gone:
+            continue  # incomplete: its reader is still writing it, or died while doing so
+        if reader_died:
             dead.append(path)
         else:
             versions.add(version)
@@ -70,8 +73,9 @@ def held(root: Path, now: float | None = None) -> tuple[set[int], list[Path]]:
 
 
 def _alive(pid: int, started: float) -> bool:
+    """Return whether the process that had this id at that time is still running."""
     try:
-        return bool(abs(psutil.Process(pid).create_time() - started) < 2.0)
+        return bool(abs(psutil.Process(pid).create_time() - started) < _CLOCK_SLACK_SECONDS)
     except psutil.NoSuchProcess:
         return False
     except psutil.AccessDenied:

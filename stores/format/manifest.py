@@ -1,7 +1,7 @@
-"""The manifest: one immutable version of a store's listing, and how a new one is published.
+"""The manifest: an immutable list of everything in one version of a store, and how a new version is published.
 
-A manifest names segments (see :mod:`stores.format.segments`) and table files, never single keys, so it
-stays a few kilobytes however large the store is.
+A manifest names segments (see ``segments.py``) and table files, never single keys, so it stays at a few kilobytes
+however large the store is.
 """
 
 from __future__ import annotations
@@ -28,7 +28,17 @@ class _Frozen(BaseModel):
 
 
 class SpecEntry(_Frozen):
-    """The rows of one feature computed by one spec."""
+    """The rows of one feature under one spec.
+
+    Attributes
+    ----------
+    rows
+        Number of keys that have a row.
+    index, shards
+        Segments of the row index and of the shard list, oldest first.
+    retired_at
+        Time (ISO 8601, UTC) since which the spec is no longer the current one; None while it is.
+    """
 
     rows: int = 0
     index: tuple[SegmentRef, ...] = ()
@@ -37,13 +47,15 @@ class SpecEntry(_Frozen):
 
 
 class FeatureEntry(_Frozen):
-    """A feature name, its current spec and every spec that still has rows."""
+    """A feature: the digest of its current spec, and every spec that still has rows, by digest."""
 
     current: str
     specs: Mapping[str, SpecEntry]
 
 
 class TableFile(_Frozen):
+    """One Parquet file of a table. ``path`` is relative to the store."""
+
     path: str
     rows: int
     bytes: int
@@ -60,8 +72,8 @@ class TablePart(_Frozen):
 class TableEntry(_Frozen):
     """A table: its parts by name.
 
-    Jobs replace whole parts, so two that write different ones never lose each other's rows. ``stale`` says of a
-    table that was derived from rows which of them have changed since.
+    Writers replace whole parts, so two writers of different parts never lose each other's rows. For a table derived
+    from rows, ``stale`` lists the rows that have changed since.
     """
 
     parts: Mapping[str, TablePart]
@@ -76,11 +88,12 @@ class TableEntry(_Frozen):
 
     @property
     def rows(self) -> int:
+        """Number of rows in all parts."""
         return sum(file.rows for part in self.parts.values() for file in part.files)
 
 
 class Manifest(_Frozen):
-    """One version of the store."""
+    """One version of a store."""
 
     format: str = layout.FORMAT
     format_version: int = layout.FORMAT_VERSION
@@ -93,19 +106,20 @@ class Manifest(_Frozen):
     sources: tuple[SegmentRef, ...] = ()
 
     def encode(self) -> bytes:
-        """The bytes of its file, sealed against flipped bits."""
+        """Return the content of its file, sealed against flipped bits."""
         return layout.seal(self.model_dump_json(exclude_none=True, by_alias=True).encode())
 
     def feature(self, name: str) -> FeatureEntry | None:
+        """Return a feature, or None if this version has no such feature."""
         return self.features.get(name)
 
     def spec_entry(self, name: str, spec_digest: str) -> SpecEntry:
-        """The entry of one spec of one feature; an empty one where nothing is stored yet."""
+        """Return the entry of one spec of one feature, an empty one if nothing is stored under it yet."""
         feature = self.features.get(name)
         return SpecEntry() if feature is None else feature.specs.get(spec_digest, SpecEntry())
 
     def files(self) -> set[str]:
-        """Every segment and table file that this version names, relative to the store."""
+        """Return every segment and table file that this version names, relative to the store."""
         named = {ref.path for ref in (*self.failures, *self.sources)}
         for feature in self.features.values():
             for entry in feature.specs.values():
@@ -115,23 +129,24 @@ class Manifest(_Frozen):
         return named
 
     def table_parts(self) -> Iterator[tuple[str, str, TablePart]]:
-        """(table, part, its files), sorted by table and part name."""
+        """Yield (table name, part name, part), sorted by both names."""
         for name, table in sorted(self.tables.items()):
             for part_name, part in sorted(table.parts.items()):
                 yield name, part_name, part
 
 
 def now() -> str:
-    """The current time, ISO 8601, UTC."""
+    """Return the current time in UTC as ISO 8601."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def first_manifest() -> Manifest:
+    """Return the manifest of an empty store, version 0."""
     return Manifest(version=0, nonce="", created_at=now())
 
 
 def versions(root: Path) -> list[int]:
-    """All published versions, ascending."""
+    """Return all published versions, ascending."""
     try:
         names = os.listdir(root / layout.VERSIONS)
     except FileNotFoundError:
@@ -140,12 +155,12 @@ def versions(root: Path) -> list[int]:
 
 
 def newest_version(root: Path) -> int:
-    """The number of the latest version; cheaper than listing all, since every commit asks.
+    """Return the number of the latest version. Cheaper than ``versions``, since every commit calls it.
 
     Raises
     ------
     StoreNotFoundError
-        If there is none.
+        If no version has been committed.
     """
     try:
         width = len(layout.version_file(0))
@@ -166,7 +181,7 @@ def load(root: Path, version: int | None = None) -> Manifest:
     StoreNotFoundError
         If there is no such version.
     StoreDamageError, StoreFormatError
-        If the file is not a manifest, or a newer Reelstore wrote it.
+        If the file is not a manifest, or was written by a newer Reelstore.
     """
     if version is None:
         version = newest_version(root)
@@ -176,7 +191,7 @@ def load(root: Path, version: int | None = None) -> Manifest:
     except FileNotFoundError as error:
         present = versions(root)
         span = f"{present[0]}…{present[-1]}" if present else "none"
-        raise StoreNotFoundError(f"{path}: no such version (there is {span})") from error
+        raise StoreNotFoundError(f"{path}: no such version (available: {span})") from error
     return _decode(path, text)
 
 
@@ -184,7 +199,7 @@ def _decode(path: Path, data: bytes) -> Manifest:
     try:
         text = layout.unseal(data)
     except ValueError as error:
-        raise StoreDamageError(f"{path}: damaged: {error}; see `store.py repair`") from error
+        raise StoreDamageError(f"{path}: damaged: {error}; run `reelstore repair`") from error
     written = _FORMAT_VERSION.search(text)
     if written and int(written.group(1)) > layout.FORMAT_VERSION:
         raise StoreFormatError(
@@ -200,26 +215,37 @@ def _decode(path: Path, data: bytes) -> Manifest:
 
 
 def newest_readable(root: Path) -> Manifest:
-    """The newest version whose manifest is not damaged (for repair)."""
+    """Return the newest manifest that is not damaged (for repair)."""
     for version in reversed(versions(root)):
         try:
             return load(root, version)
         except StoreDamageError:
             continue
-    raise StoreDamageError(f"{root / layout.VERSIONS}: no manifest is readable")
+    raise StoreDamageError(f"{root / layout.VERSIONS}: no manifest can be read")
 
 
 def publish(root: Path, build: Callable[[Manifest], Manifest | None], past_damage: bool = False) -> Manifest:
-    """Commit: build the next manifest from the latest one and publish it; on a lost race, again.
+    """Build the next manifest from the latest one and publish it; try again if another writer was faster.
 
-    ``build`` gets the latest manifest and returns its successor with the files that it names
-    already durable, or None when there is nothing to change. It runs once per attempt. With
-    ``past_damage`` it gets the newest readable manifest, and a damaged newest one is superseded.
+    Parameters
+    ----------
+    root
+        The store.
+    build
+        Gets the latest manifest and returns its successor, or None if nothing changes. The files that the successor
+        names are already durable. Called once per attempt.
+    past_damage
+        Build on the newest readable manifest, and supersede the newest one if that is damaged.
 
     Returns
     -------
     Manifest
-        The published manifest, or the latest one when nothing changed.
+        The published manifest, or the latest one if nothing changed.
+
+    Raises
+    ------
+    StoreError
+        If other writers were faster every time.
     """
     directory = root / layout.VERSIONS
     for _ in range(_MAX_ATTEMPTS):
@@ -246,4 +272,4 @@ def publish(root: Path, build: Callable[[Manifest], Manifest | None], past_damag
         durable.sync_directory(directory)
         if won:
             return successor
-    raise StoreError(f"{directory}: lost {_MAX_ATTEMPTS} commit races in a row; is something else writing here?")
+    raise StoreError(f"{directory}: lost {_MAX_ATTEMPTS} commit races in a row; check what else is writing here")

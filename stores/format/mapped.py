@@ -1,7 +1,7 @@
 """Read-only memory maps of whole files that keep no file descriptor.
 
-A store of large rows has thousands of shards, and a trainer maps them all in each of its workers. Python's
-own ``mmap`` holds a descriptor for as long as the map lives, which ends at the usual limit of 1024.
+A store of large rows has thousands of shards, and a trainer maps all of them in each of its workers. Python's own
+``mmap`` keeps a descriptor open for as long as the map lives, and would soon reach the usual limit of 1024.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ _libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_
 _libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 _libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _FAILED = ctypes.c_void_p(-1).value
-_PAGE = 4096
+
+PAGE_BYTES = 4096
+"""Size of a page of memory; every dataset of a shard begins at a multiple of it."""
 
 
 def map_file(path: Path, size: int) -> Array:
-    """``[size] uint8``, a read-only view of the file; unmapped when the last view of it is gone.
+    """Map a file and return it as a read-only array ``[size] uint8``; it is unmapped with its last view.
 
     Raises
     ------
@@ -48,21 +50,22 @@ def map_file(path: Path, size: int) -> Array:
 
 
 def will_read(address: int, nbytes: int) -> None:
-    """Ask the kernel to start reading the pages of ``[address, address + nbytes)``, and no others, into its cache.
+    """Ask the kernel to start reading the pages of ``[address, address + nbytes)`` into its cache, and no others.
 
-    Left to itself, the first touch of a cold page brings a whole read-ahead window with it, which is up to
-    megabytes around a frame of some kilobytes.
+    Without this, the first access to a cold page also reads a whole read-ahead window: up to megabytes around a frame
+    of some kilobytes.
     """
     start = address // mmap.PAGESIZE * mmap.PAGESIZE
-    _libc.madvise(start, address + nbytes - start, mmap.MADV_WILLNEED)  # advice: refusing it is no error
+    _libc.madvise(start, address + nbytes - start, mmap.MADV_WILLNEED)  # only a hint: a failure can be ignored
 
 
-def empty_apart(nbytes: int) -> Array:
-    """``[nbytes] uint8``, uninitialised, half a page off the start of a page: where rows of a map are copied to.
+def empty_half_page_off(nbytes: int) -> Array:
+    """Return an uninitialised array ``[nbytes] uint8`` that begins in the middle of a page, to copy mapped rows into.
 
-    Rows mostly start at a page. Where a copy's target starts a few bytes after a page's start, as large arrays of
-    numpy do, each load waits for a store with the same twelve low address bits, and the copy takes six times as long.
+    Mapped rows usually begin at the start of a page. If the target of a copy begins a few bytes after the start of a
+    page, as large numpy arrays do, every load waits for a store with the same twelve low address bits, and the copy
+    takes six times as long.
     """
-    memory = np.empty(nbytes + 2 * _PAGE, np.uint8)
-    first = -memory.__array_interface__["data"][0] % _PAGE + _PAGE // 2
+    memory = np.empty(nbytes + 2 * PAGE_BYTES, np.uint8)
+    first = -memory.__array_interface__["data"][0] % PAGE_BYTES + PAGE_BYTES // 2
     return memory[first : first + nbytes]

@@ -1,4 +1,4 @@
-"""How far stored numbers are from float32, as measured while they were computed."""
+"""Errors of stored numbers against float32, measured while they were computed."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pydantic import BaseModel, ConfigDict
 
 COMPUTE = "compute"
-"""Error of a network that computes in half precision, against the same network in float32."""
+"""Kind of error: a network that computes in half precision, against the same network in float32."""
 STORAGE = "storage"
-"""Error of rounding to the stored dtype, against the computed values."""
+"""Kind of error: values rounded to the stored dtype, against the values as computed."""
 
 
 class RoundingError(BaseModel):
@@ -18,9 +18,12 @@ class RoundingError(BaseModel):
 
     Attributes
     ----------
-    steps : how many steps were compared.
-    max_abs, mean_abs : of the differences of all their numbers.
-    min_cosine, mean_cosine : of each step, flattened, with its reference; over the steps.
+    steps
+        Number of steps compared.
+    max_abs, mean_abs
+        Largest and mean absolute difference over all numbers of these steps.
+    min_cosine, mean_cosine
+        Smallest and mean cosine between a flattened step and its reference.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,7 +42,7 @@ class RoundingError(BaseModel):
 
 
 def pooled(errors: Sequence[RoundingError]) -> RoundingError:
-    """The error over all steps of one feature's parts, at least one; the same in whatever order they come."""
+    """Return the error over all steps of several parts (at least one); the order of the parts does not matter."""
     steps = sum(error.steps for error in errors)
     return RoundingError(
         steps=steps,

@@ -1,4 +1,4 @@
-"""One feature row, its digest, and the receipt of a finished shard."""
+"""A feature row, its digests, and the receipt of a finished shard."""
 
 from __future__ import annotations
 
@@ -21,19 +21,28 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What one extractor says of one video.
+    """One feature of one video.
 
     Attributes
     ----------
-    key : video key.
-    cache_key : 32 bytes, hash of (content id, clip bounds, spec digest).
-    values : ``[T, *step_shape]`` in the stored dtype.
-    time_s : ``[T] float64``, real time of each step in seconds from the start of the clip or video.
-    valid : ``[T] bool``, False where a step is padding.
-    duration_s : length of the clip or video in seconds.
-    clip_start_s : where the clip starts in its source, in seconds; 0 for whole videos.
-    published_time_s : ``[T] float64`` or None, the times that a published recipe claims.
-    media : JSON-able record of the streams used and of how they were decoded.
+    key
+        Video key.
+    cache_key
+        32 bytes: hash of content id, clip bounds and spec digest.
+    values
+        ``[T, *step_shape]`` in the stored dtype.
+    time_s
+        ``[T] float64``: real time of each step in seconds from the start of the clip or video.
+    valid
+        ``[T] bool``: False where a step is padding.
+    duration_s
+        Length of the clip or video in seconds.
+    clip_start_s
+        Start of the clip in its source in seconds; 0 for whole videos.
+    published_time_s
+        ``[T] float64``: the times that a published recipe states for its steps, or None.
+    media
+        Record of the streams used and of how they were decoded, as JSON values.
     """
 
     key: str
@@ -48,7 +57,7 @@ class Row:
 
 
 def row_digest(values: Array, time_s: Array, valid: Array, published_time_s: Array | None) -> bytes:
-    """sha256 over everything a trainer reads of a row: values, times and mask, with their types."""
+    """Return the sha256 over everything that a trainer reads of a row: values, times and mask, with their dtypes."""
     hasher = hashlib.sha256()
     parts = (values, time_s, valid) if published_time_s is None else (values, time_s, valid, published_time_s)
     for part in parts:
@@ -58,14 +67,17 @@ def row_digest(values: Array, time_s: Array, valid: Array, published_time_s: Arr
 
 
 def record_digest(digest: bytes, key: bytes, cache_key: bytes, clip: tuple[float, float], media: bytes) -> bytes:
-    """sha256 over a row digest and all that is kept beside the row; ``clip`` is (start, duration) in seconds."""
+    """Return the sha256 over a row digest and all that is kept beside the row.
+
+    ``clip`` is (start in the source, duration) in seconds.
+    """
     hasher = hashlib.sha256(digest + cache_key + struct.pack("<ddI", *clip, len(key)) + key)
     hasher.update(media)
     return hasher.digest()
 
 
 class DatasetPlace(BaseModel):
-    """Where a dataset lies in a shard file: contiguous, unfiltered, C order."""
+    """Place of a dataset in a shard file: contiguous, unfiltered, in C order. ``offset`` is in bytes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -75,15 +87,16 @@ class DatasetPlace(BaseModel):
 
     @property
     def nbytes(self) -> int:
+        """Size of the dataset in bytes."""
         return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
 
 
 class Receipt(BaseModel):
-    """What a finished shard leaves beside its file: enough to read it without HDF5, and to adopt it.
+    """The file beside a finished shard: enough to read the shard without HDF5, and to adopt it after a crash.
 
-    ``spec`` is kept whole, so that a lost file under ``specs/`` can be restored (the file calls it ``recipe``, and
-    ``spec_digest`` ``spec``). ``rounding`` says what was
-    measured while the rows were computed; it is no part of their numerics.
+    The whole spec is included, so that a lost file under ``specs/`` can be restored. In the file, ``spec`` is called
+    ``recipe`` and ``spec_digest`` is called ``spec``. ``rounding`` holds the errors measured while the rows were
+    computed, by kind; they do not belong to the numerics.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -102,5 +115,5 @@ class Receipt(BaseModel):
     rounding: Mapping[str, RoundingError] = {}
 
     def encode(self) -> builtins.bytes:
-        """The bytes of its file, sealed against flipped bits."""
+        """Return the content of its file, sealed against flipped bits."""
         return layout.seal(self.model_dump_json(indent=1, by_alias=True).encode())

@@ -1,4 +1,4 @@
-"""Columns of the logs that a manifest names."""
+"""Columns of the logs that a manifest names; ``docs/format.md`` section 6 gives the meaning of each."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import pyarrow as pa
 
 from .segments import log_schema
 
-# One row per video key of a feature's spec: which shard holds it, at which position.
 INDEX = log_schema(
     [
         pa.field("shard", pa.binary(16), nullable=False),
@@ -14,8 +13,8 @@ INDEX = log_schema(
         pa.field("cache_key", pa.binary(32), nullable=False),
     ]
 )
+"""The row index of a feature's spec, one record per video key: which shard holds its row, and at which position."""
 
-# One row per shard; ``key`` is the shard's id (16 bytes).
 SHARDS = log_schema(
     [
         pa.field("rows", pa.int32(), nullable=False),
@@ -24,8 +23,8 @@ SHARDS = log_schema(
         pa.field("numerics", pa.string(), nullable=False),
     ]
 )
+"""The shard list of a feature's spec, one record per shard; ``key`` is the shard's id (16 bytes)."""
 
-# One row per source file; ``key`` is its URI. Lets an unchanged tree cost one stat per file.
 SOURCES = log_schema(
     [
         pa.field("size", pa.int64(), nullable=False),
@@ -33,8 +32,8 @@ SOURCES = log_schema(
         pa.field("content_id", pa.string(), nullable=False),
     ]
 )
+"""One record per source file, so that an unchanged file costs one ``stat`` call; ``key`` is its URI."""
 
-# One row per (feature, spec, video) that could not be stored; ``key`` joins the three with NULs.
 FAILURES = log_schema(
     [
         pa.field("video_id", pa.string(), nullable=False),
@@ -48,7 +47,9 @@ FAILURES = log_schema(
         pa.field("content_id", pa.string(), nullable=False),
     ]
 )
+"""One record per row that could not be stored; ``key`` is made by ``failure_key``, ``spec`` is the spec digest."""
 
 
-def failure_key(feature: str, spec: str, video_id: str) -> bytes:
-    return f"{feature}\0{spec}\0{video_id}".encode()
+def failure_key(feature: str, spec_digest: str, video_id: str) -> bytes:
+    """Return the key of a failure: its three parts, joined by NUL bytes."""
+    return f"{feature}\0{spec_digest}\0{video_id}".encode()

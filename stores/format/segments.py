@@ -1,10 +1,9 @@
 """Sorted, immutable segments: one mechanism behind the row index, shard lists, sources and failures.
 
-A log is a list of segment files, oldest first. Each is an Arrow (or Parquet) table sorted by a
-binary ``key`` column; the newest segment that holds a key decides, and a row with ``removed`` set
-hides it. Appending writes one small segment; when :data:`FANOUT` neighbours have reached the same
-size class they are merged into one, so a key is rewritten at most ``log_FANOUT(keys)`` times and a
-commit writes bytes in proportion to what is new.
+A log is a list of segment files, oldest first. Each file is an Arrow (or Parquet) table sorted by a binary ``key``
+column. The newest segment that contains a key decides, and a record with ``removed`` set hides the key. Appending
+writes one small segment; once ``FANOUT`` neighbours have reached the same size class they are merged into one. So a
+key is rewritten at most ``log_FANOUT(keys)`` times, and a commit writes bytes in proportion to what is new.
 """
 
 from __future__ import annotations
@@ -27,13 +26,14 @@ from . import durable
 from .layout import new_id
 
 FANOUT = 8
+"""This many neighbouring segments of one size class are merged into one."""
 
 KEY_FIELD = pa.field("key", pa.large_binary(), nullable=False)
 REMOVED_FIELD = pa.field("removed", pa.bool_(), nullable=False)
 
 
 class SegmentRef(BaseModel):
-    """How a manifest names a segment. ``path`` is relative to the store."""
+    """Entry of a segment in a manifest. ``path`` is relative to the store."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -44,11 +44,12 @@ class SegmentRef(BaseModel):
 
 
 def log_schema(fields: Iterable[pa.Field]) -> pa.Schema:
+    """Return the schema of a log: its key, these fields, and ``removed``."""
     return pa.schema([KEY_FIELD, *fields, REMOVED_FIELD])
 
 
 def write_segment(root: Path, directory: str, table: pa.Table, suffix: str = ".arrow") -> SegmentRef:
-    """Write a table already sorted by key; durable before it returns, named by nobody yet."""
+    """Write a table that is already sorted by key. The file is durable on return, but no manifest names it yet."""
     sink = pa.BufferOutputStream()
     if suffix == ".parquet":
         pq.write_table(table, sink)
@@ -72,7 +73,7 @@ def open_segment(root: Path, ref: SegmentRef) -> pa.Table:
     Raises
     ------
     StoreDamageError
-        If the file is missing, has another size than the manifest says, or cannot be parsed.
+        If the file is missing, differs in size from the manifest, or cannot be parsed.
     """
     path = root / ref.path
     try:
@@ -83,13 +84,13 @@ def open_segment(root: Path, ref: SegmentRef) -> pa.Table:
             return pq.read_table(path, memory_map=True)
         return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
     except FileNotFoundError as error:
-        raise StoreDamageError(f"{path}: named by the manifest but missing; see `store.py repair`") from error
+        raise StoreDamageError(f"{path}: named by the manifest but missing; run `reelstore repair`") from error
     except (OSError, pa.ArrowException) as error:
-        raise StoreDamageError(f"{path}: not readable ({error})") from error
+        raise StoreDamageError(f"{path}: cannot be read ({error})") from error
 
 
 def merge(tables: Sequence[pa.Table], drop_removed: bool) -> pa.Table:
-    """Merge segments (oldest first) into one: the newest row of each key, sorted by key."""
+    """Merge segments (oldest first) into one table with the newest record of each key, sorted by key."""
     if len(tables) == 1:
         merged = tables[0]
     else:
@@ -110,9 +111,9 @@ def merge(tables: Sequence[pa.Table], drop_removed: bool) -> pa.Table:
 def append(
     root: Path, directory: str, refs: Sequence[SegmentRef], table: pa.Table, suffix: str = ".arrow"
 ) -> tuple[SegmentRef, ...]:
-    """Return the log with ``table`` as its newest part, merging size classes that are full.
+    """Return the log with ``table`` as its newest segment, merging size classes that are full.
 
-    ``table`` need not be sorted; among equal keys its last row counts.
+    ``table`` need not be sorted; of several rows with one key, the last one is kept.
     """
     if table.num_rows == 0:
         return tuple(refs)
@@ -128,11 +129,12 @@ def append(
 
 
 def _size_class(rows: int) -> int:
+    """Return floor(log_FANOUT(rows))."""
     return (rows.bit_length() - 1) // (FANOUT.bit_length() - 1)
 
 
 def _full_size_class(refs: Sequence[SegmentRef], rows: int) -> list[SegmentRef]:
-    """The newest refs that are to be merged with a new segment of ``rows`` rows."""
+    """Return the newest segments that have to be merged with a new one of ``rows`` rows."""
     size_class = _size_class(max(rows, 1))
     tail: list[SegmentRef] = []
     for ref in reversed(refs):
@@ -143,6 +145,7 @@ def _full_size_class(refs: Sequence[SegmentRef], rows: int) -> list[SegmentRef]:
 
 
 def _sorted_unique(table: pa.Table) -> pa.Table:
+    """Return the last row of each key, sorted by key."""
     order = pa.array(np.arange(table.num_rows, dtype=np.int64))
     numbered = table.append_column("_order", order)
     numbered = numbered.sort_by([("key", "ascending"), ("_order", "ascending")]).combine_chunks()
@@ -155,7 +158,7 @@ def _sorted_unique(table: pa.Table) -> pa.Table:
 
 
 class _Keys(Sequence[bytes]):
-    """The key column of a segment as a sequence for bisect: no copy, no Python list."""
+    """The key column of a segment as a sequence for ``bisect``, without a copy or a Python list."""
 
     def __init__(self, column: pa.ChunkedArray) -> None:
         array = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
@@ -174,7 +177,7 @@ class _Keys(Sequence[bytes]):
 
 
 class SegmentLog:
-    """Read access to a log pinned by a manifest. Opens nothing before first use."""
+    """Read access to a log as one manifest lists it. Opens no file before its first use."""
 
     def __init__(self, root: Path, refs: Sequence[SegmentRef], schema: pa.Schema) -> None:
         self._root = root
@@ -190,7 +193,7 @@ class SegmentLog:
         return self._opened
 
     def get(self, key: bytes) -> dict[str, Any] | None:
-        """The live record of a key, or None. O(segments · log rows)."""
+        """Return the live record of a key, or None. Takes O(segments · log(rows))."""
         for table, keys in reversed(self._segments()):
             position = bisect_left(keys, key)
             if position < len(keys) and keys[position] == key:
@@ -199,7 +202,7 @@ class SegmentLog:
         return None
 
     def table(self) -> pa.Table:
-        """All live records, sorted by key."""
+        """Return all live records, sorted by key."""
         if self._merged is None:
             tables = [table for table, _ in self._segments()]
             self._merged = merge(tables, drop_removed=True) if tables else self._schema.empty_table()

@@ -1,10 +1,10 @@
-"""Writing and reading one shard: an HDF5 file of rows that readers memory-map.
+"""Write and read one shard: an HDF5 file of rows that readers memory-map.
 
-Layout (design §7): contiguous, unfiltered, page-aligned datasets whose shape is known before the
-file is created. ``values [N, T, *step]`` (or flat ``[ΣT, *step]`` with ``offset [N + 1]`` when T
-differs), ``keys`` as one uint8 blob with ``key_offset``, and beside them ``time_s``, ``valid``,
-``duration_s``, ``clip_start_s``, ``cache_key``, ``row_digest`` and the ``media`` records. No times of
-writing and no host names: equal rows give equal bytes.
+``docs/format.md`` section 8.2 gives the layout: contiguous, unfiltered, page-aligned datasets whose shapes are known
+before the file is created. ``values`` is ``[N, T, *step]``, or flat ``[ΣT, *step]`` with ``offset [N + 1]`` if T
+differs between rows; ``keys`` is one uint8 blob with ``key_offset``; beside them lie ``time_s``, ``valid``,
+``duration_s``, ``clip_start_s``, ``cache_key``, the digests and the ``media`` records. A shard contains no time of
+writing and no host name, so equal rows give equal bytes.
 """
 
 from __future__ import annotations
@@ -17,20 +17,25 @@ from typing import IO, Any
 
 import h5py
 import numpy as np
-from pydantic import ValidationError
 
 from ..errors import StoreDamageError, StoreError
 from . import durable, layout
-from .mapped import map_file
+from .mapped import PAGE_BYTES, map_file
+from .receipts import dataset_places, make_receipt, read_spec
 from .rounding import RoundingError
 from .rows import Array, DatasetPlace, Receipt, Row, record_digest, row_digest
 from .staged_file import StagedFile
 
-_PAGE = 4096
+SHARD_MB = 64.0
+"""Size at which compaction and imports finish a shard, in megabytes (10^6 bytes) of values."""
+SHARD_ROWS = 512
+"""Number of rows at which compaction finishes a shard."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Spooled:
+    """A row whose values lie in the spool file, from byte ``position`` on."""
+
     key: bytes
     row: Row  # without its values and media
     media: bytes
@@ -40,17 +45,21 @@ class _Spooled:
 
 
 class ShardWriter:
-    """Collects rows of one feature, one spec and one numerics, then writes them as one shard.
+    """Collects rows of one feature, spec and numerics, then writes them as one shard.
 
-    Values go to a spool file in ``staging`` as they arrive, so memory holds no features; ``finish``
-    sorts the rows by key and publishes shard and receipt. Rows that were added but not finished
-    are lost with the process, and nothing else is.
+    Values go to a spool file in ``staging/`` as they arrive, so memory does not fill with features. ``finish`` sorts
+    the rows by key and publishes shard and receipt. If the process dies before that, only the rows added here are lost.
+
+    Attributes
+    ----------
+    bytes
+        Size of the values added so far.
     """
 
-    def __init__(self, root: Path, feature: str, spec: str, numerics: Mapping[str, Any]) -> None:
+    def __init__(self, root: Path, feature: str, spec_digest: str, numerics: Mapping[str, Any]) -> None:
         self._root = root
         self._feature = layout.check_name(feature)
-        self._spec = spec
+        self._spec_digest = spec_digest
         self._numerics = dict(numerics)
         self._id = layout.new_id()
         self._spool_path = root / layout.STAGING / f"{self._id}.spool"
@@ -67,30 +76,13 @@ class ShardWriter:
 
         Raises
         ------
+        InvalidKeyError
+            If its key is not acceptable.
         StoreError
-            If the row's arrays disagree with each other or with earlier rows.
+            If its arrays disagree with each other or with earlier rows.
         """
         key = layout.check_key(row.key)
-        if row.values.ndim == 0 or row.values.dtype.kind not in "biuf":
-            raise StoreError(
-                f"{self._feature}: key {row.key!r}: rows are arrays of numbers [T, …], "
-                f"not {row.values.dtype}{list(row.values.shape)}"
-            )
-        steps = row.values.shape[0]
-        published = row.published_time_s
-        times = (row.time_s, row.valid) if published is None else (row.time_s, row.valid, published)
-        if any(array.shape != (steps,) for array in times):
-            raise StoreError(f"{self._feature}: key {row.key!r}: {steps} steps but other times or mask")
-        if len(row.cache_key) != 32:
-            raise StoreError(f"{self._feature}: key {row.key!r}: a cache key has 32 bytes, not {len(row.cache_key)}")
-        first = self._rows[0] if self._rows else None
-        if first and (row.values.dtype != self._dtype or row.values.shape[1:] != first.shape[1:]):
-            raise StoreError(
-                f"{self._feature}: key {row.key!r}: steps of {row.values.dtype}{list(row.values.shape[1:])} "
-                f"beside {self._dtype}{list(first.shape[1:])}"
-            )
-        if first and (published is None) != (first.row.published_time_s is None):
-            raise StoreError(f"{self._feature}: key {row.key!r}: published times in some rows only")
+        self._check(row)
         try:
             media = layout.canonical_json(row.media)
         except (TypeError, ValueError) as error:
@@ -99,16 +91,9 @@ class ShardWriter:
         values = np.ascontiguousarray(row.values)
         time_s = np.asarray(row.time_s, "<f8")
         valid = np.asarray(row.valid, bool)
-        if published is not None:
-            published = np.asarray(published, "<f8")
-        if self._spool is None:
-            with durable.crashing_point("create", self._spool_path):
-                self._spool = self._spool_path.open("xb", buffering=0)
-        self._spool.seek(self.bytes)  # past a write that an earlier error cut short
-        rest = values.view(np.uint8).reshape(-1).data
-        while rest:
-            rest = rest[self._spool.write(rest) :]
-        light = Row(
+        published = None if row.published_time_s is None else np.asarray(row.published_time_s, "<f8")
+        self._spool_values(values)
+        without_values = Row(
             row.key,
             row.cache_key,
             np.empty((0, *values.shape[1:]), values.dtype),  # a slice would keep the whole row alive
@@ -119,8 +104,42 @@ class ShardWriter:
             published,
         )
         digest = row_digest(values, time_s, valid, published)
-        self._rows.append(_Spooled(key, light, media, self.bytes, values.shape, digest))
+        self._rows.append(_Spooled(key, without_values, media, self.bytes, values.shape, digest))
         self.bytes += values.nbytes
+
+    def _check(self, row: Row) -> None:
+        """Refuse a row whose arrays disagree with each other or with earlier rows."""
+        where = f"{self._feature}: key {row.key!r}"
+        if row.values.ndim == 0 or row.values.dtype.kind not in "biuf":
+            raise StoreError(
+                f"{where}: rows are arrays of numbers [T, …], not {row.values.dtype}{list(row.values.shape)}"
+            )
+        steps = row.values.shape[0]
+        published = row.published_time_s
+        arrays_of_steps = (row.time_s, row.valid) if published is None else (row.time_s, row.valid, published)
+        if any(array.shape != (steps,) for array in arrays_of_steps):
+            raise StoreError(f"{where}: {steps} steps, but times or mask have another length")
+        if len(row.cache_key) != 32:
+            raise StoreError(f"{where}: a cache key has 32 bytes, not {len(row.cache_key)}")
+        if not self._rows:
+            return
+        first = self._rows[0]
+        if row.values.dtype != self._dtype or row.values.shape[1:] != first.shape[1:]:
+            raise StoreError(
+                f"{where}: steps of {row.values.dtype}{list(row.values.shape[1:])}, "
+                f"earlier rows of this shard have {self._dtype}{list(first.shape[1:])}"
+            )
+        if (published is None) != (first.row.published_time_s is None):
+            raise StoreError(f"{where}: either all rows of a shard have published times or none")
+
+    def _spool_values(self, values: Array) -> None:
+        if self._spool is None:
+            with durable.crash_points("create", self._spool_path):
+                self._spool = self._spool_path.open("xb", buffering=0)
+        self._spool.seek(self.bytes)  # over the remains of a write that an earlier error cut short
+        rest = values.view(np.uint8).reshape(-1).data
+        while rest:
+            rest = rest[self._spool.write(rest) :]
 
     def discard(self) -> None:
         """Drop all rows and the spool file."""
@@ -132,17 +151,19 @@ class ShardWriter:
         self.bytes = 0
 
     def finish(self, rounding: Mapping[str, RoundingError] | None = None) -> Receipt:
-        """Write, check and publish the shard; durable before it returns.
+        """Write, check and publish the shard; it is durable on return.
 
         Parameters
         ----------
-        rounding : measured error of the rows against float32, by kind, for the receipt.
+        rounding
+            Errors of the rows against float32, by kind, for the receipt.
 
         Raises
         ------
         StoreError
-            If there are no rows, the spec was not written, or the file does not read back as it was
-            written.
+            If there are no rows, the spec was not written, or the file does not read back as it was written.
+        OSError
+            If the file cannot be written.
         """
         staged = self._root / layout.STAGING / f"{self._id}.h5"
         try:
@@ -156,19 +177,18 @@ class ShardWriter:
     def _finish(self, staged: Path, rounding: Mapping[str, RoundingError]) -> Receipt:
         if self._spool is None or self._dtype is None:
             raise StoreError(f"{self._feature}: a shard needs at least one row")
-        recipe = read_spec(self._root, self._spec)
+        spec = read_spec(self._root, self._spec_digest)
         self._spool.close()
         rows = sorted(self._rows, key=lambda spooled: (spooled.key, spooled.row.cache_key))
-        with durable.crashing_point("shard", staged), self._spool_path.open("rb") as spool:
+        with durable.crash_points("shard", staged), self._spool_path.open("rb") as spool:
             places = _write_file(staged, rows, spool, self._dtype)
-        receipt = _receipt(staged, places, self._feature, self._spec, recipe, self._numerics)
-        receipt = receipt.model_copy(update={"rounding": dict(rounding)})
+        receipt = make_receipt(staged, places, self._feature, self._spec_digest, spec, self._numerics, rounding)
         check = ShardReader(staged, receipt)
         problems = check.problems()
         check.close()
         if problems:
-            raise StoreDamageError(f"{staged}: does not read back as written: {problems[0]}")
-        directory = layout.feature_directory(self._root, self._feature, self._spec)
+            raise StoreDamageError(f"{staged}: does not read back as it was written: {problems[0]}")
+        directory = layout.feature_directory(self._root, self._feature, self._spec_digest)
         durable.make_directory(directory)
         durable.sync_file(staged)
         durable.rename(staged, directory / f"{self._id}.h5")
@@ -181,30 +201,14 @@ class ShardWriter:
 
 
 def _write_file(path: Path, rows: list[_Spooled], spool: IO[bytes], dtype: np.dtype[Any]) -> dict[str, DatasetPlace]:
-    """Create the HDF5 file and return where its datasets lie."""
-    count = len(rows)
+    """Create the HDF5 file and return the places of its datasets."""
     steps = np.array([spooled.shape[0] for spooled in rows], np.int64)
     step_shape = rows[0].shape[1:]
     ragged = bool((steps != steps[0]).any())
-    columns: dict[str, Array] = {
-        "keys": np.frombuffer(b"".join(spooled.key for spooled in rows), np.uint8),
-        "key_offset": _offsets([len(spooled.key) for spooled in rows]),
-        "duration_s": np.array([spooled.row.duration_s for spooled in rows], "<f8"),
-        "clip_start_s": np.array([spooled.row.clip_start_s for spooled in rows], "<f8"),
-        "cache_key": np.frombuffer(b"".join(spooled.row.cache_key for spooled in rows), np.uint8).reshape(count, 32),
-        "row_digest": np.frombuffer(b"".join(spooled.digest for spooled in rows), np.uint8).reshape(count, 32),
-        "record_digest": np.frombuffer(b"".join(map(_record_digest, rows)), np.uint8).reshape(count, 32),
-    }
-    columns["media"] = np.frombuffer(b"".join(spooled.media for spooled in rows), np.uint8)
-    columns["media_offset"] = _offsets([len(spooled.media) for spooled in rows])
-    joined = np.concatenate if ragged else np.stack
-    columns["time_s"] = joined([spooled.row.time_s for spooled in rows])
-    columns["valid"] = joined([spooled.row.valid for spooled in rows]).astype("u1")
-    if rows[0].row.published_time_s is not None:
-        columns["published_time_s"] = joined([np.asarray(spooled.row.published_time_s) for spooled in rows])
+    columns = _columns(rows, ragged)
     if ragged:
         columns["offset"] = _offsets(steps)
-    shape = (int(steps.sum()), *step_shape) if ragged else (count, int(steps[0]), *step_shape)
+    shape = (int(steps.sum()), *step_shape) if ragged else (len(rows), int(steps[0]), *step_shape)
 
     creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     creation.set_layout(h5py.h5d.CONTIGUOUS)
@@ -213,13 +217,13 @@ def _write_file(path: Path, rows: list[_Spooled], spool: IO[bytes], dtype: np.dt
     creation.set_obj_track_times(False)
     with (
         StagedFile(path) as target,
-        h5py.File(target, "w", alignment_threshold=1, alignment_interval=_PAGE) as file,
+        h5py.File(target, "w", alignment_threshold=1, alignment_interval=PAGE_BYTES) as file,
     ):
 
         def create(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
             space = h5py.h5s.create_simple(shape)
-            kind = h5py.h5t.py_create(dtype, logical=True)
-            return h5py.Dataset(h5py.h5d.create(file.id, name.encode(), kind, space, dcpl=creation))
+            hdf5_type = h5py.h5t.py_create(dtype, logical=True)
+            return h5py.Dataset(h5py.h5d.create(file.id, name.encode(), hdf5_type, space, dcpl=creation))
 
         values = create("values", shape, dtype)
         first = 0
@@ -235,7 +239,29 @@ def _write_file(path: Path, rows: list[_Spooled], spool: IO[bytes], dtype: np.dt
         for name, column in columns.items():
             create(name, column.shape, column.dtype)[...] = column
         file.flush()
-        return _places(file)
+        return dataset_places(file)
+
+
+def _columns(rows: list[_Spooled], ragged: bool) -> dict[str, Array]:
+    """Return every dataset except ``values`` and ``offset``, in the order in which they are written."""
+    count = len(rows)
+    join = np.concatenate if ragged else np.stack
+    columns: dict[str, Array] = {
+        "keys": np.frombuffer(b"".join(spooled.key for spooled in rows), np.uint8),
+        "key_offset": _offsets([len(spooled.key) for spooled in rows]),
+        "duration_s": np.array([spooled.row.duration_s for spooled in rows], "<f8"),
+        "clip_start_s": np.array([spooled.row.clip_start_s for spooled in rows], "<f8"),
+        "cache_key": np.frombuffer(b"".join(spooled.row.cache_key for spooled in rows), np.uint8).reshape(count, 32),
+        "row_digest": np.frombuffer(b"".join(spooled.digest for spooled in rows), np.uint8).reshape(count, 32),
+        "record_digest": np.frombuffer(b"".join(map(_record_digest, rows)), np.uint8).reshape(count, 32),
+        "media": np.frombuffer(b"".join(spooled.media for spooled in rows), np.uint8),
+        "media_offset": _offsets([len(spooled.media) for spooled in rows]),
+        "time_s": join([spooled.row.time_s for spooled in rows]),
+        "valid": join([spooled.row.valid for spooled in rows]).astype("u1"),
+    }
+    if rows[0].row.published_time_s is not None:
+        columns["published_time_s"] = join([np.asarray(spooled.row.published_time_s) for spooled in rows])
+    return columns
 
 
 def _record_digest(spooled: _Spooled) -> bytes:
@@ -243,92 +269,27 @@ def _record_digest(spooled: _Spooled) -> bytes:
     return record_digest(spooled.digest, spooled.key, row.cache_key, (row.clip_start_s, row.duration_s), spooled.media)
 
 
-def _places(file: h5py.File) -> dict[str, DatasetPlace]:
-    return {
-        name: DatasetPlace(offset=dataset.id.get_offset() or 0, shape=dataset.shape, dtype=dataset.dtype.str)
-        for name, dataset in sorted(file.items())
-    }
-
-
-def read_spec(root: Path, spec: str) -> dict[str, Any]:
-    """The recipe kept under a spec digest.
-
-    Raises
-    ------
-    StoreDamageError
-        If it is missing, or is not what the digest was taken of.
-    """
-    path = root / layout.SPECS / f"{spec}.json"
-    try:
-        data = path.read_bytes()
-        recipe: dict[str, Any] = json.loads(data)
-    except FileNotFoundError as error:
-        raise StoreDamageError(f"{path}: the spec is missing") from error
-    except ValueError as error:
-        raise StoreDamageError(f"{path}: the spec is damaged ({error})") from error
-    if data != layout.spec_text(recipe) or layout.digest(recipe) != spec:
-        raise StoreDamageError(f"{path}: the spec is damaged (its content has another digest)")
-    return recipe
-
-
 def _offsets(lengths: Any) -> Array:
     return np.concatenate([[0], np.cumsum(lengths)]).astype("<i8")
 
 
-def read_receipt(path: Path) -> Receipt:
-    """Read ``<id>.json`` beside a shard.
+class ShardReader:
+    """Zero-copy access to a shard through one memory map.
+
+    Not picklable: each process opens its own. Rows are named by their position in the shard.
+
+    Parameters
+    ----------
+    path, receipt
+        The shard file and its receipt.
+    check_header
+        Compare the receipt with the places that HDF5 reports.
 
     Raises
     ------
     StoreDamageError
-        If it is missing or not a receipt.
+        If the file is missing, has another size than its receipt says, or differs from its receipt.
     """
-    try:
-        return Receipt.model_validate_json(layout.unseal(path.read_bytes()))
-    except FileNotFoundError as error:
-        raise StoreDamageError(f"{path}: the shard's receipt is missing; see `store.py repair`") from error
-    except ValidationError as error:
-        raise StoreDamageError(f"{path}: not a valid receipt ({error.errors()[0]['msg']})") from error
-    except ValueError as error:
-        raise StoreDamageError(f"{path}: damaged receipt: {error}; see `store.py repair`") from error
-
-
-def rebuild_receipt(
-    path: Path, feature: str, spec: str, recipe: Mapping[str, Any], numerics: Mapping[str, Any]
-) -> Receipt:
-    """The receipt of a sound shard file whose own was lost, from what HDF5 says of the file."""
-    with h5py.File(path, "r", locking=False) as file:
-        places = _places(file)
-    return _receipt(path, places, feature, spec, recipe, numerics)
-
-
-def _receipt(
-    path: Path,
-    places: Mapping[str, DatasetPlace],
-    feature: str,
-    spec_digest: str,
-    spec: Mapping[str, Any],
-    numerics: Mapping[str, Any],
-) -> Receipt:
-    return Receipt.model_validate(
-        {
-            "id": path.stem,
-            "feature": feature,
-            "spec": spec_digest,
-            "recipe": spec,
-            "rows": places["duration_s"].shape[0],
-            "ragged": "offset" in places,
-            "bytes": path.stat().st_size,
-            "sha256": durable.file_digest(path),
-            "datasets": places,
-            "numerics": numerics,
-            "format_version": layout.FORMAT_VERSION,
-        }
-    )
-
-
-class ShardReader:
-    """Zero-copy access to a shard through one memory map. Not picklable: made per process."""
 
     def __init__(self, path: Path, receipt: Receipt, check_header: bool = True) -> None:
         self.path = path
@@ -336,32 +297,33 @@ class ShardReader:
         try:
             size = path.stat().st_size
         except FileNotFoundError as error:
-            raise StoreDamageError(f"{path}: named by the manifest but missing; see `store.py repair`") from error
+            raise StoreDamageError(f"{path}: named by the manifest but missing; run `reelstore repair`") from error
         if size != receipt.bytes:
-            raise StoreDamageError(f"{path}: {size} bytes, its receipt says {receipt.bytes}; see `store.py repair`")
+            raise StoreDamageError(f"{path}: {size} bytes, its receipt says {receipt.bytes}; run `reelstore repair`")
         if check_header:
             self._check_header()
         self._map: Array | None = map_file(path, size)
         self._columns: dict[str, Array] = {}
 
     def _check_header(self) -> None:
-        """Compare the receipt's placement with what HDF5 itself says of the file."""
+        """Compare the places in the receipt with those that HDF5 reports."""
         try:
             with h5py.File(self.path, "r", locking=False) as file:
                 for name, place in self.receipt.datasets.items():
                     dataset = file[name]
-                    found = (dataset.id.get_offset() or 0, dataset.shape, dataset.dtype.str, dataset.chunks)
-                    if found != (place.offset, place.shape, place.dtype, None):
+                    actual = (dataset.id.get_offset() or 0, dataset.shape, dataset.dtype.str, dataset.chunks)
+                    if actual != (place.offset, place.shape, place.dtype, None):
                         raise StoreDamageError(f"{self.path}: dataset {name!r} is not where its receipt says")
         except (OSError, KeyError, RuntimeError) as error:
-            raise StoreDamageError(f"{self.path}: not readable as HDF5 ({error})") from error
+            raise StoreDamageError(f"{self.path}: cannot be read as HDF5 ({error})") from error
 
     def close(self) -> None:
+        """Drop the memory map. Views handed out stay valid."""
         self._columns.clear()
         self._map = None
 
     def column(self, name: str) -> Array:
-        """A dataset as a read-only view of the memory map."""
+        """Return a dataset as a read-only view of the memory map."""
         if name not in self._columns:
             place = self.receipt.datasets[name]
             if self._map is None:
@@ -371,12 +333,12 @@ class ShardReader:
         return self._columns[name]
 
     def steps(self, name: str) -> Array:
-        """A column of steps as ``[ΣT, …]``, whether its rows are equally long or not."""
+        """Return a dataset of steps as ``[ΣT, …]``, whether or not all rows have the same length."""
         column = self.column(name)
         return column if self.receipt.ragged else column.reshape(-1, *column.shape[2:])
 
     def span(self, row: int) -> tuple[int, int]:
-        """(first step in :meth:`steps`, T) of a row."""
+        """Return (first step, T) of a row within ``steps``."""
         if not self.receipt.ragged:
             length = self.receipt.datasets["values"].shape[1]
             return row * length, length
@@ -391,15 +353,19 @@ class ShardReader:
         return self.column(name)[offset[row] : offset[row + 1]]
 
     def values(self, row: int) -> Array:
+        """Return the values of a row, ``[T, *step]``."""
         return self._steps("values", row)
 
     def times(self, row: int) -> Array:
+        """Return the times of a row's steps, ``[T] float64``, in seconds."""
         return self._steps("time_s", row)
 
     def valid(self, row: int) -> Array:
+        """Return the mask of a row, ``[T] bool``: False where a step is padding."""
         return self._steps("valid", row).view(bool)
 
     def published_times(self, row: int) -> Array | None:
+        """Return the published times of a row, ``[T] float64`` in seconds, or None if the shard has none."""
         return self._steps("published_time_s", row) if "published_time_s" in self.receipt.datasets else None
 
     def _text(self, name: str, row: int) -> bytes:
@@ -407,24 +373,28 @@ class ShardReader:
         return self.column(name)[offset[row] : offset[row + 1]].tobytes()
 
     def key(self, row: int) -> str:
+        """Return the key under which a row was written."""
         return self._text("keys", row).decode("utf-8")
 
     def cache_key(self, row: int) -> bytes:
+        """Return the cache key of a row, 32 bytes."""
         return bytes(self.column("cache_key")[row])
 
     def digest(self, row: int) -> bytes:
+        """Return the row digest, 32 bytes, as it was written."""
         return bytes(self.column("row_digest")[row])
 
     def media(self, row: int) -> dict[str, Any]:
+        """Return the record of how a row's video was decoded."""
         record: dict[str, Any] = json.loads(self._text("media", row))
         return record
 
     def clip(self, row: int) -> tuple[float, float]:
-        """(start in the source, duration) in seconds."""
+        """Return (start in the source, duration) of a row's clip in seconds."""
         return float(self.column("clip_start_s")[row]), float(self.column("duration_s")[row])
 
     def row(self, row: int, key: str, cache_key: bytes) -> Row:
-        """A whole row as it was written, under a key and cache key known from elsewhere."""
+        """Return a whole row under the key and cache key that an index gives it."""
         return Row(
             key=key,
             cache_key=cache_key,
@@ -438,7 +408,7 @@ class ShardReader:
         )
 
     def row_is_sound(self, row: int) -> bool:
-        """Whether a row, and all that is kept beside it, still has the digests it was written with."""
+        """Return whether a row and everything kept beside it still match their digests."""
         digest = row_digest(self.values(row), self.times(row), self.valid(row), self.published_times(row))
         if digest != self.digest(row):
             return False
@@ -446,13 +416,13 @@ class ShardReader:
         return record_digest(digest, *beside) == bytes(self.column("record_digest")[row])
 
     def problems(self) -> list[str]:
-        """One line per row whose bytes are not those that were written."""
-        found = []
+        """Return one line for each row whose bytes are not those that were written."""
+        lines = []
         for row in range(self.receipt.rows):
             if not self.row_is_sound(row):
                 try:
                     name = repr(self.key(row))
                 except UnicodeDecodeError:
                     name = "(its key is damaged too)"
-                found.append(f"row {row}, key {name}: bytes differ from the row digest")
-        return found
+                lines.append(f"row {row}, key {name}: bytes do not match the row digest")
+        return lines

@@ -1,4 +1,4 @@
-"""The file that HDF5 writes a shard to."""
+"""The file object through which HDF5 writes a shard."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from types import TracebackType
 
 
 class StagedFile:
-    """A new file that never tells HDF5 of an error; :meth:`close` does, to us.
+    """A new file that hides write errors from HDF5; ``close`` raises them instead.
 
-    HDF5 takes the process down (a segmentation fault in its exit handler) when it cannot flush what
-    it holds, as on a full disk. So errors are kept, HDF5 finishes in peace, and the file is thrown away.
+    If HDF5 cannot flush its buffers, as on a full disk, it takes the whole process down (a segmentation fault in its
+    exit handler). So the first error is kept, HDF5 finishes as if nothing had happened, and the caller discards the
+    file when ``close`` raises.
     """
 
     def __init__(self, path: Path) -> None:
@@ -29,13 +30,16 @@ class StagedFile:
         self.close()
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move to a position, as ``io.IOBase.seek``."""
         self._position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
         return self._position
 
     def tell(self) -> int:
+        """Return the position."""
         return self._position
 
     def write(self, data: memoryview) -> int:
+        """Write at the position; after an earlier error, only pretend to."""
         view = memoryview(data).cast("B")
         end = self._position + len(view)
         try:
@@ -49,11 +53,13 @@ class StagedFile:
         return len(view)
 
     def read(self, size: int) -> bytes:
+        """Return ``size`` bytes from the position on, zeros beyond the end."""
         data = bytearray(size)
         self.readinto(memoryview(data))
         return bytes(data)
 
     def readinto(self, buffer: memoryview) -> int:
+        """Fill ``buffer`` from the position on, with zeros beyond the end."""
         view = memoryview(buffer).cast("B")
         data = os.pread(self._descriptor, len(view), self._position)
         view[:] = data + bytes(len(view) - len(data))
@@ -61,6 +67,7 @@ class StagedFile:
         return len(view)
 
     def truncate(self, size: int | None = None) -> int:
+        """Set the size of the file, by default to the position."""
         self._size = self._position if size is None else size
         try:
             if self._error is None:
@@ -70,10 +77,10 @@ class StagedFile:
         return self._size
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Do nothing: every write has already gone to the operating system."""
 
     def close(self) -> None:
-        """Close the file and raise the first error that there was."""
+        """Close the file and raise the first error, if there was one."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1

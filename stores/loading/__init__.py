@@ -1,9 +1,15 @@
-"""What trainers read: PyTorch datasets, samplers and checks over a pinned store. Only this package needs torch."""
+"""PyTorch datasets, samplers and checks over a pinned store. Only this part of the package needs torch."""
+
+try:
+    import torch  # noqa: F401
+except ModuleNotFoundError as error:
+    raise ImportError("reelstore.loading needs PyTorch: pip install 'reelstore[torch]'") from error
 
 from .ahead import read_ahead
 from .batches import QuestionBatch, VideoBatch
 from .completeness import Finding, IncompleteError, Report, check
 from .datasets import QuestionDataset, VideoDataset, identity
+from .questions import Questions, load_questions, load_vectors
 from .samplers import BatchSampler, CollectiveSampler, ShuffleSampler
 from .views import View
 
@@ -14,6 +20,7 @@ __all__ = [
     "IncompleteError",
     "QuestionBatch",
     "QuestionDataset",
+    "Questions",
     "Report",
     "ShuffleSampler",
     "VideoBatch",
@@ -21,5 +28,7 @@ __all__ = [
     "View",
     "check",
     "identity",
+    "load_questions",
+    "load_vectors",
     "read_ahead",
 ]

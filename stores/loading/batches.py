@@ -1,34 +1,37 @@
-"""What a dataset gives a trainer: plain lists and tensors, joined by key."""
+"""Batches that a dataset gives a trainer: plain lists and tensors, joined by key."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
 import torch
 
+TensorMap = Callable[[torch.Tensor], torch.Tensor]
 
-def _each(value: Any, change: Any) -> Any:
-    """Apply ``change`` to a tensor or to the tensors of a dict; other values stay."""
+
+def _apply(value: Any, change: TensorMap) -> Any:
+    """Apply ``change`` to a tensor, or to the tensors of a dict; return other values unchanged."""
     if isinstance(value, torch.Tensor):
         return change(value)
     if isinstance(value, dict):
-        return {name: _each(part, change) for name, part in value.items()}
+        return {name: _apply(part, change) for name, part in value.items()}
     return value
 
 
 class _Tensors:
-    """Moving the tensors of a dataclass together."""
+    """Mix-in for dataclasses whose tensors move together."""
 
-    def _map(self, change: Any) -> Self:
-        return type(self)(**{field.name: _each(getattr(self, field.name), change) for field in fields(self)})  # type: ignore[arg-type]
+    def _map(self, change: TensorMap) -> Self:
+        return type(self)(**{field.name: _apply(getattr(self, field.name), change) for field in fields(self)})  # type: ignore[arg-type]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
-        """The batch with its tensors on ``device``; ``non_blocking`` as in ``torch.Tensor.to``."""
+        """Return the batch with its tensors on ``device``; ``non_blocking`` as in ``torch.Tensor.to``."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Self:
-        """The batch with its tensors page-locked (a DataLoader with ``pin_memory=True`` calls this)."""
+        """Return the batch with its tensors page-locked (a ``DataLoader`` with ``pin_memory=True`` calls this)."""
         return self._map(lambda tensor: tensor.pin_memory() if tensor.is_cpu else tensor)
 
 
@@ -38,19 +41,30 @@ class QuestionBatch(_Tensors):
 
     Attributes
     ----------
-    question_ids, video_ids, questions, types : lists of B strings.
-    features : by the view's name, ``[B, T, *step]`` in the view's dtype. T is the most steps in the batch.
-    valid : by the same names, ``[B, T] bool``; False where a step is padding.
-    times : by the same names, ``[B, T] float64``, seconds from the start of the clip or video; 0 in padding
-        that the store does not hold.
-    options : B lists of option texts; empty where a question is open.
-    answers : B answer texts; None where hidden.
-    answer_index : ``[B] int64``, -1 where unknown.
-    modalities : B of ``Audio``, ``Visual``, ``Audio-Visual``, or None.
-    spans : B lists of (start, end) in seconds; empty where unknown.
-    duration : ``[B] float64``, seconds, NaN where unknown.
-    nodes : B lists of the 8 node texts of the question's graph, where the dataset was made with ``graphs=True``.
-    embeddings : text embeddings, float32: ``question`` ``[B, D]``, ``nodes`` ``[B, 8, D]``, where asked for.
+    question_ids, video_ids, questions, types
+        Lists of B strings.
+    features
+        By name of the view, ``[B, T, *step]`` in the view's dtype. T is the largest number of steps in the batch.
+    valid
+        By the same names, ``[B, T] bool``: False where a step is padding.
+    times
+        By the same names, ``[B, T] float64``: seconds from the start of the clip or video; 0 in padding added here.
+    options
+        B lists of option texts; empty if a question is open.
+    answers
+        B answer texts; None if hidden.
+    answer_index
+        ``[B] int64``; -1 if unknown.
+    modalities
+        B of ``Audio``, ``Visual``, ``Audio-Visual`` or None.
+    spans
+        B lists of (start, end) in seconds; empty if unknown.
+    duration
+        ``[B] float64`` in seconds; NaN if unknown.
+    nodes
+        B lists with the 8 node texts of the question's graph, if the dataset was made with ``graphs=True``.
+    embeddings
+        Text embeddings as float32, if the dataset was made with them: ``question`` ``[B, D]``, ``nodes`` ``[B, 8, D]``.
     """
 
     question_ids: list[str]
@@ -75,16 +89,22 @@ class QuestionBatch(_Tensors):
 
 @dataclass
 class VideoBatch(_Tensors):
-    """B distinct videos, each with up to N of its questions; N is the most of any video in the batch.
+    """B distinct videos, each with up to N questions; N is the largest number of questions of a video in the batch.
 
     Attributes
     ----------
-    video_ids : B distinct strings.
-    features, valid, times : as in :class:`QuestionBatch`.
-    question_ids, questions, types : B lists of N strings, ``""`` in padding.
-    answers, modalities : B lists of N strings; None in padding and where unknown.
-    answer_index : ``[B, N] int64``, -1 in padding and where unknown.
-    q_mask : ``[B, N] bool``, False in padding.
+    video_ids
+        B distinct strings.
+    features, valid, times
+        As in ``QuestionBatch``.
+    question_ids, questions, types
+        B lists of N strings; ``""`` in padding.
+    answers, modalities
+        B lists of N strings; None in padding or if unknown.
+    answer_index
+        ``[B, N] int64``; -1 in padding or if unknown.
+    q_mask
+        ``[B, N] bool``: False in padding.
     """
 
     video_ids: list[str]

@@ -1,4 +1,4 @@
-"""Memory for batches. Fresh pages cost several times the copy that fills them, so they are used again."""
+"""Memory for batches. Fresh pages cost several times as much as the copy that fills them, so they are reused."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import get_worker_info
 
-from ..format.mapped import empty_apart
+from ..format.mapped import empty_half_page_off
 
-_SMALL = 1 << 15  # below this malloc itself reuses memory
+_SMALL = 1 << 15
+"""Below this number of bytes, ``malloc`` itself reuses memory."""
 
 
 class Buffers:
-    """Gives out tensors; takes memory back when the last tensor over it is gone, so no batch is ever overwritten.
+    """Lends memory for tensors, and reuses it once the last tensor over it is gone, so no batch is overwritten.
 
-    With ``pin`` the memory is page-locked, for copies to a GPU that do not block (PyTorch reuses such blocks
-    itself). In a DataLoader's worker it is shared memory, so that a batch reaches its trainer without another
-    copy; a worker cannot pin.
+    With ``pin`` the memory is page-locked, for copies to a GPU that do not block (PyTorch reuses such blocks itself).
+    In a worker of a ``DataLoader`` it is shared memory, so that a batch reaches its trainer without another copy; a
+    worker cannot pin.
     """
 
     def __init__(self, pin: bool = False) -> None:
@@ -30,14 +31,12 @@ class Buffers:
         self._blocks: list[tuple[npt.NDArray[np.uint8], weakref.ref[Any]]] = []
         self._lock = threading.Lock()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"pin": self.pin}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["pin"])  # type: ignore[misc]
+    def __reduce__(self) -> tuple[type[Buffers], tuple[bool]]:
+        """Pickle without the memory."""
+        return type(self), (self.pin,)
 
     def take(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        """An uninitialised tensor."""
+        """Return an uninitialised tensor."""
         nbytes = math.prod(shape) * dtype.itemsize
         if get_worker_info() is not None:
             storage = torch.UntypedStorage._new_shared(nbytes)  # type: ignore[no-untyped-call]  # as PyTorch's own collate does
@@ -49,11 +48,15 @@ class Buffers:
         return torch.from_numpy(lent).view(dtype).view(shape)
 
     def _lend(self, nbytes: int) -> npt.NDArray[np.uint8]:
-        """A view of a free block; the tensor made of it keeps the view alive, and its end frees the block."""
-        free = [block for block, user in self._blocks if user() is None]
-        fitting = [block for block in free if block.nbytes >= nbytes]
-        block = min(fitting, key=lambda each: each.nbytes) if fitting else empty_apart(nbytes)
+        """Return a view of a free block; the block is in use until the last tensor made from the view is gone."""
+        in_use = [(block, view) for block, view in self._blocks if view() is not None]
+        fitting = [block for block, view in self._blocks if view() is None and block.nbytes >= nbytes]
+        if fitting:
+            block = min(fitting, key=lambda candidate: candidate.nbytes)
+            kept = [(other, view) for other, view in self._blocks if other is not block]
+        else:  # the free blocks are too small, so they are given up
+            block = empty_half_page_off(nbytes)
+            kept = in_use
         lent = block[:nbytes]
-        kept = [(each, user) for each, user in self._blocks if user() is not None or (fitting and each is not block)]
         self._blocks = [*kept, (block, weakref.ref(lent))]
         return lent

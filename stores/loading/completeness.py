@@ -1,4 +1,4 @@
-"""What is wrong with features before a trainer finds out after an hour."""
+"""Check features before training, so that a trainer does not fail after an hour."""
 
 from __future__ import annotations
 
@@ -12,28 +12,44 @@ from rich.table import Table
 from ..errors import StoreError
 from ..format.shard import ShardReader
 from ..store import Store
+from ..wording import available, first_few
 from .gather import FeatureRows, as_tensor
 from .questions import load_questions
 from .views import View
 
 KINDS = {
     "missing": "videos without a row",
-    "steps": "rows of another T than expected",
+    "steps": "rows with an unexpected T",
     "not_finite": "rows with NaN or Inf",
-    "all_zero": "rows of zeros only, though their mask says otherwise",
+    "all_zero": "rows with valid steps but only zeros",
     "random_weights": "made with random weights",
     "mixed_numerics": "rows computed under different numerics",
     "stale": "made from data that has changed since",
 }
+"""Kinds of findings, and how a message describes them."""
 
 
 class IncompleteError(StoreError):
-    """A store is not fit to train on, and what is wrong was not allowed."""
+    """Raised when a store has findings that were not allowed for training."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong with one feature or dictionary: how many of how many, and the first keys."""
+    """One thing that is wrong with a feature or dictionary.
+
+    Attributes
+    ----------
+    name
+        The feature or dictionary.
+    kind
+        A key of ``KINDS``.
+    count, total
+        It concerns ``count`` of ``total`` rows.
+    keys
+        The first of their keys, if it concerns single rows.
+    detail
+        More about it, for a message.
+    """
 
     name: str
     kind: str
@@ -43,36 +59,46 @@ class Finding:
     detail: str = ""
 
     def __str__(self) -> str:
-        shown = ", ".join(map(repr, self.keys[:3])) + (", …" if self.count > 3 else "")
-        told = "; ".join(text for text in (self.detail, shown) if text)
+        keys = ", ".join(map(repr, self.keys[:3])) + (", …" if self.count > 3 else "")
+        details = "; ".join(text for text in (self.detail, keys) if text)
         share = f"{self.count} of {self.total} " if self.keys else ""
-        return f"{self.name!r}: {share}{KINDS[self.kind]}" + (f" ({told})" if told else "")
+        return f"{self.name!r}: {share}{KINDS[self.kind]}" + (f" ({details})" if details else "")
 
 
 @dataclass(slots=True)
 class Report:
-    """The findings of :func:`check`. ``rows``: rows found, by feature; ``deep``: whether their values were read."""
+    """Result of ``check``.
+
+    Attributes
+    ----------
+    deep
+        Whether the values of rows were read.
+    rows
+        Number of videos that have a row, by feature.
+    findings
+        Everything that is wrong.
+    """
 
     deep: bool
     rows: dict[str, int] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
 
     def refused(self, allow: Collection[str] = ()) -> list[Finding]:
-        """The findings whose kind is not allowed."""
+        """Return the findings whose kind is not allowed."""
         return [finding for finding in self.findings if finding.kind not in allow]
 
     def require(self, allow: Collection[str] = ()) -> None:
-        """Return if nothing is wrong but what is allowed.
+        """Check that every finding is allowed.
 
         Raises
         ------
         IncompleteError
-            In one line, all that is wrong.
+            If not; the message lists all findings that are not allowed, in one line.
         StoreError
-            If ``allow`` names what is no kind of finding.
+            If ``allow`` contains an unknown kind of finding.
         """
         if unknown := sorted(set(allow) - set(KINDS)):
-            raise StoreError(f"allow={unknown[0]!r}: findings are {', '.join(KINDS)}")
+            raise StoreError(f"allow={unknown[0]!r}: unknown kind of finding ({available(KINDS)})")
         refused = self.refused(allow)
         if refused:
             kinds = ", ".join(dict.fromkeys(finding.kind for finding in refused))
@@ -81,16 +107,17 @@ class Report:
             )
 
     def table(self, allow: Collection[str] = ()) -> Table:
-        """For a terminal: one line per finding."""
+        """Return a table for a terminal, with a line per finding and per complete feature."""
         table = Table("feature", "finding", "rows", "of", "first keys")
         for finding in self.findings:
-            told = f"{KINDS[finding.kind]}{f' ({finding.detail})' if finding.detail else ''}"
+            detail = f" ({finding.detail})" if finding.detail else ""
             style = "dim" if finding.kind in allow else None
             count, total = (str(finding.count), str(finding.total)) if finding.keys else ("", "")
-            table.add_row(finding.name, told, count, total, ", ".join(map(repr, finding.keys[:5])), style=style)
+            keys = ", ".join(map(repr, finding.keys[:5]))
+            table.add_row(finding.name, f"{KINDS[finding.kind]}{detail}", count, total, keys, style=style)
         for name, rows in self.rows.items():
             if all(finding.name != name for finding in self.findings):
-                table.add_row(name, "complete" if self.deep else "complete; values not looked at", "", str(rows), "")
+                table.add_row(name, "complete" if self.deep else "complete; values not checked", "", str(rows), "")
         return table
 
 
@@ -107,11 +134,18 @@ def check(
 
     Parameters
     ----------
-    features : by name, as views name them.
-    split, dataset : the questions whose videos must have rows.
-    expected_steps : T by feature; by default what the feature's spec says, and any T where it says none.
-    dictionaries : derived tables that must not be stale.
-    deep : also read all values, for NaN, Inf and rows of zeros; takes as long as one epoch of reading.
+    store
+        The store.
+    features
+        Names of features, as in views.
+    split, dataset
+        The questions whose videos must have rows.
+    expected_steps
+        T by feature; by default, T is compared with the feature's spec, if that states one.
+    dictionaries
+        Derived tables that must not be stale.
+    deep
+        Also read all values, to find NaN, Inf and rows of zeros. Takes as long as reading one epoch.
 
     Raises
     ------
@@ -123,32 +157,37 @@ def check(
     for name in features:
         rows = FeatureRows(store, View(name), videos)
         report.rows[name] = len(videos) - len(rows.missing)
-        wanted = (expected_steps or {}).get(name, store.spec(name).get("steps"))
-        by_kind: dict[str, list[str]] = {"missing": rows.missing, "steps": [], "not_finite": [], "all_zero": []}
-        found_steps = set()
-        for video, shard, row in _rows(store, rows):
-            steps = shard.span(row)[1]
-            if wanted is not None and steps != wanted:
-                by_kind["steps"].append(videos[video])
-                found_steps.add(steps)
-            if deep and (kind := _wrong_values(shard, row)):
-                by_kind[kind].append(videos[video])
-        for kind, keys in by_kind.items():
-            if keys:
-                told = ", ".join(map(str, sorted(found_steps)[:5]))
-                detail = f"T is {told} and not {wanted}" if kind == "steps" else ""
-                report.findings.append(Finding(name, kind, len(keys), len(videos), tuple(sorted(keys)[:5]), detail))
+        expected = (expected_steps or {}).get(name, store.spec(name).get("steps"))
+        report.findings += _findings(store, rows, expected, deep)
         for kind in store.caveats(name):
             report.findings.append(Finding(name, kind, report.rows[name], len(videos)))
     for name in dictionaries:
         if changed := store.stale(name):
-            detail = ", ".join(changed[:3]) + (", …" if len(changed) > 3 else "")
-            report.findings.append(Finding(name, "stale", len(changed), len(changed), detail=detail))
+            report.findings.append(Finding(name, "stale", len(changed), len(changed), detail=first_few(changed)))
     return report
 
 
+def _findings(store: Store, rows: FeatureRows, expected: int | None, deep: bool) -> Iterator[Finding]:
+    """Yield what is wrong with single rows of a feature."""
+    keys: dict[str, list[str]] = {"missing": rows.missing, "steps": [], "not_finite": [], "all_zero": []}
+    unexpected = set()
+    for video, shard, row in _rows(store, rows):
+        steps = shard.span(row)[1]
+        if expected is not None and steps != expected:
+            keys["steps"].append(rows.videos[video])
+            unexpected.add(steps)
+        if deep and (kind := _wrong_values(shard, row)):
+            keys[kind].append(rows.videos[video])
+    lengths = ", ".join(map(str, sorted(unexpected)[:5]))
+    for kind, concerned in keys.items():
+        if concerned:
+            detail = f"T is {lengths}, not {expected}" if kind == "steps" else ""
+            first = tuple(sorted(concerned)[:5])
+            yield Finding(rows.view.name, kind, len(concerned), len(rows.videos), first, detail)
+
+
 def _rows(store: Store, rows: FeatureRows) -> Iterator[tuple[int, ShardReader, int]]:
-    """(video, shard, row) of every row that is there, shard by shard as they lie on disk."""
+    """Yield (video, shard, row) of every present row in the order on disk."""
     order = np.lexsort((np.asarray(rows.row_of), np.asarray(rows.shard_of)))
     for video in order.tolist():
         if rows.shard_of[video] >= 0:
@@ -156,6 +195,7 @@ def _rows(store: Store, rows: FeatureRows) -> Iterator[tuple[int, ShardReader, i
 
 
 def _wrong_values(shard: ShardReader, row: int) -> str | None:
+    """Return the kind of finding that the values of a row give, if any."""
     values = shard.values(row)
     if values.size == 0:
         return None

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from ..errors import StoreError
 from ..store import Store
+from ..wording import available, first_few
 from .batches import QuestionBatch, VideoBatch
 from .buffers import Buffers
 from .gather import FeatureRows, Gathered
@@ -21,11 +22,13 @@ from .resident import ResidentRows
 from .views import View, as_views
 
 Features = Mapping[str, View] | Sequence[str | View]
+"""Views by their names in a batch, or a list of views and of features (all steps, float32)."""
 VideoItem = int | np.integer[Any] | tuple[int, Sequence[int]]
+"""A video by position, with all its questions or with some of them."""
 
 
 class FeatureTable:
-    """The views of a list of videos, gathered together by position in that list."""
+    """Views of a list of videos, gathered together by position in that list."""
 
     def __init__(
         self,
@@ -37,45 +40,47 @@ class FeatureTable:
         allow_missing: bool,
     ) -> None:
         if pin and not torch.cuda.is_available():
-            raise StoreError("pin=True needs a GPU: page-locked memory is for copies to one")
+            raise StoreError("pin=True needs a GPU: page-locked memory only speeds up copies to one")
         device = _device(preload)
         self.buffers = Buffers(pin)
         self.rows: dict[str, FeatureRows | ResidentRows] = {}
         for name, view in as_views(features).items():
             rows = FeatureRows(store, view, videos)
             if rows.missing and not allow_missing:
-                shown = ", ".join(map(repr, rows.missing[:3])) + (", …" if len(rows.missing) > 3 else "")
+                shown = first_few([repr(video) for video in rows.missing])
                 raise StoreError(
                     f"{store.path}: feature {view.name!r} has no row for {len(rows.missing)} of {len(videos)} videos: "
                     f"{shown}; extract them, or pass allow_missing=True"
                 )
-            with Store(store.path, store.manifest) as told:
-                for caveat in told.caveats(view.name).values():
+            with Store(store.path, store.manifest) as index:  # its files are closed again
+                for caveat in index.caveats(view.name).values():
                     warnings.warn(caveat, stacklevel=4)
             self.rows[name] = ResidentRows(rows, device) if device else rows
 
     def gather(self, videos: Sequence[int]) -> tuple[dict[str, torch.Tensor], ...]:
-        """(features, valid, times) by the views' names."""
+        """Return (features, valid, times), each by the views' names."""
         gathered: dict[str, Gathered] = {name: rows.gather(videos, self.buffers) for name, rows in self.rows.items()}
         return (
-            {name: each.values for name, each in gathered.items()},
-            {name: each.valid for name, each in gathered.items()},
-            {name: each.times for name, each in gathered.items()},
+            {name: rows.values for name, rows in gathered.items()},
+            {name: rows.valid for name, rows in gathered.items()},
+            {name: rows.times for name, rows in gathered.items()},
         )
 
 
 def _device(preload: bool | str) -> str | None:
-    """Where rows are kept for ``preload``; None where they stay in their files."""
+    """Return the device that keeps the rows for a value of ``preload``; None if they stay in their files."""
     if preload in (True, False, "ram"):
         return "cpu" if preload else None
     try:
         return str(torch.empty(0, device=preload).device)
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
-        raise StoreError(f"preload={preload!r}: it is True, 'ram' or a GPU as 'cuda:0' ({reason})") from error
+        raise StoreError(f"preload={preload!r}: use True, 'ram' or a GPU such as 'cuda:0' ({reason})") from error
 
 
 class _StoreDataset(Dataset[Any]):
+    """What both datasets share: the questions of a split, their videos, and views of these videos."""
+
     def __init__(
         self,
         store: Store | str | Path,
@@ -93,50 +98,74 @@ class _StoreDataset(Dataset[Any]):
 
     @property
     def missing(self) -> dict[str, list[str]]:
-        """By view: the videos without a row, whose values are zeros and whose mask is all false."""
+        """Videos without a row, by view. Their values are zeros and their masks False."""
         return {name: list(rows.missing) for name, rows in self.table.rows.items()}
 
     def first_present(self, name: str) -> int:
-        """Position in ``self.videos`` of the first that has a row. Raises StoreError if none has."""
-        found = next((video for video, shard in enumerate(self._shard_of_videos(name)) if shard >= 0), None)
-        if found is None:
+        """Return the position in ``self.videos`` of the first video that has a row for view ``name``.
+
+        Raises
+        ------
+        StoreError
+            If no video has one.
+        """
+        first = next((video for video, shard in enumerate(self._shard_of_videos(name)) if shard >= 0), None)
+        if first is None:
             raise StoreError(f"{self.store.path}: no video of this split has a row for {name!r}; extract them")
-        return found
+        return first
 
     def frames(self, name: str, videos: Sequence[int], steps: Sequence[int]) -> torch.Tensor:
-        """``[K, *step]``: step ``steps[k]`` of video ``videos[k]`` (positions in ``self.videos``), as the view ``name``
-        pools and casts. Reads those steps only, so negatives from other videos cost a frame each."""
+        """Return ``[K, *step]``: step ``steps[k]`` of video ``videos[k]``, pooled and cast as view ``name`` says.
+
+        Videos are positions in ``self.videos``. Only these steps are read, so negatives from other videos cost one
+        frame each.
+
+        Raises
+        ------
+        StoreError
+            If a video has no row, or its row no such step.
+        """
         return self.table.rows[name].frames(videos, steps, self.table.buffers)
 
     def _shard_of_videos(self, name: str) -> list[int]:
-        """Per video a number for the shard that holds its row; -1 where it has none."""
+        """Return for each video the number of the shard that has its row; -1 if it has no row."""
         return list(self.table.rows[name].shard_of)
 
 
 class QuestionDataset(_StoreDataset):
     """The questions of one split, each with the features of its video.
 
-    Item ``i`` is row ``i`` of the split in the ``questions`` table (by part, then row). ``dataset[i]`` is a
-    batch of one; ``__getitems__`` gathers a whole batch, which a ``DataLoader`` with ``collate_fn=identity``
-    calls by itself. Nothing is opened before the first batch; picklable, safe under fork and spawn.
+    Item ``i`` is row ``i`` of the split in the ``questions`` table (by part, then row). ``dataset[i]`` is a batch of
+    one. ``__getitems__`` gathers a whole batch; a ``DataLoader`` with ``collate_fn=identity`` calls it by itself. No
+    shard is opened before the first batch. The dataset can be pickled, and is safe under fork and spawn.
 
     Parameters
     ----------
-    store : a pinned :class:`Store`, or the path of one (its latest version is pinned then).
-    split : as in the questions table.
-    features : views by the name that the batch gives them, or a list of features (all steps, float32).
-    dataset : needed where several datasets of the store have this split.
-    preload : True or ``"ram"`` keeps every feature in memory, ``"cuda:0"`` on that GPU; read at construction.
-    pin : gather into page-locked memory, for ``batch.to(device, non_blocking=True)``.
-    graphs : give the node texts of each question's graph.
-    embeddings : of which texts to give stored embeddings: ``"question"``, ``"nodes"``.
-    encoder : which text encoder's embeddings (a prefix of its digest), where the store has several.
-    allow_missing : give zeros and a false mask for videos without a row, instead of an error.
+    store
+        A pinned ``Store``, or the path of one, whose latest version is then pinned.
+    split
+        Split in the questions table.
+    features
+        Views by their names in the batch, or a list of views and of features (all steps, float32).
+    dataset
+        Dataset in the questions table; required if several datasets of the store have this split.
+    preload
+        True or ``"ram"`` keeps every feature in memory, ``"cuda:0"`` on that GPU. Rows are then read at construction.
+    pin
+        Gather into page-locked memory, for ``batch.to(device, non_blocking=True)``.
+    graphs
+        Include the node texts of each question's graph.
+    embeddings
+        Include stored embeddings of these texts: ``"question"``, ``"nodes"``.
+    encoder
+        Text encoder of the embeddings (a prefix of its digest); required if the store has several.
+    allow_missing
+        For videos without a row, return zeros and a mask of False instead of raising an error.
 
     Raises
     ------
     StoreError
-        If there are no such questions, or a video, graph or embedding of theirs is missing.
+        If there are no such questions, or one of their videos, graphs or embeddings is missing.
     """
 
     def __init__(
@@ -159,7 +188,7 @@ class QuestionDataset(_StoreDataset):
         self._nodes = nodes if graphs else None
         texts = {"question": self.questions.texts, "nodes": nodes}
         if unknown := sorted(set(embeddings) - set(texts)):
-            raise StoreError(f"embeddings={unknown[0]!r}: there are embeddings of 'question' and of 'nodes'")
+            raise StoreError(f"embeddings={unknown[0]!r}: unknown ({available(texts)})")
         self._vectors: dict[str, TextVectors] = {
             name: load_vectors(self.store, texts[name] or [], encoder) for name in embeddings
         }
@@ -171,7 +200,7 @@ class QuestionDataset(_StoreDataset):
         return self.__getitems__([index])
 
     def shards(self, name: str) -> list[int]:
-        """Per question a number for the shard that holds view ``name`` of its video; for a shard-window shuffle."""
+        """Return for each question the number of the shard with view ``name`` of its video, for ``ShuffleSampler``."""
         by_video = self._shard_of_videos(name)
         return [by_video[video] for video in self._video_of]
 
@@ -201,12 +230,12 @@ class QuestionDataset(_StoreDataset):
 class VideoDataset(_StoreDataset):
     """The videos of one split, each with its questions *of that split*.
 
-    A video of MUSIC-AVQA has questions in several splits; those of the others never show here, so a
-    collective batch for training cannot see a test question. Item ``v`` is ``self.videos[v]`` (in order of
-    first question) with all its questions, item ``(v, questions)`` the same video with some of them, by
-    position in ``self.questions_of[v]``, as :class:`CollectiveSampler` gives them.
+    A video of MUSIC-AVQA has questions in several splits. Those of other splits never appear here, so a collective
+    batch for training cannot see a test question. Item ``v`` is ``self.videos[v]`` (in order of first question) with
+    all its questions. Item ``(v, questions)`` is the same video with some of them, by position in
+    ``self.questions_of[v]``, as ``CollectiveSampler`` gives them.
 
-    Parameters and errors are those of :class:`QuestionDataset`.
+    Parameters and errors are those of ``QuestionDataset``.
     """
 
     def __init__(
@@ -223,7 +252,8 @@ class VideoDataset(_StoreDataset):
         grouped: dict[str, list[int]] = {video: [] for video in self.videos}
         for index, video in enumerate(self.questions.video_ids):
             grouped[video].append(index)
-        self.questions_of = list(grouped.values())  # rows of self.questions by video
+        self.questions_of = list(grouped.values())
+        """Rows of ``self.questions``, by video."""
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -232,14 +262,14 @@ class VideoDataset(_StoreDataset):
         return self.__getitems__([item])
 
     def shards(self, name: str) -> list[int]:
-        """Per video a number for the shard that holds its row of view ``name``; for a shard-window shuffle."""
+        """Return for each video the number of the shard with its row of view ``name``, for ``ShuffleSampler``."""
         return self._shard_of_videos(name)
 
     def __getitems__(self, items: Sequence[VideoItem]) -> VideoBatch:
         pairs = [item if isinstance(item, tuple) else (int(item), None) for item in items]
         videos = [video for video, _ in pairs]
         if len(set(videos)) < len(videos):
-            raise StoreError("a batch of VideoDataset has distinct videos; its sampler gave one twice")
+            raise StoreError("a batch of VideoDataset needs distinct videos, but its sampler gave one of them twice")
         chosen = [
             self.questions_of[video] if some is None else [self.questions_of[video][at] for at in some]
             for video, some in pairs
@@ -250,7 +280,7 @@ class VideoDataset(_StoreDataset):
         answer_index = torch.full(mask.shape, -1, dtype=torch.int64)
         q_mask = torch.from_numpy(mask)
         answer_index[q_mask] = self.questions.answer_index[
-            torch.tensor([i for rows in chosen for i in rows], dtype=torch.int64)
+            torch.tensor([row for rows in chosen for row in rows], dtype=torch.int64)
         ]
 
         def padded(column: Sequence[Any], blank: Any) -> list[list[Any]]:
@@ -272,5 +302,5 @@ class VideoDataset(_StoreDataset):
 
 
 def identity(batch: Any) -> Any:
-    """``collate_fn`` for a ``DataLoader`` over these datasets: what ``__getitems__`` gives is a batch already."""
+    """Return a batch unchanged; use it as ``collate_fn``, since ``__getitems__`` already returns whole batches."""
     return batch

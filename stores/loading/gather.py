@@ -11,25 +11,26 @@ import numpy as np
 import torch
 
 from ..errors import StoreError
-from ..format.mapped import will_read
+from ..format.mapped import PAGE_BYTES, will_read
 from ..format.rows import Array
 from ..format.shard import ShardReader
 from ..store import Store
 from .buffers import Buffers
 from .views import View, runs
 
-_PAGE = 4096
-
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """Rows as a batch holds them.
+    """B rows of a feature as a batch; T is the largest number of steps of a row in it.
 
     Attributes
     ----------
-    values : ``[B, T, *step]`` in the view's dtype; T is the most steps of a row in the batch, zeros beyond a row's own.
-    valid : ``[B, T] bool``, False where a step is padding, in the store or here.
-    times : ``[B, T] float64``, seconds from the start of the clip or video; 0 beyond a row's own steps.
+    values
+        ``[B, T, *step]`` in the view's dtype; zeros after the end of a row.
+    valid
+        ``[B, T] bool``: False where a step is padding, in the store or after the end of a row.
+    times
+        ``[B, T] float64``: seconds from the start of the clip or video; 0 after the end of a row.
     """
 
     values: torch.Tensor
@@ -37,14 +38,17 @@ class Gathered:
     times: torch.Tensor
 
     def to(self, device: torch.device) -> Gathered:
+        """Return the rows on ``device``."""
         return Gathered(self.values.to(device), self.valid.to(device), self.times.to(device))
 
 
 class _Row(NamedTuple):
     """One row as a view shows it, ready to be copied."""
 
-    source: Any  # the view's steps, or with ``picked`` all steps: an array, or a tensor where it is to be converted
-    picked: Array | None  # positions of steps that no slice can tell
+    source: (
+        Any  # the view's steps (all steps, if ``picked`` is set) as an array, or as a tensor if it must be converted
+    )
+    picked: Array | None  # step positions, if they cannot be written as a slice
     times: Array
     valid: Array
     length: int
@@ -54,8 +58,10 @@ _ABSENT = _Row(None, None, np.empty(0), np.empty(0, bool), 0)
 
 
 class _Writable:
-    """An array's memory as its owner sees it. PyTorch warns of arrays that are marked read-only, once in a process,
-    and silencing that is not safe in threads."""
+    """The memory of an array, not marked as read-only.
+
+    PyTorch warns about read-only arrays, once per process, and silencing that warning is not safe in threads.
+    """
 
     def __init__(self, array: Array) -> None:
         self.array = array
@@ -63,20 +69,23 @@ class _Writable:
 
 
 def as_tensor(view: Array) -> torch.Tensor:
-    """PyTorch's view of a memory-mapped array; to be read only, as writing to it ends the process."""
+    """Return a memory-mapped array as a tensor without copying. Only read it: writing to it kills the process."""
     return torch.from_numpy(np.asarray(_Writable(view)))
 
 
 class FeatureRows:
-    """The rows of one feature for a list of videos, found in the index once.
+    """The rows of one feature for a list of videos, looked up in the index once.
 
-    Picklable, safe under fork and spawn: shards are mapped on first use, per process.
+    Can be pickled, and is safe under fork and spawn: each process maps shards on first use.
 
     Parameters
     ----------
-    store : the pinned store.
-    view : which feature, which steps, in what form.
-    videos : video keys; rows are named by position in this list from here on.
+    store
+        The pinned store.
+    view
+        The feature, its steps and their form.
+    videos
+        Video keys. All methods take videos as positions in this list.
     """
 
     def __init__(self, store: Store, view: View, videos: Sequence[str]) -> None:
@@ -84,7 +93,7 @@ class FeatureRows:
         self.view = view
         self.videos = videos
         self._store = store
-        with Store(store.path, store.manifest) as index:  # its files are closed again when the keys are found
+        with Store(store.path, store.manifest) as index:  # its files are closed again
             self._spec = index.spec(view.name)
             places = index.places(view.name, videos)
         self.shards = places.shards
@@ -103,12 +112,12 @@ class FeatureRows:
         return [video for video, shard in zip(self.videos, self.shard_of, strict=True) if shard < 0]
 
     def gather(self, videos: Sequence[int], buffers: Buffers) -> Gathered:
-        """The rows of videos (positions) as one batch; a video without a row is all zeros and not valid.
+        """Return the rows of videos as one batch. A video without a row has zeros and a mask of False.
 
         Raises
         ------
         StoreError
-            If a row lacks a step that the view names, or rows differ in shape or dtype.
+            If a row lacks a step that the view lists, or rows differ in step shape or dtype.
         """
         rows = self._ready(videos)
         count, lengths = len(rows), [row.length for row in rows]
@@ -136,9 +145,9 @@ class FeatureRows:
         return Gathered(values, torch.from_numpy(valid), torch.from_numpy(times))
 
     def frames(self, videos: Sequence[int], steps: Sequence[int], buffers: Buffers) -> torch.Tensor:
-        """``[K, *step]``: step ``steps[k]`` of video ``videos[k]``, touching the pages of those steps only.
+        """Return ``[K, *step]``: step ``steps[k]`` of video ``videos[k]``, reading the pages of these steps only.
 
-        The view's ``steps`` do not apply; its pool and dtype do.
+        The view's pool and dtype apply, its ``steps`` do not.
 
         Raises
         ------
@@ -155,12 +164,15 @@ class FeatureRows:
         return values[:, 0]
 
     def length(self, video: int) -> int:
-        """How many steps the view shows of a video; 0 where there is no row."""
+        """Return the number of steps that the view shows of a video; 0 if it has no row."""
         return self._select(video, self._span(video)[2])[1] if self.shard_of[video] >= 0 else 0
 
     def _ready(self, videos: Sequence[int]) -> list[_Row]:
-        """The rows of a batch. Those that this process meets for the first time are asked of the kernel all at
-        once, in exactly the bytes that the view wants, before any is copied."""
+        """Return the rows of a batch, ready to be copied.
+
+        For the rows that this process sees for the first time, the kernel is asked to read exactly the bytes that the
+        view wants, before any of them is copied.
+        """
         if self._used_by != os.getpid():
             self._rows = [None] * len(self.videos)
             self._used_by = os.getpid()
@@ -168,6 +180,7 @@ class FeatureRows:
         return [known[video] or self._prepare(video) for video in videos]
 
     def _prepare(self, video: int) -> _Row:
+        """Look up a row and ask the kernel to read it."""
         if self.shard_of[video] < 0:
             self._rows[video] = _ABSENT
             return _ABSENT
@@ -176,7 +189,7 @@ class FeatureRows:
         values, times, valid = (shard.steps(name)[first : first + span] for name in ("values", "time_s", "valid"))
         form = self._checked_form(video, values)
         step_bytes = max(values.strides[0], 1)
-        for start, count in runs(chosen, span, gap=(_PAGE - 1) // step_bytes):
+        for start, count in runs(chosen, span, gap=(PAGE_BYTES - 1) // step_bytes):
             will_read(_address(values) + start * step_bytes, count * step_bytes)
         for beside in (times, valid):
             will_read(_address(beside), beside.nbytes)
@@ -191,12 +204,12 @@ class FeatureRows:
         return row
 
     def _span(self, video: int) -> tuple[ShardReader, int, int]:
-        """(shard, first step in it, T) of a row that is there."""
+        """Return (shard, first step in it, T) of a row that is present."""
         shard = self._store.shard(self.view.name, self.shards[self.shard_of[video]])
         return (shard, *shard.span(self.row_of[video]))
 
     def _select(self, video: int, span: int) -> tuple[slice | list[int], int]:
-        """The steps that the view wants of a row, and how many they are."""
+        """Return the steps of a row that the view wants, and their number."""
         try:
             chosen = self.view.selection(span)
         except IndexError as error:
@@ -204,7 +217,7 @@ class FeatureRows:
         return chosen, len(range(span)[chosen]) if isinstance(chosen, slice) else len(chosen)
 
     def _single(self, video: int, step: int) -> Array:
-        """``[1, *stored]``: one step of a row."""
+        """Return one step of a row, ``[1, *stored]``."""
         if self.shard_of[video] < 0:
             raise StoreError(f"{self._where(video)} has no row")
         shard, first, span = self._span(video)
@@ -219,6 +232,7 @@ class FeatureRows:
         return f"{self.path}: feature {self.view.name!r}: key {self.videos[video]!r}"
 
     def _checked_form(self, video: int, values: Array) -> _Form:
+        """Return the form of the feature, or raise if a row has another one."""
         if self._form is None:
             self._form = self._form_of(values.dtype, values.shape[1:])
         form = self._form
@@ -235,9 +249,9 @@ class FeatureRows:
         return _Form(stored, step, target, plain=target == dtype and not self.view.pool)
 
     def _form_of_spec(self) -> _Form:
-        """For batches without a single row."""
+        """Return the form that the spec states, for a batch without a single row."""
         if "step_shape" not in self._spec or "dtype" not in self._spec:
-            raise StoreError(f"{self.path}: feature {self.view.name!r}: no row and no shape in its spec")
+            raise StoreError(f"{self.path}: feature {self.view.name!r}: has no row, and its spec states no shape")
         return self._form_of(np.dtype(self._spec["dtype"]), tuple(self._spec["step_shape"]))
 
     def _convert(self, row: _Row, out: torch.Tensor) -> None:
@@ -249,7 +263,7 @@ class FeatureRows:
 
 
 class _Form(NamedTuple):
-    """Stored dtype and step shape of a feature, the dtype of a batch, and whether rows are copied as they are."""
+    """Stored dtype and step shape of a feature, the dtype of a batch, and whether rows are copied unchanged."""
 
     stored: np.dtype[Any]
     step: tuple[int, ...]
@@ -258,5 +272,6 @@ class _Form(NamedTuple):
 
 
 def _address(array: Array) -> int:
+    """Return the address of an array's first byte."""
     address: int = array.__array_interface__["data"][0]
     return address

@@ -1,4 +1,4 @@
-"""The ``questions`` table of one split, with what is joined to it, as plain columns."""
+"""The questions of one split as plain columns, and what is joined to them: graphs and text embeddings."""
 
 from __future__ import annotations
 
@@ -11,14 +11,28 @@ import pyarrow.compute as pc
 import torch
 
 from ..errors import StoreError
+from ..format.rows import Array
 from ..store import Store
+from ..wording import available, first_few, plural
 
-_EMBED = "list its encoder under option_embeddings in the file of jobs/refresh.py, and run that"
+_EMBED = "list the text encoder under option_embeddings in the configuration of jobs/refresh.py, and run that"
 
 
 @dataclass(frozen=True, slots=True)
 class Questions:
-    """The questions of one split of one dataset in table order (part, then row); lists of one length."""
+    """The N questions of one split of one dataset in table order (part, then row).
+
+    Attributes
+    ----------
+    ids, video_ids, texts, options, answers, types, modalities
+        Lists of N values.
+    answer_index
+        ``[N] int64``; -1 if unknown.
+    spans
+        N lists of (start, end) in seconds.
+    duration
+        ``[N] float64`` in seconds; NaN if unknown.
+    """
 
     dataset: str
     split: str
@@ -27,23 +41,23 @@ class Questions:
     texts: list[str]
     options: list[list[str]]
     answers: list[str | None]
-    answer_index: torch.Tensor  # [N] int64, -1 unknown
+    answer_index: torch.Tensor
     types: list[str]
     modalities: list[str | None]
-    spans: list[list[tuple[float, float]]]  # seconds
-    duration: torch.Tensor  # [N] float64, seconds, NaN unknown
+    spans: list[list[tuple[float, float]]]
+    duration: torch.Tensor
 
     def __len__(self) -> int:
         return len(self.ids)
 
 
 def load_questions(store: Store, split: str, dataset: str | None = None) -> Questions:
-    """Read the rows of one split.
+    """Read the questions of one split.
 
     Raises
     ------
     StoreError
-        If there are none, or several datasets have such a split and ``dataset`` names none of them.
+        If there are none, or if several datasets have this split and ``dataset`` is None.
     """
     table = store.table("questions")
     kept = table.filter(pc.equal(table.column("split"), split))
@@ -54,9 +68,9 @@ def load_questions(store: Store, split: str, dataset: str | None = None) -> Ques
     kept = kept.filter(pc.equal(kept.column("dataset"), dataset))
     if kept.num_rows == 0:
         pairs = table.group_by(["dataset", "split"]).aggregate([]).to_pylist()
-        known = ", ".join(sorted(f"{pair['dataset']}/{pair['split']}" for pair in pairs)) or "none"
+        known = sorted(f"{pair['dataset']}/{pair['split']}" for pair in pairs)
         wanted = f"{dataset}/{split}" if dataset else split
-        raise StoreError(f"{store.path}: no questions of {wanted!r} in version {store.version} (there is: {known})")
+        raise StoreError(f"{store.path}: no questions of {wanted!r} in version {store.version} ({available(known)})")
     spans = kept.column("spans").to_pylist()
     return Questions(
         dataset=dataset,
@@ -67,14 +81,15 @@ def load_questions(store: Store, split: str, dataset: str | None = None) -> Ques
         options=[options or [] for options in kept.column("options").to_pylist()],
         answers=kept.column("answer").to_pylist(),
         answer_index=torch.from_numpy(_numbers(kept, "answer_index", -1).astype(np.int64)),
-        types=[kind or "" for kind in kept.column("type").to_pylist()],
+        types=[question_type or "" for question_type in kept.column("type").to_pylist()],
         modalities=kept.column("modality").to_pylist(),
         spans=[[(start, end) for start, end in row or []] for row in spans],
         duration=torch.from_numpy(_numbers(kept, "duration", float("nan")).astype(np.float64)),
     )
 
 
-def _numbers(table: pa.Table, name: str, unknown: float) -> np.ndarray:
+def _numbers(table: pa.Table, name: str, unknown: float) -> Array:
+    """Return a numeric column, with ``unknown`` for nulls."""
     column = table.column(name)
     if pa.types.is_null(column.type):
         column = column.cast(pa.float64())
@@ -82,7 +97,7 @@ def _numbers(table: pa.Table, name: str, unknown: float) -> np.ndarray:
 
 
 def load_nodes(store: Store, questions: Questions) -> list[list[str]]:
-    """The 8 node texts of each question's graph.
+    """Return the 8 node texts of each question's graph.
 
     Raises
     ------
@@ -91,42 +106,56 @@ def load_nodes(store: Store, questions: Questions) -> list[list[str]]:
     """
     table = store.table("graphs")
     table = table.filter(pc.equal(table.column("dataset"), questions.dataset))
-    found = dict(zip(table.column("question_id").to_pylist(), table.column("nodes").to_pylist(), strict=True))
-    _refuse(store, "graph", [question for question in questions.ids if question not in found], "parse its split")
-    return [found[question] for question in questions.ids]
+    nodes = dict(zip(table.column("question_id").to_pylist(), table.column("nodes").to_pylist(), strict=True))
+    absent = [question for question in questions.ids if question not in nodes]
+    _refuse(store, "graph", "question", absent, "parse its split")
+    return [nodes[question] for question in questions.ids]
 
 
 @dataclass(frozen=True, slots=True)
 class TextVectors:
-    """Embeddings of the texts of N questions: ``vectors [U, D] float32`` of unique texts, ``at [N]`` or ``[N, M]``."""
+    """Embeddings of the texts of N questions, one text or M texts per question.
+
+    Attributes
+    ----------
+    vectors
+        ``[U, D] float32``, one per unique text.
+    at
+        ``[N]`` or ``[N, M] int64``: positions in ``vectors``.
+    """
 
     vectors: torch.Tensor
     at: torch.Tensor
 
     def take(self, questions: torch.Tensor) -> torch.Tensor:
-        """``[B, D]`` or ``[B, M, D]``."""
+        """Return the embeddings of B questions (positions), ``[B, D]`` or ``[B, M, D]``."""
         return self.vectors[self.at[questions]]
 
 
 def load_vectors(store: Store, texts: Sequence[str] | Sequence[Sequence[str]], encoder: str | None) -> TextVectors:
-    """The embeddings of one text, or of M texts, a question.
+    """Return the embeddings of one text, or of M texts, per question.
 
-    ``encoder`` is the part of the ``embeddings`` table (a prefix of the text encoder's digest); it may be
-    left out where there is only one.
+    Parameters
+    ----------
+    store
+        The store.
+    texts
+        N texts, or N lists of M texts.
+    encoder
+        Part of the ``embeddings`` table: a prefix of the text encoder's digest. May be None if there is only one.
 
     Raises
     ------
     StoreError
-        If a text has no embedding, or the encoder is not told.
+        If a text has no embedding, or ``encoder`` does not name exactly one text encoder.
     """
     rows = [[text] if isinstance(text, str) else list(text) for text in texts]
     unique = sorted({text for row in rows for text in row})
     table = _embeddings(store, encoder)
-    found = pc.index_in(pa.array(unique, pa.string()), value_set=table.column("text").combine_chunks())
-    position = found.fill_null(-1).to_numpy()
-    absent = [text for text, at in zip(unique, position, strict=True) if at < 0]
-    _refuse(store, "embedding of the text", absent, _EMBED)
-    vectors = table.column("vector").combine_chunks().take(found)
+    positions = pc.index_in(pa.array(unique, pa.string()), value_set=table.column("text").combine_chunks())
+    absent = [text for text, at in zip(unique, positions.fill_null(-1).to_numpy(), strict=True) if at < 0]
+    _refuse(store, "embedding", "text", absent, _EMBED)
+    vectors = table.column("vector").combine_chunks().take(positions)
     width = vectors.type.list_size
     flat = vectors.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
     number = {text: index for index, text in enumerate(unique)}
@@ -136,19 +165,19 @@ def load_vectors(store: Store, texts: Sequence[str] | Sequence[Sequence[str]], e
 
 
 def _embeddings(store: Store, encoder: str | None) -> pa.Table:
+    """Return the part of the ``embeddings`` table that one text encoder made."""
     if "embeddings" not in store.tables:
-        raise StoreError(f"{store.path}: no embeddings of texts in version {store.version}; {_EMBED} first")
+        raise StoreError(f"{store.path}: no text embeddings in version {store.version}; {_EMBED} first")
     parts = [part for part in store.parts("embeddings") if part.startswith(encoder or "")]
     if len(parts) != 1:
-        known = ", ".join(sorted(store.parts("embeddings")))
-        raise StoreError(
-            f"{store.path}: embeddings of which text encoder? (there is: {known}); name one with encoder= "
-            "(training: text.embeddings)"
-        )
+        known = available(sorted(store.parts("embeddings")))
+        problem = f"{encoder!r} does not name one text encoder" if encoder else "embeddings of several text encoders"
+        raise StoreError(f"{store.path}: {problem} ({known}); name one with encoder= (when training: text.embeddings)")
     return store.table("embeddings", parts[0])
 
 
-def _refuse(store: Store, what: str, absent: Sequence[str], remedy: str) -> None:
+def _refuse(store: Store, what: str, item: str, absent: Sequence[str], remedy: str) -> None:
+    """Raise if anything is absent."""
     if absent:
-        shown = ", ".join(repr(text) for text in absent[:3]) + (", …" if len(absent) > 3 else "")
-        raise StoreError(f"{store.path}: no {what} for {len(absent)} of them: {shown}; {remedy} first")
+        shown = first_few([repr(text) for text in absent])
+        raise StoreError(f"{store.path}: no {what} for {plural(len(absent), item)}: {shown}; {remedy} first")

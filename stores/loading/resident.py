@@ -1,4 +1,4 @@
-"""Rows of one feature, read once and kept in memory or on a GPU."""
+"""Rows of one feature that are read once and kept in memory or on a GPU."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from .gather import FeatureRows, Gathered
 
 
 class ResidentRows:
-    """What :class:`FeatureRows` gives, from one tensor ``[V, T, *step]`` on one device.
+    """The same rows as ``FeatureRows``, from one tensor ``[V, T, *step]`` on one device.
 
-    Rows are padded to the most steps of any, so one long row makes a ragged feature large.
+    Rows are padded to the longest of them, so one long row makes a ragged feature large.
     """
 
     def __init__(self, rows: FeatureRows, device: str) -> None:
@@ -29,7 +29,7 @@ class ResidentRows:
         self._lengths = torch.tensor([rows.length(video) for video in range(count)], dtype=torch.int64)
 
     def gather(self, videos: Sequence[int], buffers: Buffers) -> Gathered:
-        """As :meth:`FeatureRows.gather`; the tensors are on the device that holds the rows."""
+        """Gather rows as ``FeatureRows.gather`` does; the tensors are on the device that holds the rows."""
         chosen = torch.tensor(videos, dtype=torch.int64)
         steps = int(self._lengths[chosen].max()) if len(chosen) else 0
         at = self._at[chosen].to(self._all.values.device)
@@ -42,9 +42,15 @@ class ResidentRows:
         return Gathered(values, self._all.valid[at, :steps], self._all.times[at, :steps])
 
     def frames(self, videos: Sequence[int], steps: Sequence[int], buffers: Buffers) -> torch.Tensor:
-        """As :meth:`FeatureRows.frames`, for a view of all steps."""
+        """Gather steps as ``FeatureRows.frames`` does.
+
+        Raises
+        ------
+        StoreError
+            If a row has no such step, or the view does not have all steps.
+        """
         if self.view.steps is not None:
-            raise StoreError(f"{self._path}: feature {self.view.name!r}: preloaded with steps={self.view.steps}")
+            raise StoreError(f"{self._path}: feature {self.view.name!r}: only steps={self.view.steps} are preloaded")
         chosen, wanted = torch.tensor(videos, dtype=torch.int64), torch.tensor(steps, dtype=torch.int64)
         lengths = self._lengths[chosen]
         outside = ((wanted < -lengths) | (wanted >= lengths)).nonzero().flatten().tolist()

@@ -1,4 +1,4 @@
-"""Samplers: which items come when, as a function of (seed, epoch, rank) alone, so that any step can be resumed."""
+"""Samplers whose order depends on (seed, epoch, rank) alone, so that training can resume at any step."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from ..format.rows import Array
 from .datasets import VideoDataset
 
 Uneven = Literal["pad", "drop"]
+"""What to do if the number of ranks does not divide the number of items."""
 
 
 def _check_same(state: Mapping[str, Any], identity: Mapping[str, Any], *more: str) -> None:
-    """Refuse a state that another kind of sampler gave, or one of another order."""
+    """Raise if a state comes from another kind of sampler, or from one with another order."""
     if absent := [name for name in (*identity, *more) if name not in state]:
-        raise StoreError(f"cannot resume: not the state of such a sampler, it has no {absent[0]!r}")
+        raise StoreError(f"cannot resume: the state belongs to another kind of sampler, it has no {absent[0]!r}")
     for name, value in identity.items():
         if state[name] != value:
             raise StoreError(f"cannot resume: {name} was {state[name]!r} and is {value!r} now")
@@ -28,22 +29,33 @@ def _check_same(state: Mapping[str, Any], identity: Mapping[str, Any], *more: st
 class ShuffleSampler(Sampler[int]):
     """The items of one rank in the order of one epoch.
 
-    Every rank shuffles all items alike by (seed, epoch) and takes each ``world``-th, so the ranks share no
-    item and have equally many.
+    Every rank shuffles all items in the same way, by (seed, epoch), and takes every ``world``-th of them. So ranks
+    share no item (except for padding) and have equally many. ``state_dict`` and ``load_state_dict`` resume within an
+    epoch, at the item after the last one given.
 
     Parameters
     ----------
-    items : how many items there are, or their indices.
-    seed : together with the epoch it decides the order.
-    shuffle : False keeps the items' own order.
-    rank, world : this process among ``world`` of them.
-    uneven : where ``world`` does not divide the items: ``"pad"`` gives the first items of the epoch once more,
-        ``"drop"`` leaves the last ones out.
-    shards : a shard number per item. The shards are shuffled, and items only among ``window`` shards at a
-        time: a slow disk then reads a few files, not all of them. ``dataset.shards(name)`` tells them.
-    window : how many shards are shuffled together.
+    items
+        Number of items, or their indices.
+    seed
+        Determines the order, together with the epoch.
+    shuffle
+        False keeps the items' own order.
+    rank, world
+        Number of this process, and of all processes.
+    uneven
+        If ``world`` does not divide the number of items, ``"pad"`` repeats the first items of the epoch and ``"drop"``
+        leaves out the last ones.
+    shards
+        A shard number per item, as ``dataset.shards(name)`` returns. Shards are shuffled, and items only within
+        ``window`` shards at a time, so that a slow disk reads a few files at a time instead of all of them.
+    window
+        Number of shards whose items are shuffled together.
 
-    ``state_dict`` and ``load_state_dict`` resume within an epoch at the item after the last one given.
+    Raises
+    ------
+    StoreError
+        If a parameter is out of range.
     """
 
     def __init__(
@@ -58,16 +70,18 @@ class ShuffleSampler(Sampler[int]):
         window: int = 16,
     ) -> None:
         if not 0 <= rank < world:
-            raise StoreError(f"rank {rank} of {world} processes: ranks are 0 to {world - 1}")
+            raise StoreError(f"rank={rank} of {world} processes: must be from 0 to {world - 1}")
         self._items = np.arange(items) if isinstance(items, int) else np.asarray(items, np.int64)
         if uneven not in ("pad", "drop"):
-            raise StoreError(f"uneven={uneven!r}: it is 'pad' or 'drop'")
+            raise StoreError(f"uneven={uneven!r}: must be 'pad' or 'drop'")
         if window < 1:
-            raise StoreError(f"window={window}: at least one shard is shuffled at a time")
+            raise StoreError(f"window={window}: must be at least 1")
         if seed < 0:
-            raise StoreError(f"seed={seed}: a seed is not negative")
+            raise StoreError(f"seed={seed}: must not be negative")
         if shards is not None and len(shards) != len(self._items):
-            raise StoreError(f"{len(shards)} shard numbers for {len(self._items)} items")
+            raise StoreError(
+                f"shards: {len(shards)} shard numbers for {len(self._items)} items; one per item is needed"
+            )
         self.seed, self.shuffle, self.rank, self.world, self.uneven = seed, shuffle, rank, world, uneven
         self._shards = None if shards is None else np.asarray(shards, np.int64)
         self._window = window
@@ -80,19 +94,20 @@ class ShuffleSampler(Sampler[int]):
         self.epoch, self.position, self._resume_at = epoch, 0, 0
 
     def __len__(self) -> int:
-        """Items of this rank in a whole epoch."""
+        """Return the number of items of this rank in a whole epoch."""
         total = len(self._items)
         return total // self.world if self.uneven == "drop" else -(-total // self.world)
 
     def order(self) -> Array:
-        """``[len(self)] int64``: this rank's items of the whole epoch."""
+        """Return this rank's items of the whole epoch in order, ``[len(self)] int64``."""
         everyone = self._items[self._permutation()]
         share = len(self) * self.world
         if len(everyone):
-            everyone = np.resize(everyone, share)  # repeats from the start, or leaves out the end
+            everyone = np.resize(everyone, share)  # repeats the start, or drops the end
         return everyone[self.rank :: self.world]
 
     def _permutation(self) -> Array:
+        """Return the order of all items in this epoch, as positions."""
         count = len(self._items)
         if not self.shuffle:
             return np.arange(count)
@@ -100,7 +115,7 @@ class ShuffleSampler(Sampler[int]):
         if self._shards is None:
             return generator.permutation(count)
         shards, number = np.unique(self._shards, return_inverse=True)
-        place = generator.permutation(len(shards))[number]  # of each item's shard among the shuffled shards
+        place = generator.permutation(len(shards))[number]  # rank of each item's shard in the shuffled order
         return np.lexsort((generator.permutation(count), place // self._window))
 
     def __iter__(self) -> Iterator[int]:
@@ -110,16 +125,16 @@ class ShuffleSampler(Sampler[int]):
             yield item
 
     def state_dict(self) -> dict[str, Any]:
-        """Where in which order this sampler is."""
+        """Return the position in the epoch, and what identifies the order."""
         return {**self._identity(), "epoch": self.epoch, "position": self.position}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on after the item that ``state`` was taken at.
+        """Continue after the item at which ``state`` was taken.
 
         Raises
         ------
         StoreError
-            If the state is of a sampler that gives another order.
+            If the state comes from a sampler with another order.
         """
         _check_same(state, self._identity(), "epoch", "position")
         self.epoch = state["epoch"]
@@ -132,21 +147,35 @@ class ShuffleSampler(Sampler[int]):
 
 
 class BatchSampler(Sampler[list[Any]]):
-    """Batches of the items of a :class:`ShuffleSampler`, for ``DataLoader(batch_sampler=…)``.
+    """Batches of the items of a ``ShuffleSampler``, for ``DataLoader(batch_sampler=…)``.
 
-    Loaders ask ahead, so a checkpoint says itself how many batches were *used*: ``state_dict(step)``, then
-    ``load_state_dict``, or ``start(epoch, step)``.
+    A loader asks for batches ahead of their use, so the trainer has to say how many batches were *used*:
+    ``state_dict(step)`` for a checkpoint, then ``load_state_dict`` or ``start(epoch, step)``.
+
+    Parameters
+    ----------
+    items
+        The items of this rank.
+    batch_size
+        Number of items in a batch.
+    drop_last
+        Leave out a last batch with fewer items.
+
+    Raises
+    ------
+    StoreError
+        If ``batch_size`` is less than 1.
     """
 
     def __init__(self, items: ShuffleSampler, batch_size: int, drop_last: bool = False) -> None:
         if batch_size < 1:
-            raise StoreError(f"batch_size={batch_size}: a batch has at least one item")
+            raise StoreError(f"batch_size={batch_size}: must be at least 1")
         self.items, self.batch_size, self.drop_last = items, batch_size, drop_last
         self.step = 0
         self._resume_at = 0
 
     def __len__(self) -> int:
-        """Batches in a whole epoch."""
+        """Return the number of batches in a whole epoch."""
         count = len(self.items)
         return count // self.batch_size if self.drop_last else -(-count // self.batch_size)
 
@@ -170,16 +199,16 @@ class BatchSampler(Sampler[list[Any]]):
         return item
 
     def state_dict(self, step: int | None = None) -> dict[str, Any]:
-        """Where this sampler is: after batch ``step`` of the epoch, by default after the last one given."""
+        """Return the state after batch ``step`` of the epoch, by default after the last batch given."""
         return {"items": self.items.state_dict(), **self._identity(), "step": self.step if step is None else step}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on with the batch after those that ``state`` counts.
+        """Continue after the batches that ``state`` counts.
 
         Raises
         ------
         StoreError
-            If the state is of a sampler that gives other batches.
+            If the state comes from a sampler with other batches.
         """
         _check_same(state, self._identity(), "items", "step")
         self.items.load_state_dict(state["items"])
@@ -192,18 +221,32 @@ class BatchSampler(Sampler[list[Any]]):
 class CollectiveSampler(BatchSampler):
     """Batches of distinct videos, each with a choice of its questions (collective question reasoning).
 
-    A batch is a list of ``(video, questions)`` for :class:`VideoDataset`. The choice is without replacement and
-    depends on (seed, epoch, video id) only, so it is the same whatever the batch size or the number of ranks.
+    A batch is a list of ``(video, questions)`` for ``VideoDataset``. Questions are chosen without replacement, by
+    (seed, epoch, video id) only, so the choice depends neither on the batch size nor on the number of ranks.
 
     Parameters
     ----------
-    dataset : the videos of one split; only questions of that split exist in it.
-    batch_size : videos in a batch.
-    n_max : at most so many questions of a video; None for all.
-    quotas : at most so many questions of each modality, as ``{"Audio": 1, "Visual": 2, "Audio-Visual": 3}``;
-        a modality that is not named gives none. Most videos cannot fill such quotas: batches are masked.
-        Videos of which nothing is left are passed over.
-    seed, shuffle, rank, world, uneven, shards, window : as in :class:`ShuffleSampler`; ``shards`` per video.
+    dataset
+        The videos of one split, with the questions of that split only.
+    batch_size
+        Number of videos in a batch.
+    n_max
+        Largest number of questions per video; None for all.
+    quotas
+        Largest number of questions per video and modality, such as ``{"Audio": 1, "Visual": 2, "Audio-Visual": 3}``.
+        A modality without a quota gives no question. Most videos cannot fill such quotas, so batches are masked. Videos
+        without any question left are skipped.
+    drop_last
+        Leave out a last batch with fewer videos.
+    shards
+        A shard number per video, as in ``ShuffleSampler``.
+    **order
+        ``seed``, ``shuffle``, ``rank``, ``world``, ``uneven`` and ``window``, as in ``ShuffleSampler``.
+
+    Raises
+    ------
+    StoreError
+        If a parameter is out of range, or no video has a question left.
     """
 
     def __init__(
@@ -217,39 +260,41 @@ class CollectiveSampler(BatchSampler):
         **order: Any,
     ) -> None:
         if n_max is not None and n_max < 1:
-            raise StoreError(f"n_max={n_max}: at least one question of a video")
-        if wrong := sorted(name for name, quota in (quotas or {}).items() if quota < 0):
-            raise StoreError(f"quotas: {wrong[0]!r} has {(quotas or {})[wrong[0]]}; a quota is not negative")
+            raise StoreError(f"n_max={n_max}: must be at least 1")
+        for modality, quota in sorted((quotas or {}).items()):
+            if quota < 0:
+                raise StoreError(f"quotas: {modality!r} has {quota}; a quota must not be negative")
         self.n_max = n_max
         self.quotas = None if quotas is None else dict(quotas)
         self._videos = dataset.videos
         self._modalities = [[dataset.questions.modalities[row] for row in rows] for rows in dataset.questions_of]
-        eligible = [video for video, kinds in enumerate(self._modalities) if self._allowed(kinds)]
+        eligible = [video for video, modalities in enumerate(self._modalities) if self._allowed(modalities)]
         if not eligible:
             raise StoreError(f"no video has a question within n_max={n_max}, quotas={quotas}")
         kept = None if shards is None else [shards[video] for video in eligible]
         super().__init__(ShuffleSampler(eligible, shards=kept, **order), batch_size, drop_last)
 
-    def _allowed(self, kinds: Sequence[str | None]) -> int:
-        """How many questions of a video may come at once."""
-        most = len(kinds)
+    def _allowed(self, modalities: Sequence[str | None]) -> int:
+        """Return how many questions a video may give, from the modalities of its questions."""
+        most = len(modalities)
         if self.quotas is not None:
-            most = sum(min(quota, kinds.count(kind)) for kind, quota in self.quotas.items())
+            most = sum(min(quota, modalities.count(modality)) for modality, quota in self.quotas.items())
         return most if self.n_max is None else min(most, self.n_max)
 
     def _item(self, item: int) -> tuple[int, tuple[int, ...]]:
-        kinds = self._modalities[item]
-        most = self._allowed(kinds)
-        if most == len(kinds):
+        modalities = self._modalities[item]
+        most = self._allowed(modalities)
+        if most == len(modalities):
             return item, tuple(range(most))
         video = int.from_bytes(hashlib.blake2b(self._videos[item].encode(), digest_size=8).digest(), "little")
         left = {} if self.quotas is None else dict(self.quotas)
         chosen: list[int] = []
-        for at in np.random.default_rng((self.items.seed, self.items.epoch, video)).permutation(len(kinds)).tolist():
+        generator = np.random.default_rng((self.items.seed, self.items.epoch, video))
+        for at in generator.permutation(len(modalities)).tolist():
             if self.quotas is not None:
-                if left.get(kinds[at], 0) == 0:
+                if left.get(modalities[at], 0) == 0:
                     continue
-                left[kinds[at]] -= 1
+                left[modalities[at]] -= 1
             chosen.append(at)
         return item, tuple(sorted(chosen[:most]))
 

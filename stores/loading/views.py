@@ -1,4 +1,4 @@
-"""``View``: which steps of a feature a trainer wants, and in what form."""
+"""``View``: the steps of a feature that a trainer wants, and their form."""
 
 from __future__ import annotations
 
@@ -10,21 +10,31 @@ import numpy as np
 import torch
 
 from ..errors import StoreError
+from ..wording import available
 
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
 @dataclass(frozen=True)
 class View:
-    """A feature as a batch shows it. Reading it touches the bytes of its steps and no others.
+    """A feature as a batch shows it. Reading it touches the bytes of the wanted steps and no others.
 
     Parameters
     ----------
-    name : feature, ``name`` or ``name@digest``.
-    steps : all (None), a slice (``slice(None, None, 6)``: every sixth; ``slice(10)``: the first ten), one
-        step, or a list of steps. Negative steps count from a row's own end. One step keeps its axis: T is 1.
-    pool : ``"mean"`` averages over all axes of a step but its last, in float32: ``[T, 7, 7, C]`` to ``[T, C]``.
-    dtype : floating dtype of the batch (float16, bfloat16, float32, float64); None keeps the stored one.
+    name
+        Feature, ``name`` or ``name@digest``.
+    steps
+        All steps (None), a slice (``slice(None, None, 6)`` is every sixth, ``slice(10)`` the first ten), one step, or a
+        list of steps. Negative steps count from the end of each row. A single step keeps its axis: T is 1.
+    pool
+        ``"mean"`` averages over all axes of a step except the last, in float32: ``[T, 7, 7, C]`` becomes ``[T, C]``.
+    dtype
+        Floating dtype of the batch (float16, bfloat16, float32, float64); None keeps the stored one.
+
+    Raises
+    ------
+    StoreError
+        If ``pool`` or ``dtype`` is unknown.
     """
 
     name: str
@@ -34,21 +44,21 @@ class View:
 
     def __post_init__(self) -> None:
         if self.pool not in (None, "mean"):
-            raise StoreError(f"view of {self.name!r}: pool={self.pool!r}; it is 'mean' or None")
+            raise StoreError(f"view of {self.name!r}: pool={self.pool!r} is unknown; use 'mean' or None")
         if self.dtype is not None and self.dtype not in _DTYPES:
-            raise StoreError(f"view of {self.name!r}: dtype={self.dtype!r}; it is None or one of {', '.join(_DTYPES)}")
+            raise StoreError(f"view of {self.name!r}: dtype={self.dtype!r} is unknown ({available(_DTYPES)})")
         if isinstance(self.steps, int | np.integer):
             object.__setattr__(self, "steps", (int(self.steps),))
         elif self.steps is not None and not isinstance(self.steps, slice):
             object.__setattr__(self, "steps", tuple(int(step) for step in self.steps))
 
     def selection(self, length: int) -> slice | list[int]:
-        """The steps wanted of a row of ``length`` steps: an ascending slice, or indices that are not negative.
+        """Return the wanted steps of a row of ``length`` steps: an ascending slice, or a list of indices from 0 on.
 
         Raises
         ------
         IndexError
-            If an index list names a step that the row does not have.
+            If the list contains a step that the row does not have.
         """
         steps = slice(None) if self.steps is None else self.steps
         if isinstance(steps, slice):
@@ -61,10 +71,11 @@ class View:
         return [step % length for step in steps]
 
     def step_shape(self, stored: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape of a step in the batch, from its stored shape."""
+        """Return the shape of a step in a batch, given its stored shape."""
         return stored[-1:] if self.pool else stored
 
     def torch_dtype(self, stored: torch.dtype) -> torch.dtype:
+        """Return the dtype of a batch, given the stored dtype."""
         if self.dtype is None:
             return stored
         dtype: torch.dtype = getattr(torch, self.dtype)
@@ -72,7 +83,13 @@ class View:
 
 
 def as_views(features: Mapping[str, View] | Sequence[str | View]) -> dict[str, View]:
-    """Views by the name that a batch gives them; names alone stand for whole features as float32."""
+    """Return views by their names in a batch; a feature's name alone stands for all of its steps as float32.
+
+    Raises
+    ------
+    StoreError
+        If ``features`` is a single string, or a list with two views of one feature.
+    """
     if isinstance(features, Mapping):
         return dict(features)
     if isinstance(features, str):
@@ -80,12 +97,12 @@ def as_views(features: Mapping[str, View] | Sequence[str | View]) -> dict[str, V
     views = [View(feature) if isinstance(feature, str) else feature for feature in features]
     names = [view.name for view in views]
     if len(set(names)) < len(names):
-        raise StoreError(f"features {names}: two views of one feature need names: features={{name: View(...)}}")
+        raise StoreError(f"features {names}: two views of one feature need names; use features={{name: View(...)}}")
     return dict(zip(names, views, strict=True))
 
 
 def runs(selection: slice | list[int], length: int, gap: int) -> list[tuple[int, int]]:
-    """(first, count) of the stretches of steps that a selection covers, bridging up to ``gap`` unwanted steps."""
+    """Return (first, count) of each run of steps that a selection covers, bridging up to ``gap`` unwanted steps."""
     steps = range(length)[selection] if isinstance(selection, slice) else sorted(set(selection))
     if not steps:
         return []

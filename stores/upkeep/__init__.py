@@ -1,19 +1,18 @@
-"""Keeping a store sound and small: verify, repair, compact, collect what no version names."""
+"""Keep a store sound and small: verify it, repair it, compact it, and collect the files that no version names."""
 
-from .compaction import SHARD_MB, SHARD_ROWS, Compaction, compact
+from .compaction import Compaction, compact
 from .gc import GRACE_SECONDS, Collection, collect
 from .repairing import Repair, adopt, repair
-from .verification import Problem, Verification, summary, verify
+from .verification import Problem, Verification, VerificationSummary, summary, verify
 
 __all__ = [
     "GRACE_SECONDS",
-    "SHARD_MB",
-    "SHARD_ROWS",
     "Collection",
     "Compaction",
     "Problem",
     "Repair",
     "Verification",
+    "VerificationSummary",
     "adopt",
     "collect",
     "compact",

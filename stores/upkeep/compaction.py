@@ -1,8 +1,8 @@
-"""Compaction: many small shards become few full ones; rows, digests and numerics stay what they are.
+"""Compaction: merge many small shards into a few full ones without changing rows, digests or numerics.
 
-A store that grows by single videos collects shards of one row, each with page-aligned blocks of its own. Here their
-rows are copied into new shards, in the order of their keys, and the index moves over in one commit. Readers of older
-versions keep the old files until ``gc`` takes them.
+A store that grows by single videos collects shards of one row, each with its own page-aligned blocks. Compaction copies
+their rows into new shards, in the order of their keys, and moves the index over in one commit per group of shards.
+Readers of older versions keep the old files until ``gc`` removes them.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ from ..commit import Changes, Placed, check_identity, commit, place_shard
 from ..errors import StoreDamageError
 from ..format import layout, schemas
 from ..format.manifest import FeatureEntry, load
+from ..format.receipts import read_receipt
 from ..format.rounding import RoundingError, pooled
 from ..format.rows import Receipt
 from ..format.segments import SegmentLog
-from ..format.shard import ShardReader, ShardWriter, read_receipt
-from .verification import keys_by_shard
+from ..format.shard import SHARD_MB, SHARD_ROWS, ShardReader, ShardWriter
+from .verification import IndexedRow, keys_by_shard
 
-SHARD_MB = 64.0
-SHARD_ROWS = 512
+_FULL_ENOUGH = 0.5
+"""A shard at least this full, by size or rows, is left as it is."""
 
 
 @dataclass(slots=True)
 class Compaction:
-    """What :func:`compact` did; ``gc`` frees ``bytes_before`` once no kept version names them."""
+    """Result of ``compact``. ``gc`` frees the ``bytes_before`` once no kept version names them."""
 
     version: int
     shards_before: int = 0
@@ -40,7 +41,7 @@ class Compaction:
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One stored row and the keys that the index finds it under, the first of them its own in the new shard."""
+    """A stored row and the keys that the index gives it; the new shard stores it under the first of them."""
 
     reader: ShardReader
     row: int
@@ -50,23 +51,30 @@ class _Row:
 
 @dataclass(slots=True)
 class _Group:
-    """Small shards whose rows may share a shard: equal numerics and form, and published times in all or none."""
+    """Small shards whose rows may share a shard: equal numerics, step shape, dtype and set of columns."""
 
     rows: list[_Row]
     shards: int = 0
     bytes: int = 0
-    dead: int = 0  # rows that no key finds any more
+    dead: int = 0  # rows that no key points at any more
 
 
 def compact(root: Path, shard_mb: float = SHARD_MB, shard_rows: int = SHARD_ROWS) -> Compaction:
-    """Rewrite the small and the half-dead shards of every feature's current spec.
+    """Rewrite the small shards, and those with many dead rows, of every feature's current spec.
 
-    A key that another writer moves or removes meanwhile stays as that writer left it.
+    A key that another writer moves or removes in the meantime stays as that writer left it.
+
+    Parameters
+    ----------
+    root
+        The store.
+    shard_mb, shard_rows
+        Size in megabytes (10^6 bytes) and number of rows of a full shard.
 
     Raises
     ------
     StoreDamageError
-        If a row to be copied is damaged; ``repair`` comes first.
+        If a row to be copied is damaged; run ``repair`` first.
     """
     root = root.absolute()
     check_identity(root)
@@ -90,20 +98,20 @@ def compact(root: Path, shard_mb: float = SHARD_MB, shard_rows: int = SHARD_ROWS
 def _groups(
     root: Path, name: str, feature: FeatureEntry, full_bytes: float, full_rows: int
 ) -> Iterator[tuple[str, _Group]]:
-    """(numerics, shards to rewrite), where that makes fewer shards or frees dead rows."""
+    """Yield (numerics, shards to rewrite) if rewriting them makes fewer shards or frees dead rows."""
     entry = feature.specs[feature.current]
-    named = keys_by_shard(SegmentLog(root, entry.index, schemas.INDEX).table())
+    indexed = keys_by_shard(SegmentLog(root, entry.index, schemas.INDEX).table())
     groups: dict[tuple[str, str], _Group] = {}
     for record in SegmentLog(root, entry.shards, schemas.SHARDS):
-        names = named.get(record["key"], [])
-        live = len({row for _, row, _ in names})
+        rows = indexed.get(record["key"], [])
+        live = len({row.row for row in rows})
         filled = live / record["rows"] * max(record["bytes"] / full_bytes, record["rows"] / full_rows)
-        if not live or filled >= 0.5:
+        if not live or filled >= _FULL_ENOUGH:
             continue
         path = layout.feature_directory(root, name, feature.current) / f"{record['key'].hex()}.h5"
         receipt = read_receipt(path.with_suffix(".json"))
         group = groups.setdefault((record["numerics"], _form(receipt)), _Group([]))
-        group.rows += _rows(ShardReader(path, receipt), names)
+        group.rows += _rows(ShardReader(path, receipt), rows)
         group.shards += 1
         group.bytes += record["bytes"]
         group.dead += record["rows"] - live
@@ -114,50 +122,51 @@ def _groups(
 
 
 def _form(receipt: Receipt) -> str:
-    """What the rows of one shard have in common, for sorting: dtype and shape of a step, and which columns."""
+    """Describe what all rows of a shard share: dtype and shape of a step, and whether they have published times."""
     values = receipt.datasets["values"]
     step = values.shape[1 if receipt.ragged else 2 :]
     return f"{values.dtype}{list(step)} {'published_time_s' in receipt.datasets}"
 
 
-def _rows(reader: ShardReader, names: list[tuple[str, int, bytes]]) -> list[_Row]:
-    by_row: dict[int, list[tuple[str, bytes]]] = {}
-    for key, row, cache_key in names:
-        by_row.setdefault(row, []).append((key, cache_key))
+def _rows(reader: ShardReader, rows: list[IndexedRow]) -> list[_Row]:
+    by_row: dict[int, list[IndexedRow]] = {}
+    for row in rows:
+        by_row.setdefault(row.row, []).append(row)
     return [
-        _Row(reader, row, tuple(sorted((key for key, _ in found), key=str.encode)), found[0][1])
-        for row, found in sorted(by_row.items())
+        _Row(reader, number, tuple(sorted((row.key for row in same), key=str.encode)), same[0].cache_key)
+        for number, same in sorted(by_row.items())
     ]
 
 
 def _rewritten(
-    root: Path, name: str, spec: str, numerics: str, group: _Group, full_bytes: float, full_rows: int
+    root: Path, name: str, spec_digest: str, numerics: str, group: _Group, full_bytes: float, full_rows: int
 ) -> Iterator[tuple[Receipt, list[Placed]]]:
     """Copy the rows of a group into new shards."""
-    writer = ShardWriter(root, name, spec, json.loads(numerics))
+    writer = ShardWriter(root, name, spec_digest, json.loads(numerics))
     copied: list[_Row] = []
     try:
         for row in group.rows:
             if not row.reader.row_is_sound(row.row):
-                raise StoreDamageError(f"{row.reader.path}: key {row.keys[0]!r} is damaged; see `store.py repair`")
+                raise StoreDamageError(f"{row.reader.path}: key {row.keys[0]!r} is damaged; run `reelstore repair`")
             writer.add(row.reader.row(row.row, row.keys[0], row.cache_key))
             copied.append(row)
             if writer.bytes >= full_bytes or len(writer) >= full_rows or row is group.rows[-1]:
                 receipt = writer.finish(_rounding(copied))
                 yield receipt, _moved(root, receipt, copied)
-                writer, copied = ShardWriter(root, name, spec, json.loads(numerics)), []
+                writer, copied = ShardWriter(root, name, spec_digest, json.loads(numerics)), []
     finally:
         writer.discard()
 
 
 def _rounding(rows: list[_Row]) -> dict[str, RoundingError]:
-    """The measured errors of the shards that rows come from, taken together."""
+    """Pool the measured errors of the shards that rows come from."""
     sources = {row.reader.receipt.id: row.reader.receipt.rounding for row in rows}
     kinds = sorted({kind for errors in sources.values() for kind in errors})
     return {kind: pooled([errors[kind] for errors in sources.values() if kind in errors]) for kind in kinds}
 
 
 def _moved(root: Path, receipt: Receipt, rows: list[_Row]) -> list[Placed]:
+    """Return the index records of copied rows, each with the place that it was copied from."""
     before = {key: (row.reader.receipt.id, row.row) for row in rows for key in row.keys}
     placed = place_shard(root, receipt, {row.keys[0]: row.keys[1:] for row in rows})
-    return [replace(each, moved_from=before[each.key]) for each in placed]
+    return [replace(row, moved_from=before[row.key]) for row in placed]

@@ -1,4 +1,4 @@
-"""Garbage collection: what no kept version names goes, after a grace period."""
+"""Garbage collection: after a grace period, remove the files that no kept version names."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from ..format.manifest import FeatureEntry, Manifest, load, publish, versions
 from ..format.segments import SegmentLog
 
 GRACE_SECONDS = 7 * 24 * 3600.0
+"""Versions and files younger than this are kept, unless the caller says otherwise."""
 
 
 @dataclass(slots=True)
 class Collection:
-    """What :func:`collect` removed (or would remove)."""
+    """What ``collect`` removed (or would remove in a dry run)."""
 
     versions: list[int] = field(default_factory=list)
     kept_for_leases: list[int] = field(default_factory=list)
@@ -31,11 +32,19 @@ class Collection:
 
 
 def collect(root: Path, grace_seconds: float = GRACE_SECONDS, dry_run: bool = False) -> Collection:
-    """Drop specs retired before the grace period, old versions, and files that nobody names.
+    """Drop old versions, specs retired before the grace period, and the files that no kept version names.
 
-    The latest version, leased versions and versions younger than the grace period stay, with every
-    file that they name. Files younger than the grace period stay too: they may belong to a writer
-    that has not committed yet.
+    The latest version, leased versions and versions younger than the grace period are kept, with every file that they
+    name. Files younger than the grace period are kept too: they may belong to a writer that has not committed yet.
+
+    Parameters
+    ----------
+    root
+        The store.
+    grace_seconds
+        The grace period. 0 is safe only if nothing writes to the store.
+    dry_run
+        Report what would be removed, and remove nothing.
     """
     root = root.absolute()
     check_identity(root)
@@ -55,22 +64,22 @@ def collect(root: Path, grace_seconds: float = GRACE_SECONDS, dry_run: bool = Fa
             continue
         kept.append(load(root, version))
     named = _named(root, kept)
-    doomed = []
+    garbage = []
     for path in _files(root):
         relative = path.relative_to(root).as_posix()
         if relative not in named and (status := _old(path, now - grace_seconds)):
-            doomed.append(path)
+            garbage.append(path)
             outcome.files.append(relative)
             outcome.bytes += status.st_size
     if dry_run:
         return outcome
-    for version in outcome.versions:  # first the names, then what they name
+    for version in outcome.versions:  # first the manifests, then the files that they name
         durable.unlink(root / layout.VERSIONS / layout.version_file(version))
     durable.sync_directory(root / layout.VERSIONS)
-    for path in (*dead_leases, *doomed):
+    for path in (*dead_leases, *garbage):
         durable.unlink(path)
-    for house in (layout.FEATURES, layout.TABLES):
-        for directory in sorted((root / house).iterdir()):
+    for parent in (layout.FEATURES, layout.TABLES):
+        for directory in sorted((root / parent).iterdir()):
             if directory.is_dir() and not any(directory.iterdir()) and _old(directory, now - grace_seconds):
                 with contextlib.suppress(OSError):  # a writer has just put its first shard there
                     durable.remove_directory(directory)
@@ -78,7 +87,7 @@ def collect(root: Path, grace_seconds: float = GRACE_SECONDS, dry_run: bool = Fa
 
 
 def _old(path: Path, before: float) -> os.stat_result | None:
-    """The status of a file last written before a time; None if it is younger, or gone by now."""
+    """Return the status of a file last written before a time; None if it is younger, or no longer there."""
     try:
         status = path.stat()
     except FileNotFoundError:
@@ -87,18 +96,20 @@ def _old(path: Path, before: float) -> os.stat_result | None:
 
 
 def _retire(root: Path, before: float, outcome: Collection, dry_run: bool) -> Manifest:
+    """Drop specs retired before a time from the latest version, and return it."""
+
     def build(latest: Manifest) -> Manifest | None:
         outcome.retired_specs = []
         features = {}
         for name, feature in latest.features.items():
-            stays = {}
-            for spec, entry in feature.specs.items():
+            kept = {}
+            for spec_digest, entry in feature.specs.items():
                 retired = entry.retired_at
                 if retired and datetime.datetime.fromisoformat(retired).timestamp() <= before:
-                    outcome.retired_specs.append(f"{name}@{spec[:8]}")
+                    outcome.retired_specs.append(f"{name}@{spec_digest[:8]}")
                 else:
-                    stays[spec] = entry
-            features[name] = FeatureEntry(current=feature.current, specs=stays)
+                    kept[spec_digest] = entry
+            features[name] = FeatureEntry(current=feature.current, specs=kept)
         if not outcome.retired_specs or dry_run:
             return None
         return latest.model_copy(update={"features": features})
@@ -107,19 +118,19 @@ def _retire(root: Path, before: float, outcome: Collection, dry_run: bool) -> Ma
 
 
 def _named(root: Path, kept: list[Manifest]) -> set[str]:
-    """Every file that the kept versions need, relative to the store."""
+    """Return every file that the kept versions need, relative to the store."""
     named: set[str] = set()
     seen: set[tuple[str, ...]] = set()
     for manifest in kept:
         named |= manifest.files()
         for name, feature in manifest.features.items():
-            for spec, entry in feature.specs.items():
-                named.add(f"{layout.SPECS}/{spec}.json")
-                marker = (name, spec, *(ref.path for ref in (*entry.index, *entry.shards)))
+            for spec_digest, entry in feature.specs.items():
+                named.add(f"{layout.SPECS}/{spec_digest}.json")
+                marker = (name, spec_digest, *(ref.path for ref in (*entry.index, *entry.shards)))
                 if marker in seen:
                     continue
                 seen.add(marker)
-                directory = layout.feature_directory(root, name, spec).relative_to(root).as_posix()
+                directory = layout.feature_directory(root, name, spec_digest).relative_to(root).as_posix()
                 used = SegmentLog(root, entry.index, schemas.INDEX).table().column("shard").unique().to_pylist()
                 for shard in used:
                     named.update((f"{directory}/{shard.hex()}.h5", f"{directory}/{shard.hex()}.json"))
@@ -130,8 +141,8 @@ def _named(root: Path, kept: list[Manifest]) -> set[str]:
 
 
 def _files(root: Path) -> Iterator[Path]:
-    """Everything that could be garbage: data files, staging, and nonces of commits that died."""
-    for house in (
+    """Yield every file that could be garbage: data files, staged files, and nonces of commits that died."""
+    for name in (
         layout.FEATURES,
         layout.TABLES,
         layout.INDEX,
@@ -140,8 +151,8 @@ def _files(root: Path) -> Iterator[Path]:
         layout.STAGING,
         layout.SPECS,
     ):
-        directory = root / house
+        directory = root / name
         if not directory.is_dir():
-            raise StoreError(f"{directory}: missing; see `store.py verify`")
+            raise StoreError(f"{directory}: missing; run `reelstore verify`")
         yield from (path for path in sorted(directory.rglob("*")) if path.is_file() and not path.is_symlink())
     yield from sorted(path for path in (root / layout.VERSIONS).iterdir() if path.name.startswith("."))

@@ -1,13 +1,13 @@
-"""Fixing what a crash or a disk broke: adopt orphaned shards, restore receipts, rewrite sound rows, drop lost ones."""
+"""Fix what a crash or a disk broke: adopt orphaned shards, restore receipts, rewrite sound rows, drop lost ones."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -15,15 +15,17 @@ from ..commit import Changes, check_identity, commit, place_shard, shard_table, 
 from ..errors import StoreDamageError
 from ..format import durable, layout, schemas, segments
 from ..format.manifest import FeatureEntry, Manifest, SpecEntry, TableEntry, TablePart, publish
+from ..format.receipts import read_receipt, read_spec, rebuild_receipt
 from ..format.rows import Receipt
 from ..format.segments import SegmentLog, open_segment
-from ..format.shard import ShardReader, ShardWriter, read_receipt, read_spec, rebuild_receipt
+from ..format.shard import ShardReader, ShardWriter
 from .verification import (
-    Named,
+    IndexedRow,
+    IndexedShards,
     Verification,
     check_file,
-    check_recipe,
     check_shard,
+    check_spec_file,
     check_table,
     damaged_versions,
     keys_by_shard,
@@ -32,7 +34,7 @@ from .verification import (
 
 @dataclass(slots=True)
 class Repair:
-    """What :func:`repair` did."""
+    """What ``repair`` did."""
 
     adopted_shards: int = 0
     adopted_rows: int = 0
@@ -43,49 +45,66 @@ class Repair:
     version: int = 0
 
 
-def orphans(root: Path, manifest: Manifest, wanted: Iterable[tuple[str, str]] = ()) -> list[Receipt]:
-    """Receipts of finished, sound shards that this version does not name.
+class Adoption(NamedTuple):
+    """What ``adopt`` committed, and the latest manifest after it."""
 
-    Looked for under the specs of the manifest, under ``wanted`` (feature, spec digest) pairs, and under
-    features that no commit has reached yet.
+    manifest: Manifest
+    shards: int
+    rows: int
+
+
+def orphans(root: Path, manifest: Manifest, wanted: Iterable[tuple[str, str]] = ()) -> list[Receipt]:
+    """Return the receipts of finished, sound shards that this version does not name.
+
+    The search covers the specs of the manifest, the (feature, spec digest) pairs in ``wanted``, and features that were
+    never committed.
     """
-    homes = {(name, spec) for name, feature in manifest.features.items() for spec in feature.specs}
-    found = []
-    for name, spec in sorted(homes | set(wanted) | _unclaimed(root, manifest)):
-        directory = layout.feature_directory(root, name, spec)
+    listed_specs = {(name, digest) for name, feature in manifest.features.items() for digest in feature.specs}
+    receipts = []
+    for name, spec_digest in sorted(listed_specs | set(wanted) | _unclaimed(root, manifest)):
+        directory = layout.feature_directory(root, name, spec_digest)
         if not directory.is_dir():
             continue
-        shards = manifest.spec_entry(name, spec).shards
+        shards = manifest.spec_entry(name, spec_digest).shards
         listed = {record["key"].hex() for record in SegmentLog(root, shards, schemas.SHARDS)}
         for path in sorted(directory.glob("*.json")):
             if path.stem in listed:
                 continue
             try:
                 receipt = read_receipt(path)
-                if (receipt.feature, receipt.spec_digest, receipt.id) != (name, spec, path.stem):
+                if (receipt.feature, receipt.spec_digest, receipt.id) != (name, spec_digest, path.stem):
                     continue
                 reader = ShardReader(path.with_suffix(".h5"), receipt)
             except StoreDamageError:
                 continue
             if durable.file_digest(reader.path) == receipt.sha256 and not reader.problems():
-                found.append(receipt)
+                receipts.append(receipt)
             reader.close()
-    return found
+    return receipts
 
 
 def _unclaimed(root: Path, manifest: Manifest) -> set[tuple[str, str]]:
-    """(feature, spec) of shard directories whose feature is in no manifest: their run died early."""
-    specs = {path.stem[:8]: path.stem for path in (root / layout.SPECS).glob("*.json")}
+    """Return (feature, spec digest) of shard directories whose feature is in no manifest: their run died early."""
+    digests = {path.stem[:8]: path.stem for path in (root / layout.SPECS).glob("*.json")}
     names = [path.name.rpartition("-") for path in (root / layout.FEATURES).iterdir() if path.is_dir()]
-    return {(name, specs[prefix]) for name, _, prefix in names if name not in manifest.features and prefix in specs}
+    return {(name, digests[prefix]) for name, _, prefix in names if name not in manifest.features and prefix in digests}
 
 
-def adopt(root: Path, manifest: Manifest, wanted: Iterable[tuple[str, str]] = ()) -> tuple[Manifest, int, int]:
-    """Commit finished shards that a crash left unnamed; return (manifest, shards, rows) adopted.
+def adopt(root: Path, manifest: Manifest, wanted: Iterable[tuple[str, str]] = ()) -> Adoption:
+    """Commit finished shards that a crash left unnamed.
 
-    A key that has a row by now keeps it: an orphan never overrides a committed row. An orphan of such
-    keys only (its writer lost a race) is listed without rows, so that it is not read again at every
-    start, and does not bring a key back that is removed later.
+    An orphan never overrides a committed row: a key that has a row keeps it. If that is true of all its keys (its
+    writer lost a race), the orphan is listed without rows. Then it is not read again at every start, and does not bring
+    back a key that is removed later.
+
+    Parameters
+    ----------
+    root
+        The store.
+    manifest
+        Its latest manifest.
+    wanted
+        (feature, spec digest) pairs to search in addition to those of the manifest.
     """
     changes = Changes()
     for receipt in orphans(root, manifest, wanted):
@@ -98,33 +117,41 @@ def adopt(root: Path, manifest: Manifest, wanted: Iterable[tuple[str, str]] = ()
         else:
             changes.spent.append(receipt)
     if not changes:
-        return manifest, 0, 0
-    return commit(root, changes), len(changes.shards), len(changes.placed)
+        return Adoption(manifest, 0, 0)
+    return Adoption(commit(root, changes), len(changes.shards), len(changes.placed))
 
 
 def repair(root: Path) -> Repair:
-    """Make a damaged store whole: restore specs, receipts and listings from what is sound, adopt
-    orphaned shards, rewrite damaged ones without their bad rows, drop damaged tables.
+    """Repair a damaged store.
 
-    Rows whose bytes are gone are dropped from the index, so that the next run computes them again.
+    Specs, receipts and lists are restored from what is sound, orphaned shards are adopted, damaged shards are rewritten
+    without their damaged rows, and damaged tables are dropped. Rows whose bytes are lost are dropped from the index, so
+    that the next run computes them again.
+
+    Raises
+    ------
+    StoreNotFoundError
+        If there is no store.
+    StoreDamageError
+        If no manifest can be read.
     """
     root = root.absolute()
     check_identity(root)
     outcome = Repair()
-    damaged: dict[tuple[str, str], Named] = {}
+    damaged: dict[tuple[str, str], IndexedShards] = {}
 
     def build(latest: Manifest) -> Manifest | None:
         damaged.clear()
         features = {}
         for name, feature in sorted(latest.features.items()):
             specs = {}
-            for spec, entry in feature.specs.items():
-                if not _restore_spec(root, spec):
-                    outcome.lost_specs.append(f"{name}@{spec}")
+            for spec_digest, entry in feature.specs.items():
+                if not _restore_spec(root, spec_digest):
+                    outcome.lost_specs.append(f"{name}@{spec_digest}")
                     continue
-                specs[spec], bad = _without_damage(root, name, spec, entry)
-                if bad:
-                    damaged[name, spec] = bad
+                specs[spec_digest], damaged_shards = _without_damage(root, name, spec_digest, entry)
+                if damaged_shards:
+                    damaged[name, spec_digest] = damaged_shards
             if feature.current in specs:
                 features[name] = FeatureEntry(current=feature.current, specs=specs)
         tables, outcome.dropped_tables = _restored_tables(root, latest)
@@ -137,9 +164,9 @@ def repair(root: Path) -> Repair:
     manifest = publish(root, build, past_damage=True)
     for version in damaged_versions(root):
         durable.unlink(root / layout.VERSIONS / layout.version_file(version))
-    for (name, spec), shards in sorted(damaged.items()):
-        for shard, named in sorted(shards.items()):
-            changes, lost = _salvage(root, name, spec, shard, named)
+    for (name, spec_digest), shards in sorted(damaged.items()):
+        for shard, rows in sorted(shards.items()):
+            changes, lost = _salvage(root, name, spec_digest, shard, rows)
             manifest = commit(root, changes) if changes else manifest
             outcome.salvaged_rows += len(changes.placed)
             if lost:
@@ -153,24 +180,24 @@ def _sound(root: Path, ref: segments.SegmentRef) -> bool:
     return check_file(root, ref.path, ref.bytes, ref.sha256, Verification(0))
 
 
-def _restore_spec(root: Path, spec: str) -> bool:
-    """See that a spec can be read, from the recipe in a receipt if need be."""
-    if check_recipe(root, spec, Verification(0)):
+def _restore_spec(root: Path, spec_digest: str) -> bool:
+    """Restore a missing or damaged spec from a receipt; return whether it can be read."""
+    if check_spec_file(root, spec_digest, Verification(0)):
         return True
-    for house in (layout.FEATURES, layout.TABLES):
-        for path in sorted((root / house).glob(f"*-{spec[:8]}/*.json")):
+    for parent in (layout.FEATURES, layout.TABLES):
+        for path in sorted((root / parent).glob(f"*-{spec_digest[:8]}/*.json")):
             try:
-                recipe = json.loads(layout.unseal(path.read_bytes()))["recipe"]
+                spec = json.loads(layout.unseal(path.read_bytes()))["recipe"]
             except (OSError, ValueError, KeyError):
                 continue
-            if layout.digest(recipe) == spec:
-                write_spec(root, recipe)
+            if layout.digest(spec) == spec_digest:
+                write_spec(root, spec)
                 return True
     return False
 
 
 def _restored_tables(root: Path, manifest: Manifest) -> tuple[dict[str, TableEntry], list[str]]:
-    """The tables with the parts that are sound or can be made so, and the names of those that are lost."""
+    """Return the tables with the parts that are sound or can be restored, and the names of the parts that are lost."""
     parts: dict[str, dict[str, TablePart]] = {}
     lost = []
     for name, part_name, part in manifest.table_parts():
@@ -178,19 +205,20 @@ def _restored_tables(root: Path, manifest: Manifest) -> tuple[dict[str, TableEnt
             parts.setdefault(name, {})[part_name] = part
         else:
             lost.append(f"{name}/{part_name}" if part_name else name)
-    kept = {name: manifest.tables[name].model_copy(update={"parts": found}) for name, found in parts.items()}
+    kept = {name: manifest.tables[name].model_copy(update={"parts": sound}) for name, sound in parts.items()}
     return kept, lost
 
 
 def _restore_part(root: Path, name: str, part_name: str, part: TablePart) -> bool:
+    """Restore the spec and receipts of a table part; return whether its files are sound."""
     if not _restore_spec(root, part.spec_digest) or not all(
         check_file(root, file.path, file.bytes, file.sha256, Verification(0)) for file in part.files
     ):
         return False
     if not _part_is_sound(root, name, part_name, part):
-        recipe = read_spec(root, part.spec_digest)
+        spec = read_spec(root, part.spec_digest)
         for file in part.files:
-            receipt = table_receipt(name, part_name, part.spec_digest, recipe, file)
+            receipt = table_receipt(name, part_name, part.spec_digest, spec, file)
             durable.replace_file(
                 (root / file.path).with_suffix(".json"), root / layout.STAGING / layout.new_id(), receipt
             )
@@ -203,8 +231,8 @@ def _part_is_sound(root: Path, name: str, part_name: str, part: TablePart) -> bo
     return check.ok
 
 
-def _restore_receipt(path: Path, name: str, spec: str, record: Mapping[str, Any]) -> None:
-    """Rebuild the receipt of a listed shard whose own file is still the one that was committed."""
+def _restore_receipt(path: Path, name: str, spec_digest: str, record: Mapping[str, Any]) -> None:
+    """Rebuild the receipt of a listed shard, if the shard's file is still the one that was committed."""
     root = path.parents[2]
     try:
         if read_receipt(path.with_suffix(".json")).sha256 == record["sha256"].hex():
@@ -213,32 +241,32 @@ def _restore_receipt(path: Path, name: str, spec: str, record: Mapping[str, Any]
         pass
     if not path.is_file() or durable.file_digest(path) != record["sha256"].hex():
         return
-    receipt = rebuild_receipt(path, name, spec, read_spec(root, spec), json.loads(record["numerics"]))
+    receipt = rebuild_receipt(path, name, spec_digest, read_spec(root, spec_digest), json.loads(record["numerics"]))
     durable.replace_file(path.with_suffix(".json"), root / layout.STAGING / layout.new_id(), receipt.encode())
 
 
-def _without_damage(root: Path, name: str, spec: str, entry: SpecEntry) -> tuple[SpecEntry, Named]:
-    """An entry that names sound shards only, and what the damaged ones held."""
-    directory = layout.feature_directory(root, name, spec)
+def _without_damage(root: Path, name: str, spec_digest: str, entry: SpecEntry) -> tuple[SpecEntry, IndexedShards]:
+    """Return an entry that names sound shards only, and the rows of the damaged ones."""
+    directory = layout.feature_directory(root, name, spec_digest)
     index_refs = [ref for ref in entry.index if _sound(root, ref)]
     shard_refs = [ref for ref in entry.shards if _sound(root, ref)]
     records = {record["key"]: record for record in SegmentLog(root, shard_refs, schemas.SHARDS)}
     index = SegmentLog(root, index_refs, schemas.INDEX).table()
     whole = len(index_refs) == len(entry.index) and len(shard_refs) == len(entry.shards)
     if not whole:
-        for path in sorted(directory.glob("*.json")):  # listings lost: every finished shard counts again
-            record = _record(path, name, spec)
+        for path in sorted(directory.glob("*.json")):  # a list was lost: every finished shard counts again
+            record = _record(path, name, spec_digest)
             if record is not None:
                 records.setdefault(record["key"], record)
         index = _recovered(directory, [open_segment(root, ref) for ref in index_refs], list(records))
     damaged = {}
-    for shard, named in sorted(keys_by_shard(index).items()):
+    for shard, rows in sorted(keys_by_shard(index).items()):
         check = Verification(0)
         if shard in records:
-            _restore_receipt(directory / f"{shard.hex()}.h5", name, spec, records[shard])
-            check_shard(root, name, spec, records[shard], named, True, check)
+            _restore_receipt(directory / f"{shard.hex()}.h5", name, spec_digest, records[shard])
+            check_shard(root, name, spec_digest, records[shard], rows, True, check)
         if shard not in records or not check.ok:
-            damaged[shard] = named
+            damaged[shard] = rows
     if whole and not damaged:
         return entry, {}
     kept = index.filter(pa.array([shard not in damaged for shard in index.column("shard").to_pylist()], pa.bool_()))
@@ -251,13 +279,13 @@ def _without_damage(root: Path, name: str, spec: str, entry: SpecEntry) -> tuple
     return entry.model_copy(update=update), damaged
 
 
-def _record(path: Path, name: str, spec: str) -> dict[str, Any] | None:
-    """The shard-list record of a finished shard, from its receipt."""
+def _record(path: Path, name: str, spec_digest: str) -> dict[str, Any] | None:
+    """Return the shard-list record of a finished shard, from its receipt; None if it is not sound."""
     try:
         receipt = read_receipt(path)
     except StoreDamageError:
         return None
-    if (receipt.feature, receipt.spec_digest, receipt.id) != (name, spec, path.stem):
+    if (receipt.feature, receipt.spec_digest, receipt.id) != (name, spec_digest, path.stem):
         return None
     shard = path.with_suffix(".h5")
     if not shard.is_file() or durable.file_digest(shard) != receipt.sha256:
@@ -267,10 +295,10 @@ def _record(path: Path, name: str, spec: str) -> dict[str, Any] | None:
 
 
 def _recovered(directory: Path, tables: list[pa.Table], shards: list[bytes]) -> pa.Table:
-    """The index after some of its segments were lost: what the others say, and what the shards hold.
+    """Rebuild an index that lost some of its segments, from the others and from the shards themselves.
 
-    A key of which a newer shard holds other content may have moved there in a lost segment; a removal
-    that is still recorded stands.
+    If a newer shard contains a key with other content, a lost segment may have moved the key there, so the newer row is
+    taken. A removal that is still recorded stays.
     """
     files = {shard: directory / f"{shard.hex()}.h5" for shard in shards}
     written = {shard: path.stat().st_mtime_ns for shard, path in files.items() if path.is_file()}
@@ -288,37 +316,37 @@ def _recovered(directory: Path, tables: list[pa.Table], shards: list[bytes]) -> 
             key, cache_key = reader.key(row).encode(), reader.cache_key(row)
             since, present = chosen.get(key, (-math.inf, {"cache_key": b""}))
             if since < written[shard] and present["cache_key"] != cache_key:
-                found = {"key": key, "shard": shard, "row": row, "cache_key": cache_key, "removed": False}
-                chosen[key] = (written[shard], found)
+                record = {"key": key, "shard": shard, "row": row, "cache_key": cache_key, "removed": False}
+                chosen[key] = (written[shard], record)
         reader.close()
     live = [record for _, (_, record) in sorted(chosen.items()) if not record["removed"]]
     return pa.Table.from_pylist(live, schema=schemas.INDEX)
 
 
 def _salvage(
-    root: Path, name: str, spec: str, shard: bytes, named: list[tuple[str, int, bytes]]
+    root: Path, name: str, spec_digest: str, shard: bytes, rows: Sequence[IndexedRow]
 ) -> tuple[Changes, list[str]]:
-    """Copy the sound rows of a damaged shard into a new one; return its placement and the keys lost."""
-    path = layout.feature_directory(root, name, spec) / f"{shard.hex()}.h5"
+    """Copy the sound rows of a damaged shard into a new one; return the changes to commit and the keys lost."""
+    path = layout.feature_directory(root, name, spec_digest) / f"{shard.hex()}.h5"
     try:
         receipt = read_receipt(path.with_suffix(".json"))
         reader = ShardReader(path, receipt, check_header=False)
     except StoreDamageError:
-        return Changes(), [key for key, _, _ in named]
-    writer = ShardWriter(root, name, spec, receipt.numerics)
+        return Changes(), [row.key for row in rows]
+    writer = ShardWriter(root, name, spec_digest, receipt.numerics)
     aliases: dict[str, list[str]] = {}
-    first: dict[int, str] = {}
+    first_key: dict[int, str] = {}
     lost = []
-    for key, row, cache_key in named:
-        if row in first:
-            aliases[first[row]].append(key)
-        elif row < receipt.rows and reader.row_is_sound(row):
-            first[row] = key
+    for key, number, cache_key in rows:
+        if number in first_key:
+            aliases[first_key[number]].append(key)
+        elif number < receipt.rows and reader.row_is_sound(number):
+            first_key[number] = key
             aliases[key] = []
-            writer.add(reader.row(row, key, cache_key))
+            writer.add(reader.row(number, key, cache_key))
         else:
             lost.append(key)
-    if not first:
+    if not first_key:
         return Changes(), lost
     salvaged = writer.finish(receipt.rounding)
     reader.close()

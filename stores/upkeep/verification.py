@@ -1,11 +1,12 @@
-"""Checking a store against its own receipts and digests: manifests, specs, tables, segments, shards, rows."""
+"""Check a store against its own receipts and digests: manifests, specs, tables, segments, shards, rows."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple, TypedDict
 
 import pyarrow as pa
 
@@ -13,16 +14,28 @@ from ..commit import check_identity, table_receipt
 from ..errors import StoreDamageError, StoreNotFoundError
 from ..format import durable, layout, schemas
 from ..format.manifest import SpecEntry, TablePart, load, versions
+from ..format.receipts import read_receipt, read_spec
 from ..format.rows import Receipt
 from ..format.segments import SegmentLog
-from ..format.shard import ShardReader, read_receipt, read_spec
+from ..format.shard import ShardReader
+from ..wording import first_few
 
-Named = dict[bytes, list[tuple[str, int, bytes]]]  # shard -> (key, row, cache key) that the index names
+
+class IndexedRow(NamedTuple):
+    """A row of a shard as the index names it."""
+
+    key: str
+    row: int
+    cache_key: bytes
+
+
+IndexedShards = dict[bytes, list[IndexedRow]]
+"""The rows that an index names, by shard id."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong: the file, what is wrong with it, and the key when it is one row."""
+    """One thing that is wrong: the file, what is wrong with it, and the key if it concerns one row."""
 
     file: str
     message: str
@@ -34,7 +47,7 @@ class Problem:
 
 @dataclass(slots=True)
 class Verification:
-    """The outcome of :func:`verify`."""
+    """Result of ``verify``: what was checked, and the problems found."""
 
     version: int
     shards: int = 0
@@ -44,15 +57,51 @@ class Verification:
 
     @property
     def ok(self) -> bool:
+        """Whether no problem was found."""
         return not self.problems
+
+
+class ProblemSummary(TypedDict):
+    """A problem as JSON."""
+
+    file: str
+    key: str | None
+    message: str
+
+
+class VerificationSummary(TypedDict):
+    """A verification as JSON. ``damaged_files`` counts the problems per file."""
+
+    version: int
+    ok: bool
+    shards: int
+    rows: int
+    bytes: int
+    damaged_files: dict[str, int]
+    problems: list[ProblemSummary]
 
 
 def verify(root: Path, deep: bool = False, version: int | None = None) -> Verification:
     """Check every segment, receipt, shard and row of a version.
 
-    Every row's bytes are compared with its digests. ``deep`` also hashes whole files (a flipped bit
-    in a header or in padding counts too), re-parses HDF5 headers, checks that cache keys and index
-    agree, and reads the manifests of all other versions.
+    The bytes of every row are compared with its digests.
+
+    Parameters
+    ----------
+    root
+        The store.
+    deep
+        Also hash whole files (which finds a flipped bit in a header or in padding), read HDF5 headers, compare cache
+        keys with the index, and read the manifests of all other versions.
+    version
+        The version to check; by default the latest.
+
+    Raises
+    ------
+    StoreNotFoundError
+        If there is no store or no such version.
+    StoreFormatError
+        If it was written by a newer Reelstore.
     """
     root = root.absolute()
     check_identity(root)
@@ -71,153 +120,154 @@ def verify(root: Path, deep: bool = False, version: int | None = None) -> Verifi
     for name, part_name, part in manifest.table_parts():
         check_table(root, name, part_name, part, result)
     for name, feature in sorted(manifest.features.items()):
-        for spec, entry in sorted(feature.specs.items()):
-            check_spec(root, name, spec, entry, deep, result)
+        for spec_digest, entry in sorted(feature.specs.items()):
+            check_feature(root, name, spec_digest, entry, deep, result)
     return result
 
 
 def damaged_versions(root: Path) -> list[int]:
-    """The versions whose manifest is not as it was published."""
+    """Return the versions whose manifest is not as it was published."""
     damaged = []
     for version in versions(root):
         try:
             load(root, version)
-        except StoreNotFoundError:  # gc was here
+        except StoreNotFoundError:  # gc has just removed it
             continue
         except StoreDamageError:
             damaged.append(version)
     return damaged
 
 
-def check_recipe(root: Path, spec: str, result: Verification) -> dict[str, Any] | None:
+def check_spec_file(root: Path, spec_digest: str, result: Verification) -> dict[str, Any] | None:
+    """Read a spec; enter a problem and return None if it is missing or damaged."""
     try:
-        return read_spec(root, spec)
+        return read_spec(root, spec_digest)
     except StoreDamageError as error:
-        result.problems.append(Problem(f"{layout.SPECS}/{spec}.json", str(error)))
+        result.problems.append(Problem(f"{layout.SPECS}/{spec_digest}.json", str(error)))
         return None
 
 
-def check_table(root: Path, name: str, part: str, entry: TablePart, result: Verification) -> bool:
-    recipe = check_recipe(root, entry.spec_digest, result)
-    sound = [check_file(root, file.path, file.bytes, file.sha256, result) for file in entry.files]
-    for file in entry.files:
+def check_table(root: Path, name: str, part_name: str, part: TablePart, result: Verification) -> bool:
+    """Check the files of a table part, their receipts and their spec; return whether the files are sound."""
+    spec = check_spec_file(root, part.spec_digest, result)
+    sound = [check_file(root, file.path, file.bytes, file.sha256, result) for file in part.files]
+    for file in part.files:
         path = PurePosixPath(file.path).with_suffix(".json")
-        beside = root / path
-        expected = table_receipt(name, part, entry.spec_digest, recipe, file) if recipe else None
-        if expected and (not beside.is_file() or beside.read_bytes() != expected):
+        receipt = root / path
+        expected = table_receipt(name, part_name, part.spec_digest, spec, file) if spec else None
+        if expected and (not receipt.is_file() or receipt.read_bytes() != expected):
             result.problems.append(Problem(str(path), "the table's receipt is missing or damaged"))
     return all(sound)
 
 
 def check_file(root: Path, path: str, size: int, sha256: str, result: Verification) -> bool:
+    """Compare a file with the size and digest in the manifest; return whether both match."""
     file = root / path
     try:
-        found = file.stat().st_size
-        if found != size:
-            result.problems.append(Problem(path, f"{found} bytes, the manifest says {size}"))
+        actual = file.stat().st_size
+        if actual != size:
+            result.problems.append(Problem(path, f"{actual} bytes, the manifest says {size}"))
         elif durable.file_digest(file) != sha256:
             result.problems.append(Problem(path, "its sha256 differs from the manifest's"))
         else:
             result.bytes += size
             return True
     except OSError as error:
-        result.problems.append(Problem(path, f"not readable ({error.strerror})"))
+        result.problems.append(Problem(path, f"cannot be read ({error.strerror})"))
     return False
 
 
-def check_spec(root: Path, name: str, spec: str, entry: SpecEntry, deep: bool, result: Verification) -> None:
-    check_recipe(root, spec, result)
+def check_feature(root: Path, name: str, spec_digest: str, entry: SpecEntry, deep: bool, result: Verification) -> None:
+    """Check everything that a feature has under one spec."""
+    check_spec_file(root, spec_digest, result)
     sound = [check_file(root, ref.path, ref.bytes, ref.sha256, result) for ref in (*entry.index, *entry.shards)]
     if not all(sound):
         return
+    where = f"{name}@{spec_digest[:8]}"
     shards = {record["key"]: record for record in SegmentLog(root, entry.shards, schemas.SHARDS)}
     index = SegmentLog(root, entry.index, schemas.INDEX).table()
     if index.num_rows != entry.rows:
-        result.problems.append(
-            Problem(f"{name}@{spec[:8]}", f"index has {index.num_rows} rows, manifest says {entry.rows}")
-        )
-    named = keys_by_shard(index)
-    for shard in sorted(named):
+        result.problems.append(Problem(where, f"the index has {index.num_rows} rows, the manifest says {entry.rows}"))
+    for shard, rows in sorted(keys_by_shard(index).items()):
         if shard in shards:
-            check_shard(root, name, spec, shards[shard], named[shard], deep, result)
+            check_shard(root, name, spec_digest, shards[shard], rows, deep, result)
         else:
-            keys = [key for key, _, _ in named[shard]]
-            result.problems.append(
-                Problem(f"{name}@{spec[:8]}", f"key {keys[0]!r}: its shard {shard.hex()} is not listed", keys[0])
-            )
+            key = rows[0].key
+            result.problems.append(Problem(where, f"key {key!r}: its shard {shard.hex()} is not listed", key))
 
 
-def keys_by_shard(index: pa.Table) -> Named:
-    named: Named = {}
+def keys_by_shard(index: pa.Table) -> IndexedShards:
+    """Group the records of a row index by shard."""
+    by_shard: IndexedShards = {}
     columns = (index.column(name).to_pylist() for name in ("shard", "key", "row", "cache_key"))
     for shard, key, row, cache_key in zip(*columns, strict=True):
-        named.setdefault(shard, []).append((key.decode("utf-8"), row, cache_key))
-    return named
+        by_shard.setdefault(shard, []).append(IndexedRow(key.decode("utf-8"), row, cache_key))
+    return by_shard
 
 
 def check_shard(
     root: Path,
     name: str,
-    spec: str,
-    record: dict[str, Any],
-    named: list[tuple[str, int, bytes]],
+    spec_digest: str,
+    record: Mapping[str, Any],
+    rows: Sequence[IndexedRow],
     deep: bool,
     result: Verification,
 ) -> None:
-    path = layout.feature_directory(root, name, spec) / f"{record['key'].hex()}.h5"
+    """Check a shard, given its record in the shard list and the rows of it that the index names."""
+    path = layout.feature_directory(root, name, spec_digest) / f"{record['key'].hex()}.h5"
     relative = path.relative_to(root).as_posix()
     try:
         receipt = read_receipt(path.with_suffix(".json"))
         reader = ShardReader(path, receipt, check_header=False)
     except StoreDamageError as error:
-        keys = ", ".join(repr(key) for key, _, _ in named[:3]) + (", …" if len(named) > 3 else "")
-        result.problems.append(Problem(relative, f"{error} ({len(named)} keys: {keys})"))
+        keys = first_few([repr(row.key) for row in rows])
+        result.problems.append(Problem(relative, f"{error} ({len(rows)} keys: {keys})"))
         return
     result.shards += 1
-    result.rows += len(named)
+    result.rows += len(rows)
     result.bytes += receipt.bytes
-    outside = sorted({row for _, row, _ in named if row >= receipt.rows})
-    for row in outside:
-        result.problems.append(Problem(relative, f"has {receipt.rows} rows, the index names row {row}"))
-    damaged = {row for row in {row for _, row, _ in named if row < receipt.rows} if not reader.row_is_sound(row)}
-    for key, row, cache_key in named:
-        if row in damaged:
-            result.problems.append(Problem(relative, f"row {row}, key {key!r}: bytes differ from the row digest", key))
-        elif deep and row < receipt.rows and reader.cache_key(row) != cache_key:
-            result.problems.append(Problem(relative, f"row {row}, key {key!r}: cache key differs from the index", key))
+    numbers = sorted({row.row for row in rows})
+    for number in numbers:
+        if number >= receipt.rows:
+            result.problems.append(Problem(relative, f"has {receipt.rows} rows, the index names row {number}"))
+    damaged = {number for number in numbers if number < receipt.rows and not reader.row_is_sound(number)}
+    for key, number, cache_key in rows:
+        where = f"row {number}, key {key!r}"
+        if number in damaged:
+            result.problems.append(Problem(relative, f"{where}: bytes do not match the row digest", key))
+        elif deep and number < receipt.rows and reader.cache_key(number) != cache_key:
+            result.problems.append(Problem(relative, f"{where}: cache key differs from the index", key))
     if deep and not damaged:
-        if (receipt.id, receipt.feature, receipt.spec_digest, receipt.sha256) != (
-            path.stem,
-            name,
-            spec,
-            record["sha256"].hex(),
-        ):
+        identity = (receipt.id, receipt.feature, receipt.spec_digest, receipt.sha256)
+        if identity != (path.stem, name, spec_digest, record["sha256"].hex()):
             result.problems.append(Problem(relative, "its receipt is not the one that was committed"))
         elif durable.file_digest(path) != receipt.sha256:
             result.problems.append(
                 Problem(relative, "a bit outside the rows changed (sha256 differs from the receipt)")
             )
         else:
-            _check_placement(path, receipt, relative, result)
+            _check_header(path, receipt, relative, result)
     reader.close()
 
 
-def _check_placement(path: Path, receipt: Receipt, relative: str, result: Verification) -> None:
+def _check_header(path: Path, receipt: Receipt, relative: str, result: Verification) -> None:
     try:
         ShardReader(path, receipt).close()
     except StoreDamageError as error:
         result.problems.append(Problem(relative, str(error)))
 
 
-def summary(result: Verification) -> dict[str, Any]:
-    """A JSON-able account of a verification."""
-    files = Counter(problem.file for problem in result.problems)
+def summary(result: Verification) -> VerificationSummary:
+    """Return a verification as JSON values."""
     return {
         "version": result.version,
         "ok": result.ok,
         "shards": result.shards,
         "rows": result.rows,
         "bytes": result.bytes,
-        "damaged_files": dict(sorted(files.items())),
-        "problems": [{"file": p.file, "key": p.key, "message": p.message} for p in result.problems],
+        "damaged_files": dict(sorted(Counter(problem.file for problem in result.problems).items())),
+        "problems": [
+            {"file": problem.file, "key": problem.key, "message": problem.message} for problem in result.problems
+        ],
     }

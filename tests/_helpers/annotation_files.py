@@ -1,4 +1,4 @@
-"""Small annotation files in the published forms, made of rows that the datasets' papers and files quote."""
+"""Writes small annotation files in the published forms, made of rows that the datasets' papers and files quote."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from parsers.annotations import Anomaly, Report, read_annotations
+from parsers.annotations import Anomalies, Anomaly, read_annotations
 
 _OPTIONS = ["a0", "a1", "a2", "a3", "a4"]
 NEXT_HEADER = ["video_id", "frame_count", "width", "height", "question", "answer", "qid", "type", *_OPTIONS]
@@ -65,7 +65,7 @@ STAR_TEST_ROW: dict[str, Any] = {
 
 
 def next_csv(folder: Path, rows: Sequence[str] = NEXT_ROWS, gsub: Any = GSUB, split: str = "val") -> Path:
-    """A csv with its gsub file (a value, or the file's own text; None leaves it out)."""
+    """Write a csv with its gsub file, which is given as a value or as text; None leaves it out."""
     path = folder / f"{split}.csv"
     path.write_text("\n".join([",".join(NEXT_HEADER), *rows]) + "\n")
     if gsub is not None:
@@ -75,23 +75,24 @@ def next_csv(folder: Path, rows: Sequence[str] = NEXT_ROWS, gsub: Any = GSUB, sp
 
 
 def next_row(index: int = 0, **changes: str) -> str:
-    """One of NEXT_ROWS with some cells changed, as a csv line."""
+    """Return one of ``NEXT_ROWS`` as a csv line, with some cells changed."""
     cells = dict(zip(NEXT_HEADER, next(csv.reader([NEXT_ROWS[index]])), strict=True)) | changes
     return ",".join(f'"{cell}"' if "," in cell else cell for cell in cells.values())
 
 
 def json_array(folder: Path, rows: Sequence[Any], name: str) -> Path:
-    """One element a line."""
+    """Write a JSON array with one element per line; a string is an element's own text."""
     path = folder / name
     path.write_text("[\n" + ",\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows) + "\n]\n")
     return path
 
 
-def read(format: str, path: Path, split: str = "val", dataset: str | None = None) -> tuple[pa.Table, Report]:
-    report = Report()
-    return read_annotations(format, path, split=split, report=report, dataset=dataset), report
+def read(format: str, path: Path, split: str = "val", dataset: str | None = None) -> tuple[pa.Table, Anomalies]:
+    """Read annotations as ``read_annotations`` does; return the table and what was odd or wrong."""
+    anomalies = Anomalies()
+    return read_annotations(format, path, split=split, anomalies=anomalies, dataset=dataset), anomalies
 
 
 def brief(anomalies: Sequence[Anomaly]) -> list[tuple[str, int, str, str]]:
-    """(code, line, key, field) of each."""
-    return [(each.code, each.line, each.key, each.field) for each in anomalies]
+    """Return (code, line, key, field) of each anomaly."""
+    return [(anomaly.code, anomaly.line, anomaly.key, anomaly.field) for anomaly in anomalies]

@@ -1,4 +1,4 @@
-"""Small rows, shards and stores for the tests."""
+"""Small rows, shards and stores for tests."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def row(
     published: bool = False,
     media: Mapping[str, Any] | None = None,
 ) -> Row:
-    """A row whose values follow from its key and content alone."""
+    """Return a row whose values depend on its key and content only."""
     seed = int.from_bytes(cache_key(key, content)[:8], "little")
     generator = np.random.default_rng(seed)
     times = np.arange(steps, dtype=np.float64) / 3
@@ -59,8 +59,8 @@ def write_shard(
 ) -> Receipt:
     writer = ShardWriter(root, feature, write_spec(root, spec), numerics)
     try:
-        for each in rows:
-            writer.add(each)
+        for new_row in rows:
+            writer.add(new_row)
         return writer.finish()
     finally:
         writer.discard()
@@ -83,7 +83,7 @@ def store_with(root: Path, *keys: str) -> Path:
 
 
 def row_digests(root: Path) -> dict[tuple[str, str], str]:
-    """(feature, key) -> row digest of the latest version."""
+    """Return the row digests of the latest version by (feature, key)."""
     with Store.open(root, lease=False) as store:
         return {(name, key): store.digest(name, key) for name in store.features for key in store.keys(name)}
 
@@ -93,7 +93,7 @@ def files_under(root: Path) -> set[str]:
 
 
 def flip(path: Path, bit: int) -> None:
-    """Invert one bit of a file in place, keeping its times."""
+    """Invert one bit of a file in place."""
     data = bytearray(path.read_bytes())
     data[bit // 8] ^= 1 << (bit % 8)
     path.write_bytes(data)

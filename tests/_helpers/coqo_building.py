@@ -21,7 +21,7 @@ SMALL: dict[str, Any] = {
 
 
 def settings(data: dict[str, Any] | None = None, loss: dict[str, Any] | None = None, **model: Any) -> CoqoConfig:
-    """A small model's settings; ``model`` keys on top of :data:`SMALL`."""
+    """Return the settings of a small model: ``SMALL`` with the keys of ``model`` on top."""
     sections = {name: {**SMALL[name], **model.pop(name, {})} for name in ("question", "qgt", "hcrn")}
     raw = {"data": data or {}, "loss": loss or {}, "model": {**SMALL, **model, **sections}}
     return CoqoConfig.model_validate(raw)
@@ -39,7 +39,7 @@ def steps(generator: torch.Generator, batch: int, count: int, step: tuple[int, .
 
 
 def inputs(batch: int = 3, questions: int = 4, count: int = 6, maps: bool = True, seed: int = 0) -> Inputs:
-    """Distinct videos; the last ones have fewer questions, all but the first one word fewer."""
+    """Make inputs of distinct videos: later ones have fewer questions; all questions but the first have fewer words."""
     generator = torch.Generator().manual_seed(seed)
     shapes = sizes(maps)
     words = torch.randint(1, shapes.words, (batch, questions, 5), generator=generator)

@@ -20,7 +20,7 @@ COLOURS = ("red", "green")
 
 
 def facts(number: int) -> tuple[int, int, int]:
-    """(colour that is on the left, colour that beeps, when it beeps) of a video."""
+    """Return the colour on the left of a video, the colour that beeps, and when it beeps."""
     return number % 2, (number // 2) % 2, (number // 4) % 2 * 3
 
 
@@ -46,23 +46,26 @@ def sound(number: int) -> Row:
 
 
 def questions(numbers: Iterable[int], **columns: Any) -> list[dict[str, Any]]:
-    """Three a video, one of each modality."""
+    """Three questions per video, one of each modality."""
     rows = []
     for number in numbers:
         left, beeping, start = facts(number)
-        asked = (
+        contents = (
             ("Audio", "Comparative", "Does the beep come late?", "yes" if start else "no"),
             ("Visual", "Location", "Which colour is left?", COLOURS[left]),
             ("Audio-Visual", "Location", "Where is the beeping colour?", "left" if left == beeping else "right"),
         )
-        for each, (modality, kind, text, answer) in enumerate(asked):
+        for index, (modality, kind, text, answer) in enumerate(contents):
             given = {"question": text, "options": [], "answer": answer, "answer_index": None, "modality": modality}
-            rows.append(question(f"v{number:03}", each, **{**given, "type": f"{modality} {kind}", **columns}))
+            rows.append(question(f"v{number:03}", index, **{**given, "type": f"{modality} {kind}", **columns}))
     return rows
 
 
 def world(root: Path, train: int = 24, val: int = 8) -> Path:
-    """Features ``maps`` and ``sound``; splits train, val and test of the dataset ``toy``, of different videos."""
+    """Make a store with the features ``maps`` and ``sound``, and the splits train, val and test of the dataset ``toy``.
+
+    The splits have different videos.
+    """
     create_store(root)
     numbers = range(train + 2 * val)
     commit_rows(root, map(maps, numbers), feature="maps", spec=MAPS)

@@ -1,4 +1,4 @@
-"""A small store to cluster: questions of three splits, their graphs, and rows of a feature, written by hand."""
+"""A small store to cluster: questions of three splits, their graphs, and rows of a feature."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def questions(splits: Mapping[str, int] = SPLITS) -> list[dict[str, Any]]:
 
 
 def write_questions(root: Path, records: Sequence[Mapping[str, Any]]) -> None:
-    """Replace the tables `questions` and `graphs`, a part per dataset and split."""
+    """Replace the tables ``questions`` and ``graphs``, with one part per dataset and split."""
     changes = Changes()
     for part in sorted({f"{record['dataset']}/{record['split']}" for record in records}):
         here = [record for record in records if f"{record['dataset']}/{record['split']}" == part]
@@ -62,7 +62,7 @@ def write_features(root: Path, videos: Sequence[str], content: int = 0) -> None:
 
 
 def fill(root: Path, records: Sequence[Mapping[str, Any]] | None = None) -> Path:
-    """A store with questions, graphs and features of every video of every split."""
+    """Fill a store with questions, graphs and features of every video of every split."""
     create_store(root)
     records = questions() if records is None else records
     write_questions(root, records)

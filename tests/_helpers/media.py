@@ -1,4 +1,4 @@
-"""Clips, real and generated, and the outside truths that decoding is held to."""
+"""Clips, real and generated, and the outside truths that decoding is compared with."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ GENERATED: dict[str, tuple[str, str, bool, list[str]]] = {
 
 
 def media(name: str) -> Path:
-    """A real clip of the shared folder; skips the test, by name, without it."""
+    """Return a real clip of the shared folder; skip the test, by name, without it."""
     path = MEDIA / name
     if not path.exists():
         pytest.skip(f"{name} is not in {MEDIA}")
@@ -68,7 +68,7 @@ def media(name: str) -> Path:
 
 
 def ffmpeg(*arguments: str) -> None:
-    """Run the system's ffmpeg; skips the test, by name, without it."""
+    """Run the system's ffmpeg; skip the test, by name, without it."""
     if shutil.which("ffmpeg") is None:
         pytest.skip("ffmpeg is not installed")
     subprocess.run(["ffmpeg", "-v", "error", "-y", *arguments], check=True, capture_output=True)
@@ -76,14 +76,14 @@ def ffmpeg(*arguments: str) -> None:
 
 @cache
 def encoders() -> str:
-    """What `ffmpeg -encoders` lists."""
+    """Return what ``ffmpeg -encoders`` lists."""
     if shutil.which("ffmpeg") is None:
         pytest.skip("ffmpeg is not installed")
     return subprocess.run(["ffmpeg", "-hide_banner", "-encoders"], check=True, capture_output=True, text=True).stdout
 
 
 def generate(kind: str, folder: Path, seconds: float = 3.0) -> Path:
-    """One clip of `GENERATED`, made once in `folder`."""
+    """Make one clip of ``GENERATED``, once per folder."""
     name, encoder, sound, arguments = GENERATED[kind]
     path = folder / name
     if path.exists():
@@ -98,7 +98,7 @@ def generate(kind: str, folder: Path, seconds: float = 3.0) -> Path:
 
 
 def plain_frames(path: Path) -> list[tuple[float, av.VideoFrame]]:
-    """PyAV's plain sequential decode: (seconds by the stream's own clock, frame) of every frame."""
+    """Decode plainly and sequentially with PyAV: (seconds by the stream's own clock, frame) of every frame."""
     with av.open(str(path)) as container:
         video = container.streams.best("video")
         video.codec_context.thread_count = 1
@@ -106,7 +106,7 @@ def plain_frames(path: Path) -> list[tuple[float, av.VideoFrame]]:
 
 
 def packet_times(path: Path, stream: int) -> NDArray[np.float64]:
-    """Times of the packets that ffprobe does not flag as discarded, ascending, by the stream's own clock."""
+    """Return the times, ascending by the stream's own clock, of packets that ffprobe does not flag as discarded."""
     if shutil.which("ffprobe") is None:
         pytest.skip("ffprobe is not installed")
     command = ["ffprobe", "-v", "error", "-select_streams", str(stream), "-show_packets", "-of", "json", str(path)]

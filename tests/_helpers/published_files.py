@@ -1,4 +1,4 @@
-"""Legacy files, stores of clips, and readers written as the published trainers describe themselves."""
+"""Feature files of another tool, stores of clips, and readers that do what the published trainers do."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import numpy as np
 
 from stores import Store
 from stores.commit import create_store
-from stores.exchange.comparing import Comparison, StoreRows, compare, open_other
+from stores.exchange.comparing import Comparison, compare, open_other
 from stores.exchange.exporting import export
-from stores.exchange.rows import Export, ExportOptions
+from stores.exchange.rows import Export, ExportOptions, StoreRows
 from stores.format.rows import Row
 from tests._helpers.building import commit_rows, row
 
@@ -42,7 +42,7 @@ def compared(root: Path, other: Path, atol: float = 0.0, dataset: str | None = N
 
 
 def cra_reader(path: Path, dataset: str = "CLIPL_I") -> dict[str, np.ndarray]:
-    """As CRA and NExT-GQA load their features: everything into a dict by decoded id (facts, CRA 2.4)."""
+    """Load features as CRA and NExT-GQA do: into a dict by decoded id (``docs/facts/cra.md`` section 2.4)."""
     features = {}
     with h5py.File(path, "r") as file:
         for vid, feature in zip(file["vid"], file[dataset], strict=True):

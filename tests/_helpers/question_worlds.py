@@ -1,4 +1,4 @@
-"""Small stores with features and questions, for the tests of this package."""
+"""Small stores with features and questions."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def ragged(key: str) -> Row:
 
 
 def question(video: str, number: int, **columns: Any) -> dict[str, Any]:
-    """One row of the questions table."""
+    """Return one row of the questions table."""
     return {
         "question_id": f"{video}_{number}",
         "video_id": video,
@@ -68,7 +68,7 @@ QUESTIONS = pa.schema(
 
 
 def put_questions(root: Path, dataset: str, split: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    numbered = [{**each, "dataset": dataset, "split": split, "row": number} for number, each in enumerate(rows)]
+    numbered = [{**record, "dataset": dataset, "split": split, "row": number} for number, record in enumerate(rows)]
     put_table(root, "questions", pa.Table.from_pylist(numbered, schema=QUESTIONS), f"{dataset}/{split}")
 
 
@@ -77,7 +77,7 @@ def put_table(root: Path, name: str, table: pa.Table, part: str = "", spec: Mapp
 
 
 def world(root: Path, videos: Sequence[str] = ("a", "b", "c", "d")) -> Path:
-    """Features ``maps``, ``sound`` and ``ragged`` in several shards; two questions a video in nextgqa/train."""
+    """Make features ``maps``, ``sound`` and ``ragged`` in several shards; two questions per video in nextgqa/train."""
     create_store(root)
     half = len(videos) // 2
     for keys in (videos[:half], videos[half:]):

@@ -1,6 +1,6 @@
-"""Everything that changes a store, once, in a fixed order; run again after a crash it finishes the work.
+"""Every operation that changes a store, once, in a fixed order. Run again after a crash, it finishes the work.
 
-As a program: ``python -m tests._helpers.scenario ROOT MARKS [escape]`` appends the name of every crash point to
+As a program, ``python -m tests._helpers.scenario ROOT MARKS [escape]`` appends the name of every crash point to
 the file MARKS, for the test that watches the system calls.
 """
 
@@ -27,16 +27,17 @@ from tests._helpers.building import NUMERICS, OTHER_SPEC, SPEC, row
 KEYS = ("a", "b", "c", "d", "é")
 
 
-def write(root: Path, spec: str, keys: tuple[str, ...], content: int) -> None:
-    """As a run does: only what is not there yet is computed, written and committed."""
+def write(root: Path, spec_digest: str, keys: tuple[str, ...], content: int) -> None:
+    """Commit rows as a run does: write only those that are not stored yet."""
+    name = f"demo@{spec_digest}"
     with Store.open(root, lease=False) as store:
-        present = store.keys(f"demo@{spec}") if spec in getattr(store.manifest.feature("demo"), "specs", {}) else []
-        wanted = [
-            key for key in keys if key not in present or store.digest(f"demo@{spec}", key) != digest_of(key, content)
-        ]
-    changes = Changes(current={"demo": spec}, sources=[SourceRecord(f"/v/{key}", content, "s", "c") for key in keys])
+        feature = store.manifest.feature("demo")
+        present = store.keys(name) if feature and spec_digest in feature.specs else []
+        wanted = [key for key in keys if key not in present or store.digest(name, key) != digest_of(key, content)]
+    sources = [SourceRecord(f"/v/{key}", content, "s", "c") for key in keys]
+    changes = Changes(current={"demo": spec_digest}, sources=sources)
     if wanted:
-        writer = ShardWriter(root, "demo", spec, NUMERICS)
+        writer = ShardWriter(root, "demo", spec_digest, NUMERICS)
         for key in wanted:
             writer.add(row(key, content))
         receipt = writer.finish()
@@ -53,10 +54,12 @@ def run(root: Path) -> None:
     segments.FANOUT = 2  # merge at every second append
     create_store(root)
     adopt(root, load(root))
-    spec = write_spec(root, SPEC)
-    write(root, spec, KEYS[:2], 0)
-    write(root, spec, KEYS[2:], 0)
-    failures = [Failure("bad", "demo", spec, "crash", False, "died", "/v/bad", "c", attempts) for attempts in (1, 2)]
+    spec_digest = write_spec(root, SPEC)
+    write(root, spec_digest, KEYS[:2], 0)
+    write(root, spec_digest, KEYS[2:], 0)
+    failures = [
+        Failure("bad", "demo", spec_digest, "crash", False, "died", "/v/bad", "c", attempts) for attempts in (1, 2)
+    ]
     for failure in failures:
         commit(root, Changes(failures=[failure]))
     commit(root, Changes(removed=[("demo", "d")]))

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from trainers.config import LoopConfig
 from trainers.distributed import join, leave
 from trainers.loop import train
-from trainers.reporting import Reporter
+from trainers.progress import Progress
 from trainers.task import Evaluation, Json, Task
 
 
@@ -80,7 +80,7 @@ def main(folder: str, settings: str) -> None:
     options = json.loads(settings)
     ranks = join("cpu")
     task = Clouds(rank=ranks.rank, **options.get("task", {}))
-    train(task, LoopConfig(**options["loop"]), Path(folder), ranks, Reporter())
+    train(task, LoopConfig(**options["loop"]), Path(folder), ranks, Progress())
     leave()
 
 

@@ -1,4 +1,4 @@
-"""A parser for tests that needs no models: every word is a noun but the second, which is a verb with two arguments."""
+"""A parser for tests that needs no models: the second word is a verb with two arguments, all others are nouns."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from parsers.parse import Parse, ParserError, Token
 
 
 class WordParser:
-    """Stands in for :class:`parsers.stanza_parser.StanzaParser`; counts what it parses, and can be told to end."""
+    """Stands in for ``parsers.StanzaParser``. Records what it parses, and raises ``error`` at batch ``fail_at``."""
 
     parsed: ClassVar[list[list[str]]] = []
     digest = "0123456789abcdef" * 4

@@ -1,4 +1,4 @@
-"""The published 8-component extraction: golden cases of facts sheet 4.1, run there with the published function."""
+"""The published extraction of 8 components: the golden cases of ``docs/facts/cra.md`` section 4.1."""
 
 from __future__ import annotations
 
@@ -71,28 +71,28 @@ def parse(words: str) -> Parse:
     ],
 )
 def test_released_components(question: str, answer: str, expected: dict[str, object]) -> None:
-    found = components(parse(question), parse(answer), released=True)
-    assert found == expected
-    assert tuple(found) == NODES
+    result = components(parse(question), parse(answer), released=True)
+    assert result == expected
+    assert tuple(result) == NODES
 
 
 @pytest.mark.parametrize("label", ["nsubj:pass", "nsubjpass"])
 def test_a_passive_subject_is_a_subject(label: str) -> None:
-    found = components(parse(OBJECT.replace("nsubj:pass", label)), parse("shoe/NOUN/root"))
-    assert (found["subject"], found["objects"]) == ("object", ["person"])
+    result = components(parse(OBJECT.replace("nsubj:pass", label)), parse("shoe/NOUN/root"))
+    assert (result["subject"], result["objects"]) == ("object", ["person"])
 
 
 def test_the_released_code_knows_the_passive_subject_of_ud_v1_only() -> None:
-    found = components(parse(OBJECT.replace("nsubj:pass", "nsubjpass")), parse("shoe/NOUN/root"), released=True)
-    assert (found["subject"], found["objects"]) == ("object", ["person"])
+    result = components(parse(OBJECT.replace("nsubj:pass", "nsubjpass")), parse("shoe/NOUN/root"), released=True)
+    assert (result["subject"], result["objects"]) == ("object", ["person"])
 
 
 def test_lists_keep_the_order_of_the_words_and_each_text_once() -> None:
     words = "zebra/NOUN/obj eat/VERB/root ant/NOUN/obj zebra/NOUN/obl red/ADJ/amod run/VERB/conj eat/VERB/conj"
-    found = components(parse(words), parse(words))
-    assert found["objects"] == ["zebra", "ant", "red"]
-    assert found["answer_objects"] == ["zebra", "ant"]
-    assert found["verbs"] == ["eat", "run"]
+    result = components(parse(words), parse(words))
+    assert result["objects"] == ["zebra", "ant", "red"]
+    assert result["answer_objects"] == ["zebra", "ant"]
+    assert result["verbs"] == ["eat", "run"]
 
 
 def test_node_texts_are_joined_and_never_none() -> None:
@@ -110,6 +110,6 @@ def test_node_texts_are_joined_and_never_none() -> None:
 
 
 def test_edges_give_the_published_degrees() -> None:
-    """In-degree with the self loop, facts sheet 4.5."""
+    """In-degrees with the self loop, from ``docs/facts/cra.md`` section 4.5."""
     assert len(EDGES) == 12
     assert [1 + sum(target == node for _, target in EDGES) for node in range(8)] == [1, 2, 2, 4, 3, 3, 2, 3]

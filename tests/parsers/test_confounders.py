@@ -1,4 +1,4 @@
-"""k-means dictionaries: scikit-learn's own numbers, whatever the order of arrival."""
+"""Dictionaries have the numbers of scikit-learn itself, in whatever order the members come."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SMALL = KMeansParameters(k=8, batch_size=64)
 
 
 def blobs(count: int = 400, size: int = 6, groups: int = 8) -> tuple[NDArray[np.float32], list[str], NDArray[np.int64]]:
-    """Points around `groups` far corners, their keys, and the corner of each."""
+    """Return points around ``groups`` distant corners, their keys, and the corner of each point."""
     generator = np.random.default_rng(5)
     corners = generator.standard_normal((groups, size)) * 50
     group = np.arange(count) % groups
@@ -36,7 +36,7 @@ def as_bytes(fitted: Dictionary) -> bytes:
 
 
 def test_the_defaults_are_the_published_parameters() -> None:
-    """CRA-GQA's notebooks: n_clusters 512, random_state 43, else scikit-learn's defaults of early 2025."""
+    """The notebooks of CRA-GQA: n_clusters 512, random_state 43, and scikit-learn's defaults of early 2025."""
     assert KMeansParameters().model_dump() == {
         "k": 512,
         "seed": 43,
@@ -72,17 +72,17 @@ def test_far_groups_become_one_cluster_each_and_means_are_their_means() -> None:
 
 @settings(max_examples=10)
 @given(st.permutations(range(60)))
-def test_the_order_of_arrival_cannot_be_seen(order: list[int]) -> None:
+def test_the_order_of_members_does_not_matter(order: list[int]) -> None:
     points, keys, _ = blobs(60)
-    wanted = fit_dictionary(points, keys, SMALL)
-    found = fit_dictionary(points[order], [keys[i] for i in order], SMALL)
-    assert found.centers.tobytes() == wanted.centers.tobytes()
-    assert found.means.tobytes() == wanted.means.tobytes()
-    assert (found.assignment == wanted.assignment[order]).all()
-    assert (found.distance == wanted.distance[order]).all()
+    expected = fit_dictionary(points, keys, SMALL)
+    shuffled = fit_dictionary(points[order], [keys[i] for i in order], SMALL)
+    assert shuffled.centers.tobytes() == expected.centers.tobytes()
+    assert shuffled.means.tobytes() == expected.means.tobytes()
+    assert (shuffled.assignment == expected.assignment[order]).all()
+    assert (shuffled.distance == expected.distance[order]).all()
 
 
-def test_threads_and_hash_seed_cannot_be_seen() -> None:
+def test_threads_and_hash_seed_do_not_matter() -> None:
     code = (
         "import hashlib; from tests.parsers.test_confounders import *;"
         "points, keys, _ = blobs(600, 32);"
@@ -97,7 +97,7 @@ def test_threads_and_hash_seed_cannot_be_seen() -> None:
 
 
 def test_an_empty_cluster_keeps_its_centre_and_is_flagged() -> None:
-    """Ten members in two places cannot fill four clusters; the published code has means of NaN here."""
+    """Ten members at two points cannot fill four clusters; the published code gives NaN as the other means."""
     points = np.repeat(np.array([[0, 0], [9, 9]], np.float32), 5, axis=0)
     fitted = fit_dictionary(points, list(range(10)), KMeansParameters(k=4, batch_size=10))
     assert fitted.empty.sum() == 2
@@ -107,11 +107,13 @@ def test_an_empty_cluster_keeps_its_centre_and_is_flagged() -> None:
     assert fitted.counts.sum() == 10
 
 
-def test_what_cannot_be_clustered_says_what_to_do() -> None:
+def test_an_error_says_what_to_do() -> None:
     points, keys, _ = blobs(20)
-    with pytest.raises(DictionaryError, match="512 clusters need as many members, there are 20: set k to 20 or less"):
+    with pytest.raises(
+        DictionaryError, match="512 clusters need at least as many members, but there are 20; set k to 20 or less"
+    ):
         fit_dictionary(points, keys)
-    with pytest.raises(DictionaryError, match="member 'v0003' is there twice"):
+    with pytest.raises(DictionaryError, match="member 'v0003' is given twice"):
         fit_dictionary(points, [*keys[:-1], "v0003"], SMALL)
     points[7, 2] = np.nan
     with pytest.raises(DictionaryError, match="member 'v0007' holds NaN"):
@@ -120,7 +122,7 @@ def test_what_cannot_be_clustered_says_what_to_do() -> None:
         fit_dictionary(points.astype(np.float64), keys, SMALL)  # type: ignore[arg-type]
 
 
-def test_a_memory_map_is_read_as_it_is(tmp_path: Path) -> None:
+def test_a_memory_map_gives_the_same_bytes(tmp_path: Path) -> None:
     points, keys, _ = blobs()
     np.save(tmp_path / "points.npy", points)
     mapped = np.load(tmp_path / "points.npy", mmap_mode="r")
@@ -128,7 +130,7 @@ def test_a_memory_map_is_read_as_it_is(tmp_path: Path) -> None:
 
 
 def test_members_are_not_copied() -> None:
-    """Peak memory grows by far less than the members' own size."""
+    """Peak memory grows by less than the size of the members."""
     rows = 24_000
     code = (
         "import numpy as np, resource;"
@@ -148,7 +150,7 @@ def test_members_are_not_copied() -> None:
 
 
 def test_the_record_names_libraries_and_instruction_sets() -> None:
-    found = record()
-    assert {"scikit_learn", "numpy", "scipy", "blas", "cpu_features"} <= found.keys()
-    assert found["cpu_features"]
-    assert found["threads"] == 1
+    libraries = record()
+    assert {"scikit_learn", "numpy", "scipy", "blas", "cpu_features"} <= libraries.keys()
+    assert libraries["cpu_features"]
+    assert libraries["threads"] == 1

@@ -51,16 +51,16 @@ def test_token_positions_are_those_of_the_words(name: str) -> None:
     for triple in triples(parse):
         for text, positions in [(triple.subject, triple.subject_tokens), (triple.object, triple.object_tokens)]:
             assert (text or "") == " ".join(parse.tokens[position].text for position in positions)
-        said = sorted((parse.tokens[position].lemma for position in triple.predicate_tokens), key=str)
-        assert sorted((triple.predicate or "").split()) == said
+        lemmas = sorted((parse.tokens[position].lemma for position in triple.predicate_tokens), key=str)
+        assert sorted((triple.predicate or "").split()) == lemmas
 
 
 def test_triples_of_a_second_sentence_count_words_from_the_start_of_the_text() -> None:
     blocks = [CASES["no object"], CASES["imperative"]]
     (parse,) = from_conllu("# newdoc\n" + "\n\n".join(blocks))
-    found = triples(parse)
-    assert [(t.subject, t.predicate, t.object) for t in found] == [("he", "have", "shoes"), (None, "open", "door")]
-    assert [t.predicate_tokens for t in found] == [(1,), (4,)]
+    graph = triples(parse)
+    assert [(t.subject, t.predicate, t.object) for t in graph] == [("he", "have", "shoes"), (None, "open", "door")]
+    assert [t.predicate_tokens for t in graph] == [(1,), (4,)]
 
 
 token = st.builds(
@@ -80,11 +80,11 @@ token = st.builds(
 
 @given(st.lists(token, max_size=12))
 def test_any_parse_gives_triples(words: list[Token]) -> None:
-    """Cycles, heads out of range, unknown labels: no exception, no endless walk, the same answer twice."""
+    """Cycles, heads out of range and unknown labels raise nothing, end, and give the same triples twice."""
     parse = Parse("", tuple(sorted(words, key=lambda word: word.sentence)))
-    found = triples(parse)
-    assert found == triples(parse)
-    for triple in found:
+    graph = triples(parse)
+    assert graph == triples(parse)
+    for triple in graph:
         for positions in (triple.subject_tokens, triple.predicate_tokens, triple.object_tokens):
             assert positions == tuple(sorted(set(positions)))
             assert all(0 <= position < len(words) for position in positions)
@@ -92,6 +92,6 @@ def test_any_parse_gives_triples(words: list[Token]) -> None:
 
 
 def test_three_thousand_words_in_a_chain() -> None:
-    """A parser's worst tree must not exhaust the stack."""
+    """The deepest tree of a parser must not exhaust the stack."""
     words = tuple(Token("go", "go", "VERB", "", "", n, "xcomp" if n else "root", 0, 0, 2) for n in range(3000))
     assert len(triples(Parse("", words))) == 3000

@@ -1,4 +1,4 @@
-"""Parses looked up in a CoNLL-U file."""
+"""Looking up parses in a CoNLL-U file."""
 
 from __future__ import annotations
 

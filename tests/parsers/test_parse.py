@@ -1,4 +1,4 @@
-"""Parses as values, as a table, and read from CoNLL-U."""
+"""Parses as values and as a table, and reading them from CoNLL-U."""
 
 from __future__ import annotations
 
@@ -58,17 +58,17 @@ def test_conllu_documents_contractions_and_empty_nodes() -> None:
     assert [list(sentence) for sentence in first.sentences()] == [[0, 1, 2, 3], [4, 5]]
     assert (first.tokens[0].feats, first.tokens[1].feats) == ("Case=Nom", "")
     assert second.text == "del gato"
-    # "del" is no concatenation of its words: each covers all of it.
+    # The words of "del" do not add up to its letters, so each of them covers all of it.
     assert [second.text[token.start : token.end] for token in second.tokens] == ["del", "del", "gato"]
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("1\ta\ta", "line 1: 3 columns, expected 10 separated by tabs"),
+        ("1\ta\ta", r"line 1: must have 10 columns separated by tabs \(got 3\)"),
         ("x\ta\ta\tX\t_\t_\t0\troot\t_\t_", "line 1: ID 'x' is neither a number nor a range"),
-        ("1\ta\ta\tX\t_\t_\t_\troot\t_\t_", "line 1: HEAD '_' is no number"),
-        ("# text = b\n1\ta\ta\tX\t_\t_\t0\troot\t_\t_", "line 1: 'a' is not where the text has it"),
+        ("1\ta\ta\tX\t_\t_\t_\troot\t_\t_", "line 1: HEAD '_' is not a number"),
+        ("# text = b\n1\ta\ta\tX\t_\t_\t0\troot\t_\t_", "line 1: 'a' is not in the text, or not in this order"),
     ],
 )
 def test_bad_conllu_is_one_line_with_its_place(line: str, message: str) -> None:

@@ -1,4 +1,4 @@
-"""The shortcut finds what Stanza's own search finds."""
+"""The shortcut finds the same tree as Stanza's own search."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from parsers.spanning_tree import with_shortcut
 chuliu_edmonds = pytest.importorskip("stanza.models.common.chuliu_edmonds")
 
 
-def test_the_shortcut_is_the_search() -> None:
+def test_the_shortcut_gives_the_result_of_the_search() -> None:
     random = np.random.default_rng(0)
     searched = 0
 
@@ -26,7 +26,7 @@ def test_the_shortcut_is_the_search() -> None:
     for _ in range(600):
         size = int(random.integers(2, 9))
         scores = random.normal(0, 4, (size, size)).astype(np.float32)
-        # A confident parser: most words score a head to their left high, and the first word the root.
+        # A confident parser: most words give a head to their left a high score, and the first word the root.
         for word in range(1, size):
             scores[word, random.integers(0, word) if word == 1 else random.integers(1, word)] += random.choice([0, 12])
         np.fill_diagonal(scores, -np.inf)
@@ -48,7 +48,7 @@ def test_the_shortcut_is_the_search() -> None:
         [[0, 0, 0], [5, 0, 1], [3, 3, 0]],  # two best heads
     ],
 )
-def test_no_tree_is_searched(scores: list[list[float]]) -> None:
-    asked = []
-    with_shortcut(lambda scores: asked.append(scores) or np.zeros(3))(np.array(scores, np.float32))
-    assert len(asked) == 1
+def test_heads_that_are_not_a_tree_are_searched(scores: list[list[float]]) -> None:
+    searched = []
+    with_shortcut(lambda scores: searched.append(scores) or np.zeros(3))(np.array(scores, np.float32))
+    assert len(searched) == 1

@@ -27,7 +27,7 @@ def root(tmp_path: Path) -> Path:
     return store_with(tmp_path / "store", "a", "b")
 
 
-def failure(video_id: str, spec: str, **more: Any) -> Failure:
+def failure(video_id: str, spec_digest: str, **more: Any) -> Failure:
     record = {
         "feature": "demo",
         "failure_class": "corrupt",
@@ -35,7 +35,9 @@ def failure(video_id: str, spec: str, **more: Any) -> Failure:
         "message": "bad moov",
         "uri": f"/v/{video_id}",
     }
-    return Failure(**{"video_id": video_id, "spec_digest": spec, "content_id": "c", "attempts": 1, **record, **more})
+    return Failure(
+        **{"video_id": video_id, "spec_digest": spec_digest, "content_id": "c", "attempts": 1, **record, **more}
+    )
 
 
 def value(root: Path, key: str, name: str = "demo") -> Any:
@@ -68,7 +70,7 @@ def test_replace_moves_a_key_of_the_same_content(root: Path) -> None:
         assert receipt.id in store.place("demo", "a")[0]
         assert receipt.id not in store.place("demo", "b")[0]
         assert store.features["demo"].rows == 2
-    assert commit(root, changes).version == 2  # again: nothing to move
+    assert commit(root, changes).version == 2  # the second time, there is nothing to move
 
 
 def test_a_row_whose_shard_is_gone_is_replaced(root: Path) -> None:
@@ -158,27 +160,34 @@ def test_rows_without_a_receipt_are_refused(root: Path) -> None:
 
 
 def test_failures_are_kept_counted_and_settled(root: Path) -> None:
-    spec = layout.digest(SPEC)
-    commit(root, Changes(failures=[failure("x", spec), failure("y", spec, failure_class="crash", permanent=False)]))
-    manifest = commit(root, Changes(failures=[failure("y", spec, failure_class="crash", permanent=False, attempts=2)]))
+    spec_digest = layout.digest(SPEC)
+    commit(
+        root,
+        Changes(
+            failures=[failure("x", spec_digest), failure("y", spec_digest, failure_class="crash", permanent=False)]
+        ),
+    )
+    manifest = commit(
+        root, Changes(failures=[failure("y", spec_digest, failure_class="crash", permanent=False, attempts=2)])
+    )
     with Store.open(root) as store:
         table = store.failures()
         assert table.column("video_id").to_pylist() == ["x", "y"]
         assert table.column("attempts").to_pylist() == [1, 2]
         assert table.column("class").to_pylist() == ["corrupt", "crash"]
-    assert commit(root, Changes(failures=[failure("x", spec)])) == manifest  # nothing new
+    assert commit(root, Changes(failures=[failure("x", spec_digest)])) == manifest  # nothing new
     by_pandas = pa.concat_tables([pq.read_table(root / ref.path) for ref in manifest.failures]).to_pandas()
     assert set(by_pandas["video_id"]) == {"x", "y"}
     commit_rows(root, [row("y")])  # a stored row settles its failure
-    commit(root, Changes(settled=[("demo", spec, "x"), ("demo", spec, "never failed")]))
+    commit(root, Changes(settled=[("demo", spec_digest, "x"), ("demo", spec_digest, "never failed")]))
     with Store.open(root) as store:
         assert store.failures().num_rows == 0
 
 
 def test_failures_of_a_feature_without_rows_and_of_retired_specs(tmp_path: Path) -> None:
     root = store_with(tmp_path / "store")
-    spec, other = write_spec(root, SPEC), write_spec(root, OTHER_SPEC)
-    commit(root, Changes(failures=[failure("x", spec)]))
+    spec_digest, other = write_spec(root, SPEC), write_spec(root, OTHER_SPEC)
+    commit(root, Changes(failures=[failure("x", spec_digest)]))
     with Store.open(root) as store:
         assert store.failures().column("video_id").to_pylist() == ["x"]
     commit(root, Changes(current={"demo": other}))
@@ -187,12 +196,14 @@ def test_failures_of_a_feature_without_rows_and_of_retired_specs(tmp_path: Path)
 
 
 def test_file_names_that_are_not_utf8_do_not_stop_a_commit(root: Path) -> None:
-    spec = layout.digest(SPEC)
-    commit(root, Changes(failures=[failure("x", spec, uri="/v/\udcff.mp4", message="cannot open /v/\udcff.mp4")]))
+    spec_digest = layout.digest(SPEC)
+    commit(
+        root, Changes(failures=[failure("x", spec_digest, uri="/v/\udcff.mp4", message="cannot open /v/\udcff.mp4")])
+    )
     with Store.open(root) as store:
         assert store.failures().column("uri").to_pylist() == ["/v/\\udcff.mp4"]
     with pytest.raises(InvalidKeyError):
-        commit(root, Changes(failures=[failure("x" * 600, spec)]))
+        commit(root, Changes(failures=[failure("x" * 600, spec_digest)]))
 
 
 def test_sources_are_remembered_by_their_bytes(root: Path) -> None:
@@ -275,7 +286,7 @@ def test_a_spec_digest_is_sha256_of_sorted_compact_json() -> None:
 
 
 def test_two_writers_of_one_part_both_keep_their_rows(root: Path) -> None:
-    """The second commits between the first one's reading and publishing; the first then reads again."""
+    """The second writer commits between the first one's reading and publishing, so the first reads again."""
 
     def adding(word: str, meanwhile: list[str]) -> Changes:
         own = write_table(root, "words", {"kind": "words"}, pa.table({"x": [word]}))

@@ -1,8 +1,8 @@
-"""A store of each format, kept as it was written: every later Reelstore must read them.
+"""A store of every format, kept as it was written; every later Reelstore must read them.
 
 ``golden/format<N>.tar.gz`` was made once, by ``python -m tests.stores.test_golden`` when that format was new, and is
-never made again; a new format gets a golden store of its own. Their rows follow from their keys by
-:func:`tests._helpers.building.row`, and the digests below were taken with numpy and hashlib when format 1 was made.
+never made again; a new format gets its own golden store. Rows are made from their keys by
+``tests._helpers.building.row``, and the digests below were computed with numpy and hashlib when format 1 was made.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from stores import Store
 from stores.commit import Changes, Failure, SourceRecord, commit, place_shard, write_spec, write_table
 from stores.format import layout
 from stores.format.manifest import versions
+from stores.format.receipts import read_receipt
 from stores.format.rounding import COMPUTE, STORAGE, RoundingError
-from stores.format.shard import ShardWriter, read_receipt
+from stores.format.shard import ShardWriter
 from stores.upkeep.repairing import repair
 from stores.upkeep.verification import verify
 from tests._helpers.building import (
@@ -47,7 +48,7 @@ ROUNDING = {
 
 
 def make(root: Path) -> None:
-    """Two specs, fixed and ragged rows, published times, an alias, a removal, a failure, a source and a table."""
+    """Write two specs, fixed and ragged rows, published times, an alias, a removal, a failure, a source and a table."""
     store_with(root)
     commit_rows(root, [row("a", content=5)], spec=OTHER_SPEC)
     receipt = write_shard(root, [row(key, published=True) for key in FIXED])
@@ -71,7 +72,7 @@ def make(root: Path) -> None:
 
 
 def make_what_format_2_added(root: Path) -> None:
-    """A table of several parts, a dictionary that is stale, a shard with measured rounding errors."""
+    """Add a table of several parts, a stale dictionary, and a shard with measured rounding errors."""
     parts = {
         part: write_table(root, "questions", {"kind": "questions"}, pa.table({"q": texts}), part=part)
         for part, texts in (("star/train", ["what?", "who?"]), ("star/val", ["when?"]))
@@ -144,11 +145,11 @@ def test_row_digests_have_not_changed_their_meaning(root: Path) -> None:
 
 
 def test_h5py_reads_its_shards(root: Path) -> None:
-    found = {}
+    dtypes = {}
     for path in root.glob("features/[!h]*/*.h5"):  # all but "half"
         with h5py.File(path) as file:
-            found[file["values"].shape] = file["values"].dtype.str
-    assert found == {(1, 3, 4): "<f2", (3, 3, 4): "<f2", (6, 4): "<f4"}
+            dtypes[file["values"].shape] = file["values"].dtype.str
+    assert dtypes == {(1, 3, 4): "<f2", (3, 3, 4): "<f2", (6, 4): "<f4"}
 
 
 def test_it_verifies_and_can_be_added_to(root: Path) -> None:

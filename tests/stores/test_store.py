@@ -32,7 +32,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def open_files(root: Path) -> set[str]:
-    """Files below ``root`` that this process holds open or mapped."""
+    """Return the files below ``root`` that this process has open or mapped."""
     held = {
         str(Path(f"/proc/self/fd/{fd}").readlink())
         for fd in os.listdir("/proc/self/fd")
@@ -43,7 +43,7 @@ def open_files(root: Path) -> set[str]:
 
 
 def kept_open(root: Path) -> set[str]:
-    """Files below ``root`` that stay open: Arrow's threads let go of a map milliseconds after they answered."""
+    """Return the files below ``root`` that stay open; Arrow's threads close a map milliseconds after they answered."""
     deadline = time.monotonic() + 5
     while (held := open_files(root)) and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -154,9 +154,9 @@ def test_errors_say_what_is_missing_and_why(root: Path) -> None:
             store.row("demo", "x")
         with pytest.raises(MissingKeyError, match=r"'demo' has no key 'y' in version 2$"):
             store.times("demo", "y")
-        with pytest.raises(MissingKeyError, match=r"no feature 'clip' in version 2 \(there is: demo\)"):
+        with pytest.raises(MissingKeyError, match=r"no feature 'clip' in version 2 \(available: demo\)"):
             store.keys("clip")
-        with pytest.raises(MissingKeyError, match=r"no table 'questions' in version 2 \(there is: none\)"):
+        with pytest.raises(MissingKeyError, match=r"no table 'questions' in version 2 \(available: none\)"):
             store.table("questions")
         with pytest.raises(InvalidKeyError, match="600 bytes long"):
             store.row("demo", "x" * 600)
@@ -172,8 +172,8 @@ def test_an_ambiguous_spec_prefix_is_refused(tmp_path: Path) -> None:
         other = by_first.setdefault(layout.digest(spec)[0], spec)
         if other is not spec:
             break
-    for each in (other, spec):
-        commit_rows(root, [row("a")], spec=each)
+    for either in (other, spec):
+        commit_rows(root, [row("a")], spec=either)
     prefix = layout.digest(spec)[0]
     with Store.open(root) as store, pytest.raises(MissingKeyError, match=f"spec '{prefix}' is not unique"):
         store.keys(f"demo@{prefix}")
@@ -250,12 +250,12 @@ def test_workers_read_what_their_parent_reads(root: Path, method: str, used_befo
         workers = [context.Process(target=read_in_worker, args=(store, keys, answers)) for _ in range(2)]
         for worker in workers:
             worker.start()
-        found = [answers.get(timeout=60) for _ in workers]
+        answered = [answers.get(timeout=60) for _ in workers]
         for worker in workers:
             worker.join(60)
         assert [worker.exitcode for worker in workers] == [0, 0]
-        assert found == [{key: row(key).values.tobytes() for key in keys}] * 2
-        assert len(os.listdir(root / "leases")) == 1  # a worker's end must not drop its parent's lease
+        assert answered == [{key: row(key).values.tobytes() for key in keys}] * 2
+        assert len(os.listdir(root / "leases")) == 1  # a worker that ends must not drop its parent's lease
 
 
 def read_as_nobody(path: str, answers: Any) -> None:
@@ -268,7 +268,7 @@ def read_as_nobody(path: str, answers: Any) -> None:
 
 
 def test_a_reader_needs_no_write_right() -> None:
-    # Not below tmp_path: pytest's own folder is closed to other users.
+    # Not below tmp_path, since pytest's own folder is closed to other users.
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
         root = store_with(Path(name) / "store", "b", "a", "🦔", "Z")
@@ -340,9 +340,9 @@ def test_the_card_and_the_inspection_agree_with_the_store(root: Path) -> None:
     assert (root / "README.md").read_text() == text
     assert f"| demo | 4 | 3×4 | float16 | none | `{DEMO[:8]}` |" in text and "| demo | corrupt | 1 |" in text
     with Store.open(root) as store:
-        told = describe_store(store)
-        assert told["features"]["demo"]["rows"] == 4 and told["features"]["demo"]["shape"] == [3, 4]
-        assert told["features"]["demo"]["bytes"] == sum(path.stat().st_size for path in root.rglob("*.h5"))
+        features = describe_store(store)["features"]
+        assert features["demo"]["rows"] == 4 and features["demo"]["shape"] == [3, 4]
+        assert features["demo"]["bytes"] == sum(path.stat().st_size for path in root.rglob("*.h5"))
         assert describe_key(store, "a")["rows"]["demo"]["time_s"] == row("a").time_s.tolist()
         assert describe_key(store, "x")["failures"][0]["class"] == "corrupt"
         with pytest.raises(MissingKeyError, match="'never'"):

@@ -1,4 +1,4 @@
-"""Lines, recovery and fuzz."""
+"""Reading files: the line of a row, going on after a broken row, and any bytes at all."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from parsers.annotations import FORMATS, QUESTIONS, AnnotationError, Report, read_annotations
+from parsers.annotations import FORMATS, QUESTIONS, AnnotationError, Anomalies, read_annotations
 from tests._helpers.annotation_files import GSUB, MUSIC_ROW, NEXT_HEADER, NEXT_ROWS, STAR_ROW, brief, json_array, read
 
 
@@ -21,10 +21,10 @@ def test_lines_of_array_elements(tmp_path: Path, indent: int | None) -> None:
     text = json.dumps(rows, indent=indent)
     path = tmp_path / "avqa-val.json"
     path.write_text(text)
-    _, report = read("music_avqa", path)
+    _, anomalies = read("music_avqa", path)
     wrong = text.index("eleven")
     opens = text.rindex("{", 0, wrong)
-    assert [each.line for each in report.errors] == [text.count("\n", 0, opens) + 1]
+    assert [anomaly.line for anomaly in anomalies.errors] == [text.count("\n", 0, opens) + 1]
 
 
 def test_reading_goes_on_after_a_malformed_element(tmp_path: Path) -> None:
@@ -33,20 +33,22 @@ def test_reading_goes_on_after_a_malformed_element(tmp_path: Path) -> None:
     broken = next(i for i, line in enumerate(lines) if "Interaction_T1_1" in line)
     lines[broken] = lines[broken].replace(",", ";")
     (tmp_path / "STAR_val.json").write_text("\n".join(lines))
-    table, report = read("star", tmp_path)
+    table, anomalies = read("star", tmp_path)
     assert table["question_id"].to_pylist() == [f"Interaction_T1_{i}" for i in (0, 2, 3)]
     assert table["row"].to_pylist() == [0, 2, 3]
-    assert [(each.code, each.line) for each in report] == [("malformed_json", broken)]  # the brace, one line above
-    assert f"line {broken + 2}" in report[0].message or f"line {broken + 1}" in report[0].message
+    assert [(anomaly.code, anomaly.line) for anomaly in anomalies] == [
+        ("malformed_json", broken)
+    ]  # the brace, one line above
+    assert f"line {broken + 2}" in anomalies[0].message or f"line {broken + 1}" in anomalies[0].message
 
 
 def test_an_array_on_one_line_ends_at_a_malformed_element(tmp_path: Path) -> None:
     text = json.dumps([MUSIC_ROW, MUSIC_ROW | {"question_id": 8}, MUSIC_ROW | {"question_id": 9}])
     path = tmp_path / "avqa-val.json"
     path.write_text(text.replace('"question_id": 8', '"question_id" 8'))
-    table, report = read("music_avqa", path)
+    table, anomalies = read("music_avqa", path)
     assert table["question_id"].to_pylist() == ["7"]
-    assert [each.code for each in report] == ["malformed_json"] * 2
+    assert [anomaly.code for anomaly in anomalies] == ["malformed_json"] * 2
 
 
 @pytest.mark.parametrize(
@@ -67,20 +69,20 @@ def test_an_array_on_one_line_ends_at_a_malformed_element(tmp_path: Path) -> Non
 def test_whole_files(tmp_path: Path, text: str, code: str | None, rows: int) -> None:
     path = tmp_path / "avqa-val.json"
     path.write_text(text)
-    table, report = read("music_avqa", path)
+    table, anomalies = read("music_avqa", path)
     assert table.num_rows == rows
-    assert [each.code for each in report] == ([code] if code else [])
+    assert [anomaly.code for anomaly in anomalies] == ([code] if code else [])
 
 
 def test_every_error_names_file_line_and_field_in_one_line(tmp_path: Path) -> None:
     rows = [MUSIC_ROW | {"anser": "x\ny\x1b[31m\ud800"}, MUSIC_ROW | {"video_id": ""}]
     path = json_array(tmp_path, rows, "avqa-val.json")
-    _, report = read("music_avqa", path)
-    assert brief(report) == [("not_utf8", 2, "7", "anser"), ("empty_text", 3, "7", "video_id")]
-    for each in report:
-        assert str(each).startswith(f"{path}: line {each.line}: '7': field ")
-        assert str(each).isprintable()
-        str(each).encode()
+    _, anomalies = read("music_avqa", path)
+    assert brief(anomalies) == [("not_utf8", 2, "7", "anser"), ("empty_text", 3, "7", "video_id")]
+    for anomaly in anomalies:
+        assert str(anomaly).startswith(f"{path}: line {anomaly.line}: '7': field ")
+        assert str(anomaly).isprintable()
+        str(anomaly).encode()
 
 
 _values = st.recursive(
@@ -98,19 +100,19 @@ def _changed(row: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
 
 
 def _survives(format: str, files: dict[str, bytes], name: str) -> None:
-    """Whatever the bytes, a table of the schema or one AnnotationError comes back; and each row is checked text."""
+    """Whatever the bytes, reading gives a table of the schema and printable anomalies, or one AnnotationError."""
     with tempfile.TemporaryDirectory() as folder:
-        for each, data in files.items():
-            (Path(folder) / each).write_bytes(data)
-        report = Report()
+        for file_name, data in files.items():
+            (Path(folder) / file_name).write_bytes(data)
+        anomalies = Anomalies()
         try:
-            table = read_annotations(format, Path(folder) / name, split="val", report=report)
+            table = read_annotations(format, Path(folder) / name, split="val", anomalies=anomalies)
         except AnnotationError as error:
             assert "\n" not in str(error)
             return
         assert table.schema == QUESTIONS
         table.validate(full=True)
-        assert all(each.kind in ("note", "error") and str(each).isprintable() for each in report)
+        assert all(anomaly.kind in ("note", "error") and str(anomaly).isprintable() for anomaly in anomalies)
 
 
 _quick = settings(max_examples=60)

@@ -1,3 +1,5 @@
+"""MUSIC-AVQA: rows quoted from the published files, repeated ids, and what refuses a row."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -66,36 +68,36 @@ def rows(*changes: dict[str, Any]) -> list[dict[str, Any]]:
 def test_quoted_rows(
     tmp_path: Path, row: dict[str, Any], question: str, kind: str, index: int, flags: list[str]
 ) -> None:
-    table, report = read("music_avqa", json_array(tmp_path, [row], "avqa-val.json"))
-    (found,) = table.to_pylist()
-    assert report.errors == []
-    assert (found["question"], found["type"], found["answer_index"]) == (question, kind, index)
-    assert found["modality"] == kind.split()[0]
-    assert found["flags"] == flags
-    assert (found["question_id"], found["options"]) == (str(row["question_id"]), [])
-    assert len(found["template_values"]) == found["template"].count("<")
+    table, anomalies = read("music_avqa", json_array(tmp_path, [row], "avqa-val.json"))
+    (row_read,) = table.to_pylist()
+    assert anomalies.errors == []
+    assert (row_read["question"], row_read["type"], row_read["answer_index"]) == (question, kind, index)
+    assert row_read["modality"] == kind.split()[0]
+    assert row_read["flags"] == flags
+    assert (row_read["question_id"], row_read["options"]) == (str(row["question_id"]), [])
+    assert len(row_read["template_values"]) == row_read["template"].count("<")
 
 
 def test_v2_ids_and_keys(tmp_path: Path) -> None:
     absent = {key: value for key, value in MUSIC_ROW.items() if key != "question_id"}
     extra = {"unmatch_audio": None, "person": None, "video_id": "iveNvQ4jCis_flip"}
-    table, report = read(
+    table, anomalies = read(
         "music_avqa",
         json_array(tmp_path, [absent, *rows({"question_id": None} | extra, {"question_id": 41.0} | extra)], "x.json"),
         "test_balance",
         dataset="music_avqa_v2",
     )
-    assert report.errors == []
+    assert anomalies.errors == []
     assert table["question_id"].to_pylist() == ["row:0", "row:1", "41"]
     assert table["flags"].to_pylist() == [["missing_question_id"], ["missing_question_id"], ["float_question_id"]]
     assert table["dataset"].to_pylist() == ["music_avqa_v2"] * 3
-    extras = [(note.line, note.field, note.message[:6]) for note in report if note.code == "extra_key"]
+    extras = [(note.line, note.field, note.message[:6]) for note in anomalies if note.code == "extra_key"]
     assert sorted(extras) == [(3, "person", "2 rows"), (3, "unmatch_audio", "2 rows")]
 
 
 def test_repeated_ids_stay_apart_and_contradictions_are_flagged(tmp_path: Path) -> None:
     path = json_array(tmp_path, rows({}, {"question_id": 8}, {"anser": "no"}, {"question_id": 8}), "avqa-val.json")
-    table, report = read("music_avqa", path)
+    table, anomalies = read("music_avqa", path)
     assert table["question_id"].to_pylist() == ["7", "8", "7#2", "8#2"]
     assert table["answer"].to_pylist() == ["yes", "yes", "no", "yes"]
     assert table["flags"].to_pylist() == [
@@ -104,8 +106,8 @@ def test_repeated_ids_stay_apart_and_contradictions_are_flagged(tmp_path: Path) 
         ["contradictory_answer"],
         ["duplicate_question_id"],
     ]
-    assert report.errors == []
-    assert brief(report.notes)[1] == ("contradictory_answer", 4, "7#2", "question_id")
+    assert anomalies.errors == []
+    assert brief(anomalies.notes)[1] == ("contradictory_answer", 4, "7#2", "question_id")
 
 
 def test_a_repeated_id_never_takes_the_name_of_another_question(tmp_path: Path) -> None:
@@ -136,6 +138,6 @@ def test_a_repeated_id_never_takes_the_name_of_another_question(tmp_path: Path) 
     ],
 )
 def test_a_bad_field_refuses_its_row_alone(tmp_path: Path, changes: dict[str, Any], code: str, field: str) -> None:
-    table, report = read("music_avqa", json_array(tmp_path, rows(changes, {"question_id": 9}), "avqa-val.json"))
+    table, anomalies = read("music_avqa", json_array(tmp_path, rows(changes, {"question_id": 9}), "avqa-val.json"))
     assert table["question_id"].to_pylist() == ["9"]
-    assert [(each.code, each.line, each.field) for each in report.errors] == [(code, 2, field)]
+    assert [(anomaly.code, anomaly.line, anomaly.field) for anomaly in anomalies.errors] == [(code, 2, field)]

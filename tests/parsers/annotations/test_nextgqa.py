@@ -1,3 +1,5 @@
+"""NExT-GQA: rows quoted from the published files, what is noted, and what refuses a row."""
+
 from __future__ import annotations
 
 import json
@@ -10,8 +12,8 @@ from tests._helpers.annotation_files import GSUB, NEXT_HEADER, NEXT_ROWS, brief,
 
 
 def test_quoted_rows(tmp_path: Path) -> None:
-    table, report = read("nextgqa", next_csv(tmp_path))
-    assert report == []
+    table, anomalies = read("nextgqa", next_csv(tmp_path))
+    assert anomalies == []
     first, second = table.to_pylist()
     assert (first["question_id"], first["answer"], first["answer_index"]) == ("4882821564_1", "unwrap it", 2)
     assert (first["duration"], first["fps"], first["frame_count"]) == (90.0, 29.97, 2697)
@@ -28,8 +30,8 @@ def test_a_folder_is_read_by_its_official_names(tmp_path: Path) -> None:
 
 def test_answers_that_look_missing_stay_text(tmp_path: Path) -> None:
     row = next_row(answer="None", a0="None", a1="NA", a2="nan", a3="")
-    table, report = read("nextgqa", next_csv(tmp_path, [row.replace(",,", ",null,"), NEXT_ROWS[1]]))
-    assert report == []
+    table, anomalies = read("nextgqa", next_csv(tmp_path, [row.replace(",,", ",null,"), NEXT_ROWS[1]]))
+    assert anomalies == []
     assert table["options"][0].as_py()[:4] == ["None", "NA", "nan", "null"]
     assert table["answer"][0].as_py() == "None"
 
@@ -38,8 +40,8 @@ def test_next_qa_s_own_csv_has_indices_and_another_first_column(tmp_path: Path) 
     rows = [next_row(0, answer="2"), next_row(1, answer="4", a0="2")]
     path = next_csv(tmp_path, rows, gsub=None, split="train")
     path.write_text(path.read_text().replace("video_id", "video", 1))
-    table, report = read("nextgqa", path, "train")
-    assert report == []  # training questions have no spans to miss
+    table, anomalies = read("nextgqa", path, "train")
+    assert anomalies == []  # training questions have no spans to miss
     assert table["answer"].to_pylist() == ["unwrap it", "give him the watch strap"]
     assert table["answer_index"].to_pylist() == [2, 4]
     assert table["spans"].to_pylist() == [[], []]
@@ -59,10 +61,10 @@ def test_a_leading_index_column_is_ignored(tmp_path: Path) -> None:
 
 
 def test_ambiguous_answer_takes_the_first_option(tmp_path: Path) -> None:
-    table, report = read("nextgqa", next_csv(tmp_path, [next_row(answer="happy", a3="happy", a4="happy")]))
+    table, anomalies = read("nextgqa", next_csv(tmp_path, [next_row(answer="happy", a3="happy", a4="happy")]))
     assert table["answer_index"].to_pylist() == [3]  # as the published trainer does; NExT-QA's own index is 4
     assert table["flags"].to_pylist() == [["duplicate_option", "ambiguous_answer"]]
-    assert brief(report.notes)[1] == ("ambiguous_answer", 2, "4882821564_1", "answer")
+    assert brief(anomalies.notes)[1] == ("ambiguous_answer", 2, "4882821564_1", "answer")
 
 
 def test_notes_keep_their_rows(tmp_path: Path) -> None:
@@ -70,11 +72,11 @@ def test_notes_keep_their_rows(tmp_path: Path) -> None:
     gsub["4882821564"]["location"]["1"] = [[13.8, 90.3]]
     gsub["4882821564"]["location"]["9"] = [[1, 2]]
     gsub["3333"] = {"duration": 5, "location": {}, "fps": 30}
-    table, report = read("nextgqa", next_csv(tmp_path, [next_row(question="Why is it ？ "), NEXT_ROWS[1]], gsub))
-    assert report.errors == []
+    table, anomalies = read("nextgqa", next_csv(tmp_path, [next_row(question="Why is it ？ "), NEXT_ROWS[1]], gsub))
+    assert anomalies.errors == []
     assert table["question"][0].as_py() == "Why is it ?"
     assert table["flags"][0].as_py() == ["span_after_duration", "trailing_blank", "full_width_mark", "upper_case"]
-    assert brief(report.notes)[-2:] == [
+    assert brief(anomalies.notes)[-2:] == [
         ("unused_span", 1, "4882821564", "location"),
         ("empty_location", 1, "3333", "location"),
     ]
@@ -84,18 +86,18 @@ def test_videos_missing_from_the_optional_files_are_noted(tmp_path: Path) -> Non
     path = next_csv(tmp_path)
     (tmp_path / "frame2time_val.json").write_text(json.dumps({"4882821564": [0.2] * 32}))
     (tmp_path.parent / "map_vid_vidorID.json").write_text(json.dumps({"2435100235": "0101/2435100235"}))
-    table, report = read("nextgqa", path)
+    table, anomalies = read("nextgqa", path)
     (tmp_path.parent / "map_vid_vidorID.json").unlink()
     assert table.num_rows == 2
-    assert [(note.code, note.key) for note in report] == [
+    assert [(note.code, note.key) for note in anomalies] == [
         ("not_in_frame2time", "2435100235"),
         ("not_in_video_map", "4882821564"),
     ]
 
 
 def test_a_split_without_its_spans_file_is_noted(tmp_path: Path) -> None:
-    table, report = read("nextgqa", next_csv(tmp_path, gsub=None))
-    assert [note.code for note in report] == ["no_spans_file"]
+    table, anomalies = read("nextgqa", next_csv(tmp_path, gsub=None))
+    assert [note.code for note in anomalies] == ["no_spans_file"]
     assert table["duration"].to_pylist() == [None, None]
 
 
@@ -122,12 +124,12 @@ def test_a_split_without_its_spans_file_is_noted(tmp_path: Path) -> None:
     ],
 )
 def test_a_bad_cell_refuses_its_row_alone(tmp_path: Path, changes: dict[str, str], code: str, field: str) -> None:
-    table, report = read("nextgqa", next_csv(tmp_path, [next_row(0, **changes), NEXT_ROWS[1]]))
+    table, anomalies = read("nextgqa", next_csv(tmp_path, [next_row(0, **changes), NEXT_ROWS[1]]))
     assert table["question_id"].to_pylist() == ["2435100235_7"]
     assert table["row"].to_pylist() == [1]
-    assert [(each.code, each.field) for each in report.errors] == [(code, field)]
-    assert report.errors[0].line in (1, 2)  # 1: the line in the spans' file
-    assert len(str(report.errors[0])) < 1500
+    assert [(anomaly.code, anomaly.field) for anomaly in anomalies.errors] == [(code, field)]
+    assert anomalies.errors[0].line in (1, 2)  # 1: the line in the spans' file
+    assert len(str(anomalies.errors[0])) < 1500
 
 
 @pytest.mark.parametrize(
@@ -153,12 +155,12 @@ def test_a_bad_span_refuses_its_row_and_names_the_spans_file(
     tmp_path: Path, entry: object, code: str, field: str
 ) -> None:
     gsub = "{\n" + ",\n".join(
-        f'"{video}": {json.dumps(each)}' for video, each in (GSUB | {"4882821564": entry}).items()
+        f'"{video}": {json.dumps(value)}' for video, value in (GSUB | {"4882821564": entry}).items()
     )
-    table, report = read("nextgqa", next_csv(tmp_path, gsub=gsub + "}"))
+    table, anomalies = read("nextgqa", next_csv(tmp_path, gsub=gsub + "}"))
     assert table["question_id"].to_pylist() == ["2435100235_7"]
-    assert brief(report.errors) == [(code, 2, "4882821564_1", field)]
-    assert report.errors[0].file.endswith("gsub_val.json")
+    assert brief(anomalies.errors) == [(code, 2, "4882821564_1", field)]
+    assert anomalies.errors[0].file.endswith("gsub_val.json")
 
 
 def test_an_end_at_the_start_is_noted(tmp_path: Path) -> None:
@@ -178,40 +180,42 @@ def test_repeated_ids_and_broken_lines(tmp_path: Path) -> None:
         "",
         NEXT_ROWS[1],
     ]
-    table, report = read("nextgqa", next_csv(tmp_path, rows))
+    table, anomalies = read("nextgqa", next_csv(tmp_path, rows))
     assert table["question_id"].to_pylist() == ["4882821564_1", "2435100235_7"]
-    assert brief(report.errors) == [
+    assert brief(anomalies.errors) == [
         ("wrong_columns", 3, "", ""),
         ("duplicate_question_id", 4, "4882821564_1", "qid"),
         ("malformed_csv", 5, "", ""),
         ("malformed_csv", 6, "", ""),
         ("no_spans", 7, "two\\nlines_7", "location"),
     ]
-    assert "line 2" in report.errors[1].message
+    assert "line 2" in anomalies.errors[1].message
 
 
 def test_bytes_that_are_not_utf8_refuse_their_row_alone(tmp_path: Path) -> None:
     path = next_csv(tmp_path)
     path.write_bytes(path.read_bytes().replace(b"share with", b"sh\xffre with"))
-    table, report = read("nextgqa", path)
+    table, anomalies = read("nextgqa", path)
     assert table.num_rows == 1
-    assert brief(report.errors) == [("not_utf8", 2, "4882821564_1", "a0")]
+    assert brief(anomalies.errors) == [("not_utf8", 2, "4882821564_1", "a0")]
 
 
 def test_a_ten_megabyte_question(tmp_path: Path) -> None:
-    table, report = read("nextgqa", next_csv(tmp_path, [next_row(0, question="why " * 2_500_000), NEXT_ROWS[1]]))
+    table, anomalies = read("nextgqa", next_csv(tmp_path, [next_row(0, question="why " * 2_500_000), NEXT_ROWS[1]]))
     assert table["question_id"].to_pylist() == ["2435100235_7"]
-    assert [(each.code, each.line, each.field) for each in report.errors] == [("too_long", 2, "question")]
+    assert [(anomaly.code, anomaly.line, anomaly.field) for anomaly in anomalies.errors] == [
+        ("too_long", 2, "question")
+    ]
 
 
 @pytest.mark.parametrize("cut", ["head", "tail"])
 def test_spans_file_that_is_cut_off(tmp_path: Path, cut: str) -> None:
     whole = json.dumps(GSUB)
-    table, report = read("nextgqa", next_csv(tmp_path, gsub=whole[:-9] if cut == "tail" else whole[1:]))
+    table, anomalies = read("nextgqa", next_csv(tmp_path, gsub=whole[:-9] if cut == "tail" else whole[1:]))
     kept = ["4882821564_1"] if cut == "tail" else []
     assert table["question_id"].to_pylist() == kept
-    assert report.errors[0].file.endswith("gsub_val.json")
-    assert [each.code for each in report.errors[1:]] == ["no_spans"] * (2 - len(kept))
+    assert anomalies.errors[0].file.endswith("gsub_val.json")
+    assert [anomaly.code for anomaly in anomalies.errors[1:]] == ["no_spans"] * (2 - len(kept))
 
 
 @pytest.mark.parametrize(
@@ -223,15 +227,15 @@ def test_spans_file_that_is_cut_off(tmp_path: Path, cut: str) -> None:
         ('"', "malformed_csv", ""),
     ],
 )
-def test_headers_that_do_not_do(tmp_path: Path, header: str, code: str, field: str) -> None:
+def test_a_header_that_cannot_be_used_is_an_error(tmp_path: Path, header: str, code: str, field: str) -> None:
     path = next_csv(tmp_path)
     path.write_text(header)
-    table, report = read("nextgqa", path)
+    table, anomalies = read("nextgqa", path)
     assert table.num_rows == 0
-    assert [(each.code, each.field) for each in report.errors] == [(code, field)]
+    assert [(anomaly.code, anomaly.field) for anomaly in anomalies.errors] == [(code, field)]
 
 
-def test_without_a_report_a_wrong_row_refuses_the_file(tmp_path: Path) -> None:
+def test_without_a_list_of_anomalies_a_wrong_row_refuses_the_file(tmp_path: Path) -> None:
     path = next_csv(tmp_path, [next_row(0, answer="run"), next_row(1, answer="run")])
     with pytest.raises(AnnotationError, match=r"line 2: '4882821564_1': field 'answer': .*and 1 more"):
         read_annotations("nextgqa", path, split="val")
@@ -245,7 +249,9 @@ def test_without_a_report_a_wrong_row_refuses_the_file(tmp_path: Path) -> None:
         ("nextgqa", "val", "a/b", "dataset"),
     ],
 )
-def test_names_that_do_not_do(tmp_path: Path, format: str, split: str, dataset: str | None, message: str) -> None:
+def test_a_name_that_is_not_valid_is_refused(
+    tmp_path: Path, format: str, split: str, dataset: str | None, message: str
+) -> None:
     with pytest.raises(AnnotationError, match=message):
         read_annotations(format, next_csv(tmp_path), split=split, dataset=dataset)
 

@@ -1,4 +1,4 @@
-"""Real files against the counts that were published about them."""
+"""Official files against the counts that were published about them."""
 
 from __future__ import annotations
 
@@ -8,28 +8,27 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from parsers.annotations import QUESTIONS, Report, read_annotations
+from parsers.annotations import QUESTIONS, Anomalies
 from parsers.annotations.music_avqa import ANSWERS, TYPES
+from tests._helpers.annotation_files import read
 
-Found = tuple[pa.Table, Report]
-
-
-@pytest.fixture(scope="module")
-def nextgqa(shared: Path) -> Found:
-    report = Report()
-    return read_annotations("nextgqa", shared / "data/annotations/nextgqa", split="val", report=report), report
+Annotations = tuple[pa.Table, Anomalies]
 
 
 @pytest.fixture(scope="module")
-def music(shared: Path) -> Found:
-    report = Report()
-    return read_annotations("music_avqa", shared / "data/annotations/music_avqa", split="val", report=report), report
+def nextgqa(shared: Path) -> Annotations:
+    return read("nextgqa", shared / "data/annotations/nextgqa")
 
 
-def test_nextgqa_rows_videos_and_types(nextgqa: Found) -> None:
-    table, report = nextgqa
+@pytest.fixture(scope="module")
+def music(shared: Path) -> Annotations:
+    return read("music_avqa", shared / "data/annotations/music_avqa")
+
+
+def test_nextgqa_rows_videos_and_types(nextgqa: Annotations) -> None:
+    table, anomalies = nextgqa
     assert table.schema == QUESTIONS
-    assert report.errors == []
+    assert anomalies.errors == []
     assert table.num_rows == 3358
     assert len(table["video_id"].unique()) == 567
     assert len(table["question_id"].unique()) == 3358
@@ -39,7 +38,7 @@ def test_nextgqa_rows_videos_and_types(nextgqa: Found) -> None:
     assert table["row"].to_pylist() == list(range(3358))
 
 
-def test_nextgqa_texts(nextgqa: Found) -> None:
+def test_nextgqa_texts(nextgqa: Annotations) -> None:
     table, _ = nextgqa
     words = [len(question.split()) for question in table["question"].to_pylist()]
     assert (round(sum(words) / len(words), 2), max(words)) == (13.07, 26)
@@ -47,26 +46,26 @@ def test_nextgqa_texts(nextgqa: Found) -> None:
     assert not any(question.endswith("?") for question in table["question"].to_pylist())
 
 
-def test_nextgqa_spans(nextgqa: Found) -> None:
+def test_nextgqa_spans(nextgqa: Annotations) -> None:
     spans = nextgqa[0]["spans"].to_pylist()
     per_question = Counter(map(len, spans))
     assert per_question == {1: 3019, 2: 211, 3: 75, 4: 29, 5: 10, 6: 7, 7: 4, 9: 2, 11: 1}
-    lengths = [end - start for each in spans for start, end in each]
+    lengths = [end - start for question_spans in spans for start, end in question_spans]
     assert len(lengths) == 3931
     assert round(sum(lengths) / len(lengths), 2) == 7.31
     assert round(min(lengths), 1) == 0.1
 
 
-def test_nextgqa_durations_are_frames_by_rate(nextgqa: Found) -> None:
+def test_nextgqa_durations_are_frames_by_rate(nextgqa: Annotations) -> None:
     table, _ = nextgqa
     columns = (table[name].to_pylist() for name in ("duration", "frame_count", "fps"))
     assert all(duration == round(frames / fps) for duration, frames, fps in zip(*columns, strict=True))
 
 
-def test_nextgqa_anomalies(nextgqa: Found) -> None:
-    table, report = nextgqa
+def test_nextgqa_anomalies(nextgqa: Annotations) -> None:
+    table, anomalies = nextgqa
     by_code: dict[str, list[str]] = {}
-    for note in report.notes:
+    for note in anomalies.notes:
         by_code.setdefault(note.code, []).append(note.key)
     assert sorted(by_code["span_after_duration"]) == ["2482028659_2", "2482028659_5", "6413546609_1"]
     assert len(by_code["empty_location"]) == 3
@@ -78,10 +77,10 @@ def test_nextgqa_anomalies(nextgqa: Found) -> None:
     assert flagged["duration"] == 47
 
 
-def test_music_avqa_rows_videos_and_types(music: Found) -> None:
-    table, report = music
+def test_music_avqa_rows_videos_and_types(music: Annotations) -> None:
+    table, anomalies = music
     assert table.schema == QUESTIONS
-    assert report.errors == []
+    assert anomalies.errors == []
     assert table.num_rows == 4568
     videos = Counter(table["video_id"].to_pylist())
     assert len(videos) == 3815
@@ -100,21 +99,21 @@ def test_music_avqa_rows_videos_and_types(music: Found) -> None:
     assert set(table["type"].to_pylist()) == {f"{modality} {kind}" for modality in TYPES for kind in TYPES[modality]}
 
 
-def test_music_avqa_answers(music: Found) -> None:
+def test_music_avqa_answers(music: Annotations) -> None:
     answers = music[0]["answer"].to_pylist()
     assert len(set(answers)) == 41
     assert set(ANSWERS) - set(answers) == {"ten"}  # occurs in the training questions only
     assert music[0]["answer_index"].to_pylist() == [ANSWERS.index(answer) for answer in answers]
 
 
-def test_music_avqa_questions_are_filled_and_clean(music: Found) -> None:
-    table, report = music
+def test_music_avqa_questions_are_filled_and_clean(music: Annotations) -> None:
+    table, anomalies = music
     questions = table["question"].to_pylist()
     assert all(question.endswith("?") and "<" not in question for question in questions)
     assert {4, 14} == {min(len(q.split()) for q in questions), max(len(q.split()) for q in questions)}
     assert len(table["template"].unique()) <= 33
-    assert {note.code for note in report.notes} == {"full_width_mark", "trailing_blank"}
-    assert {note.field for note in report.notes} == {"question_content"}
+    assert {note.code for note in anomalies.notes} == {"full_width_mark", "trailing_blank"}
+    assert {note.field for note in anomalies.notes} == {"question_content"}
     words = {word for question in questions for word in question[:-1].split()}
     assert len(words) <= 92
 

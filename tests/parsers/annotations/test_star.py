@@ -1,3 +1,5 @@
+"""STAR: questions of each split, the csv that CRA derives, and what refuses a row."""
+
 from __future__ import annotations
 
 import json
@@ -9,8 +11,8 @@ from tests._helpers.annotation_files import STAR_ROW, STAR_TEST_ROW, brief, json
 
 
 def test_a_validation_question(tmp_path: Path) -> None:
-    table, report = read("star", json_array(tmp_path, [STAR_ROW], "STAR_val.json").parent)
-    assert report == []
+    table, anomalies = read("star", json_array(tmp_path, [STAR_ROW], "STAR_val.json").parent)
+    assert anomalies == []
     (question,) = table.to_pylist()
     assert question["question_id"] == "Interaction_T1_13"
     assert question["type"] == "Interaction_T1"
@@ -21,11 +23,11 @@ def test_a_validation_question(tmp_path: Path) -> None:
 
 def test_test_questions_have_no_answer_but_others_must(tmp_path: Path) -> None:
     path = json_array(tmp_path, [STAR_TEST_ROW], "STAR_test.json")
-    table, report = read("star", path, "test")
-    assert report == []
+    table, anomalies = read("star", path, "test")
+    assert anomalies == []
     assert table["answer"].to_pylist() == table["answer_index"].to_pylist() == [None]
-    table, report = read("star", path, "val")
-    assert brief(report.errors) == [("missing_field", 2, "Interaction_T1_1", "answer")]
+    table, anomalies = read("star", path, "val")
+    assert brief(anomalies.errors) == [("missing_field", 2, "Interaction_T1_1", "answer")]
 
 
 def test_options_are_ordered_by_their_ids(tmp_path: Path) -> None:
@@ -58,15 +60,15 @@ def test_options_are_ordered_by_their_ids(tmp_path: Path) -> None:
 )
 def test_a_bad_field_refuses_its_row_alone(tmp_path: Path, changes: dict[str, object], code: str, field: str) -> None:
     path = json_array(tmp_path, [STAR_ROW | changes, STAR_ROW | {"question_id": "Sequence_T2_5"}], "STAR_val.json")
-    table, report = read("star", path)
+    table, anomalies = read("star", path)
     assert table["question_id"].to_pylist() == ["Sequence_T2_5"]
-    assert [(each.code, each.line, each.field) for each in report.errors] == [(code, 2, field)]
+    assert [(anomaly.code, anomaly.line, anomaly.field) for anomaly in anomalies.errors] == [(code, 2, field)]
 
 
 def test_repeated_ids_are_errors(tmp_path: Path) -> None:
-    table, report = read("star", json_array(tmp_path, [STAR_ROW, STAR_ROW], "STAR_val.json"))
+    table, anomalies = read("star", json_array(tmp_path, [STAR_ROW, STAR_ROW], "STAR_val.json"))
     assert table.num_rows == 1
-    assert brief(report.errors) == [("duplicate_question_id", 3, "Interaction_T1_13", "question_id")]
+    assert brief(anomalies.errors) == [("duplicate_question_id", 3, "Interaction_T1_13", "question_id")]
 
 
 def test_the_csv_that_cra_derives(tmp_path: Path) -> None:
@@ -77,9 +79,9 @@ def test_the_csv_that_cra_derives(tmp_path: Path) -> None:
     )
     span = {"YSKX3": {"duration": 30.03, "location": {"Interaction_T1_1": [[11.8, 17.3]]}, "fps": 30.0}}
     (tmp_path / "gsub_test.json").write_text(json.dumps(span))
-    table, report = read("star", tmp_path, "test")
+    table, anomalies = read("star", tmp_path, "test")
     (question,) = table.to_pylist()
     assert (question["question_id"], question["type"]) == ("Interaction_T1_1", "Interaction_T1")
     assert question["answer"] is None
     assert (question["spans"], question["duration"]) == ([[11.8, 17.3]], 30.03)
-    assert {note.code for note in report} == {"upper_case"}
+    assert {note.code for note in anomalies} == {"upper_case"}

@@ -1,3 +1,5 @@
+"""Plain tables: the same questions from csv, jsonl and Parquet, and what refuses a row."""
+
 from __future__ import annotations
 
 import json
@@ -33,7 +35,7 @@ def jsonl(folder: Path, rows: list[Any]) -> Path:
 
 def test_jsonl_and_parquet_say_the_same(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist(ROWS, _schema()), tmp_path / "val.parquet")
-    table, report = read("table", jsonl(tmp_path, ROWS), dataset="mine")
+    table, anomalies = read("table", jsonl(tmp_path, ROWS), dataset="mine")
     again, _ = read("table", tmp_path / "val.parquet", dataset="mine")
     assert table.to_pylist() == again.to_pylist()
     assert table["question_id"].to_pylist() == ["q1", "q2", "row:2"]
@@ -41,7 +43,7 @@ def test_jsonl_and_parquet_say_the_same(tmp_path: Path) -> None:
     assert table["answer"].to_pylist() == ["he", "all", None]
     assert table["spans"].to_pylist() == [[], [[1.5, 3.0]], [[0.0, 1.0], [2.0, 2.5]]]
     assert table["flags"].to_pylist() == [[], [], ["missing_question_id"]]
-    assert [note.code for note in report] == ["missing_question_id"]
+    assert [note.code for note in anomalies] == ["missing_question_id"]
 
 
 def _schema() -> pa.Schema:
@@ -62,16 +64,16 @@ def test_csv_with_options_in_columns_and_other_splits(tmp_path: Path) -> None:
     (question,) = table.to_pylist()
     assert (question["options"], question["answer_index"]) == (["None", "NA"], 0)
     assert question["spans"] == [[1.0, 2.0]]
-    table, report = read("table", path, "test")
+    table, anomalies = read("table", path, "test")
     assert table.num_rows == 0
-    assert [(each.code, each.field) for each in report] == [("no_such_split", "split")]
+    assert [(anomaly.code, anomaly.field) for anomaly in anomalies] == [("no_such_split", "split")]
 
 
 def test_an_integer_is_an_index(tmp_path: Path) -> None:
     rows = [ROWS[0] | {"answer": 0}, ROWS[0] | {"answer": 2, "question_id": "q3"}]
-    table, report = read("table", jsonl(tmp_path, rows))
+    table, anomalies = read("table", jsonl(tmp_path, rows))
     assert table["answer"].to_pylist() == ["she"]
-    assert brief(report.errors) == [("answer_not_in_options", 2, "q3", "answer")]
+    assert brief(anomalies.errors) == [("answer_not_in_options", 2, "q3", "answer")]
 
 
 @pytest.mark.parametrize(
@@ -98,17 +100,17 @@ def test_an_integer_is_an_index(tmp_path: Path) -> None:
 )
 def test_a_bad_line_refuses_itself_alone(tmp_path: Path, row: Any, code: str, field: str) -> None:
     split = "7" if isinstance(row, dict) and "split" in row else "val"
-    table, report = read(
+    table, anomalies = read(
         "table", jsonl(tmp_path, [row, {"video_id": "z", "question": "who", "question_id": "good"}]), split
     )
     assert table["question_id"].to_pylist() == ["good"]
-    assert [(each.code, each.line, each.field) for each in report.errors] == [(code, 1, field)]
+    assert [(anomaly.code, anomaly.line, anomaly.field) for anomaly in anomalies.errors] == [(code, 1, field)]
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "val.txt").write_text("x")
-    with pytest.raises(AnnotationError, match=r"a table of questions is a \.csv"):
+    with pytest.raises(AnnotationError, match=r"a table of questions must be a \.csv, \.jsonl or \.parquet file"):
         read_annotations("table", tmp_path / "val.txt", split="val")
     (tmp_path / "val.parquet").write_bytes(b"PAR1 no")
-    _, report = read("table", tmp_path / "val.parquet")
-    assert [each.code for each in report.errors] == ["malformed_parquet"]
+    _, anomalies = read("table", tmp_path / "val.parquet")
+    assert [anomaly.code for anomaly in anomalies.errors] == ["malformed_parquet"]

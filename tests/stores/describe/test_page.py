@@ -1,4 +1,4 @@
-"""The page about a store: true numbers, and texts of a data set that stay texts."""
+"""The page about a store: correct numbers, and dataset texts that are shown as text."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HOSTILE = "<script>alert('&')</script>"
 
 
 class Page(HTMLParser):
-    """Rows of all tables of a page, cell by cell, and the names of its elements."""
+    """The rows of all tables of a page, cell by cell, and the names of its elements."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -56,20 +56,20 @@ def page(root: Path) -> Page:
 
 def failure(root: Path, key: str) -> Failure:
     with Store.open(root, lease=False) as store:
-        spec = store.features["demo"].spec_digest
-    return Failure(key, "demo", spec, "corrupt", True, HOSTILE, f"/videos/{key}.mp4", "", 1)
+        spec_digest = store.features["demo"].spec_digest
+    return Failure(key, "demo", spec_digest, "corrupt", True, HOSTILE, f"/videos/{key}.mp4", "", 1)
 
 
 def test_features_missing_rows_and_tables(tmp_path: Path) -> None:
     root = store_with(tmp_path / "store", "a", "b", HOSTILE)
     commit_rows(root, [row("d")], numerics={**NUMERICS, "micro_batch": 2})
     commit(root, Changes(failures=[failure(root, "bad")]))
-    asked = pa.table(
+    question_table = pa.table(
         {"dataset": ["n"] * 3, "split": ["val"] * 3, "video_id": ["a", "a", "b"], "type": ["TC", "TN", "TC"]}
     )
-    odd = pa.table({"kind": ["note", "note"], "code": [HOSTILE, HOSTILE]})
-    questions = write_table(root, "questions", {"kind": "q"}, asked)
-    anomalies = write_table(root, "annotation_report", {"kind": "r"}, odd)
+    anomaly_table = pa.table({"kind": ["note", "note"], "code": [HOSTILE, HOSTILE]})
+    questions = write_table(root, "questions", {"kind": "q"}, question_table)
+    anomalies = write_table(root, "annotation_report", {"kind": "r"}, anomaly_table)
     commit(root, Changes(tables={"questions": {"": questions}, "annotation_report": {"": anomalies}}))
     commit(root, Changes(stale={"questions": (HOSTILE,)}))
     shown = page(root)

@@ -35,7 +35,9 @@ def same(key: str, values: np.ndarray, times: np.ndarray, valid: np.ndarray) -> 
 def test_lance_reads_it(store: Store, tmp_path: Path) -> None:
     lance = pytest.importorskip("lance")
     result = export(store, "demo", "lance", tmp_path / "out", {"val": [*KEYS[:3], "absent"], "test": KEYS[3:]})
-    assert result.files == {"val.lance": 3, "test.lance": 1} and [each.key for each in result.missing] == ["absent"]
+    assert result.files == {"val.lance": 3, "test.lance": 1} and [missing.key for missing in result.missing] == [
+        "absent"
+    ]
     table = lance.dataset(str(tmp_path / "out" / "val.lance")).to_table().to_pylist()
     assert [record["key"] for record in table] == KEYS[:3]
     for record in table:
@@ -71,7 +73,7 @@ def test_webdataset_shards_are_the_same_bytes_again(store: Store, tmp_path: Path
 def test_zarr_reads_it(store: Store, tmp_path: Path) -> None:
     zarr = pytest.importorskip("zarr")
     result = export(store, "demo", "zarr", tmp_path / "out", {"val": ["absent", *KEYS]})
-    assert result.files == {"val.zarr": 4} and [each.key for each in result.missing] == ["absent"]
+    assert result.files == {"val.zarr": 4} and [missing.key for missing in result.missing] == ["absent"]
     group = zarr.open_group(tmp_path / "out" / "val.zarr", mode="r")
     assert group.metadata.zarr_format == 3 and group["values"].shape == (4, 3, 4)
     assert group["values"].chunks == (1, 3, 4)
@@ -98,4 +100,4 @@ import runpy
 runpy.run_path({str(ROOT / "jobs/store.py")!r}, run_name="__main__")
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, text=True, capture_output=True)
-    assert done.returncode == 2 and f"pip install '.[{target}]'" in done.stderr and done.stderr.count("\n") == 1
+    assert done.returncode == 2 and f"pip install 'reelstore[{target}]'" in done.stderr and done.stderr.count("\n") == 1

@@ -72,7 +72,7 @@ def test_tensors_hold_the_tables_numbers_and_the_published_edges(store: Path, ou
 
 @pytest.mark.skipif(importlib.util.find_spec("torch_geometric") is None, reason="needs torch_geometric")
 def test_the_published_reading_works(out: Path) -> None:
-    """What CRA's model does with the file: `torch.load(path)["k_center"].x` into a GCNConv over each graph."""
+    """Do what CRA's model does with the file: ``torch.load(path)["k_center"].x`` into a GCNConv over every graph."""
     from torch_geometric.nn import GCNConv
 
     graphs = torch.load(out / "qa_graphs.npy", weights_only=False)

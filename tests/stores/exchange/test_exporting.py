@@ -1,4 +1,4 @@
-"""Legacy layouts: what the published trainers read of an export."""
+"""Exports as the published trainers read them."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_the_other_layout_and_the_published_times(tmp_path: Path) -> None:
 
 
 def test_times_are_those_of_the_frames_that_the_trainer_fetches(tmp_path: Path) -> None:
-    """The trainer always takes 32 of T rows; the times must be of these, or spans point elsewhere."""
+    """The trainer always takes 32 of T steps; the times must be theirs, or spans point elsewhere."""
     values = np.repeat(np.arange(50, dtype=np.float32)[:, None], 3, axis=1)
     long = Row("v", bytes(32), values, np.arange(50) * 0.5, np.ones(50, bool), 25.0)
     root = clip_store(tmp_path / "store", [long])
@@ -83,10 +83,10 @@ def test_what_cannot_be_written_is_listed_with_its_reason(tmp_path: Path) -> Non
     bad = clip_row("nan")
     bad.values[3, 2] = np.nan
     root = clip_store(tmp_path / "store", [clip_row("good"), bad, clip_row("hurt")])
-    spec = load(root).features["clip"].current
-    failure = Failure("broken", "clip", spec, "corrupt", True, "no frames", "broken.mp4", "", 1)
+    spec_digest = load(root).features["clip"].current
+    failure = Failure("broken", "clip", spec_digest, "corrupt", True, "no frames", "broken.mp4", "", 1)
     commit(root, Changes(failures=[failure]))
-    (shard,) = feature_directory(root, "clip", spec).glob("*.h5")
+    (shard,) = feature_directory(root, "clip", spec_digest).glob("*.h5")
     data = shard.read_bytes()
     at = data.index(clip_row("hurt").values.tobytes())
     shard.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
@@ -118,7 +118,7 @@ def test_a_value_that_float32_cannot_hold_is_not_written_as_infinity(tmp_path: P
         ("inside", "inside the store"),
         ("ragged", r"key 'b' is \[5, 6\] beside \[32, 6\]"),
         ("maps", r"key 'a' is \[3, 2, 2\]"),
-        ("target", "there is lance, music_avqa, nextgqa"),
+        ("target", r"unknown \(available: lance, music_avqa, nextgqa"),
         ("layout", "layout 'x'"),
         ("options", "neither --dataset-name"),
         ("split", "name '../x'"),
@@ -233,7 +233,7 @@ def test_split_files(tmp_path: Path, name: str, text: str, keys: list[str]) -> N
         ("a.csv", "video_id,x\n7,1\n,2\n", "entry 2: key '': a video key must not be empty"),
         ("a.json", "[28]", "entry 1: 28 is not a video id"),
         ("a.json", '[{"video": "7"}]', "entry 1: None is not a video id"),
-        ("a.json", "[", "not readable as JSON"),
+        ("a.json", "[", "cannot be read as JSON"),
         ("a.txt", "", "lists no video"),
     ],
 )

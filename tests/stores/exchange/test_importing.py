@@ -1,4 +1,4 @@
-"""Imports of legacy files: exact, repeatable, and one line for what cannot be used."""
+"""Imports of feature files of another tool: exact, repeatable, and one line for what cannot be used."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def test_hdf5_round_trip_is_exact_with_times(tmp_path: Path) -> None:
     result = import_files(tmp_path / "back", [tmp_path / "out"], "clip", times=files)
     assert (result.rows, result.added, result.times_unknown, result.failed) == (3, 3, 0, {})
     for other in (tmp_path / "back", tmp_path / "out"):
-        found = compared(root, other)
-        assert found.ok and found.identical == found.common == 3 and found.worst == []
+        comparison = compared(root, other)
+        assert comparison.ok and comparison.identical == comparison.common == 3 and comparison.worst == []
     with Store.open(root, lease=False) as old, Store.open(tmp_path / "back", lease=False) as new:
         for key in old.keys("clip"):
             np.testing.assert_array_equal(old.times("clip", key), new.times("clip", key))
@@ -146,7 +146,7 @@ def test_an_import_that_was_killed_before_its_commit_goes_on(tmp_path: Path, mon
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(importing, "_SHARD_BYTES", 90)  # two rows a shard
+        patch.setattr(importing, "SHARD_MB", 90e-6)  # two rows per shard
         patch.setattr(importing, "commit", killed)
         with pytest.raises(KeyboardInterrupt):
             import_files(tmp_path / "store", [source], "clip")
@@ -195,7 +195,7 @@ def test_extracted_rows_are_not_retired_unasked(tmp_path: Path) -> None:
 
 
 def _bad_source(folder: Path, case: str) -> tuple[list[Path], dict[str, Any]]:
-    """The sources and options of one kind of bad input."""
+    """Return the sources and options of one kind of bad input."""
     good = numbers(2, 4, 3)
     h5, npy = folder / "x.h5", folder / "npy"
     if case in ("pickle", "zip", "truncated", "empty", "scalar", "vector", "no steps", "shapes", "dtypes", "text"):
@@ -243,9 +243,9 @@ def _bad_source(folder: Path, case: str) -> tuple[list[Path], dict[str, Any]]:
     ("case", "message"),
     [
         ("pickle", r"v\.npy: key 'v': .*[Oo]bject"),
-        ("zip", r"v\.npy: key 'v': not a readable"),
-        ("truncated", r"v\.npy: key 'v': not a readable"),
-        ("empty", r"v\.npy: key 'v': not a readable"),
+        ("zip", r"v\.npy: key 'v': cannot be read as a .npy array"),
+        ("truncated", r"v\.npy: key 'v': cannot be read as a .npy array"),
+        ("empty", r"v\.npy: key 'v': cannot be read as a .npy array"),
         ("scalar", r"v\.npy: key 'v': is \[\]"),
         ("vector", r"v\.npy: key 'v': is \[4\]"),
         ("no steps", r"v\.npy: key 'v': "),
@@ -256,13 +256,13 @@ def _bad_source(folder: Path, case: str) -> tuple[list[Path], dict[str, Any]]:
         ("twice in two", r"y\.h5: key 'v': appears twice \(also in .*x\.h5"),
         ("lengths", r"x\.h5: dataset 'CLIPL_I' is \[3, 4, 3\] beside \[2\] ids"),
         ("pooled", r"x\.h5: dataset 'CLIPL_I' is \[2, 3\]"),
-        ("no ids", r"x\.h5: no dataset 'vid' or 'ids' \(there is: CLIPL_I\)"),
-        ("no features", r"x\.h5: which dataset"),
-        ("two features", r"x\.h5: which dataset\? there is: CLIPL_I, other"),
-        ("dataset", r"x\.h5: no dataset 'RES_I' \(there is: CLIPL_I\)"),
-        ("not hdf5", r"x\.h5: not readable as HDF5"),
+        ("no ids", r"x\.h5: no dataset 'vid' or 'ids' \(available: CLIPL_I\)"),
+        ("no features", r"x\.h5: no dataset beside the ids"),
+        ("two features", r"x\.h5: several datasets beside the ids; .*\(available: CLIPL_I, other\)"),
+        ("dataset", r"x\.h5: no dataset 'RES_I' \(available: CLIPL_I\)"),
+        ("not hdf5", r"x\.h5: cannot be read as HDF5"),
         ("times", r"t\.json: key 'v': must be a list of finite seconds"),
-        ("few times", r"x\.h5: key 'v': 4 steps, the times have 2"),
+        ("few times", r"x\.h5: key 'v': 4 steps, but 2 times"),
         ("no times", r"t\.json: has times of other videos only"),
     ],
 )

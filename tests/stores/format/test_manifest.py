@@ -41,7 +41,7 @@ def test_open_without_a_store(tmp_path: Path) -> None:
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(StoreFormatError, match=r"not a store and not empty \(holds 'notes.txt'\)"):
+    with pytest.raises(StoreFormatError, match=r"not a store and not empty \(contains 'notes.txt'\)"):
         create_store(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
@@ -50,11 +50,11 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     ("identity", "message"),
     [
         ('{"format": "reelstore", "format_version": 3}', "format 3 is newer than format 2"),
-        ('{"format": "reelstore", "format_version": 0}', "there is no format 0"),
-        ('{"format": "reelstore"}', "there is no format None"),
+        ('{"format": "reelstore", "format_version": 0}', "0 is not a format version"),
+        ('{"format": "reelstore"}', "None is not a format version"),
         ('{"format": "zarr", "format_version": 1}', "not a reelstore store"),
         ("[]", "not a reelstore store"),
-        ("{", "not readable"),
+        ("{", "cannot be read"),
     ],
 )
 def test_other_identities_are_refused_by_name(tmp_path: Path, identity: str, message: str) -> None:
@@ -84,7 +84,7 @@ def test_an_unknown_field_is_damage(tmp_path: Path) -> None:
 
 def test_a_missing_version_is_named_with_those_that_exist(tmp_path: Path) -> None:
     root = store_with(tmp_path / "store", "a")
-    with pytest.raises(StoreNotFoundError, match=r"0000000009\.json: no such version \(there is 0…1\)"):
+    with pytest.raises(StoreNotFoundError, match=r"0000000009\.json: no such version \(available: 0…1\)"):
         Store.open(root, version=9)
 
 
@@ -127,7 +127,7 @@ def test_nfs_reports_eexist_for_a_link_that_it_made(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(os, "link", link)
     assert commit_rows(root, [row("b")]).version == 2
-    assert versions(root) == [0, 1, 2]  # not once more as version 3
+    assert versions(root) == [0, 1, 2]  # and not a second time as version 3
     assert set(row_digests(root)) == {("demo", "a"), ("demo", "b")}
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from stores.commit import Changes, commit, create_store, place_shard
-from stores.format.mapped import empty_apart, map_file
+from stores.format.mapped import empty_half_page_off, map_file
 from tests._helpers.building import row, write_shard
 from tests.conftest import ROOT
 
@@ -49,7 +49,7 @@ def test_files_that_cannot_be_mapped_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("nbytes", [1, 4096, 100_000])
 def test_targets_of_copies_lie_half_a_page_from_rows(nbytes: int) -> None:
-    target = empty_apart(nbytes)
+    target = empty_half_page_off(nbytes)
     assert target.shape == (nbytes,) and target.dtype == np.uint8
     assert target.ctypes.data % 4096 == 2048
 
@@ -57,7 +57,7 @@ def test_targets_of_copies_lie_half_a_page_from_rows(nbytes: int) -> None:
 def test_a_reader_holds_more_shards_than_file_descriptors(tmp_path: Path) -> None:
     root = create_store(tmp_path / "store")
     receipts = [write_shard(root, [row(f"v{number}")]) for number in range(40)]
-    placed = [each for receipt in receipts for each in place_shard(root, receipt)]
+    placed = [place for receipt in receipts for place in place_shard(root, receipt)]
     commit(root, Changes(placed=placed, shards=receipts, current={"demo": receipts[0].spec_digest}))
     code = (
         "import resource, sys; from stores import Store;"

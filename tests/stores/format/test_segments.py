@@ -16,7 +16,7 @@ from stores.format.segments import FANOUT, SegmentLog, SegmentRef, log_schema
 
 SCHEMA = log_schema([pa.field("value", pa.int64(), nullable=False)])
 
-# None removes the key; a small alphabet makes overrides and repeats within one append common.
+# None removes the key. A small alphabet makes overrides and repeats within one append common.
 keys = st.one_of(st.binary(max_size=6), st.sampled_from([b"", b"\0", b"a", b"a\0", b"b", "ключ".encode(), b"\xff\xfe"]))
 appends = st.lists(st.lists(st.tuples(keys, st.one_of(st.none(), st.integers(-5, 5))), max_size=12), max_size=25)
 

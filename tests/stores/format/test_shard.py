@@ -1,4 +1,4 @@
-"""One shard, written by us and read by h5py, hashlib and os.stat."""
+"""One shard, written by this package and read by h5py, hashlib and os.stat."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ from hypothesis import strategies as st
 from stores.commit import create_store, write_spec
 from stores.errors import InvalidKeyError, StoreDamageError, StoreError
 from stores.format.layout import feature_directory
+from stores.format.receipts import read_receipt
 from stores.format.rows import Receipt, Row
-from stores.format.shard import ShardReader, ShardWriter, read_receipt
+from stores.format.shard import ShardReader, ShardWriter
 from tests._helpers.building import SPEC, files_under, flip, row, staged_is_empty, write_shard
 
 HARD_KEYS = [
@@ -83,17 +84,17 @@ def assert_reader_reads(path: Path, receipt: Receipt, rows: list[Row]) -> None:
     reader = ShardReader(path, receipt)
     assert reader.problems() == []
     for index, expected in enumerate(sorted(rows, key=lambda row: row.key.encode())):
-        found = reader.row(index, reader.key(index), reader.cache_key(index))
-        np.testing.assert_array_equal(found.values, expected.values)
-        assert found.values.dtype == expected.values.dtype and found.values.shape == expected.values.shape
-        np.testing.assert_array_equal(found.time_s, expected.time_s)
-        np.testing.assert_array_equal(found.valid, expected.valid)
-        assert (found.key, found.cache_key, found.media) == (expected.key, expected.cache_key, expected.media)
-        assert (found.duration_s, found.clip_start_s) == (expected.duration_s, expected.clip_start_s)
+        stored = reader.row(index, reader.key(index), reader.cache_key(index))
+        np.testing.assert_array_equal(stored.values, expected.values)
+        assert stored.values.dtype == expected.values.dtype and stored.values.shape == expected.values.shape
+        np.testing.assert_array_equal(stored.time_s, expected.time_s)
+        np.testing.assert_array_equal(stored.valid, expected.valid)
+        assert (stored.key, stored.cache_key, stored.media) == (expected.key, expected.cache_key, expected.media)
+        assert (stored.duration_s, stored.clip_start_s) == (expected.duration_s, expected.clip_start_s)
         if expected.published_time_s is None:
-            assert found.published_time_s is None
+            assert stored.published_time_s is None
         else:
-            np.testing.assert_array_equal(found.published_time_s, expected.published_time_s)
+            np.testing.assert_array_equal(stored.published_time_s, expected.published_time_s)
     reader.close()
 
 
@@ -156,12 +157,12 @@ def test_equal_members_give_equal_bytes_in_another_process(root: Path) -> None:
         "rows = [row(k, media=dict.fromkeys({'c', 'a', 'b'}, 1)) for k in {'x', 'y', 'z', 'ü'}]; "
         "print(write_shard(Path(sys.argv[1]), rows).sha256)"
     )
-    found = set()
+    outputs = set()
     for seed in ("1", "2", "77"):
         environment = {**os.environ, "PYTHONHASHSEED": seed, "TZ": "Asia/Tokyo"}
         command = [sys.executable, "-c", script, str(root)]
-        found.add(subprocess.run(command, env=environment, capture_output=True, check=True, text=True).stdout)
-    assert len(found) == 1
+        outputs.add(subprocess.run(command, env=environment, capture_output=True, check=True, text=True).stdout)
+    assert len(outputs) == 1
 
 
 def test_rows_are_read_only_views_of_one_map(root: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-# What is written into a store that no crash point brackets: spooled rows, which nobody reads after a crash.
+# The only writes that no crash points enclose: spooled rows, which nobody reads after a crash.
 SPOOL_WRITES = {"write", "lseek", "close"}
 CHANGES = {
     *("write", "writev", "pwrite64", "pwritev", "pwritev2", "sendfile", "copy_file_range", "splice"),
@@ -53,7 +53,7 @@ def changes_a_file(call: str, rest: str) -> bool:
 
 
 def escapes(root: Path, marks: Path, lines: list[str]) -> tuple[int, list[str]]:
-    """(number of changes seen, those that no pair of crash points brackets)."""
+    """Return the number of changes seen, and those that no pair of crash points encloses."""
     inside = f"{root}/"
     bracketed = False
     seen, escaped = 0, []

@@ -20,7 +20,7 @@ from tests._helpers.question_worlds import put_questions, put_table, question, w
 
 
 def findings(report: Report) -> dict[tuple[str, str], tuple[int, int, tuple[str, ...]]]:
-    return {(found.name, found.kind): (found.count, found.total, found.keys) for found in report.findings}
+    return {(finding.name, finding.kind): (finding.count, finding.total, finding.keys) for finding in report.findings}
 
 
 def printed(report: Report, **how: Any) -> str:
@@ -36,12 +36,12 @@ def test_a_complete_store_passes(tmp_path: Path) -> None:
     assert report.findings == [] and report.rows == {"maps": 4, "sound": 4}
     assert printed(report).count("complete") == 2
     shallow = check(Store.open(root), ["maps"], "train")
-    assert "values not looked at" in printed(shallow)
+    assert "values not checked" in printed(shallow)
 
 
 @pytest.fixture
 def bad(tmp_path: Path) -> Store:
-    """A feature ``demo`` (T = 3) with one row of each fault, and one that is merely silent."""
+    """A feature ``demo`` (T = 3) with one row for each fault, and one that is merely silent."""
     root = create_store(tmp_path / "store")
     rows = {key: row(key) for key in ("good", "nan", "inf", "zero", "silent")}
 
@@ -79,12 +79,12 @@ def test_what_is_not_allowed_stops_training_in_one_line(bad: Store) -> None:
     report = check(bad, ["demo"], "train", deep=True)
     with pytest.raises(IncompleteError) as raised:
         report.require(allow=["mixed_numerics", "all_zero"])
-    told = str(raised.value)
-    assert "\n" not in told and "'demo': 2 of 9 videos without a row ('absent', 'gone')" in told
-    assert "T is 1, 5 and not 3" in told and told.endswith("allow: missing, steps, not_finite")
-    assert "mixed" not in told
+    message = str(raised.value)
+    assert "\n" not in message and "'demo': 2 of 9 videos without a row ('absent', 'gone')" in message
+    assert "T is 1, 5, not 3" in message and message.endswith("allow: missing, steps, not_finite")
+    assert "mixed" not in message
     report.require(allow=["missing", "steps", "not_finite", "all_zero", "mixed_numerics"])
-    with pytest.raises(StoreError, match="allow='nan': findings are missing, steps"):
+    with pytest.raises(StoreError, match=r"allow='nan': unknown kind of finding \(available: missing, steps"):
         report.require(allow=["nan"])
     shown = printed(report, allow=["missing"])
     assert "'absent', 'gone'" in shown and "rows with NaN or Inf" in shown

@@ -31,7 +31,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def same(left: Any, right: Any) -> bool:
-    """Equality of batches, fields and tensors alike."""
+    """Return whether two batches are equal, field by field."""
     if isinstance(left, torch.Tensor):
         return left.dtype == right.dtype and torch.equal(left.nan_to_num(-1), right.nan_to_num(-1))
     if isinstance(left, dict):
@@ -83,7 +83,7 @@ def test_items_follow_the_table_by_part_then_row(root: Path) -> None:
     assert star.questions.ids == ["d_5", "a_5"]
     np.testing.assert_array_equal(star[0].features["maps"][0], maps("d").values.astype(np.float32))
     with pytest.raises(
-        StoreError, match=r"no questions of 'star/test' .*there is: nextgqa/train, star/train, star/val"
+        StoreError, match=r"no questions of 'star/test' .*available: nextgqa/train, star/train, star/val"
     ):
         QuestionDataset(root, "test", ["maps"], dataset="star")
 
@@ -129,17 +129,17 @@ def test_graphs_and_embeddings_are_joined_by_question_and_by_text(root: Path) ->
     np.testing.assert_array_equal(batch.embeddings["nodes"][0, 2], where["n12"])
     np.testing.assert_array_equal(batch.embeddings["question"][1], where["what happens in a (0)?"])
     put_embeddings("def456", texts[:-1], -vectors[:-1])
-    with pytest.raises(StoreError, match=r"of which text encoder\? \(there is: abc123, def456\)"):
+    with pytest.raises(StoreError, match=r"embeddings of several text encoders \(available: abc123, def456\)"):
         QuestionDataset(root, "train", ["maps"], embeddings=["question"])
-    with pytest.raises(StoreError, match=r"no embedding of the text for 1 of them: 'what happens in d \(1\)\?'"):
+    with pytest.raises(StoreError, match=r"no embedding for 1 text: 'what happens in d \(1\)\?'"):
         QuestionDataset(root, "train", ["maps"], embeddings=["question"], encoder="def")
     put_questions(root, "nextgqa", "val", [question("a", 9)])
-    with pytest.raises(StoreError, match="no graph for 1 of them: 'a_9'"):
+    with pytest.raises(StoreError, match="no graph for 1 question: 'a_9'"):
         QuestionDataset(root, "val", ["maps"], graphs=True)
 
 
 def music(root: Path) -> None:
-    """Train and test questions of the same videos, as MUSIC-AVQA splits them."""
+    """Make train and test questions about the same videos, as MUSIC-AVQA splits them."""
     kinds = ("Audio", "Visual", "Audio-Visual")
     for split, numbers in (("train", (0, 1, 2, 3)), ("test", (4, 5))):
         rows = [
@@ -165,7 +165,7 @@ def test_a_video_comes_with_all_questions_of_its_split_and_no_other(root: Path) 
     assert batch.q_mask.tolist() == [[True] * 3, [True, True, False]]
     np.testing.assert_array_equal(batch.features["sound"][1], sound("a").values)
     everything = train.__getitems__(list(range(len(train))))
-    shown = {each for row in everything.question_ids for each in row} - {""}
+    shown = {question_id for row in everything.question_ids for question_id in row} - {""}
     held_out = set(test.questions.ids)
     assert shown == set(train.questions.ids) and len(shown) == 15
     assert len(held_out) == 8 and not shown & held_out
@@ -203,12 +203,12 @@ def test_a_batch_that_is_held_is_never_overwritten(root: Path) -> None:
     addresses = {part.untyped_storage().data_ptr() for part in held}
     assert len(addresses) == 4
     del part, held
-    assert dataset[0].features["large"].untyped_storage().data_ptr() in addresses  # the memory is used again
+    assert dataset[0].features["large"].untyped_storage().data_ptr() in addresses  # the memory is reused
 
 
 @pytest.mark.parametrize("preload", ["disk", "cuda:99"])
 def test_preloading_where_nothing_can_be_kept_is_refused(root: Path, preload: str) -> None:
-    with pytest.raises(StoreError, match=rf"preload='{preload}': it is True, 'ram' or a GPU"):
+    with pytest.raises(StoreError, match=rf"preload='{preload}': use True, 'ram' or a GPU"):
         QuestionDataset(root, "train", ["maps"], preload=preload)
 
 
@@ -229,7 +229,7 @@ def test_workers_give_the_same_batches(root: Path, method: str, used_before: boo
     music(root)
     dataset = VideoDataset(root, "train", {"maps": View("maps"), "sound": View("sound", dtype=None)}, "music_avqa")
     items: list[list[Any]] = [[0, 1], [(2, (0,)), 3], [3, 0]]
-    expected = [dataset.__getitems__(each) for each in items]
+    expected = [dataset.__getitems__(indices) for indices in items]
     if not used_before:
         dataset = pickle.loads(pickle.dumps(dataset))
     context = multiprocessing.get_context(method)
@@ -248,7 +248,7 @@ def test_workers_give_the_same_batches(root: Path, method: str, used_before: boo
 def test_reading_ahead_keeps_order_and_errors(root: Path) -> None:
     dataset = QuestionDataset(root, "train", ["maps"])
     batches = [[number, (number + 3) % 8] for number in range(8)]
-    expected = [dataset.__getitems__(each) for each in batches]
+    expected = [dataset.__getitems__(indices) for indices in batches]
     for threads in (1, 3):
         got = list(read_ahead(dataset, batches, depth=3, threads=threads))
         assert all(same(one, other) for one, other in zip(got, expected, strict=True))
@@ -270,10 +270,10 @@ def test_batches_move_together(root: Path) -> None:
 def test_caveats_are_told_once_when_a_dataset_is_made(root: Path) -> None:
     spec = {**SPEC, "random_weights": True}
     commit_rows(root, [row(key) for key in "abcd"], feature="demo", spec=spec)
-    with pytest.warns(UserWarning, match="feature 'demo' was made with random weights") as told:
+    with pytest.warns(UserWarning, match="feature 'demo' was made with random weights") as caught:
         dataset = QuestionDataset(root, "train", ["demo", "maps"])
         dataset.__getitems__([0, 1])
-    assert len(told) == 1 and told[0].filename == __file__
+    assert len(caught) == 1 and caught[0].filename == __file__
 
 
 def test_a_name_pins_a_spec(root: Path) -> None:

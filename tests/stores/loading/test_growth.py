@@ -20,7 +20,7 @@ from tests._helpers.question_worlds import MAPS, maps, put_questions, question, 
 
 
 def refresh(root: Path, content: int) -> None:
-    """What a refresh does to a store: new rows, a video less, other questions; then compact, and gc without grace."""
+    """Do what a refresh does: new rows, one video fewer, other questions; then compact, and gc without grace."""
     commit_rows(root, [row(key, content, steps=6, step_shape=(2, 2, 3)) for key in "abcd"], feature="maps", spec=MAPS)
     commit(root, Changes(removed=[("maps", "a")]))
     put_questions(root, "nextgqa", "train", [question("b", content)])

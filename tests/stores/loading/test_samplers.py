@@ -56,7 +56,7 @@ def test_order_follows_seed_and_epoch() -> None:
 
 
 def test_an_order_is_uniform() -> None:
-    """Each item comes first about equally often: chi-squared of 2,000 epochs of 10 items, 99.99 % quantile 33.7."""
+    """Every item comes first about equally often: chi-squared over 2,000 epochs of 10 items, 99.99 % quantile 33.7."""
     sampler = ShuffleSampler(10, seed=1)
     counts = np.bincount([epoch(sampler, number)[0] for number in range(2000)], minlength=10)
     assert ((counts - 200) ** 2 / 200).sum() < 33.7
@@ -134,7 +134,7 @@ def test_another_order_is_not_resumed(other: BatchSampler, names: str) -> None:
 
 
 def test_the_state_of_another_kind_of_sampler_is_not_resumed() -> None:
-    with pytest.raises(StoreError, match="not the state of such a sampler, it has no 'batch_size'"):
+    with pytest.raises(StoreError, match="the state belongs to another kind of sampler, it has no 'batch_size'"):
         BatchSampler(ShuffleSampler(20), 4).load_state_dict(ShuffleSampler(20).state_dict())
     with pytest.raises(StoreError, match="it has no 'seed'"):
         ShuffleSampler(20).load_state_dict(BatchSampler(ShuffleSampler(20), 4).state_dict())
@@ -192,7 +192,7 @@ def test_all_questions_by_default(videos: VideoDataset) -> None:
 def test_a_cap_chooses_without_replacement(videos: VideoDataset) -> None:
     sampler = CollectiveSampler(videos, 4, n_max=3, seed=5)
     chosen = [dict(item for batch in epoch(sampler, number) for item in batch)[0] for number in range(200)]
-    assert all(len(set(each)) == 3 and list(each) == sorted(each) for each in chosen)
+    assert all(len(set(choice)) == 3 and list(choice) == sorted(choice) for choice in chosen)
     assert set().union(*chosen) == set(range(6)) and len(set(chosen)) > 10
     counts = np.bincount(np.concatenate(chosen), minlength=6)
     assert counts.min() > 60  # of 100 expected
@@ -213,7 +213,7 @@ def test_quotas_hold_by_modality_and_pass_over_videos_without(videos: VideoDatas
 
 
 def test_the_choice_is_the_videos_own(videos: VideoDataset) -> None:
-    """Neither batch size, rank, nor other videos change which questions of a video come in an epoch."""
+    """Batch size, rank and other videos do not change which questions of a video an epoch uses."""
 
     def by_video(batch_size: int, **order: Any) -> dict[int, tuple[int, ...]]:
         return dict(
@@ -230,8 +230,8 @@ def test_the_choice_is_the_videos_own(videos: VideoDataset) -> None:
         "import numpy as np, hashlib; video = int.from_bytes(hashlib.blake2b(b'p', digest_size=8).digest(), 'little');"
         "print(tuple(sorted(np.random.default_rng((7, 3, video)).permutation(6)[:2].tolist())))"
     )
-    told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True, check=True)
-    assert told.stdout.strip() == str(alone[0])
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True, check=True)
+    assert done.stdout.strip() == str(alone[0])
 
 
 def test_batches_of_distinct_videos_reach_a_loader(videos: VideoDataset) -> None:

@@ -1,4 +1,4 @@
-"""Views: which bytes are asked for, and what comes of them."""
+"""Views: which bytes are read, and what becomes of them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def chosen(array: Array, steps: object) -> Array:
-    """The same choice, by numpy."""
+    """Select the same steps with numpy."""
     if isinstance(steps, int):
         steps = [steps]
     return array if steps is None else array[np.array(steps, int) if isinstance(steps, list) else steps]
@@ -48,11 +48,11 @@ def test_a_view_is_what_numpy_indexing_gives(store: Store, steps: object, dtype:
         rows = ResidentRows(rows, "cpu")  # type: ignore[arg-type]
     got = rows.gather([2, 0, 2], Buffers())
     wanted = [maps(key) for key in ("c", "a", "c")]
-    expected = torch.from_numpy(np.stack([chosen(each.values, steps) for each in wanted]))
+    expected = torch.from_numpy(np.stack([chosen(row.values, steps) for row in wanted]))
     assert got.values.dtype == (torch.float16 if dtype is None else getattr(torch, dtype))
     assert torch.equal(got.values, expected.to(got.values.dtype))
-    assert torch.equal(got.times, torch.from_numpy(np.stack([chosen(each.time_s, steps) for each in wanted])))
-    assert torch.equal(got.valid, torch.from_numpy(np.stack([chosen(each.valid, steps) for each in wanted])))
+    assert torch.equal(got.times, torch.from_numpy(np.stack([chosen(row.time_s, steps) for row in wanted])))
+    assert torch.equal(got.valid, torch.from_numpy(np.stack([chosen(row.valid, steps) for row in wanted])))
     assert (got.times.dtype, got.valid.dtype) == (torch.float64, torch.bool)
 
 
@@ -142,7 +142,7 @@ FRAME = 7 * 7 * 1024 * 2
 
 @pytest.fixture
 def cold(tmp_path: Path) -> tuple[FeatureRows, Store, Path]:
-    """A shard of Swin-B maps of which no page is in the page cache, opened by a store and by a view of one frame."""
+    """A shard of Swin-B maps without a page in the page cache, opened by a store and by a view of one frame."""
     root = create_store(tmp_path / "store")
     commit_rows(root, [row(key, steps=12, step_shape=(7, 7, 1024)) for key in KEYS], feature="swin", spec=SWIN)
     store = Store.open(root)
@@ -161,7 +161,7 @@ def test_a_frame_touches_two_pages_more_than_its_bytes_at_most(cold: tuple[Featu
     rows, store, path = cold
     store.step("swin", "c", 7).sum()
     assert resident_pages(path) <= pages(FRAME) + 2
-    assert make_cold(path) or True  # its mapped pages stay; what follows counts on top of them
+    assert make_cold(path) or True  # its mapped pages stay; the counts below come on top of them
     before = resident_pages(path)
     got = rows.frames([0, 1], [3, 9], Buffers())
     assert torch.equal(got[1], torch.from_numpy(row("b", steps=12, step_shape=(7, 7, 1024)).values[9]))

@@ -1,4 +1,4 @@
-"""Compaction changes where rows lie, and nothing else."""
+"""Compaction changes the places of rows, and nothing else."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests._helpers.building import (
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Twelve shards of one row, as a store has that grows by single videos."""
+    """A store that grew by single videos: twelve shards of one row."""
     root = store_with(tmp_path / "store")
     for index in range(12):
         commit_rows(root, [row(f"video {index}")])
@@ -68,11 +68,11 @@ def test_the_result_does_not_depend_on_the_order_of_arrival(root: Path, tmp_path
     for index in reversed(range(12)):
         commit_rows(other, [row(f"video {index}")])
     digests = []
-    for each in (root, other):
-        compact(each)
-        (shard,) = shards(each)
+    for folder in (root, other):
+        compact(folder)
+        (shard,) = shards(folder)
         digests.append(
-            json.loads((each / shard).with_suffix(".json").read_bytes().split(b',"seal"')[0] + b"}")["sha256"]
+            json.loads((folder / shard).with_suffix(".json").read_bytes().split(b',"seal"')[0] + b"}")["sha256"]
         )
     assert digests[0] == digests[1]
 

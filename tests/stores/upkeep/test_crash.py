@@ -21,7 +21,7 @@ from tests._helpers.building import row_digests
 
 @pytest.fixture
 def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """In memory where there is such a filesystem: thousands of fsyncs."""
+    """A folder in memory, if there is such a filesystem, since the test makes thousands of fsyncs."""
     monkeypatch.setattr(segments, "FANOUT", segments.FANOUT)  # the scenario lowers it
     path = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
     yield path
@@ -29,7 +29,7 @@ def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def run_until(root: Path, last: int) -> int | None:
-    """Run the scenario in a forked child that is killed at crash point ``last``; None if it came to its end."""
+    """Run the scenario in a forked child that is killed at crash point ``last``; return None if it ended before."""
     child = os.fork()
     if child == 0:
         passed = 0
@@ -58,7 +58,7 @@ def run_until(root: Path, last: int) -> int | None:
 def assert_recovers(root: Path, undisturbed: dict[tuple[str, str], str]) -> None:
     try:
         result = verify(root, deep=True)
-    except StoreNotFoundError:  # killed before the store was there
+    except StoreNotFoundError:  # killed before the store existed
         create_store(root)
         result = verify(root, deep=True)
     assert result.problems == []

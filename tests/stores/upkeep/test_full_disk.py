@@ -31,7 +31,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def commit_in_child(root: Path, key: str, limit: int | None = None) -> bool:
-    """Whether a commit went through, in a process of its own (HDF5 keeps a file that it could not write open)."""
+    """Return whether a commit succeeded, in its own process (HDF5 keeps a file open that it could not write)."""
     child = os.fork()
     if child == 0:
         status = 3
@@ -68,7 +68,7 @@ def test_a_disk_that_fills_up(small_disk: Path) -> None:
         outcomes.append(commit_in_child(root, f"k{free}"))
         expected |= {f"k{free}"} if outcomes[-1] else set()
         assert_unharmed(root, expected)
-        assert list((root / "staging").iterdir()) == []  # what was begun does not fill the disk further
+        assert list((root / "staging").iterdir()) == []  # unfinished files do not fill the disk further
         filler.unlink()
     assert outcomes[0] is False and outcomes[-1] is True
     assert commit_in_child(root, "later")

@@ -60,12 +60,12 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def root(template: Path, tmp_path: Path) -> Path:
-    """A store of the test's own to harm."""
+    """A copy of the store that a test may damage."""
     return shutil.copytree(template, tmp_path / "store")
 
 
 def latest_files(root: Path) -> dict[str, list[str]]:
-    """Every kind of file that the latest version needs."""
+    """Return every kind of file that the latest version needs."""
     manifest = load(root)
     index = [ref.path for entry in manifest.features["demo"].specs.values() for ref in entry.index]
     listing = [ref.path for entry in manifest.features["demo"].specs.values() for ref in entry.shards]
@@ -151,8 +151,8 @@ def test_a_flipped_row_is_named_by_its_key_also_without_deep(root: Path) -> None
             start = values.id.get_offset() + int(first) * values[0].nbytes
         flip(root / shard, 8 * start)
         for deep in (False, True):
-            found = {problem.key for problem in verify(root, deep=deep).problems}
-            assert found == ({key, "alias"} if key == "clip0" else {key})
+            keys = {problem.key for problem in verify(root, deep=deep).problems}
+            assert keys == ({key, "alias"} if key == "clip0" else {key})
         flip(root / shard, 8 * start)
 
 
@@ -204,7 +204,7 @@ def test_lost_files_are_found_and_mended(root: Path, kind: str, harm: Callable[[
             held = {key for key in store.keys("demo") if store.place("demo", key)[0] == name}
     harm(root / name)
     assert not verify(root).ok
-    assert any(Path(found).stem == Path(name).stem for found in named(root))
+    assert any(Path(other).stem == Path(name).stem for other in named(root))
     repair(root)
     assert named(root) == set()
     after = row_digests(root)
@@ -258,7 +258,7 @@ def test_a_duplicate_that_lost_a_race_never_brings_a_removed_key_back(root: Path
     write_shard(root, [row("clip0")])
     manifest, shards, rows = adopt(root, load(root))
     assert (shards, rows) == (0, 0)
-    assert adopt(root, manifest) == (manifest, 0, 0)  # and is not looked at again
+    assert adopt(root, manifest) == (manifest, 0, 0)  # and is not read again
     commit(root, Changes(removed=[("demo", "clip0")]))
     adopt(root, load(root))
     assert ("demo", "clip0") not in row_digests(root)
