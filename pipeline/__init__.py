@@ -1,6 +1,6 @@
-"""The stages that fill a store (`extract`, `parse`, `cluster`), all of them in order (`refresh`), and what they share.
+"""The stages that fill a store: ``extract``, ``parse``, ``cluster``, and ``refresh``, which runs all of them in order.
 
-This face is empty on purpose: the decoding child imports ``pipeline.media`` alone, and nothing above it.
+The face is empty on purpose: the decoding child imports ``pipeline.media`` alone, and nothing above it.
 """
 
 __all__: list[str] = []

@@ -1,6 +1,8 @@
-"""Every stage of one dataset, incrementally: videos, questions, embeddings, dictionaries.
+"""Runs every stage of one dataset, incrementally: videos, questions, embeddings, dictionaries.
 
 Each stage plans for itself and computes only what changed, so a refresh of an unchanged dataset is four short plans.
+The settings of the stages are in ``pipeline/extract/config.py``, ``pipeline/parse/config.py`` and
+``pipeline/cluster/run.py``.
 """
 
 from __future__ import annotations
@@ -25,43 +27,63 @@ from stores.errors import StoreError
 
 
 class VideoStage(Section):
-    """The arguments of ``jobs/extract.py``; ``set`` holds its ``a.b=c`` overrides."""
+    """The arguments of ``jobs/extract.py``."""
 
     source: str
+    """A directory, glob or table of videos."""
     preset: str | None = None
+    """Name of a preset."""
     config: Path | None = None
+    """A configuration file instead of a preset."""
     set: tuple[str, ...] = ()
+    """Overrides, each ``a.b=c``."""
 
 
 class AnnotationStage(Section):
     """The arguments of ``jobs/parse.py`` for one file."""
 
     path: str
+    """An annotation file, or a folder that holds it under its official name."""
     format: Literal["nextgqa", "star", "music_avqa", "table"]
+    """Format of the file."""
     split: Annotated[str, Field(min_length=1)]
+    """Split of its questions."""
     dataset: str | None = None
+    """The dataset's name in the store; the format's if not given."""
     graphs: bool = True
+    """Whether to make graphs of its questions."""
 
 
 class DictionaryStage(Section):
     """The arguments of ``jobs/cluster.py`` for one dictionary."""
 
     kind: DictionaryKind
+    """``linguistic`` or ``visual``."""
     feature: str | None = None
+    """The feature of a visual dictionary; the only one that can be clustered if not given."""
     dataset: str | None = None
+    """The dataset; the only one with questions of the split if not given."""
     split: str = "train"
+    """The split whose questions choose the members."""
     settings: ClusterConfig = ClusterConfig()
+    """How the dictionary is made."""
 
 
 class Dataset(Section):
     """One dataset: where its videos and questions are, and what is made of them. Paths are relative to the file."""
 
     store: str
+    """The store directory."""
     videos: VideoStage | None = None
+    """The videos and their features."""
     annotations: tuple[AnnotationStage, ...] = ()
+    """The annotation files."""
     parse: ParseConfig = ParseConfig()
+    """How all of them are parsed."""
     option_embeddings: tuple[EncoderConfig, ...] = ()
+    """Text encoders that embed questions and options."""
     dictionaries: tuple[DictionaryStage, ...] = ()
+    """The dictionaries to make."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +102,7 @@ class RefreshResult(StageResult):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbedResult(StageResult):
-    """How embedding the questions' options ended: how many texts there are, and the spec of their encoder."""
+    """How embedding the questions' options ended: the number of texts, and the spec of their encoder."""
 
     texts: int
     encoder: Mapping[str, Any]
@@ -150,7 +172,7 @@ def refresh(
     plan_only: bool = False,
     terminal: Terminal | None = None,
 ) -> RefreshResult:
-    """Run every stage in order. A stage that leaves rows missing does not stop the next; a signal stops all.
+    """Run every stage in order. A stage that leaves rows missing does not stop the next one; a signal stops them all.
 
     Raises
     ------
@@ -158,40 +180,38 @@ def refresh(
         If the user must change something first.
     """
     stages: dict[str, StageResult] = {}
-    shown = terminal or Terminal()
-    for name, result in _stages(dataset, executor, plan_only, shown):
+    common = StageRequest(store=dataset.store, executor=executor, plan_only=plan_only)
+    for name, result in _run_stages(dataset, common, terminal or Terminal()):
         stages[name] = result
         if result.stopped_by is not None:
             return RefreshResult(stages=stages, stopped_by=result.stopped_by)
     return RefreshResult(stages=stages)
 
 
-def _stages(
-    dataset: Dataset, executor: ExecutorName, plan_only: bool, terminal: Terminal
-) -> Iterator[tuple[str, StageResult]]:
-    asked = StageRequest(store=dataset.store, executor=executor, plan_only=plan_only)
+def _run_stages(dataset: Dataset, common: StageRequest, terminal: Terminal) -> Iterator[tuple[str, StageResult]]:
+    """Yield name and result of each stage; ``common`` is what all of their requests share."""
     if dataset.videos is not None:
         terminal.line(f"videos: {dataset.videos.source}")
-        yield "videos", _extract(dataset.videos, asked, terminal)
+        yield "videos", _extract(dataset.videos, common, terminal)
     for annotation in dataset.annotations:
         terminal.line(f"questions: {annotation.path} ({annotation.format}, {annotation.split})")
         name = f"questions {annotation.dataset or annotation.format}/{annotation.split}"
-        yield name, _parse(annotation, dataset.parse, asked, terminal)
+        yield name, _parse(annotation, dataset.parse, common, terminal)
     for encoder in dataset.option_embeddings:
         terminal.line(f"option embeddings: {encoder.name}")
-        yield f"option embeddings {encoder.name}", _or_waiting(partial(_embed, encoder, asked), plan_only, terminal)
+        yield f"option embeddings {encoder.name}", _run_or_wait(partial(_embed, encoder, common), common, terminal)
     for stage in dataset.dictionaries:
         terminal.line(f"dictionary: {stage.kind}")
-        yield f"dictionary {stage.kind}", _or_waiting(partial(_cluster, stage, asked, terminal), plan_only, terminal)
+        yield f"dictionary {stage.kind}", _run_or_wait(partial(_cluster, stage, common, terminal), common, terminal)
 
 
-def _extract(stage: VideoStage, asked: StageRequest, terminal: Terminal) -> StageResult:
+def _extract(stage: VideoStage, common: StageRequest, terminal: Terminal) -> StageResult:
     config = load_config(stage.preset, stage.config, stage.set)
     return extract(
         ExtractRequest(
-            store=asked.store,
-            executor=asked.executor,
-            plan_only=asked.plan_only,
+            store=common.store,
+            executor=common.executor,
+            plan_only=common.plan_only,
             source=stage.source,
             config=config,
         ),
@@ -199,13 +219,13 @@ def _extract(stage: VideoStage, asked: StageRequest, terminal: Terminal) -> Stag
     )
 
 
-def _parse(stage: AnnotationStage, config: ParseConfig, asked: StageRequest, terminal: Terminal) -> StageResult:
+def _parse(stage: AnnotationStage, config: ParseConfig, common: StageRequest, terminal: Terminal) -> StageResult:
     without_graphs = config.model_copy(update={"graph": config.graph.model_copy(update={"enabled": False})})
     return parse(
         ParseRequest(
-            store=asked.store,
-            executor=asked.executor,
-            plan_only=asked.plan_only,
+            store=common.store,
+            executor=common.executor,
+            plan_only=common.plan_only,
             annotations=stage.path,
             format=stage.format,
             split=stage.split,
@@ -216,32 +236,32 @@ def _parse(stage: AnnotationStage, config: ParseConfig, asked: StageRequest, ter
     )
 
 
-def _or_waiting(stage: Callable[[], StageResult], plan_only: bool, terminal: Terminal) -> StageResult:
-    """Run a stage; where only a plan is asked for, what it works on may not be there yet."""
+def _run_or_wait(stage: Callable[[], StageResult], common: StageRequest, terminal: Terminal) -> StageResult:
+    """Run a stage; for a plan only, its input may not be there yet."""
     try:
         return stage()
     except (UsageError, StoreError) as error:
-        if not plan_only:
+        if not common.plan_only:
             raise
         terminal.line(f"not planned yet; it needs the stages before it to have run: {error}")
         return WaitingResult(reason=str(error))
 
 
-def _embed(config: EncoderConfig, asked: StageRequest) -> StageResult:
+def _embed(config: EncoderConfig, common: StageRequest) -> StageResult:
     encoder = config.build()
-    with Store.open(asked.store, lease=False) as store:
+    with Store.open(common.store, lease=False) as store:
         texts = option_texts(store.table("questions"))
-    if not asked.plan_only:
-        embed(Path(asked.store), encoder, texts)
+    if not common.plan_only:
+        embed(Path(common.store), encoder, texts)
     return EmbedResult(texts=len(texts), encoder=encoder.spec())
 
 
-def _cluster(stage: DictionaryStage, asked: StageRequest, terminal: Terminal) -> StageResult:
+def _cluster(stage: DictionaryStage, common: StageRequest, terminal: Terminal) -> StageResult:
     return cluster(
         ClusterRequest(
-            store=asked.store,
-            executor=asked.executor,
-            plan_only=asked.plan_only,
+            store=common.store,
+            executor=common.executor,
+            plan_only=common.plan_only,
             kind=stage.kind,
             config=stage.settings,
             feature=stage.feature,

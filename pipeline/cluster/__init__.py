@@ -1,4 +1,4 @@
-"""Members to dictionaries: embed node texts or take frames of a training split, fit k-means, write tables, commit."""
+"""Turns members into dictionaries: embed node texts or take frames of a training split, fit k-means, commit."""
 
 from pipeline.cluster.embedding import EncoderConfig, embed, option_texts
 from pipeline.cluster.run import ClusterConfig, ClusterRequest, ClusterResult, cluster, load_cluster_config

@@ -1,4 +1,4 @@
-"""Embedding strings once: what is missing in the table `embeddings` is computed, what is there stays as it is."""
+"""Embeds each string once: computes what is missing in the table ``embeddings`` and leaves the rest as it is."""
 
 from __future__ import annotations
 
@@ -24,16 +24,17 @@ from stores.format import Manifest, TablePart
 
 TABLE = "embeddings"
 _NUMERICS = b"reelstore.numerics"
-_TEXTS_AT_ONCE = 512
-_COMMIT_EVERY_S = 120.0  # a commit writes the whole part anew
+TEXTS_AT_ONCE = 512  # the encoder batches them itself; between two calls a stop is noticed and a commit is due
+COMMIT_EVERY_S = 120.0  # a commit rewrites the whole part
 
 
 class EncoderConfig(BaseModel):
-    """A text encoder by name; keys that are not listed are options of the encoder."""
+    """A text encoder by name; keys that are not listed here are options of the encoder."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
     name: str = "clip"
+    """Name of the encoder."""
 
     @model_validator(mode="after")
     def _is_buildable(self) -> EncoderConfig:
@@ -44,29 +45,35 @@ class EncoderConfig(BaseModel):
         return self
 
     def build(self) -> TextEncoder:
-        """Make the encoder (cheap: no weights are loaded). Raises ExtractorError."""
+        """Make the encoder (cheap: no weights are loaded).
+
+        Raises
+        ------
+        ExtractorError
+            If the encoder or one of its options is unknown or wrong.
+        """
         return build_text_encoder(self.name, self.model_extra or {})
 
 
 def part_name(encoder: TextEncoder) -> str:
-    """The part of `embeddings` that holds an encoder's vectors."""
+    """Return the part of ``embeddings`` that holds an encoder's vectors."""
     return encoder.digest[:16]
 
 
 def missing_texts(store: Store, encoder: TextEncoder, texts: Iterable[str]) -> list[str]:
-    """Distinct strings without a vector of this encoder, sorted."""
+    """Return the distinct strings without a vector of this encoder, sorted."""
     stored = _stored(store, encoder)
     known = set(stored.column("text").to_pylist()) if stored is not None else set()
     return sorted({text for text in texts if text not in known})
 
 
 def option_texts(questions: pa.Table) -> list[str]:
-    """What frozen text features are made of: each question, each option, and each question joined with its options.
+    """Return what frozen text features are made of: questions, options, and each question joined with its options.
 
     Parameters
     ----------
-    questions:
-        Rows of the table `questions`.
+    questions
+        Rows of the table ``questions``.
     """
     pairs = zip(questions.column("question").to_pylist(), questions.column("options").to_pylist(), strict=True)
     joined = [(question, option, f"{question} {option}") for question, options in pairs for option in options or ()]
@@ -82,15 +89,15 @@ def embed(
 ) -> int:
     """Store the vectors of strings that have none yet; return how many were computed.
 
-    The part `encoder.digest[:16]` of the table `embeddings` holds each string once, sorted; rows that are there are
-    kept, those of a run beside this one too. With nothing missing no network library is imported and nothing is
-    committed. Finished strings are committed every two minutes and when the run is stopped, so that the next one goes
-    on from there.
+    The part ``encoder.digest[:16]`` of the table ``embeddings`` holds each string once, sorted. Stored rows are kept,
+    even those that another run adds meanwhile. If nothing is missing, no network library is imported and nothing is
+    committed. Finished strings are committed every two minutes and when the run is stopped, so that the next run
+    continues from there.
 
     Raises
     ------
     PreflightError
-        The weights cannot be loaded, or the device is not there.
+        If the weights cannot be loaded, or the device is missing.
     """
     create_store(root)
     with Store.open(root, lease=False) as store:
@@ -102,15 +109,15 @@ def embed(
     fresh: list[pa.Table] = []
     last = time.monotonic()
     try:
-        for start in range(0, len(todo), _TEXTS_AT_ONCE):
-            chunk = todo[start : start + _TEXTS_AT_ONCE]
+        for start in range(0, len(todo), TEXTS_AT_ONCE):
+            chunk = todo[start : start + TEXTS_AT_ONCE]
             fresh.append(_table(chunk, _encode(model, chunk)))
             terminal.stage("embed", start + len(chunk), len(todo))
-            if time.monotonic() - last >= _COMMIT_EVERY_S:
+            if time.monotonic() - last >= COMMIT_EVERY_S:
                 _commit(root, encoder, fresh, model)
                 fresh = []
                 last = time.monotonic()
-    finally:  # a stop is no reason to lose what is finished
+    finally:  # a stop must not lose what is finished
         if fresh:
             _commit(root, encoder, fresh, model)
     terminal.close()
@@ -118,7 +125,20 @@ def embed(
 
 
 def vectors(store: Store, encoder: TextEncoder) -> tuple[dict[str, int], NDArray[np.float32]]:
-    """Row of each string, and `[U, dim] float32`. Raises StoreDamageError if the part is not there."""
+    """Read the vectors of an encoder.
+
+    Returns
+    -------
+    rows
+        String to row.
+    values
+        float32 [U, dim].
+
+    Raises
+    ------
+    StoreDamageError
+        If the encoder's part is missing.
+    """
     stored = _stored(store, encoder)
     if stored is None:
         raise StoreDamageError(f"{store.path}: table {TABLE!r} has no part {part_name(encoder)!r}")
@@ -136,8 +156,7 @@ def _stored(store: Store, encoder: TextEncoder) -> pa.Table | None:
 
 def _load(encoder: TextEncoder, run: MachineConfig) -> TextModel:
     sizing = choose(run)
-    # no decoders run beside: every CPU is the model's
-    threads = run.model_threads or sizing.cpus
+    threads = run.model_threads or sizing.cpus  # no decoders compete for them
     try:
         return encoder.load(sizing.device, threads)
     except ExtractorError as error:
@@ -157,30 +176,30 @@ def _table(texts: list[str], values: NDArray[np.float32]) -> pa.Table:
 
 
 def _commit(root: Path, encoder: TextEncoder, fresh: list[pa.Table], model: TextModel) -> None:
-    """Add rows to the encoder's part, whatever another run added to it since."""
+    """Add rows to the encoder's part, and keep what another run has added since."""
     spec = {"kind": TABLE, "encoder": encoder.spec(), "dim": encoder.dim, "random_weights": encoder.random_weights}
 
-    def merged(latest: Manifest) -> TablePart:
-        table = _merged(_stored(Store(root, latest), encoder), fresh, encoder.dim, model.numerics())
+    def update(latest: Manifest) -> TablePart:
+        table = _merge(_stored(Store(root, latest), encoder), fresh, encoder.dim, model.numerics())
         return write_table(root, TABLE, spec, table, part_name(encoder))
 
-    commit(root, Changes(updates={TABLE: {part_name(encoder): merged}}))
+    commit(root, Changes(updates={TABLE: {part_name(encoder): update}}))
 
 
-def _merged(stored: pa.Table | None, fresh: list[pa.Table], dim: int, numerics: Mapping[str, Any]) -> pa.Table:
-    """Each string once, sorted; the rows carry the numerics they were computed under."""
+def _merge(stored: pa.Table | None, fresh: list[pa.Table], dim: int, numerics: Mapping[str, Any]) -> pa.Table:
+    """Return each string once, sorted; the metadata lists the numerics under which rows were computed."""
     known = pa.array([], pa.string()) if stored is None else stored.column("text").combine_chunks()
     added = [table.filter(pc.invert(pc.is_in(table.column("text"), known))) for table in fresh]
     tables = added if stored is None else [stored, *added]
-    kinds = [*_numerics(tables[0].schema.metadata), numerics]
-    distinct = {json.dumps(kind, sort_keys=True): kind for kind in kinds}
+    every_numerics = [*_numerics(tables[0].schema.metadata), numerics]
+    distinct = {json.dumps(numerics, sort_keys=True): numerics for numerics in every_numerics}
     metadata = {_NUMERICS: json.dumps([distinct[text] for text in sorted(distinct)], sort_keys=True)}
-    # what is read back calls the inner field by another name
+    # A stored table names the inner field of its lists otherwise than a fresh one.
     schema = pa.schema([("text", pa.string()), ("vector", pa.list_(pa.float32(), dim))])
     rows = pa.concat_tables([table.cast(schema) for table in tables]).sort_by("text").combine_chunks()
     return rows.replace_schema_metadata(metadata)
 
 
 def _numerics(metadata: Mapping[bytes, bytes] | None) -> list[dict[str, Any]]:
-    kinds: list[dict[str, Any]] = json.loads((metadata or {}).get(_NUMERICS, b"[]"))
-    return kinds
+    numerics: list[dict[str, Any]] = json.loads((metadata or {}).get(_NUMERICS, b"[]"))
+    return numerics

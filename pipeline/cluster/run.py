@@ -1,4 +1,4 @@
-"""Confounder dictionaries in the store: members of the training split → vectors → k-means → tables, one commit."""
+"""Builds a confounder dictionary: members of the training split → vectors → k-means → tables, in one commit."""
 
 from __future__ import annotations
 
@@ -39,28 +39,42 @@ from pipeline.shared import (
     visual_members,
 )
 from settings import Section
-from settings.messages import available, first_few
+from settings.messages import available, first_few, plural
 from stores import Store
 from stores.commit import Changes, commit, write_table
 from stores.describe import MEMBERS, RECORD, DictionaryKind, dictionary_spec, write_card
 from stores.format import load
 
-_SHOWN = 20
+_SHOWN = 20  # about a screen of missing members or changes
 
 
 class ClusterConfig(Section):
-    """How dictionaries are made: the text encoder of the nodes, k-means, and where the encoder runs."""
+    """How dictionaries are made."""
 
     encoder: EncoderConfig = EncoderConfig()
+    """Text encoder of the nodes (linguistic)."""
     kmeans: KMeansParameters = KMeansParameters()
+    """Parameters of k-means."""
     run: MachineConfig = MachineConfig()
+    """Where the encoder runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterRequest(StageRequest):
-    """What is clustered: a kind of dictionary, of which feature (visual), of which dataset's split.
+    """What a clustering needs to know.
 
-    None for ``feature`` and ``dataset`` means the only one that the store has.
+    Attributes
+    ----------
+    kind
+        ``linguistic`` (graphs of questions) or ``visual`` (steps of a feature).
+    config
+        The configuration.
+    feature
+        The feature of a visual dictionary; the only one that can be clustered if not given.
+    dataset
+        The dataset; the only one with questions of the split if not given.
+    split
+        The split whose questions choose the members.
     """
 
     kind: DictionaryKind
@@ -72,9 +86,28 @@ class ClusterRequest(StageRequest):
 
 @dataclass(frozen=True, slots=True)
 class DictionarySummary:
-    """A dictionary, its members, and why it was or would be made.
+    """A dictionary, its members, and why it was or would be built.
 
-    ``missing`` lists members of the split without a graph or a row; ``why`` the first changes since it was made.
+    Attributes
+    ----------
+    table
+        Name of its table.
+    dataset, split
+        Where its members come from.
+    k
+        Number of clusters.
+    members
+        Number of members.
+    missing
+        Members of the split without a graph or a row, and why.
+    changes, why
+        Number of changes since it was built, and the first of them.
+    computed
+        Whether it was built now.
+    random_weights
+        Whether its vectors come from random weights, so that it is a placeholder.
+    version
+        The version of the store afterwards.
     """
 
     table: str
@@ -106,7 +139,13 @@ class ClusterResult(StageResult):
 
 
 def load_cluster_config(file: Path | None, overrides: Sequence[str]) -> ClusterConfig:
-    """A file (or the defaults) with ``a.b=c`` overrides on top. Raises ConfigError, one line."""
+    """Read a file, or the defaults, with ``a.b=c`` overrides on top, and validate.
+
+    Raises
+    ------
+    ConfigError
+        With one line that names the file and the key.
+    """
     try:
         raw = settings.read_yaml(file, str(file)) if file is not None else {}
         for text in overrides:
@@ -117,11 +156,11 @@ def load_cluster_config(file: Path | None, overrides: Sequence[str]) -> ClusterC
 
 
 def cluster(request: ClusterRequest, terminal: Terminal | None = None) -> ClusterResult:
-    """Make the store hold the dictionary, unless the stored one has these members and this recipe.
+    """Make the store hold the dictionary, unless the stored one has these members and this spec.
 
     Writes the tables ``<kind>_dictionary`` (cluster, center, mean, count, empty) and ``<kind>_dictionary_members``
     (key, step, time_s, cluster, distance, digest). Only what questions of the split refer to enters. Members without a
-    graph or a row are reported, and the dictionary is made of the others.
+    graph or a row are reported, and the dictionary is built from the others.
 
     Raises
     ------
@@ -159,10 +198,10 @@ _Rows = tuple[NDArray[np.float32], list[tuple[str, int]], list[float | None]]
 
 
 class _Maker(ABC):
-    """One dictionary: its recipe, its members now, and how they become vectors."""
+    """One dictionary: its spec, its current members, and how they become vectors."""
 
     members: Members
-    of_kind: dict[str, Any]  # what the recipe says of this kind alone
+    own_spec: dict[str, Any]  # the part of the spec that only this kind of dictionary has
 
     def __init__(self, request: ClusterRequest, store: Store) -> None:
         self.request = request
@@ -172,43 +211,43 @@ class _Maker(ABC):
 
     @abstractmethod
     def read(self) -> None:
-        """Fill ``members`` and ``of_kind``. Raises UsageError where there is none."""
+        """Fill ``members`` and ``own_spec``; raise ``UsageError`` if there is no member."""
 
     @abstractmethod
     def rows(self, root: Path, terminal: Terminal) -> _Rows:
-        """Vectors ``[N, P] float32``, (key, step) and second of each, in order of key and step."""
+        """Return the vectors, float32 [N, P], and the (key, step) and second of each, in order of key and step."""
 
     @abstractmethod
     def source(self) -> str:
-        """Whose weights made the vectors."""
+        """Return what made the vectors, for a message about its weights."""
 
     @property
     def spec(self) -> dict[str, Any]:
-        """The recipe."""
+        """The complete spec of the dictionary."""
         return {
             "kind": self.request.kind,
             "algorithm": "MiniBatchKMeans",
             **self.request.config.kmeans.model_dump(),
             "dataset": self.dataset,
             "split": self.request.split,
-            **self.of_kind,
+            **self.own_spec,
         }
 
     def changes(self) -> list[str]:
-        """Why the dictionary must be made; empty if the stored one is of this recipe and these members."""
+        """Return why the dictionary must be built; empty if the stored one has this spec and these members."""
         if self.table not in self.store.tables or self.table + MEMBERS not in self.store.tables:
             return ["not built yet"]
         if dictionary_spec(self.store, self.request.kind) != self.spec:
-            return ["its recipe changed"]
+            return ["its spec changed"]
         return differences(stored_digests(self.store, self.table), self.members.digests)
 
     def describe(self, terminal: Terminal, changes: Sequence[str]) -> None:
-        """Say what is to be done and why, and what the user should know of the members."""
-        if self.of_kind["random_weights"]:
+        """Say what is to be done and why, and what the user should know about the members."""
+        if self.own_spec["random_weights"]:
             terminal.warn(f"{self.source()} has random weights: the dictionary is a placeholder")
         if shared := self.members.shared:
-            split = self.request.split
-            terminal.warn(f"{len(shared)} videos of {split} belong to other splits too, {shared[0]!r} first")
+            videos = f"{plural(len(shared), 'video')} of {self.request.split}"
+            terminal.warn(f"other splits refer to {videos} as well: {first_few(shared, show=repr)}")
         for key, reason in list(self.members.missing.items())[:_SHOWN]:
             terminal.line(f"missing: {key!r}: {reason}")
         if (more := len(self.members.missing) - _SHOWN) > 0:
@@ -219,7 +258,7 @@ class _Maker(ABC):
             terminal.line(f"{self.table}: {members}, k={k}; reason: {first_few(changes)}")
 
     def make(self, root: Path, terminal: Terminal) -> None:
-        """Fit and publish: the clusters and their members in one commit."""
+        """Fit the clusters and publish them with their members in one commit."""
         rows, members, times = self.rows(root, terminal)
         terminal.line(f"fitting {len(rows)} × {rows.shape[1]} on one thread")
         fitted = fit_dictionary(rows, members, self.request.config.kmeans)
@@ -243,7 +282,7 @@ class _Maker(ABC):
         write_card(root)
 
     def summary(self, version: int, changes: Sequence[str]) -> DictionarySummary:
-        """Return what a script is told."""
+        """Return the dictionary in numbers."""
         return DictionarySummary(
             table=self.table,
             dataset=self.dataset,
@@ -254,7 +293,7 @@ class _Maker(ABC):
             changes=len(changes),
             why=list(changes[:_SHOWN]),
             computed=bool(changes) and not self.request.plan_only,
-            random_weights=self.of_kind["random_weights"],
+            random_weights=self.own_spec["random_weights"],
             version=version,
         )
 
@@ -273,14 +312,14 @@ class _Graphs(_Maker):
         self.members = linguistic_members(self.store, self.dataset, self.request.split)
         self._require_members("a graph; run jobs/parse.py first")
         try:
-            recipe, dim = self.encoder.spec(), self.encoder.dim
+            encoder_spec, dim = self.encoder.spec(), self.encoder.dim
         except ExtractorError as error:
             raise ConfigError(f"encoder: {error}") from error
-        self.of_kind = {
+        self.own_spec = {
             "shape": [len(NODES), dim],
             "nodes": list(NODES),
             "edges": [list(edge) for edge in EDGES],
-            "encoder": recipe,
+            "encoder": encoder_spec,
             "random_weights": self.encoder.random_weights,
         }
 
@@ -288,7 +327,7 @@ class _Graphs(_Maker):
         return f"the text encoder {self.encoder.name!r}"
 
     def rows(self, root: Path, terminal: Terminal) -> _Rows:
-        """``[N, nodes * dim]``, row-major, as the published code flattens a graph's ``[8, 768]``."""
+        """Return float32 [N, nodes * dim], row-major, as the published code flattens a graph's [8, 768]."""
         nodes = self.members.nodes
         texts = sorted({text for node_texts in nodes.values() for text in node_texts})
         count = embed(root, self.encoder, texts, self.request.config.run, terminal)
@@ -307,22 +346,22 @@ class _Frames(_Maker):
         self.feature = _choose_feature(self.store, self.request.feature)
         self.members = visual_members(self.store, self.feature, self.dataset, self.request.split)
         self._require_members(f"a row of {self.feature!r}; run jobs/extract.py first")
-        recipe = self.store.spec(self.feature)
-        self.of_kind = {
-            "shape": list(recipe["step_shape"]),
+        feature_spec = self.store.spec(self.feature)
+        self.own_spec = {
+            "shape": list(feature_spec["step_shape"]),
             "feature": self.feature,
             "feature_spec": self.store.features[self.feature].spec_digest,
-            "random_weights": bool(recipe.get("random_weights")),
+            "random_weights": bool(feature_spec.get("random_weights")),
         }
 
     def source(self) -> str:
         return f"feature {self.feature!r}"
 
     def rows(self, root: Path, terminal: Terminal) -> _Rows:
-        """``[N, D]``, filled in place: the members are in memory once."""
+        """Return float32 [N, D], filled in place: the members are in memory once."""
         valid = {key: np.flatnonzero(self.store.valid(self.feature, key)) for key in self.members.digests}
         members = [(key, int(step)) for key, steps in valid.items() for step in steps]
-        rows = np.empty((len(members), *self.of_kind["shape"]), np.float32)
+        rows = np.empty((len(members), *self.own_spec["shape"]), np.float32)
         times: list[float | None] = []
         for key, steps in valid.items():
             rows[len(times) : len(times) + len(steps)] = self.store.row(self.feature, key)[steps]
@@ -334,7 +373,7 @@ _MAKERS: Mapping[DictionaryKind, type[_Maker]] = {"linguistic": _Graphs, "visual
 
 
 def _dictionary_table(fitted: Dictionary) -> pa.Table:
-    """The table of clusters; on what its bytes depend besides members and recipe is in the schema's metadata."""
+    """Return the table of clusters; its metadata says what its bytes depend on besides members and spec."""
     size = fitted.centers.shape[1]
     table = pa.table(
         {
@@ -348,19 +387,19 @@ def _dictionary_table(fitted: Dictionary) -> pa.Table:
     return table.replace_schema_metadata({RECORD: json.dumps(record(), sort_keys=True)})
 
 
-def _choose_feature(store: Store, named: str | None) -> str:
-    """The feature to cluster: named, or the only one whose steps are vectors. Raises SourceError."""
+def _choose_feature(store: Store, name: str | None) -> str:
+    """Return the feature to cluster: the one that is named, or the only one whose steps are vectors."""
     flat = [name for name in store.features if len(store.spec(name).get("step_shape", ())) == 1]
-    if named is None and len(flat) == 1:
+    if name is None and len(flat) == 1:
         return flat[0]
-    listed = ", ".join(flat) or "none"
-    if named is None:
+    if name is None:
+        listed = ", ".join(flat) or "none"
         raise SourceError(f"{store.path}: features with one vector per step: {listed}; name one with --feature")
-    if named not in store.features:
-        raise SourceError(f"{store.path}: no feature {named!r} ({available(store.features)})")
-    if named not in flat:
-        shape = store.spec(named).get("step_shape")
+    if name not in store.features:
+        raise SourceError(f"{store.path}: no feature {name!r} ({available(store.features)})")
+    if name not in flat:
+        shape = store.spec(name).get("step_shape")
         raise SourceError(
-            f"{store.path}: feature {named!r} has steps of shape {shape}; only one vector per step can be clustered"
+            f"{store.path}: feature {name!r} has steps of shape {shape}; only one vector per step can be clustered"
         )
-    return named
+    return name

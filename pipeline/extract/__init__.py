@@ -1,4 +1,4 @@
-"""Videos to rows: plan what is missing, decode each video once, compute, write shards, commit."""
+"""Turns videos into rows: plan what is missing, decode each video once, compute, write shards, commit."""
 
 from pipeline.extract.config import PRESETS, Config, RunConfig, load_config, preset_names
 from pipeline.extract.features import Feature, ready_features

@@ -1,7 +1,8 @@
-"""Prepared steps through the towers: one row or one failure for every wanted feature of a decoded unit."""
+"""Runs the towers over prepared steps: one row or one failure for every wanted feature of a decoded unit."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,10 +17,20 @@ from pipeline.extract.units import ComputedRow, Decoded, PreparedSteps, RunConte
 from settings.messages import one_line
 from stores.format import COMPUTE, STORAGE, Array, RoundingError, Row
 
+logger = logging.getLogger("reelstore.extract.compute")
+
 
 @dataclass(slots=True)
 class Models:
-    """The loaded models of a worker, one micro-batcher per feature, and the features compared with float32 so far."""
+    """The loaded models of a worker.
+
+    Attributes
+    ----------
+    batchers
+        Feature name to the micro-batcher that runs its tower.
+    compared
+        Names of the features whose half precision was compared with float32.
+    """
 
     batchers: dict[str, MicroBatcher] = field(default_factory=dict)
     compared: set[str] = field(default_factory=set)
@@ -40,7 +51,7 @@ class Models:
 
 
 def compute_rows(context: RunContext, models: Models, units: Sequence[Decoded]) -> Iterator[ComputedRow | UnitFailure]:
-    """Run the towers over decoded units; one row or one failure per wanted feature of each."""
+    """Run the towers over decoded units; yield one row or one failure per unit and wanted feature."""
     for feature in context.features.values():
         members = {decoded.unit.keys[0]: decoded for decoded in units if feature.name in decoded.features}
         if members:
@@ -55,14 +66,16 @@ def _compute_feature(
         try:
             results = batcher.run([(key, decoded.features[feature.name].steps) for key, decoded in members.items()])
         except ModelOutputError as error:
+            logger.debug("feature %s: wrong output", feature.name, exc_info=True)
             for key in dict.fromkeys(error.keys or members):
                 decoded = members.pop(key)
                 yield UnitFailure(decoded.unit, (feature.name,), "model_error", one_line(error), decoded.source)
             continue
         except (MemoryError, RuntimeError) as error:
-            kind = "oom" if is_out_of_memory(error) else "model_error"
+            logger.debug("feature %s: not computed", feature.name, exc_info=True)
+            failure_class = "oom" if is_out_of_memory(error) else "model_error"
             for decoded in members.values():
-                yield UnitFailure(decoded.unit, (feature.name,), kind, one_line(error), decoded.source)
+                yield UnitFailure(decoded.unit, (feature.name,), failure_class, one_line(error), decoded.source)
             return
         numerics = batcher.numerics()
         for key, values in results:
@@ -75,7 +88,7 @@ def _compute_feature(
 def _compute_error(
     feature: Feature, models: Models, prepared: PreparedSteps, values: Array
 ) -> dict[str, RoundingError]:
-    """Error of computing in half precision: once per loaded model, on its first row, since it takes another forward."""
+    """Measure the error of half precision, once per loaded model, on its first row: it takes another forward."""
     places = measured_steps(prepared.samples.frame)
     if feature.name in models.compared or not len(places):
         return {}

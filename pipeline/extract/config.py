@@ -1,4 +1,8 @@
-"""Configuration: presets, files and ``--set`` merged into one validated value."""
+"""Configures an extraction: a preset or a file and ``--set``, merged into one validated value.
+
+The other stages have settings of their own: ``pipeline/parse/config.py``, ``pipeline/cluster/run.py`` and, for all of
+them together, ``pipeline/refresh.py``.
+"""
 
 from __future__ import annotations
 
@@ -27,13 +31,19 @@ class FeatureConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
 
     extractor: str
+    """Name of the extractor."""
     sampling: Mapping[str, Any]
+    """Sampling policy in its dictionary form."""
     dtype: Literal["float16", "float32"] = "float16"
+    """Type in which rows are stored."""
     micro_batch: Annotated[int, Field(ge=1, le=4096)] = 32
+    """Number of steps in one forward of the model; recorded in the numerics of a shard."""
     epoch: Annotated[int, Field(ge=0)] = 0
+    """Part of the spec; another number computes all rows anew."""
 
     @property
     def options(self) -> dict[str, Any]:
+        """The options of the extractor."""
         return dict(self.model_extra or {})
 
     def build(self) -> Extractor:
@@ -48,44 +58,54 @@ class FeatureConfig(BaseModel):
 
     @cached_property
     def policy(self) -> Policy:
+        """The sampling policy."""
         return policy_from_spec(dict(self.sampling))
 
 
 class MediaConfig(Section):
-    """How files are opened and decoded. None of the limits changes a row, so none is in a spec."""
+    """How files are opened and decoded. The limits do not change rows, so they are in no spec."""
 
     backend: Literal["pyav", "decord", "torchcodec", "nvdec"] = "pyav"
+    """Library that decodes; it is in the spec."""
     max_pixels: Annotated[int, Field(ge=1)] = Limits().max_pixels
+    """Largest picture, width times height."""
     max_duration_s: Annotated[float, Field(gt=0)] = Limits().max_duration_s
+    """Longest source, in seconds."""
     deadline_s: Annotated[float, Field(gt=0)] = 300.0
+    """Seconds that the decoding of one video may take."""
     memory_mb: Annotated[int, Field(ge=128)] = 2048
+    """Memory that a decoding child may use beyond its own size, in MiB."""
     recycle_after: Annotated[int, Field(ge=1)] = 300
+    """Number of videos after which a decoding child is replaced."""
     audio_absent: Literal["fail", "mask"] = "mask"
+    """What a video without sound gives: a failure, or steps that are not valid; it is in the spec of sound."""
 
 
 class RunConfig(MachineConfig):
     """How an extraction is spread over a machine or a cluster, and cut into shards."""
 
     decode_workers: Annotated[int, Field(ge=1)] | None = None
-    """Decoding processes; from the CPUs and the memory if not given."""
+    """Number of decoding processes; chosen from the CPUs and the memory if not given."""
     shard_mb: Annotated[float, Field(gt=0)] = 64.0
     """Size of a full shard, in MB."""
     shard_rows: Annotated[int, Field(ge=1)] = 512
-    """Rows of a full shard."""
+    """Number of rows of a full shard."""
     commit_seconds: Annotated[float, Field(gt=0)] = 30.0
     """Age at which a shard is published, full or not."""
 
 
 class SourceConfig(Section):
-    """How video keys are made from files of a directory or glob."""
+    """How a source is read."""
 
     key: Literal["stem", "relpath"] = "stem"
+    """How a file of a directory or glob gets its video key: its name without suffix, or its relative path."""
 
 
 class Config(Section):
-    """Everything that a run needs to know besides SOURCE and the store."""
+    """Everything that an extraction needs to know besides SOURCE and the store."""
 
     features: Annotated[Mapping[str, FeatureConfig], Field(min_length=1)]
+    """Name to feature."""
     media: MediaConfig = MediaConfig()
     run: RunConfig = RunConfig()
     source: SourceConfig = SourceConfig()
@@ -104,10 +124,12 @@ class Config(Section):
         return self
 
     def limits(self) -> Limits:
+        """Return the limits of decoding."""
         return Limits(max_pixels=self.media.max_pixels, max_duration_s=self.media.max_duration_s)
 
 
 def preset_names() -> list[str]:
+    """Return the names of the presets, sorted."""
     return settings.preset_names(PRESETS)
 
 

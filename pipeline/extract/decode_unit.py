@@ -1,8 +1,9 @@
-"""One unit of work: its file is copied if it is remote, decoded once, and prepared for every feature that wants it."""
+"""Decodes one unit: copies its file if it is remote, decodes it once, and prepares it for every feature."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 
 from extractors import ExtractorError
 from pipeline.extract.features import Feature
-from pipeline.extract.identity import cache_key, content_id, describe_os_error, remote_status, stamp
+from pipeline.extract.identity import cache_key, describe_os_error, hash_content, local_status, remote_status
 from pipeline.extract.plan import Unit
 from pipeline.extract.units import Decoded, PreparedSteps, RunContext, UnitFailure, UnitUnchanged
 from pipeline.media import (
@@ -33,19 +34,20 @@ from settings.messages import one_line
 from stores.commit import SourceRecord
 from stores.format import STAGING, Array, new_id
 
+logger = logging.getLogger("reelstore.extract.decode_unit")
+
 _COPY_CHUNK = 1 << 20
 _ATTEMPTS_WHILE_CHANGING = 2
 
 
 class _ChangedError(Exception):
-    """The file is not the one that was hashed."""
+    """Raised when the file is no longer the one that was hashed."""
 
 
 def decode_unit(context: RunContext, unit: Unit, media: MediaProcess) -> Decoded | UnitFailure | UnitUnchanged:
     """Decode a unit once for all its features and prepare their model input. Never raises for bad media.
 
-    A file that changes while it is read is read again once; what changes again fails as
-    ``changed_during_read``.
+    A file that changes while it is read is read again once; if it changes again, it fails as ``changed_during_read``.
     """
     started = time.perf_counter()
     for _ in range(_ATTEMPTS_WHILE_CHANGING):
@@ -54,41 +56,42 @@ def decode_unit(context: RunContext, unit: Unit, media: MediaProcess) -> Decoded
         except _ChangedError:
             continue
         except MediaError as error:
+            logger.debug("%s: not decoded", unit.uri, exc_info=True)
             return UnitFailure(unit, unit.features, error.failure_class, error.message)
         except ExtractorError as error:
+            logger.debug("%s: not prepared", unit.uri, exc_info=True)
             return UnitFailure(unit, unit.features, "model_error", one_line(error))
         except OSError as error:
+            logger.debug("%s: not readable", unit.uri, exc_info=True)
             return UnitFailure(unit, unit.features, *describe_os_error(error))
     return UnitFailure(unit, unit.features, "changed_during_read", "the file changed while it was read, twice")
 
 
 def _decode_once(context: RunContext, unit: Unit, media: MediaProcess, started: float) -> Decoded | UnitUnchanged:
     if "://" in unit.uri:
-        size, version = remote_status(unit.uri)
+        size, stamp = remote_status(unit.uri)
         local = context.store / STAGING / f"{new_id()}.copy"
         try:
-            content = _copy(unit.uri, local)
-            if remote_status(unit.uri) != (size, version):
+            content_id = _copy(unit.uri, local)
+            if remote_status(unit.uri) != (size, stamp):
                 raise _ChangedError
-            return _decode_file(context, unit, local, SourceRecord(unit.uri, size, version, content), media, started)
+            return _decode_file(context, unit, local, SourceRecord(unit.uri, size, stamp, content_id), media, started)
         finally:
             local.unlink(missing_ok=True)
     path = Path(unit.uri)
-    before = path.stat()
-    fresh = unit.content is not None and (before.st_size, stamp(before)) == (unit.size, unit.stamp)
-    if not fresh and len(unit.keys) > 1:
-        raise _ChangedError  # its twins have the old bytes: the next plan sorts them out
-    content = unit.content if fresh and unit.content else content_id(path)
-    source = SourceRecord(unit.uri, before.st_size, stamp(before), content)
-    decoded = _decode_file(context, unit, path, source, media, started)
-    after = path.stat()
-    if (after.st_size, stamp(after)) != (before.st_size, stamp(before)):
+    size, stamp = local_status(path.stat())
+    untouched = unit.content_id is not None and (size, stamp) == (unit.size, unit.stamp)
+    if not untouched and len(unit.keys) > 1:
+        raise _ChangedError  # the other keys have the old bytes: the next plan tells them apart
+    content_id = unit.content_id if untouched and unit.content_id else hash_content(path)
+    decoded = _decode_file(context, unit, path, SourceRecord(unit.uri, size, stamp, content_id), media, started)
+    if local_status(path.stat()) != (size, stamp):
         raise _ChangedError
     return decoded
 
 
 def _copy(uri: str, target: Path) -> str:
-    """Copy a remote file, hashing it on the way; return its content id."""
+    """Copy a remote file, hash it on the way, and return its content id."""
     hasher = hashlib.sha256()
     with fsspec.open(uri, "rb") as remote, target.open("xb") as local:
         reader: IO[bytes] = remote
@@ -125,13 +128,13 @@ def _decode_file(
     assembly = _Assembly(list(pictures.values()), sounds)
     for event in media.decode(request):
         assembly.take(event)
-    header = assembly.described()
+    header = assembly.header()
     seconds = time.perf_counter() - started
     return Decoded(unit, source, header.duration_s, assembly.features(), assembly.frames, seconds)
 
 
 class _Assembly:
-    """Puts the events of one decode together into the model input of each feature."""
+    """Assembles the events of one decode into the model input of each feature."""
 
     def __init__(self, pictures: Sequence[Sequence[Feature]], sounds: Sequence[Feature]) -> None:
         self._pictures = pictures  # by policy, in the order of the request
@@ -143,6 +146,7 @@ class _Assembly:
         self.frames = 0
 
     def take(self, event: Event) -> None:
+        """Add one event, in the order in which the decoder sends them."""
         if isinstance(event, Header):  # a second one voids what came before it
             self._header = event
             for features, samples in zip(self._pictures, event.samples, strict=True):
@@ -160,13 +164,15 @@ class _Assembly:
         else:
             self._audio = event
 
-    def described(self) -> Header:
+    def header(self) -> Header:
+        """Return the header that holds; raise ``crash`` if none came."""
         if self._header is None:
             raise MediaError("crash", "the decoder ended before it described the file")
         return self._header
 
     def features(self) -> dict[str, PreparedSteps]:
-        header = self.described()
+        """Return feature name to model input; raise ``MediaError`` if the events are incomplete."""
+        header = self.header()
         prepared = {}
         for features, samples in zip(self._pictures, header.samples, strict=True):
             for feature in features:

@@ -1,4 +1,4 @@
-"""A feature of the configuration made ready for planning: its extractor, its complete spec and the spec digest."""
+"""Makes the features of a configuration ready for planning: extractor, complete spec, spec digest."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from pipeline.media import MediaError, Policy, Segments, recipe
 from pipeline.shared import ConfigError
 from stores.format import check_name, digest
 
-_RAGGED_STEPS = 60
+_RAGGED_STEPS = 60  # a guess at T where it depends on the video: one step per second of a minute
 
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """A feature of a configuration, ready to be planned. Cheap to make and to pickle: it holds no weights."""
+    """One feature of a configuration, ready for planning. Cheap to make and to pickle: it holds no weights."""
 
     name: str
     config: FeatureConfig
@@ -36,22 +36,22 @@ class Feature:
 
     @property
     def row_bytes(self) -> int | None:
-        """Bytes of one stored row; None where T depends on the video."""
+        """Bytes of one stored row; None if T depends on the video."""
         return None if self.policy.steps is None else self.policy.steps * self.step_bytes
 
     @property
     def expected_row_bytes(self) -> int:
-        """``row_bytes``, or a guess at it where T depends on the video."""
+        """``row_bytes``, or a guess at it if T depends on the video."""
         return (self.policy.steps or _RAGGED_STEPS) * self.step_bytes
 
 
 def ready_features(config: Config) -> dict[str, Feature]:
-    """Make the features of a configuration ready: name to feature, in order of name.
+    """Make the features of a configuration ready; return name to feature, in order of name.
 
     Raises
     ------
     ConfigError
-        If a sampling policy does not suit what an extractor reads, or a decoding backend is not installed.
+        If a sampling policy does not suit the extractor's input, or a decoding backend is not installed.
     """
     return {name: _ready(name, config.features[name], config) for name in sorted(config.features)}
 
@@ -63,8 +63,8 @@ _LIBRARIES = {
 }
 
 
-def _decode_recipe(media: MediaConfig, kind: str) -> dict[str, Any]:
-    """The part of decoding that can change a feature: a new resampler must not recompute pictures."""
+def _decode_spec(media: MediaConfig, kind: str) -> dict[str, Any]:
+    """Return the part of decoding that can change a feature: a new resampler must not recompute pictures."""
     try:
         whole = recipe(media.backend)
     except MediaError as error:
@@ -93,7 +93,7 @@ def _ready(name: str, config: FeatureConfig, whole: Config) -> Feature:
         "extractor": config.extractor,
         "model": model,
         "sampling": config.policy.spec(),
-        "decode": _decode_recipe(whole.media, extractor.input),
+        "decode": _decode_spec(whole.media, extractor.input),
         "dtype": config.dtype,
         "steps": config.policy.steps,
         "step_shape": list(output.step_shape),

@@ -1,4 +1,4 @@
-"""The ledger of a run: what is finished but not yet committed, what is committed, and what is missing."""
+"""Keeps the ledger of a run: what is finished but not yet committed, what is committed, and what is missing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.extract.features import Feature
-from pipeline.extract.identity import failed_content
+from pipeline.extract.identity import failure_content_id
 from pipeline.extract.outcomes import Outcome, StageTimes, UnitDone
 from pipeline.extract.plan import Plan
 from pipeline.extract.shards import FinishedShard
@@ -18,12 +18,26 @@ from pipeline.shared import EventLog, StopSignals
 from stores.commit import Changes, Failure, commit, place_shard
 from stores.format import Manifest
 
-_COMMIT_EVERY_S = 2.0
+COMMIT_EVERY_S = 2.0  # a crash loses that much work at most, and versions stay few
 
 
 @dataclass(slots=True)
 class Progress:
-    """What a run has done so far: videos that are through, rows computed, rows linked, bytes written, rows failed."""
+    """What a run has done so far.
+
+    Attributes
+    ----------
+    videos
+        Videos that are finished, with rows or with failures.
+    computed, linked
+        Rows that were computed, and rows that a stored row serves.
+    bytes_written
+        Bytes of published shards.
+    failures
+        Rows that could not be computed.
+    times
+        Seconds spent and items done.
+    """
 
     videos: int = 0
     computed: int = 0
@@ -34,20 +48,22 @@ class Progress:
 
 
 class Ledger:
-    """Collects the outcomes of a run and commits them every few seconds, never in the middle of a signal.
+    """Collects the outcomes of a run and commits them every few seconds; a signal never interrupts a commit.
 
     Parameters
     ----------
     root
         The store.
     manifest
-        The version that the run was planned against.
+        The version that the plan was made against.
     plan
-        What planning itself settled (links, removals, failures, sources) is entered first.
+        The plan; what planning itself has settled (links, removals, failures, sources) is entered first.
     features
-        The features of the run; they become current with the first commit after the plan's own.
+        The features of the run; they become current with the first commit after that of the plan.
+    events
+        Receives failures and commits.
     signals
-        Held back while a commit is under way.
+        Held back during a commit.
     replace
         Move keys to their new rows even where the cache key is the same (``--force``).
     """
@@ -70,7 +86,7 @@ class Ledger:
         self._signals = signals
         self._replace = replace
         self._last_commit = time.monotonic()
-        # Copies: what is pending grows, and the plan is what the summary counts from.
+        # Copies: what is pending grows, and the summary counts from the plan.
         self._pending = Changes(
             placed=[*plan.placed],
             removed=[*plan.removed],
@@ -88,7 +104,7 @@ class Ledger:
         """Enter one outcome; commit if the last commit is a few seconds old."""
         with self._signals.critical():
             self._enter(outcome)
-            due = time.monotonic() - self._last_commit >= _COMMIT_EVERY_S
+            due = time.monotonic() - self._last_commit >= COMMIT_EVERY_S
             if due and (self._pending.placed or self._pending.failures):
                 self.commit()
 
@@ -113,7 +129,7 @@ class Ledger:
 
     def _enter_failure(self, outcome: UnitFailure) -> None:
         unit = outcome.unit
-        content = outcome.source.content_id if outcome.source else unit.content
+        content_id = outcome.source.content_id if outcome.source else unit.content_id
         for name in outcome.features:
             for key in unit.keys:
                 failure = Failure(
@@ -124,7 +140,7 @@ class Ledger:
                     permanent=outcome.failure_class in PERMANENT,
                     message=outcome.message,
                     uri=unit.uri,
-                    content_id=failed_content(content, unit.start_s, unit.end_s),
+                    content_id=failure_content_id(content_id, unit.start_s, unit.end_s),
                     attempts=unit.attempts.get(name, 0) + 1,
                 )
                 self._pending.failures.append(failure)

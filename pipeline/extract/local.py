@@ -1,4 +1,4 @@
-"""The in-process executor: decode workers in threads, towers in the calling thread. The reference."""
+"""The local executor, the reference: decode workers in threads, towers in the calling thread."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pipeline.extract.shards import FinishedShard, ShardSet
 from pipeline.extract.units import ComputedRow, Decoded, RunContext, UnitFailure, UnitUnchanged
 from pipeline.shared import PreflightError, StopRequestedError, StopSignals, choose
 
-_POLL_S = 0.5
+_POLL_S = 0.5  # how soon a blocked thread notices a stop
 _GROUP = 8  # decoded units that may share micro-batches
 
 _DecodeResult = Decoded | UnitFailure | UnitUnchanged
@@ -27,11 +27,13 @@ _DecodeResult = Decoded | UnitFailure | UnitUnchanged
 
 @dataclass(frozen=True, slots=True)
 class _WorkerDied:
+    """The error that ended a decode thread."""
+
     error: BaseException
 
 
 class _DecodeThreads:
-    """Threads that each supervise one media child; at most ``2 × workers`` decoded units wait."""
+    """Threads that each supervise one decoding child; at most ``2 × workers`` decoded units wait."""
 
     def __init__(self, context: RunContext, units: Sequence[Unit], workers: int) -> None:
         self._context = context
@@ -66,7 +68,7 @@ class _DecodeThreads:
             return
 
     def get(self, wait: bool) -> _DecodeResult | None:
-        """The next result; None when ``wait`` is False and there is none yet."""
+        """Return the next result; None if ``wait`` is False and there is none yet."""
         while True:
             try:
                 result = self._results.get(block=wait, timeout=_POLL_S if wait else None)
@@ -79,7 +81,7 @@ class _DecodeThreads:
             return result
 
     def close(self) -> None:
-        """Let the threads end after the video they are at; they are daemons, so nobody waits for a slow one."""
+        """Let the threads end after their current video; they are daemons, so nobody waits for a slow one."""
         self._stop.set()
 
 
@@ -102,7 +104,7 @@ class LocalExecutor:
         self._say = say
 
     def run(self, context: RunContext, units: Sequence[Unit]) -> Generator[Outcome, None, None]:
-        """Compute all units, as `Executor.run` says."""
+        """Compute all units, as ``Executor.run`` specifies."""
         sizing = choose(self._run, self._run.decode_workers)
         self._say(f"local: {sizing.describe()}")
         try:
@@ -165,7 +167,7 @@ def _compute(
 
 
 def _collect(threads: _DecodeThreads, most: int) -> list[_DecodeResult]:
-    """At least one result, and the others that are ready by now."""
+    """Wait for one result, and return it with the others that are ready by then."""
     first = threads.get(wait=True)
     group = [first] if first is not None else []
     while len(group) < most and (more := threads.get(wait=False)) is not None:

@@ -1,8 +1,8 @@
-"""The Ray Data executor: decode actors → model actors → shard writers, streaming.
+"""The Ray Data executor: decode actors → model actors → a shard writer, streaming.
 
-The driver sees receipts and failures only, and commits them; the store's manifest is the checkpoint.
-A stage that is retried computes the same rows again, and a commit takes one row per cache key, so
-neither order nor retries nor worker count shows in the store.
+The driver sees receipts and failures only, and commits them; the store's manifest is the checkpoint. A stage that is
+retried computes the same rows again, and a commit takes one row per cache key. The store therefore depends neither on
+order and retries nor on the number of workers.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from pipeline.extract.outcomes import Outcome, StageTimes, UnitDone
 from pipeline.extract.plan import Unit
 from pipeline.extract.shards import FinishedShard, ShardSet
 from pipeline.extract.units import ComputedRow, Decoded, RunContext, UnitFailure
-from pipeline.shared import PreflightError, StopSignals
-from pipeline.shared.ray_session import check_nodes, session
+from pipeline.shared import StopSignals
+from pipeline.shared.ray_session import check_in_actor, check_nodes, session
 from pipeline.shared.sizing import MODEL_CPUS, WRITER_CPUS, Sizing, choose, ray_decode_workers
 from stores.format import IDENTITY
 
-_UNITS_PER_BLOCK = 4
-_UNITS_PER_MODEL_BATCH = 8
-_MOST_ROWS_PER_WRITE = 64
+_UNITS_PER_BLOCK = 4  # a block is the unit of a retry: few videos are decoded again, and few tasks are scheduled
+_UNITS_PER_MODEL_BATCH = 8  # as in the local executor: decoded units that may share micro-batches
+_MOST_ROWS_PER_WRITE = 64  # the writer holds nothing back between calls, so this bounds the rows of a shard
 _SCHEMA = pa.schema([pa.field("item", pa.large_binary())])
 
 
@@ -58,7 +58,7 @@ class _DecodeStage:
 
 
 class _ModelStage:
-    """All towers on one device. Passes failures on; turns decoded units into rows."""
+    """All towers on one device: turns decoded units into rows and passes failures on."""
 
     def __init__(self, context: RunContext, features: Sequence[Feature], device: str, threads: int) -> None:
         self._context = context
@@ -79,7 +79,7 @@ class _ModelStage:
 
 
 class _WriteStage:
-    """Writes the rows of each call as whole shards and holds nothing back."""
+    """Writes the rows of each call as whole shards and keeps nothing for the next call."""
 
     def __init__(self, context: RunContext, run: RunConfig) -> None:
         self._context = context
@@ -112,7 +112,7 @@ class RayExecutor:
     run
         How the work is spread and cut into shards.
     signals
-        Its handlers are installed again after Ray installed its own.
+        Its handlers are installed again after Ray has installed its own.
     say
         Prints one line for a person.
     """
@@ -123,13 +123,13 @@ class RayExecutor:
         self._say = say
 
     def run(self, context: RunContext, units: Sequence[Unit]) -> Generator[Outcome, None, None]:
-        """Compute all units, as `Executor.run` says.
+        """Compute all units, as ``Executor.run`` specifies.
 
         Raises
         ------
         PreflightError
             If a node does not see the source or the store, weights do not load, or the cluster is too small for one
-            worker of each kind.
+            actor of each stage.
         """
         with session(self._signals):
             yield from _run_on_cluster(context, units, self._run, self._say)
@@ -143,9 +143,11 @@ def _run_on_cluster(
     sizing = choose(run, run.decode_workers, cpus=max(cpus, 1), gpus=int(resources.get("GPU", 0)))
     decoders = ray_decode_workers(sizing, resources.get("CPU", 0))
     features = context.wanted_features(units)
-    files = [unit.uri for unit in units if "://" not in unit.uri][:1]
-    check_nodes([str(context.store / IDENTITY), *files], "source and store")
-    _check_weights([feature for feature in features if not feature.extractor.random_weights], sizing)
+    first_file = [unit.uri for unit in units if "://" not in unit.uri][:1]
+    check_nodes([str(context.store / IDENTITY), *first_file], "source and store")
+    weighted = [feature for feature in features if not feature.extractor.random_weights]
+    if weighted:  # loaded once before anything is decoded
+        check_in_actor(lambda: _find_problem(weighted, sizing), MODEL_CPUS, 1 if sizing.gpus else 0)
     model_actors = max(1, sizing.gpus)
     say(
         f"ray: {cpus} CPUs, {sizing.gpus} GPUs: {decoders} decode actors, {model_actors} model actors on "
@@ -193,9 +195,9 @@ class _Metrics:
     """Counters for the cluster's own metrics page (Prometheus), beside the progress that the driver prints."""
 
     def __init__(self) -> None:
-        self._videos = Counter("reelstore_videos", "Videos through, one way or the other.")
+        self._videos = Counter("reelstore_videos", "Videos that are finished, with rows or with failures.")
         self._frames = Counter("reelstore_frames_decoded", "Frames decoded and prepared.")
-        self._steps = Counter("reelstore_steps_computed", "Steps that went through a model.")
+        self._steps = Counter("reelstore_steps_computed", "Steps that a model has computed.")
         self._rows = Counter("reelstore_rows_written", "Rows in published shards.", tag_keys=("feature",))
         self._failures = Counter("reelstore_failures", "Rows that could not be computed.", tag_keys=("kind",))
 
@@ -215,19 +217,10 @@ class _Metrics:
                 self._failures.inc(len(outcome.features), tags={"kind": outcome.failure_class})
 
 
-def _check_weights(features: Sequence[Feature], sizing: Sizing) -> None:
-    """Load the towers with real weights once before anything is decoded, where an actor would load them."""
-    if not features:
-        return
-
-    @ray.remote(num_cpus=MODEL_CPUS, num_gpus=1 if sizing.gpus else 0, max_retries=0)
-    def problem() -> str | None:
-        try:
-            Models.load(features, sizing.device, sizing.model_threads)
-        except ExtractorError as error:
-            return str(error)
-        return None
-
-    found = ray.get(problem.remote())
-    if found is not None:
-        raise PreflightError(found)
+def _find_problem(features: Sequence[Feature], sizing: Sizing) -> str | None:
+    """Return why the towers of the features do not load, or None."""
+    try:
+        Models.load(features, sizing.device, sizing.model_threads)
+    except ExtractorError as error:
+        return str(error)
+    return None

@@ -1,8 +1,8 @@
-"""What an executor tells the run, whichever executor it is, and how the run listens.
+"""Defines what an executor reports to the run, and how the run receives it.
 
-An executor is a generator of outcomes. Results flow one way, from the executor to the run; the one thing that flows
-back is a stop: :func:`consume` throws it into the generator, which then yields what it has finished and raises it
-again, so that a stopped run can commit promptly.
+An executor is a generator of outcomes. Results flow one way, from the executor to the run. Only a stop flows back:
+``consume`` throws it into the generator, which then yields what it has finished and raises the stop again, so that a
+stopped run can commit promptly.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pipeline.shared import StopRequestedError
 
 @dataclass(slots=True)
 class StageTimes:
-    """Seconds spent and items done, for the summary. Decode seconds are summed over workers."""
+    """Seconds spent and items done, for the summary; decode seconds are summed over workers."""
 
     decode_s: float = 0.0
     model_s: float = 0.0
@@ -29,7 +29,7 @@ class StageTimes:
     steps: int = 0
 
     def add(self, other: StageTimes) -> None:
-        """Add another account to this one."""
+        """Add the times and counts of another account."""
         self.decode_s += other.decode_s
         self.model_s += other.model_s
         self.write_s += other.write_s
@@ -40,7 +40,7 @@ class StageTimes:
 
 @dataclass(frozen=True, slots=True)
 class UnitDone:
-    """``units`` more videos are through, with rows or with failures."""
+    """The news that ``units`` more videos are finished, with rows or with failures."""
 
     units: int
     times: StageTimes = field(default_factory=StageTimes)
@@ -50,13 +50,13 @@ Outcome = FinishedShard | UnitFailure | UnitUnchanged | UnitDone
 
 
 class Executor(Protocol):
-    """Where units are computed: in this process, or on a Ray cluster."""
+    """Computes units: in this process, or on a Ray cluster."""
 
     def run(self, context: RunContext, units: Sequence[Unit]) -> Generator[Outcome, None, None]:
         """Compute all units and yield what is finished as it is finished.
 
-        When ``StopRequestedError`` reaches the generator (raised in it, or thrown into it), it publishes the rows that
-        are computed, yields their shards, and raises the error again.
+        If ``StopRequestedError`` reaches the generator (raised in it, or thrown into it), it publishes the computed
+        rows, yields their shards, and raises the error again.
 
         Raises
         ------
@@ -70,9 +70,9 @@ def consume(
 ) -> StopRequestedError | None:
     """Hand every outcome to ``accept`` until the executor ends; return the stop that ended it, if one came.
 
-    A stop is raised wherever this thread is. Raised in the generator, it ends it the way its contract says. Raised
-    here, it is thrown into the generator once, after ``on_stop`` has saved what is there: an executor may take
-    seconds to end.
+    A stop is raised wherever this thread is. If that is in the generator, the generator ends as ``Executor.run``
+    specifies. If it is here, the stop is thrown into the generator once, after ``on_stop`` has saved what is there: an
+    executor may take seconds to end.
     """
     stop: StopRequestedError | None = None
     throw = False

@@ -1,4 +1,4 @@
-"""Measuring what half precision costs, on the rows of the run itself."""
+"""Measures what half precision costs, on the rows of the run itself."""
 
 from __future__ import annotations
 
@@ -13,11 +13,17 @@ MEASURED_STEPS = 8
 
 
 def measured_steps(frame: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Which steps of a row are compared: up to `MEASURED_STEPS`, evenly spread over those that are not zero padding.
+    """Choose the steps of a row to compare: up to ``MEASURED_STEPS``, evenly spread over those without zero padding.
 
     Parameters
     ----------
-    frame : ``int64 [T]``, the frame of each step, -1 where the stored step is zero.
+    frame
+        int64 [T], the frame of each step, -1 where the stored step is zero.
+
+    Returns
+    -------
+    numpy.ndarray
+        int64 [N], indices of steps, ascending.
     """
     real = np.flatnonzero(frame >= 0)
     count = min(len(real), MEASURED_STEPS)
@@ -25,9 +31,16 @@ def measured_steps(frame: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def rounding_error(values: Array, reference: NDArray[np.float32]) -> RoundingError:
-    """Compare ``[N, *step]`` of any floating dtype, N at least 1, with its ``float32`` reference, in float64.
+    """Compare steps with their reference, in float64.
 
     A step that is all zeros has cosine 1 with zeros and 0 with anything else.
+
+    Parameters
+    ----------
+    values
+        [N, *step] of any floating dtype, N >= 1.
+    reference
+        float32 [N, *step].
     """
     largest, means, cosines = [], [], []
     for step, true in zip(values, reference, strict=True):

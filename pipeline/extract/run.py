@@ -1,4 +1,4 @@
-"""One extraction: source → plan → compute → commit → summary. The executors differ, this does not."""
+"""Runs one extraction: source → plan → compute → commit → summary, whichever executor computes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,17 @@ from stores.upkeep import adopt
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExtractRequest(StageRequest):
-    """What an extraction is asked for: the videos, the configuration, and what planning should heed."""
+    """What an extraction needs to know.
+
+    Attributes
+    ----------
+    source
+        A directory, glob or table; see ``read_source``.
+    config
+        The configuration.
+    options
+        Options of planning.
+    """
 
     source: str
     config: Config
@@ -53,12 +63,12 @@ def extract(request: ExtractRequest, terminal: Terminal | None = None) -> Extrac
     Raises
     ------
     UsageError, StoreError, OSError
-        If the user must change something first. What was committed before stays.
+        If the user must change something first. Committed rows stay.
     """
     with terminal or Terminal() as shown, StopSignals() as signals:
         try:
             return _Extraction(request, shown, signals).execute()
-        except StopRequestedError as stop:  # before or after the computing, which handles a stop itself
+        except StopRequestedError as stop:  # before or after computing, which handles a stop itself
             shown.line(f"stopped by {stop}; run the same command again to continue")
             return ExtractResult(stopped_by=str(stop))
 
@@ -123,10 +133,10 @@ class _Extraction:
         return ExtractResult(plan=summary, seconds_estimated=None if seconds is None else round(seconds, 1))
 
     def _nothing_to_do(self, manifest: Manifest, plan: Plan) -> ExtractResult:
-        """All wanted rows are stored or known to fail; at most stamps of sources are renewed."""
+        """Renew the stamps of sources, if any; all wanted rows are stored or known to fail."""
         changes = Changes(sources=plan.sources, current=self._current())
         manifest = commit(self.root, changes) if changes else manifest
-        skipped = f", {len(plan.skipped)} failed before; --retry-failed tries them again" if plan.skipped else ""
+        skipped = f"; {len(plan.skipped)} failed before, retry them with --retry-failed" if plan.skipped else ""
         self.terminal.line(
             f"nothing to do: {plan.stored} of {plan.wanted} wanted rows are stored "
             f"(version {manifest.version}){skipped}"
@@ -135,7 +145,7 @@ class _Extraction:
         return self._result(plan, Progress(), manifest.version)
 
     def _run(self, manifest: Manifest, plan: Plan) -> ExtractResult:
-        """Compute the units of a plan, commit what they give, and sum up."""
+        """Compute the units of a plan, commit their rows, and sum up."""
         events = EventLog(self.root)
         events.emit(
             "plan",
@@ -184,7 +194,7 @@ class _Extraction:
     def _executor(self) -> Executor:
         run = self.request.config.run
         if self._executor_name() == "ray":
-            from pipeline.extract.on_ray import RayExecutor  # only here: Ray takes seconds to import
+            from pipeline.extract.on_ray import RayExecutor  # here, because Ray takes seconds to import
 
             return RayExecutor(run, self.signals, self.terminal.line)
         return LocalExecutor(run, self.signals, self.terminal.line)
@@ -222,7 +232,7 @@ class _Extraction:
 
 @contextmanager
 def _no_cycle_collection() -> Iterator[None]:
-    """Stop the cycle collector: planning makes a few objects per file, none in a cycle, and it would walk them all."""
+    """Stop the cycle collector: planning makes a few objects per file, none in a cycle, and it would visit them all."""
     gc.disable()
     try:
         yield

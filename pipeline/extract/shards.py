@@ -1,4 +1,4 @@
-"""From computed rows to shards: one open shard per feature and numerics."""
+"""Writes computed rows into shards: one open shard per feature and numerics."""
 
 from __future__ import annotations
 
@@ -16,7 +16,17 @@ from stores.format.shard import ShardWriter
 
 @dataclass(frozen=True, slots=True)
 class FinishedShard:
-    """A published shard that no manifest names yet, with what the commit needs beside its receipt."""
+    """A published shard that no manifest names yet, and what the commit needs besides its receipt.
+
+    Attributes
+    ----------
+    receipt
+        Receipt of the shard.
+    aliases
+        Key of the shard to further keys with the same bytes and clip bounds.
+    sources
+        The files that its rows were computed from.
+    """
 
     receipt: Receipt
     aliases: Mapping[str, tuple[str, ...]]
@@ -24,7 +34,9 @@ class FinishedShard:
 
 
 @dataclass(slots=True)
-class _Open:
+class _OpenShard:
+    """A shard that is being written, and what its ``FinishedShard`` will need."""
+
     writer: ShardWriter
     opened: float
     aliases: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -33,21 +45,32 @@ class _Open:
 
 
 class ShardSet:
-    """Open shards of one writer. Rows of different numerics never share a shard."""
+    """The open shards of one writer. Rows of different numerics never share a shard.
+
+    Parameters
+    ----------
+    context
+        The context of the run.
+    shard_mb, shard_rows
+        Size in MB and number of rows at which a shard is full.
+    max_age_s
+        Age in seconds at which a shard is published, full or not.
+    """
 
     def __init__(self, context: RunContext, shard_mb: float, shard_rows: int, max_age_s: float) -> None:
         self._context = context
         self._bytes = int(shard_mb * 1e6)
         self._rows = shard_rows
         self._age = max_age_s
-        self._open: dict[tuple[str, str], _Open] = {}
+        self._open: dict[tuple[str, str], _OpenShard] = {}
 
     def add(self, computed: ComputedRow) -> None:
+        """Write one row into the open shard of its feature and numerics."""
         identity = (computed.feature, json.dumps(computed.numerics, sort_keys=True))
         if identity not in self._open:
-            spec = self._context.features[computed.feature].spec_digest
-            writer = ShardWriter(self._context.store, computed.feature, spec, computed.numerics)
-            self._open[identity] = _Open(writer, time.monotonic())
+            spec_digest = self._context.features[computed.feature].spec_digest
+            writer = ShardWriter(self._context.store, computed.feature, spec_digest, computed.numerics)
+            self._open[identity] = _OpenShard(writer, time.monotonic())
         shard = self._open[identity]
         shard.writer.add(computed.row)
         if computed.aliases:
@@ -75,7 +98,7 @@ class ShardSet:
         return FinishedShard(receipt, dict(shard.aliases), tuple(dict.fromkeys(shard.sources)))
 
     def discard(self) -> None:
-        """Drop rows that were not published."""
+        """Drop the rows that were not published."""
         for shard in self._open.values():
             shard.writer.discard()
         self._open.clear()

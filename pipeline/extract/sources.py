@@ -1,4 +1,4 @@
-"""Sources: a directory, a glob, or a csv/jsonl/parquet table becomes a list of keyed videos."""
+"""Reads a source (a directory, a glob, or a csv, jsonl or Parquet table) into a list of keyed videos."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.shared.errors import SourceError
+from settings.messages import available
 from stores.errors import InvalidKeyError
 from stores.format.layout import check_key
 
@@ -36,8 +37,16 @@ KeyMode = Literal["stem", "relpath"]
 class SourceItem:
     """One wanted video or clip.
 
-    ``uri`` is an absolute local path or an fsspec URI. ``status`` is the stat that the directory
-    listing already cost, so that planning an unchanged tree needs no second one.
+    Attributes
+    ----------
+    key
+        The video key.
+    uri
+        An absolute local path or an fsspec URI.
+    start_s, end_s
+        Bounds of the clip in seconds; None means the video's own.
+    status
+        The file's stat, if listing the source needed it anyway: planning an unchanged tree then needs no second one.
     """
 
     key: str
@@ -48,6 +57,7 @@ class SourceItem:
 
     @property
     def is_remote(self) -> bool:
+        """Whether the file must be read through fsspec."""
         return "://" in self.uri
 
 
@@ -56,15 +66,17 @@ def read_source(source: str, key_mode: KeyMode = "stem") -> list[SourceItem]:
 
     Parameters
     ----------
-    source : a directory (videos below it, recursively), a glob, or a table with columns
-        ``video_id, uri[, start_s, end_s]``. fsspec URIs are accepted in each place; a relative
-        ``uri`` in a table is relative to the table's folder.
-    key_mode : how a file of a directory or glob gets its key.
+    source
+        A directory (with the videos below it, recursively), a glob, or a table with the columns
+        ``video_id, uri[, start_s, end_s]``. Each may be an fsspec URI; a relative ``uri`` in a table is relative to the
+        table's folder.
+    key_mode
+        How a file of a directory or glob gets its key.
 
     Raises
     ------
     SourceError
-        With one line naming the file, line and field, or both files of a key collision.
+        With one line that names the file, line and field, or both files of a key collision.
     """
     if "://" in source:
         if source.startswith("file://"):
@@ -88,7 +100,7 @@ def read_source(source: str, key_mode: KeyMode = "stem") -> list[SourceItem]:
 
 
 def _checked(source: str, items: Iterable[SourceItem]) -> list[SourceItem]:
-    """Sort by key bytes; refuse bad keys and collisions, naming both files."""
+    """Sort by key bytes; refuse bad keys, and collisions by naming both files."""
     keyed: dict[bytes, SourceItem] = {}
     for item in items:
         try:
@@ -129,7 +141,7 @@ def _directory(root: Path, key_mode: KeyMode) -> Iterator[SourceItem]:
                     status = entry.stat()
                 except FileNotFoundError:
                     status = None
-                # plain strings, not Path: a tree may have a hundred thousand files
+                # Plain strings, not Path: a tree may have a hundred thousand files.
                 key = stem if key_mode == "stem" else os.path.relpath(entry.path, root)
                 yield SourceItem(key, entry.path, status=status)
 
@@ -185,7 +197,7 @@ def _columns(uri: str, names: Iterable[str]) -> None:
     present = list(names)
     for name in REQUIRED:
         if name not in present:
-            raise SourceError(f"{uri}: column {name!r} is missing (there is: {', '.join(map(str, present)) or 'none'})")
+            raise SourceError(f"{uri}: column {name!r} is missing ({available(map(str, present))})")
 
 
 def _csv_rows(uri: str, data: bytes) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -199,7 +211,7 @@ def _csv_rows(uri: str, data: bytes) -> Iterator[tuple[int, Mapping[str, Any]]]:
         _columns(uri, rows.fieldnames or ())
         for row in rows:
             if None in row or None in row.values():
-                raise SourceError(f"{uri}: line {rows.line_num}: has another number of fields than the header")
+                raise SourceError(f"{uri}: line {rows.line_num}: does not have the header's number of fields")
             yield rows.line_num, row
     except csv.Error as error:
         raise SourceError(f"{uri}: line {rows.line_num}: not valid csv ({error})") from error
@@ -238,7 +250,7 @@ def _table_item(uri: str, line: int, row: Mapping[str, Any], base: str) -> Sourc
         if isinstance(value, int) and not isinstance(value, bool):
             value = str(value)
         if not isinstance(value, str) or not value:
-            raise SourceError(f"{uri}: line {line}: field {name!r} must be text that is not empty (got {value!r})")
+            raise SourceError(f"{uri}: line {line}: field {name!r} must be text and not empty (got {value!r})")
         texts[name] = value
     try:
         check_key(texts["video_id"])

@@ -1,4 +1,4 @@
-"""What a person and a script are told about an extraction: its plan, its failures, its result."""
+"""Tells a person and a script about an extraction: its plan, its failures, its result."""
 
 from __future__ import annotations
 
@@ -15,13 +15,31 @@ from pipeline.extract.plan import COMPUTED, Plan, Reason
 from pipeline.shared import StageResult, Terminal, duration, human_bytes
 from stores.commit import Failure
 
-_FAILURES_SHOWN = 20
+_FAILURES_SHOWN = 20  # about a screen; the store lists them all
 _REASONS = (Reason.STORED, Reason.DUPLICATE, *COMPUTED, Reason.FAILED_PERMANENT, Reason.REMOVED)
 
 
 @dataclass(frozen=True, slots=True)
 class PlanSummary:
-    """A plan in numbers: rows by feature and reason, videos to decode, bytes to read and to write."""
+    """A plan in numbers.
+
+    Attributes
+    ----------
+    features
+        Names of the features.
+    specs
+        Feature name to spec digest.
+    wanted, stored, to_compute
+        Number of rows that are wanted, need no computing, and are to be computed.
+    videos
+        Number of videos to decode.
+    skipped
+        Number of rows that failed before and are not tried again.
+    reasons
+        Feature name to the number of rows by reason.
+    bytes_to_read, bytes_to_write
+        Size of the files to decode, and estimated size of the new rows.
+    """
 
     features: list[str]
     specs: dict[str, str]
@@ -36,7 +54,7 @@ class PlanSummary:
 
     @classmethod
     def of_plan(cls, plan: Plan, features: Mapping[str, Feature]) -> PlanSummary:
-        """Count what a plan says."""
+        """Sum up a plan."""
         return cls(
             features=list(features),
             specs={name: feature.spec_digest for name, feature in features.items()},
@@ -53,9 +71,23 @@ class PlanSummary:
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
-    """What a run did: rows stored, computed and failed, and where the time went.
+    """What a run did.
 
-    ``stored`` counts wanted rows that the store holds at the end; ``failures`` are those that it does not.
+    Attributes
+    ----------
+    stored
+        Number of wanted rows that the store holds at the end.
+    computed, failed
+        Number of rows that were computed, and that could not be.
+    failures, failures_by_class
+        The wanted rows that the store lacks, and their number by failure class.
+    version
+        The version of the store afterwards.
+    videos_done, frames_decoded, steps_computed, bytes_written
+        How much was done.
+    wall_s, compute_s, decode_s, model_s, write_s, waiting_s
+        Seconds: in all, of the executor, and of these in decoders (summed over workers), in models, in writing, and
+        spent waiting for decoders.
     """
 
     stored: int
@@ -77,7 +109,7 @@ class RunSummary:
 
     @classmethod
     def of_run(cls, plan: Plan, progress: Progress, version: int, wall_s: float, compute_s: float) -> RunSummary:
-        """Count what a run did."""
+        """Sum up a run."""
         missing = [*progress.failures, *plan.skipped]
         times = progress.times
         return cls(
@@ -109,9 +141,9 @@ class ExtractResult(StageResult):
     plan
         What was planned; None if a signal came before the plan.
     run
-        What was done; None if only a plan was asked for, or a signal came before anything was.
+        What was done; None for a plan only, or if a signal came before anything was done.
     seconds_estimated
-        With a plan only: seconds that it will take, from past runs; None if there are none.
+        For a plan only: seconds that it will take, judged by past runs; None if there are none.
     """
 
     plan: PlanSummary | None = None
@@ -152,7 +184,7 @@ def show_plan(terminal: Terminal, plan: Plan, summary: PlanSummary, seconds: flo
 
 
 def show_failures(terminal: Terminal, failures: Sequence[Failure]) -> None:
-    """Print the rows that are missing, one line each (the first twenty)."""
+    """Print the missing rows, one line each, up to the first twenty."""
     for failure in failures[:_FAILURES_SHOWN]:
         lasting = "permanent" if failure.permanent else "transient"
         terminal.labelled(
@@ -161,7 +193,7 @@ def show_failures(terminal: Terminal, failures: Sequence[Failure]) -> None:
         )
     if len(failures) > _FAILURES_SHOWN:
         more = len(failures) - _FAILURES_SHOWN
-        terminal.line(f"… and {more} more; `python jobs/store.py inspect DIR` lists all")
+        terminal.line(f"… and {more} more; run 'python jobs/store.py inspect DIR' to list them all")
 
 
 def show_summary(terminal: Terminal, plan: PlanSummary, run: RunSummary) -> None:

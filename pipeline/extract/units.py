@@ -1,4 +1,4 @@
-"""What travels through an extraction: the context of a run, the decoded steps of a unit, its rows or its failure."""
+"""Value objects that travel through an extraction: the context of a run, decoded units, their rows or failures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stores.format import Array, RoundingError, Row
 
 @dataclass(frozen=True, slots=True)
 class RunContext:
-    """What every worker of a run must know. Picklable; holds no weights and no open file."""
+    """What every worker of a run must know. It can be pickled: it holds no weights and no open file."""
 
     store: Path
     features: Mapping[str, Feature]
@@ -37,7 +37,17 @@ class RunContext:
 
 @dataclass(frozen=True, slots=True)
 class PreparedSteps:
-    """Model input of one feature: ``steps [T, *prepared_shape]``, where they lie in time, and from which streams."""
+    """Model input of one feature for one unit.
+
+    Attributes
+    ----------
+    steps
+        [T, *prepared_shape] of the extractor's prepared dtype.
+    samples
+        Where the steps lie in time, and which of them are valid.
+    media
+        Media record of the row: the streams that the steps come from.
+    """
 
     steps: Array
     samples: Samples
@@ -46,7 +56,23 @@ class PreparedSteps:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """A unit after decoding: small enough to travel (no full-size frame is left in it)."""
+    """A unit after decoding, small enough to travel: no full-size frame is left in it.
+
+    Attributes
+    ----------
+    unit
+        The unit.
+    source
+        The file as it was when it was decoded.
+    duration_s
+        Length of the video or clip in seconds.
+    features
+        Feature name to model input.
+    frames
+        Number of frames decoded.
+    seconds
+        Seconds that it took.
+    """
 
     unit: Unit
     source: SourceRecord
@@ -77,7 +103,23 @@ class UnitUnchanged:
 
 @dataclass(frozen=True, slots=True)
 class ComputedRow:
-    """A finished row on its way to a shard."""
+    """A finished row on its way to a shard.
+
+    Attributes
+    ----------
+    feature
+        Name of the feature.
+    row
+        The row.
+    aliases
+        Further keys with the same bytes and clip bounds.
+    numerics
+        What besides the spec can move the last bits of the row.
+    source
+        The file that it was computed from.
+    rounding
+        Measured error of half precision, by kind (``compute``, ``storage``).
+    """
 
     feature: str
     row: Row

@@ -1,6 +1,6 @@
-"""From a file to the wanted frames and sound: sampling policies, exact decoding, and the child process that decodes.
+"""Turns a file into the wanted frames and sound: sampling policies, exact decoding, and the child process that decodes.
 
-A leaf: nothing here imports the rest of Reelstore. What the child imports is av, numpy and the standard library.
+A leaf: nothing here imports the rest of Reelstore. The child imports av, numpy and the standard library alone.
 """
 
 from pipeline.media.audio_steps import audio_steps

@@ -1,4 +1,4 @@
-"""The sound of a video as one mono waveform on the video's time axis."""
+"""Decodes the sound of a video into one mono waveform on the video's time axis."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ from pipeline.media.types import Audio, AudioRequest, MediaError
 
 # Containers round timestamps (Matroska to 1 ms) and live streams jitter; less than this is no gap.
 GAP_S = 0.02
+# Sound whose samples all stay below one step of 16 bits is silent.
 SILENCE = 1 / 32768
-# Sound goes to the resampler in pieces of this many samples: one call costs as much as decoding a packet.
+# Samples that go to the resampler at once: one call costs as much as decoding a packet.
 BLOCK = 1 << 15
-# libav's sample formats: numpy type, offset and scale to [-1, 1).
+# Sample formats of libav: numpy type, offset and scale to [-1, 1).
 _FORMATS: dict[str, tuple[str, float, float]] = {
     "u8": ("u1", 128.0, 128.0),
     "s16": ("i2", 0.0, 32768.0),
@@ -35,7 +36,7 @@ _FORMATS: dict[str, tuple[str, float, float]] = {
 
 
 @dataclass(slots=True)
-class _Run:
+class _Stretch:
     """A stretch of sound without gaps: resampled as one piece and laid down at its own start."""
 
     start: Fraction
@@ -76,7 +77,7 @@ class _Run:
         self.fed = self.taken
 
     def finish(self, canvas: _Canvas) -> None:
-        """Take what the resampler holds back, and no more than the sound itself lasts."""
+        """Take what the resampler holds back, but no more than the sound itself lasts."""
         self._feed(canvas)
         length = round(Fraction(self.taken * self.target_rate, self.rate))
         if self.resampler is not None:
@@ -84,7 +85,7 @@ class _Run:
                 samples = block.to_ndarray()[0]
                 self._place(samples[: max(0, length - self.placed)], canvas)
         first = round(self.start * self.target_rate)
-        canvas.mark(first, first + min(length, self.placed))
+        canvas.add_segment(first, first + min(length, self.placed))
 
     def _place(self, samples: NDArray[np.float32], canvas: _Canvas) -> None:
         canvas.write(round(self.start * self.target_rate) + self.placed, samples)
@@ -103,7 +104,7 @@ class _Canvas:
         if begin < end:
             np.clip(samples[begin - first : end - first], -1.0, 1.0, out=self.samples[begin:end])
 
-    def mark(self, first: int, end: int) -> None:
+    def add_segment(self, first: int, end: int) -> None:
         first, end = max(first, 0), min(end, len(self.samples))
         if first >= end:
             return
@@ -116,14 +117,14 @@ def decode_audio(source: Source, request: AudioRequest, start: Fraction, duratio
     """Decode, mix and resample the sound of [start, start + duration).
 
     Channels are averaged in float before resampling; the result is clipped to [-1, 1]. Each stretch of sound is laid
-    down at its own timestamp; priming is dropped by the decoder, gaps stay zero and outside `segments`. A packet that
-    does not decode is a gap.
+    down at its own timestamp. The decoder drops priming; gaps stay zero and outside ``segments``. A packet that does
+    not decode is a gap.
 
     Raises
     ------
     MediaError
-        `no_audio` where there is none and the request says `fail`; `unsupported_codec`; `corrupt` when none of the
-        packets decodes.
+        ``no_audio`` if there is no sound and the request says ``fail``; ``unsupported_codec``; ``corrupt`` if no packet
+        decodes.
     """
     canvas = _Canvas(np.zeros(max(0, round(duration_s * request.rate)), dtype=np.float32))
     if source.audio is None:
@@ -133,29 +134,29 @@ def decode_audio(source: Source, request: AudioRequest, start: Fraction, duratio
     if source.audio.codec_context is None:
         raise MediaError("unsupported_codec", "no decoder for the audio stream")
     failures: list[str] = []
-    run: _Run | None = None
+    stretch: _Stretch | None = None
     origin = float(source.zero + start)
     for frame in _frames(source, failures, start + Fraction(duration_s)):
         mono = mix(frame)
-        if run is None or not _continues(frame, run, origin):
-            begins = _start(frame, source, start, run)
-            if run is not None:
-                run.finish(canvas)
+        if stretch is None or not _continues(frame, stretch, origin):
+            begin = _begin(frame, source, start, stretch)
+            if stretch is not None:
+                stretch.finish(canvas)
                 # What overlaps the sound already laid down is dropped: the earlier samples stay.
-                overlap = max(Fraction(0), run.end - begins)
+                overlap = max(Fraction(0), stretch.end - begin)
                 mono = mono[min(len(mono), round(overlap * frame.sample_rate)) :]
-                begins += overlap
-            run = _Run(begins, frame.sample_rate, request.rate, expected_s=float(begins))
-        run.take(mono, canvas)
-    if run is not None:
-        run.finish(canvas)
-    if run is None and failures:
+                begin += overlap
+            stretch = _Stretch(begin, frame.sample_rate, request.rate, expected_s=float(begin))
+        stretch.take(mono, canvas)
+    if stretch is not None:
+        stretch.finish(canvas)
+    if stretch is None and failures:
         raise MediaError("corrupt", f"no packet of the audio stream decodes: {failures[0]}")
     return _result(canvas, source, request, len(failures))
 
 
 def mix(frame: AudioFrame) -> NDArray[np.float32]:
-    """Mean of the channels, float32 [samples]; integers are scaled to [-1, 1)."""
+    """Return the mean of the channels, float32 [S]; integers are scaled to [-1, 1)."""
     dtype, offset, scale = _FORMATS[frame.format.packed.name]
     channels = frame.layout.nb_channels
     if frame.format.is_planar:
@@ -170,7 +171,7 @@ def mix(frame: AudioFrame) -> NDArray[np.float32]:
 
 
 def _frames(source: Source, failures: list[str], end: Fraction) -> Iterator[AudioFrame]:
-    """Decoded frames until one starts at or after `end`, in seconds of the source's axis."""
+    """Yield decoded frames until one starts at or after ``end``, in seconds of the source's axis."""
     audio = source.audio
     assert audio is not None and audio.time_base is not None
     stop = (end + source.zero) / audio.time_base
@@ -189,17 +190,17 @@ def _frames(source: Source, failures: list[str], end: Fraction) -> Iterator[Audi
             yield frame
 
 
-def _continues(frame: AudioFrame, run: _Run, origin: float) -> bool:
-    """Whether the frame follows the run without a gap; in floats, since every frame asks."""
-    if frame.sample_rate != run.rate:
+def _continues(frame: AudioFrame, stretch: _Stretch, origin: float) -> bool:
+    """Return whether the frame follows the stretch without a gap; in floats, since this runs once per frame."""
+    if frame.sample_rate != stretch.rate:
         return False
-    return frame.time is None or abs(frame.time - origin - run.expected_s) <= GAP_S
+    return frame.time is None or abs(frame.time - origin - stretch.expected_s) <= GAP_S
 
 
-def _start(frame: AudioFrame, source: Source, start: Fraction, run: _Run | None) -> Fraction:
-    """When the frame begins on the request's axis; a frame without timestamp follows the one before."""
+def _begin(frame: AudioFrame, source: Source, start: Fraction, stretch: _Stretch | None) -> Fraction:
+    """Return when the frame begins on the request's axis; one without a timestamp follows the one before it."""
     if frame.pts is None or frame.time_base is None:
-        return run.end if run is not None else -start
+        return stretch.end if stretch is not None else -start
     return frame.pts * frame.time_base - source.zero - start
 
 

@@ -1,7 +1,7 @@
-"""Sound on the same steps as the pictures: window i of a feature is the sound of second i.
+"""Puts sound on the same steps as the pictures: window i of a feature is the sound of second i.
 
-A step is real when its segment is (see :class:`pipeline.media.sampling.Segments`) and the track sounds, or is
-silent, over at least half of its window; what the track lacks inside a real window is zeros.
+A step is valid if its segment is (see ``pipeline.media.sampling.Segments``) and the track is present, even if silent,
+over at least half of its window; what the track lacks inside a valid window is zeros.
 """
 
 from __future__ import annotations
@@ -20,29 +20,36 @@ def audio_steps(
 
     Parameters
     ----------
-    audio : the waveform, covering ``[0, duration_s)``.
-    policy : where the windows start: every ``policy.seconds``, ``policy.t`` of them.
-    window_samples : length of a window.
+    audio
+        The waveform, covering [0, duration_s).
+    policy
+        Where the windows start: every ``policy.seconds``, ``policy.t`` of them.
+    duration_s
+        Length of the source or clip in seconds.
+    window_samples
+        Length of a window in samples.
 
     Returns
     -------
-    windows : ``float32 [T, window_samples]``. Padding repeats the last real window (``pad="repeat"``) or is
-        zeros (``pad="zero"``); without any sound all is zeros.
-    samples : ``frame`` is the window's number in the track, -1 where the stored row is to be zero; ``time_s``
-        the start of the segment in seconds; ``valid`` False for padding.
+    windows
+        float32 [T, window_samples]. Padding repeats the last valid window (``pad="repeat"``) or is zeros
+        (``pad="zero"``); without any sound, all windows are zeros.
+    samples
+        ``frame`` is the window's number in the track, -1 where the stored row is to be zero; ``time_s`` is the start
+        of the segment in seconds; ``valid`` is False for padding.
 
     Raises
     ------
     MediaError
-        ``too_short`` with ``pad="error"`` when a window is not real.
+        ``too_short`` if ``pad="error"`` and a window is not valid.
     """
     time_s = np.arange(policy.t, dtype=np.float64) * policy.seconds
     first = np.rint(time_s * audio.rate).astype(np.int64)
     waveform = np.zeros(max(int(first[-1]) + window_samples, len(audio.samples)), np.float32)
     waveform[: len(audio.samples)] = audio.samples
     windows = np.stack([waveform[start : start + window_samples] for start in first])
-    heard = np.array([_overlap(audio, start, start + window_samples) for start in first])
-    valid = (time_s + policy.seconds / 2 < duration_s - EPSILON_S) & (2 * heard >= window_samples)
+    present = np.array([_overlap(audio, start, start + window_samples) for start in first])
+    valid = (time_s + policy.seconds / 2 < duration_s - EPSILON_S) & (2 * present >= window_samples)
     frame = np.arange(policy.t, dtype=np.int64)
     if policy.pad == "error" and not valid.all():
         raise MediaError("too_short", f"{int(valid.sum())} of {policy.t} segments have sound (pad is 'error')")
@@ -56,5 +63,5 @@ def audio_steps(
 
 
 def _overlap(audio: Audio, start: int, end: int) -> int:
-    """Samples of ``[start, end)`` in which the track is present."""
+    """Count the samples of [start, end) in which the track is present."""
     return sum(max(0, min(end, stop) - max(start, begin)) for begin, stop in audio.segments)

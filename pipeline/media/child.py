@@ -1,6 +1,6 @@
-"""The process in which untrusted files are decoded: `python -m pipeline.media.child MEMORY_MB PARENT_PID [BACKEND]`.
+"""Decodes untrusted files in a process of its own: ``python -m pipeline.media.child MEMORY_MB PARENT_PID [BACKEND]``.
 
-Reads one request a line from stdin and writes events to what was stdout when it started. It imports the standard
+It reads one request per line from stdin and writes events to what was stdout when it started. It imports the standard
 library, av, numpy and this project's light modules, and nothing else unless an opt-in backend needs it. It dies with
 its parent, may not grow beyond its own size plus a budget, writes no files and leaves no core.
 """
@@ -22,8 +22,8 @@ from pipeline.media.types import DecodeRequest, MediaError
 from pipeline.media.wire import send_done, send_event, send_failure
 
 _PR_SET_PDEATHSIG = 1
-_STDERR_BYTES = 1 << 20
-_WATCH_S = 0.02
+_STDERR_BYTES = 1 << 20  # enough for the last words of a process; a library that floods cannot fill the disk
+_WATCH_S = 0.02  # a decoder can claim a few hundred MB in that time, not more
 
 
 def main(arguments: list[str]) -> None:
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> None:
 
 
 def serve(request: DecodeRequest, write: Callable[[bytes | memoryview], None]) -> None:
-    """Answer one request."""
+    """Answer one request with its events and its end, or with its failure."""
     try:
         for event in decode(request):
             send_event(write, event)
@@ -55,11 +55,11 @@ def serve(request: DecodeRequest, write: Callable[[bytes | memoryview], None]) -
 
 
 def die_with(parent: int) -> None:
-    """Have the kernel end this process when its parent ends, at whatever the decoder is doing."""
+    """Have the kernel end this process when its parent ends, whatever the decoder is doing."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
-        # The parent ended before the request above took hold.
+        # The parent ended before the call above took effect.
         os._exit(1)
 
 
@@ -71,20 +71,20 @@ def claim_stdout() -> int:
 
 
 def limit_address_space(memory_mb: int) -> None:
-    """Cap the address space at the present size plus `memory_mb`."""
+    """Cap the address space at the present size plus ``memory_mb``."""
     size = _pages(0) * resource.getpagesize() + memory_mb * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (size, size))
 
 
 def watch_memory(memory_mb: int, backend: str) -> None:
-    """End this process once its resident memory exceeds the present size, torch included, plus `memory_mb`.
+    """End this process once its resident memory exceeds the present size, torch included, plus ``memory_mb``.
 
-    CUDA reserves address space by the hundred gigabytes, so that only what is resident can be limited, and that only by
-    looking often.
+    CUDA reserves hundreds of gigabytes of address space, so only resident memory can be limited, and only by looking
+    often.
     """
-    from pipeline.media.torchcodec_backend import unavailable
+    from pipeline.media.torchcodec_backend import why_unavailable
 
-    unavailable(backend)  # loads the libraries; what is wrong is told to whoever asks for a file
+    why_unavailable(backend)  # loads the libraries; if that fails, the first request is answered with the reason
     limit = _pages(1) + memory_mb * 2**20 // resource.getpagesize()
 
     def watch() -> None:
@@ -97,18 +97,18 @@ def watch_memory(memory_mb: int, backend: str) -> None:
 
 
 def _pages(field: int) -> int:
-    """Pages of this process: 0 of address space, 1 resident."""
+    """Return the pages of this process by the field of ``statm``: 0 address space, 1 resident."""
     return int(Path("/proc/self/statm").read_text().split()[field])
 
 
 def limit_resources() -> None:
-    """No cores; no files beyond stderr's few lines."""
+    """Forbid core dumps, and files beyond stderr's few lines."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (_STDERR_BYTES, _STDERR_BYTES))
 
 
 def writer(channel: int) -> Callable[[bytes | memoryview], None]:
-    """A function that writes all of its bytes to a descriptor."""
+    """Return a function that writes all of its bytes to a descriptor."""
 
     def write(data: bytes | memoryview) -> None:
         rest = memoryview(data)

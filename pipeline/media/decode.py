@@ -1,128 +1,134 @@
-"""Decode one file in this process: one pass serves every consumer.
+"""Decodes one file in this process: one pass serves every consumer.
 
 Exact first, then fast. The packets' times predict the frames shown, the policies choose on them, and the decoder is
-then held to the prediction: where it differs, the file is decoded again plainly, on the times it really shows.
+then held to the prediction: where it differs, the file is decoded again in order, on the times it really shows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from fractions import Fraction
+from typing import Literal
 
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 
-from pipeline.media import passes, picture
+from pipeline.media import foreign, passes, picture
 from pipeline.media.audio import decode_audio
-from pipeline.media.errors import translated
+from pipeline.media.errors import translate_errors
+from pipeline.media.frame_plan import FramePlan, plan_frames
 from pipeline.media.packets import PacketIndex, read_index
 from pipeline.media.recipe import recipe
-from pipeline.media.source import Source, open_source, pixel_aspect, record, rewind
+from pipeline.media.source import Source, describe_source, open_source, pixel_aspect, rewind
 from pipeline.media.types import DecodeRequest, Event, Frame, Header, MediaError
-from pipeline.media.wanted import Wanted, plan
+
+_Pass = Literal["skip", "plain", "recount"]
+"""How a pass goes through the stream: skipping what nobody needs; in order, as predicted; in order, as displayed."""
 
 
 def decode(request: DecodeRequest) -> Iterator[Event]:
-    """Decode what `request` wants.
+    """Decode what ``request`` wants.
 
     Yields
     ------
     Event
-        A `Header`, then each wanted `Frame` once in ascending time, then `Audio` where asked for. Should the decoder
-        show other frames than promised after the first came, another `Header` voids what was sent and all comes
-        again.
+        A ``Header``, then each wanted ``Frame`` once in ascending time, then ``Audio`` if it is wanted. If the decoder
+        shows other frames than promised after the first one came, another ``Header`` voids what was sent and
+        everything comes again.
 
     Raises
     ------
     MediaError
         For every failure of the file, at whatever event it shows.
     """
-    if request.backend == "decord":
-        from pipeline.media import decord_backend
-
-        pictures = decord_backend.pictures
-    elif request.backend in ("torchcodec", "nvdec"):
-        from pipeline.media import torchcodec_backend
-
-        pictures = torchcodec_backend.pictures
-    elif request.backend == "pyav":
-        pictures = _pictures
+    if request.backend == "pyav":
+        decode_pictures = _decode_pictures
+    elif request.backend in foreign.BACKENDS:
+        decode_pictures = foreign.decode_pictures
     else:
         raise MediaError("unsupported_codec", f"no decoding backend is named {request.backend!r}")
-    with translated():
+    header: Header | None = None
+    with translate_errors():
         with open_source(request.path, request.limits) as source:
             index = read_index(source, request.path)
-            predicted = plan(request, source, index.displayed(), index) if index.timed else None
-            wanted = yield from pictures(request, source, index, predicted)
+            predicted = plan_frames(request, source, index.displayed(), index) if index.timed else None
+            for event in decode_pictures(request, source, index, predicted):
+                if isinstance(event, Header):
+                    header = event
+                yield event
         if request.audio is not None:
+            assert header is not None  # every pass sends one, also without a wanted frame
             with open_source(request.path, request.limits) as source:
-                yield decode_audio(source, request.audio, wanted.start, wanted.duration_s)
+                yield decode_audio(source, request.audio, Fraction(request.start_s or 0.0), header.duration_s)
 
 
-def _pictures(
-    request: DecodeRequest, opened: Source, index: PacketIndex, predicted: Wanted | None
-) -> Generator[Event, None, Wanted]:
-    """Try the ways from fast to plain until one delivers what it promised; returns the plan that held."""
+def _decode_pictures(
+    request: DecodeRequest, opened: Source, index: PacketIndex, predicted: FramePlan | None
+) -> Iterator[Event]:
+    """Try the passes from fast to plain until one delivers what it promised."""
     reason = index.objection
     if predicted is not None:
-        for way in ("plain",) if index.objection else ("skip", "plain"):
+        passes_to_try: tuple[_Pass, ...] = ("plain",) if index.objection else ("skip", "plain")
+        for name in passes_to_try:
             try:
-                with _from_the_start(request, opened, index, way) as source:
-                    yield from _one_way(request, source, index, predicted, way, reason)
+                with _open_at_start(request, opened, index, name) as source:
+                    yield from _decode_pass(request, source, index, predicted, name, reason)
             except passes.Mismatch as mismatch:
                 reason = str(mismatch)
             else:
-                return predicted
+                return
     with open_source(request.path, request.limits) as source:
-        actual = plan(request, source, passes.counted(source), index)
+        actual = plan_frames(request, source, passes.list_displayed(source), index)
     with open_source(request.path, request.limits) as source:
-        yield from _one_way(request, source, index, actual, "recount", reason)
-    return actual
+        yield from _decode_pass(request, source, index, actual, "recount", reason)
 
 
 @contextmanager
-def _from_the_start(request: DecodeRequest, opened: Source, index: PacketIndex, way: str) -> Iterator[Source]:
-    """The file at its first packet: as it is where all packets were kept, rewound where the pass checks every packet
-    anyway, else opened anew.
+def _open_at_start(request: DecodeRequest, opened: Source, index: PacketIndex, name: _Pass) -> Iterator[Source]:
+    """Give the file at its first packet, without opening it again if a skipping pass can do without.
 
-    Opening costs as much as decoding several frames, since libav decodes some to learn about the streams.
+    That pass takes the packets that were kept, or checks every packet and can therefore trust a rewound file. Opening
+    costs as much as decoding several frames, since libav decodes some to learn about the streams.
     """
-    if way == "skip" and (index.kept or rewind(opened)):
+    if name == "skip" and (index.kept or rewind(opened)):
         yield opened
     else:
         with open_source(request.path, request.limits) as source:
             yield source
 
 
-def _one_way(
-    request: DecodeRequest, source: Source, index: PacketIndex, wanted: Wanted, way: str, reason: str | None
+def _decode_pass(
+    request: DecodeRequest, source: Source, index: PacketIndex, plan: FramePlan, name: _Pass, reason: str | None
 ) -> Iterator[Event]:
-    """Header and frames of one pass; the header waits for the first frame, which completes it."""
+    """Yield header and frames of one pass; the header waits for the first frame, which completes it."""
     aspect = pixel_aspect(source)
-    media = record(source) | {
-        "duration_s": wanted.source_duration_s,
-        "frames": len(wanted.displayed),
-        "decode": "skip" if way == "skip" else "plain",
+    media = describe_source(source) | {
+        "duration_s": plan.source_duration_s,
+        "frames": len(plan.displayed),
+        "decode": "skip" if name == "skip" else "plain",
         "plain_because": reason,
-        "times_from": "decoder" if way == "recount" else "packets",
+        "times_from": "decoder" if name == "recount" else "packets",
         "damaged_packets": index.corrupt,
         "backend": recipe("pyav"),
     }
     header_due = True
     reformatter = VideoReformatter()
-    for pts, frame in _frames(way, source, wanted, index):
+    for pts, frame in _decode_frames(name, source, plan, index):
         rgb = picture.to_rgb(reformatter, frame, aspect, request.limits)
         if header_due:
-            yield Header(media | picture.record(frame, aspect), wanted.duration_s, wanted.samples)
+            yield Header(media | picture.describe(frame, aspect), plan.duration_s, plan.samples)
             header_due = False
-        yield Frame(rgb, wanted.time_s[pts], wanted.uses[pts])
+        yield Frame(rgb, plan.time_s[pts], plan.uses[pts])
     if header_due:
-        yield Header(media, wanted.duration_s, wanted.samples)
+        yield Header(media, plan.duration_s, plan.samples)
 
 
-def _frames(way: str, source: Source, wanted: Wanted, index: PacketIndex) -> Iterator[tuple[int, VideoFrame]]:
-    if not wanted.uses:
+def _decode_frames(
+    name: _Pass, source: Source, plan: FramePlan, index: PacketIndex
+) -> Iterator[tuple[int, VideoFrame]]:
+    if not plan.uses:
         return iter(())
-    if way == "skip":
-        return passes.skipping(source, wanted, index)
-    return passes.plain(source, wanted) if way == "plain" else passes.restamped(source, wanted)
+    if name == "skip":
+        return passes.decode_skipping(source, plan, index)
+    return passes.decode_in_order(source, plan) if name == "plain" else passes.decode_retimed(source, plan)

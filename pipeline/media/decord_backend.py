@@ -1,53 +1,50 @@
-"""The opt-in decord backend: the same frames by time, refused where decord would show others.
+"""Reads frames with decord, and refuses a file of which decord would show other frames.
 
-decord numbers frames by packets and knows no edit lists. A file is decoded only when its times equal those that the
-packets predict; everything else is refused, never approximated. Its pixels come from another build of FFmpeg: mostly
-equal to PyAV's, promised by nobody.
+decord numbers frames by packets and knows no edit lists. A file is decoded only if its times equal those that the
+packets predict; everything else is refused, never approximated. Its pixels come from another build of FFmpeg: they
+are mostly equal to PyAV's, but nobody promises it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from pipeline.media.foreign import agreed, refusal
-from pipeline.media.packets import PacketIndex
+from pipeline.media.errors import first_line, refusal
+from pipeline.media.frame_plan import FramePlan
 from pipeline.media.source import Source
-from pipeline.media.types import DecodeRequest, Event, Frame, Header, MediaError
-from pipeline.media.wanted import Wanted
+from pipeline.media.types import DecodeRequest, MediaError
 
 # decord keeps times as float32; half a millisecond tells frames of up to 1000 per second apart.
 TOLERANCE_S = 5e-4
 
 
-def pictures(
-    request: DecodeRequest, opened: Source, index: PacketIndex, predicted: Wanted | None
-) -> Generator[Event, None, Wanted]:
-    """Header and wanted frames through decord; returns the plan.
+def open_frames(
+    request: DecodeRequest, opened: Source, plan: FramePlan
+) -> tuple[dict[str, Any], Iterator[tuple[int, NDArray[np.uint8]]]]:
+    """Open a file and check that decord shows the frames of the plan.
+
+    Returns
+    -------
+    library
+        What the media record says about the library: nothing.
+    frames
+        (pts, uint8 [H, W, 3]) of each wanted frame, ascending.
 
     Raises
     ------
     MediaError
-        `unsupported_codec` when decord is not installed or the file is refused.
+        ``unsupported_codec`` if decord is not installed or the file is refused.
     """
     reader = _open(request)
-    wanted, media = agreed(request, index, predicted)
-    times = opened.seconds(wanted.displayed)
+    times = opened.seconds(plan.displayed)
     shown = reader.get_frame_timestamp(np.arange(len(reader)))[:, 0] if len(reader) else np.empty(0)
     if len(shown) != len(times) or np.abs(shown - np.array(times)).max() > TOLERANCE_S:
         raise refusal(request, f"{len(shown)} frames by decord's count, {len(times)} on screen, or at other times")
-    yield Header(media, wanted.duration_s, wanted.samples)
-    # One after the other: where decord seeks (an index, a skip), it may show another frame under the right number.
-    last = wanted.last
-    for pts in wanted.displayed:
-        if last is None or pts > last:
-            break
-        frame = reader.next()
-        if pts in wanted.uses:
-            yield Frame(np.ascontiguousarray(frame.asnumpy()), wanted.time_s[pts], wanted.uses[pts])
-    return wanted
+    return {}, _read(reader, plan)
 
 
 def _open(request: DecodeRequest) -> Any:
@@ -59,4 +56,15 @@ def _open(request: DecodeRequest) -> Any:
     try:
         return decord.VideoReader(request.path, ctx=decord.cpu(0), num_threads=1)
     except (decord.DECORDError, RuntimeError) as error:
-        raise refusal(request, f"decord cannot open it: {str(error).splitlines()[0]}") from error
+        raise refusal(request, f"decord cannot open it: {first_line(error)}") from error
+
+
+def _read(reader: Any, plan: FramePlan) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    # One after the other: where decord seeks (an index, a skip), it may show another frame under the right number.
+    last = plan.last
+    for pts in plan.displayed:
+        if last is None or pts > last:
+            break
+        frame = reader.next()
+        if pts in plan.uses:
+            yield pts, np.ascontiguousarray(frame.asnumpy())

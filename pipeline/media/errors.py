@@ -1,4 +1,4 @@
-"""Turns what libav and the system raise into one `MediaError`."""
+"""Turns what libav, the system and other decoders raise into one ``MediaError``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import av.error
 
 from pipeline.media.sampling import TooShort
-from pipeline.media.types import FailureClass, MediaError
+from pipeline.media.types import DecodeRequest, FailureClass, MediaError
 
 _CLASSES: tuple[tuple[type[BaseException], FailureClass], ...] = (
     (TooShort, "too_short"),
@@ -19,7 +19,7 @@ _CLASSES: tuple[tuple[type[BaseException], FailureClass], ...] = (
     (av.error.PatchWelcomeError, "unsupported_codec"),
     (FileNotFoundError, "missing"),
 )
-# What the system says of a file that is there. Decoders borrow other numbers (EPERM, EINVAL, ENOSYS) for bad data.
+# What the system says about a file that exists. Decoders borrow other numbers (EPERM, EINVAL, ENOSYS) for bad data.
 _UNREADABLE = frozenset(
     {
         errno.EACCES,
@@ -38,26 +38,36 @@ _UNREADABLE = frozenset(
 
 
 @contextmanager
-def translated() -> Iterator[None]:
-    """Raise `MediaError` in place of every error that opening, demuxing or decoding a file is known to raise."""
+def translate_errors() -> Iterator[None]:
+    """Raise ``MediaError`` in place of every error that opening, demuxing or decoding a file is known to raise."""
     try:
         yield
     except MediaError:
         raise
     except (TooShort, MemoryError, OSError, av.error.FFmpegError) as error:
-        raise media_error(error) from error
+        raise classify(error) from error
 
 
-def media_error(error: BaseException) -> MediaError:
-    """Classify one error; the message keeps libav's or the system's words without the file's name."""
-    failure_class = next((named for cls, named in _CLASSES if isinstance(error, cls)), None)
+def classify(error: BaseException) -> MediaError:
+    """Return the ``MediaError`` for an error; it keeps the words of libav or the system, without the file's name."""
+    failure_class = next((failure_class for cls, failure_class in _CLASSES if isinstance(error, cls)), None)
     if failure_class is None:
-        of_system = isinstance(error, OSError) and not isinstance(error, av.error.FFmpegError)
-        failure_class = "unreadable" if of_system or getattr(error, "errno", None) in _UNREADABLE else "corrupt"
+        from_system = isinstance(error, OSError) and not isinstance(error, av.error.FFmpegError)
+        failure_class = "unreadable" if from_system or getattr(error, "errno", None) in _UNREADABLE else "corrupt"
     words = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return MediaError(failure_class, str(words))
 
 
 def is_damage(error: av.error.FFmpegError) -> bool:
-    """Whether a decoder's error tells of one bad packet, rather than of the codec, the system or memory."""
-    return media_error(error).failure_class == "corrupt"
+    """Return whether a decoder's error means one bad packet, rather than the codec, the system or memory."""
+    return classify(error).failure_class == "corrupt"
+
+
+def refusal(request: DecodeRequest, reason: str) -> MediaError:
+    """Return the error for a file that an opt-in backend would decode otherwise than PyAV, or not at all."""
+    return MediaError("unsupported_codec", f"refused by the {request.backend} backend: {reason}")
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message; its type if it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,41 +1,42 @@
-"""The little of H.264's syntax that skipping relies on: NAL units, IDR pictures, frame-coded sequences."""
+"""Reads the little of H.264's syntax that skipping relies on: NAL units, IDR pictures, frame-coded sequences.
+
+Clauses are those of ITU-T H.264.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-NAL_SLICE = 1
 NAL_IDR = 5
 NAL_SPS = 7
 NAL_PPS = 8
 NAL_PREFIX = 14
 NAL_SUBSET_SPS = 15
 NAL_EXTENSION = 20
-SLICES = frozenset({1, 2, 3, 4, 5})
-# Profiles whose parameter sets carry chroma format and scaling lists (7.3.2.1.1).
+# Profiles whose parameter sets carry chroma format and scaling lists (clause 7.3.2.1.1).
 _HIGH_PROFILES = frozenset({100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135})
 
 
 @dataclass(slots=True)
 class ParameterSets:
-    """Parameter sets seen so far, and the first reason found why the stream may not be skipped through."""
+    """Parameter sets seen so far, and the first reason why the stream may not be skipped through."""
 
     sequence: set[bytes] = field(default_factory=set)
     picture: dict[int, bytes] = field(default_factory=dict)
     objection: str | None = None
 
-    def add(self, kind: int, unit: bytes) -> None:
-        """Take in one NAL unit that is a parameter set."""
-        if kind in (NAL_SUBSET_SPS, NAL_PREFIX, NAL_EXTENSION):
+    def add(self, nal_type: int, unit: bytes) -> None:
+        """Add one NAL unit that is a parameter set."""
+        if nal_type in (NAL_SUBSET_SPS, NAL_PREFIX, NAL_EXTENSION):
             self._object("scalable or multi-view extension")
-        elif kind == NAL_SPS and unit not in self.sequence:
+        elif nal_type == NAL_SPS and unit not in self.sequence:
             self.sequence.add(unit)
             if len(self.sequence) > 1:
                 self._object("more than one sequence parameter set")
             else:
                 self._object(sequence_objection(unit))
-        elif kind == NAL_PPS:
+        elif nal_type == NAL_PPS:
             try:
                 number = Bits(unescape(unit[1:])).unsigned()
             except ValueError:
@@ -56,14 +57,14 @@ class Bits:
         self._left = len(data) * 8
 
     def take(self, count: int) -> int:
-        """The next `count` bits."""
+        """Return the next ``count`` bits."""
         if count > self._left:
             raise ValueError("bit string exhausted")
         self._left -= count
         return (self._value >> self._left) & ((1 << count) - 1)
 
     def unsigned(self) -> int:
-        """ue(v), clause 9.1."""
+        """Return the next unsigned Exp-Golomb code, ue(v) of clause 9.1."""
         zeros = 0
         while not self.take(1):
             zeros += 1
@@ -72,18 +73,18 @@ class Bits:
         return (1 << zeros) - 1 + self.take(zeros)
 
     def signed(self) -> int:
-        """se(v), clause 9.1.1."""
+        """Return the next signed Exp-Golomb code, se(v) of clause 9.1.1."""
         code = self.unsigned()
         return (code + 1) // 2 if code % 2 else -(code // 2)
 
 
 def unescape(unit: bytes) -> bytes:
-    """Remove the emulation prevention bytes of a NAL unit (7.4.1)."""
+    """Remove the emulation prevention bytes of a NAL unit (clause 7.4.1)."""
     return unit.replace(b"\x00\x00\x03", b"\x00\x00")
 
 
 def sequence_objection(unit: bytes) -> str | None:
-    """Why a sequence with this parameter set may not be skipped through, or None (syntax: 7.3.2.1.1)."""
+    """Return why a sequence with this parameter set may not be skipped through, or None (clause 7.3.2.1.1)."""
     try:
         bits = Bits(unescape(unit[1:]))
         profile = bits.take(8)
@@ -114,14 +115,14 @@ def sequence_objection(unit: bytes) -> str | None:
 
 
 def avcc_length_size(extradata: bytes | None) -> int | None:
-    """Bytes of the length before each NAL unit where `extradata` is an avcC record, or None for Annex B."""
+    """Return the bytes of the length before each NAL unit if ``extradata`` is an avcC record, or None for Annex B."""
     if extradata and len(extradata) >= 7 and extradata[0] == 1:
         return (extradata[4] & 3) + 1
     return None
 
 
 def avcc_units(extradata: bytes) -> Iterator[bytes]:
-    """NAL units of an avcC record (ISO/IEC 14496-15, 5.3.3.1)."""
+    """Yield the NAL units of an avcC record (ISO/IEC 14496-15, 5.3.3.1)."""
     position = 6
     count = extradata[5] & 31
     for group in range(2):
@@ -137,7 +138,7 @@ def avcc_units(extradata: bytes) -> Iterator[bytes]:
 
 
 def units(data: bytes, length_size: int | None) -> Iterator[tuple[int, int]]:
-    """Ranges (start, end) of the NAL units in one packet."""
+    """Yield the ranges (start, end) of the NAL units in one packet."""
     if length_size is not None:
         position = 0
         while position + length_size < len(data):
@@ -154,14 +155,14 @@ def units(data: bytes, length_size: int | None) -> Iterator[tuple[int, int]]:
 
 
 def read_packet(data: bytes, length_size: int | None, sets: ParameterSets) -> bool:
-    """Whether the packet is one IDR picture; parameter sets on the way go into `sets`."""
+    """Return whether the packet is one IDR picture; parameter sets on the way go into ``sets``."""
     idr = False
     for start, end in units(data, length_size):
         if start >= end:
             continue
-        kind = data[start] & 31
-        if kind == NAL_IDR:
+        nal_type = data[start] & 31
+        if nal_type == NAL_IDR:
             idr = True
-        elif kind not in SLICES and kind in (NAL_SPS, NAL_PPS, NAL_PREFIX, NAL_SUBSET_SPS, NAL_EXTENSION):
-            sets.add(kind, data[start:end].rstrip(b"\x00"))
+        elif nal_type in (NAL_SPS, NAL_PPS, NAL_PREFIX, NAL_SUBSET_SPS, NAL_EXTENSION):
+            sets.add(nal_type, data[start:end].rstrip(b"\x00"))
     return idr

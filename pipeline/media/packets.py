@@ -1,4 +1,4 @@
-"""First pass over a file: every video packet's times and flags, read without decoding."""
+"""Makes the first pass over a file: every video packet's times and flags, read without decoding."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from statistics import median
 import av.error
 import numpy as np
 from av.packet import Packet
+from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from pipeline.media import h264
@@ -20,6 +21,7 @@ from pipeline.media.source import MOV_FORMAT, Source
 
 H264 = "h264"
 AVI_FORMAT = "avi"
+# Packets up to this size in all are kept for the second pass; a short clip fits, a film need not.
 KEPT_BYTES = 64 << 20
 
 
@@ -30,9 +32,9 @@ class PacketIndex:
     Attributes
     ----------
     pts
-        Presentation times in the stream's time base; None where the container has none.
+        Presentation times in the stream's time base; None if the container has none.
     duration
-        Claimed durations in the time base, 0 where there is none.
+        Claimed durations in the time base, 0 if there is none.
     discard
         Whether the packet is decoded but not shown (edit lists).
     keyframe
@@ -40,14 +42,14 @@ class PacketIndex:
     corrupt
         Number of packets that the demuxer flagged as damaged.
     objection
-        Why this stream must be decoded plainly, or None where skipping is allowed.
+        Why this stream must be decoded in order, or None if skipping is allowed.
     truncated
         Whether the file ends before its own index says.
     kept
-        The packets themselves where they are few enough to keep, so that one reading of the file serves both passes;
+        The packets themselves if they are few enough to keep, so that one reading of the file serves both passes;
         empty otherwise.
     guessed
-        Whether the container keeps no presentation times and frames are reordered, so that libav's are made up.
+        Whether libav makes the times up, because the container keeps none and frames are reordered.
     """
 
     pts: tuple[int | None, ...]
@@ -57,7 +59,7 @@ class PacketIndex:
     corrupt: int
     objection: str | None
     truncated: bool
-    kept: tuple[Packet, ...] = ()  # type: ignore[type-arg]
+    kept: tuple[Packet[VideoStream], ...] = ()
     guessed: bool = False
 
     @property
@@ -66,7 +68,7 @@ class PacketIndex:
         return not self.guessed and None not in self.pts and len(set(self.pts)) == len(self.pts)
 
     def displayed(self) -> list[tuple[int, int]]:
-        """Predicted (pts, claimed duration) of each frame shown, ascending; needs `timed`."""
+        """Return the predicted (pts, claimed duration) of each frame shown, ascending; needs ``timed``."""
         return sorted(
             (pts, duration)
             for pts, duration, discard in zip(self.pts, self.duration, self.discard, strict=True)
@@ -83,7 +85,7 @@ def read_index(source: Source, path: str) -> PacketIndex:
     keyframe: list[bool] = []
     corrupt = 0
     truncated = _index_exceeds_file(source, path)
-    kept: list[Packet] = []  # type: ignore[type-arg]
+    kept: list[Packet[VideoStream]] = []
     room = KEPT_BYTES
     is_h264 = video.codec_context.name == H264
     sets = h264.ParameterSets()
@@ -126,13 +128,13 @@ def read_index(source: Source, path: str) -> PacketIndex:
 
 
 def groups(index: PacketIndex) -> list[range]:
-    """Ranges of packets that start with an IDR picture and can be decoded on their own."""
+    """Return the ranges of packets that start with an IDR picture and can be decoded on their own."""
     starts = [number for number, key in enumerate(index.keyframe) if key]
     return [range(start, end) for start, end in zip(starts, [*starts[1:], len(index.pts)], strict=True)]
 
 
 def last_duration(displayed: list[tuple[int, int]], source: Source) -> Fraction:
-    """How long the last frame is shown, in seconds: what its packet claims, else the usual gap between frames."""
+    """Return how many seconds the last frame is shown: as its packet claims, else the usual gap between frames."""
     assert source.video.time_base is not None
     if displayed[-1][1] > 0:
         return displayed[-1][1] * source.video.time_base
@@ -143,11 +145,11 @@ def last_duration(displayed: list[tuple[int, int]], source: Source) -> Fraction:
     return 1 / Fraction(rate) if rate else Fraction(1, 25)
 
 
-def claimed_by_ffmpeg5(displayed: list[tuple[int, int]], index: PacketIndex, source: Source) -> NDArray[np.float64]:
-    """Each frame's duration, float64 [F] in seconds, as FFmpeg 5.1's command line reads it.
+def ffmpeg5_durations(displayed: list[tuple[int, int]], index: PacketIndex, source: Source) -> NDArray[np.float64]:
+    """Return each frame's duration, float64 [F] in seconds, as FFmpeg 5.1's command line reads it.
 
-    Up to release 5.1 the ISO-BMFF demuxer took no duration from tables with reordered frames; the frame rate stood
-    in. The published 6-fps dumps were made that way.
+    Up to release 5.1 the ISO-BMFF demuxer took no duration from tables with reordered frames and used the frame rate
+    instead. The published 6-fps dumps were made that way.
     """
     assert source.video.time_base is not None
     reordered = any(a > b for a, b in pairwise(index.pts) if a is not None and b is not None)
@@ -158,16 +160,16 @@ def claimed_by_ffmpeg5(displayed: list[tuple[int, int]], index: PacketIndex, sou
 
 def _read_extradata(extradata: bytes, length_size: int | None, sets: h264.ParameterSets) -> None:
     if length_size is not None:
-        found = [unit for unit in h264.avcc_units(extradata) if unit]
+        units = [unit for unit in h264.avcc_units(extradata) if unit]
     else:
-        found = [extradata[start:end] for start, end in h264.units(extradata, None) if start < end]
-    for unit in found:
+        units = [extradata[start:end] for start, end in h264.units(extradata, None) if start < end]
+    for unit in units:
         if unit[0] & 31 in (h264.NAL_SPS, h264.NAL_PPS, h264.NAL_SUBSET_SPS):
             sets.add(unit[0] & 31, unit.rstrip(b"\x00"))
 
 
 def _order_objection(index: PacketIndex, reorder_depth: int) -> str | None:
-    """Why the packets' order forbids skipping, or None."""
+    """Return why the packets' order forbids skipping, or None."""
     if not index.pts:
         return "no packets"
     if not index.timed:
@@ -191,7 +193,7 @@ def _order_objection(index: PacketIndex, reorder_depth: int) -> str | None:
 
 
 def _reordering(times: list[int]) -> int:
-    """The most frames that come before another in decoding and after it on screen."""
+    """Return the most frames that come before another in decoding and after it on screen."""
     earlier: list[int] = []
     deepest = 0
     for time in times:

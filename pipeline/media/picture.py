@@ -1,4 +1,4 @@
-"""One decoded frame to one upright RGB picture with square pixels."""
+"""Converts one decoded frame to one upright RGB picture with square pixels."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Orientation:
     flip_columns: bool = False
 
     def apply(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Turn uint8 [H, W, 3]; returns a contiguous picture."""
+        """Turn a picture, uint8 [H, W, 3], and return it contiguous."""
         if self.swap:
             rgb = rgb.transpose(1, 0, 2)
         if self.flip_rows:
@@ -39,7 +39,7 @@ class Orientation:
 
     @property
     def clockwise(self) -> int | None:
-        """Degrees of clockwise rotation, or None where the picture is mirrored."""
+        """Degrees of clockwise rotation, or None if the picture is mirrored."""
         turns = {
             (False, False, False): 0,
             (True, False, True): 90,
@@ -50,10 +50,9 @@ class Orientation:
 
 
 def orientation(frame: VideoFrame) -> Orientation:
-    """Read the display matrix (ISO/IEC 14496-12, 6.2.2); angles that are no quarter turns are left alone."""
-    # The container iterates over its items, whatever its stubs say.
-    found: list[Any] = list(frame.side_data)
-    data = next((bytes(item) for item in found if item.type == Type.DISPLAYMATRIX), None)
+    """Read the display matrix (ISO/IEC 14496-12, 6.2.2); angles other than quarter turns are ignored."""
+    items: list[Any] = list(frame.side_data)  # PyAV's stubs do not say that the container holds items
+    data = next((bytes(item) for item in items if item.type == Type.DISPLAYMATRIX), None)
     if data is None:
         return Orientation()
     matrix = np.frombuffer(data, dtype=np.int32).reshape(3, 3)[:2, :2] / 65536
@@ -66,7 +65,7 @@ def orientation(frame: VideoFrame) -> Orientation:
 
 
 def square_size(width: int, height: int, aspect: Fraction) -> tuple[int, int]:
-    """Size in square pixels; the short side grows, so that no detail is lost."""
+    """Return the size in square pixels; the short side grows, so that no detail is lost."""
     if aspect > 1:
         return max(1, round(width * aspect)), height
     return width, max(1, round(height / aspect))
@@ -76,16 +75,17 @@ def to_rgb(reformatter: VideoReformatter, frame: VideoFrame, aspect: Fraction, l
     """Convert one frame; one reformatter serves all frames of a pass and keeps its tables.
 
     Matrix and range are the frame's own tags, as swscale reads them; a frame with square pixels and no rotation is
-    bit-identical to `frame.to_ndarray(format="rgb24")`.
+    bit-identical to ``frame.to_ndarray(format="rgb24")``.
 
     Returns
     -------
-    uint8 [H, W, 3]
+    numpy.ndarray
+        uint8 [H, W, 3].
 
     Raises
     ------
     MediaError
-        `too_large` when the picture, or its square-pixel form, exceeds the limits.
+        ``too_large`` if the picture, or its square-pixel form, exceeds the limits.
     """
     width, height = square_size(frame.width, frame.height, aspect)
     if max(width * height, frame.width * frame.height) > limits.max_pixels:
@@ -94,8 +94,8 @@ def to_rgb(reformatter: VideoReformatter, frame: VideoFrame, aspect: Fraction, l
     return orientation(frame).apply(rgb.view(np.uint8))
 
 
-def record(frame: VideoFrame, aspect: Fraction) -> dict[str, Any]:
-    """What the first wanted frame says about all pictures, JSON-able."""
+def describe(frame: VideoFrame, aspect: Fraction) -> dict[str, Any]:
+    """Return what the media record says about the pictures, JSON-able, from the first wanted frame."""
     turn = orientation(frame)
     width, height = square_size(frame.width, frame.height, aspect)
     if turn.swap:

@@ -1,4 +1,4 @@
-"""What a feature's spec must say about decoding: equal recipes give equal pictures and sound."""
+"""Says what a feature's spec must record about decoding: equal recipes give equal pictures and sound."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _LIBRARIES = ("libavformat", "libavcodec", "libswscale", "libswresample")
 
 @cache
 def recipe(backend: str) -> dict[str, Any]:
-    """The recipe of one backend, JSON-able.
+    """Return the recipe of one backend, JSON-able.
 
     Raises
     ------
     MediaError
-        `unsupported_codec` for an unknown backend, or one that is not installed.
+        ``unsupported_codec`` if the backend is unknown or not installed.
     """
     if backend not in _PACKAGES:
         raise MediaError("unsupported_codec", f"no decoding backend is named {backend!r}")

@@ -1,7 +1,7 @@
-"""Which frames of a video are wanted: one time axis, and the policies that choose slots on it.
+"""Says which frames of a video are wanted: one time axis, and the policies that choose slots on it.
 
-Every policy is a small value object. `sample` maps the times at which frames are shown to T slots; `spec` is what a
-feature's recipe records; `policy_from_spec` reads it back. One rule of display holds for all of them: the frame at t
+Every policy is a small value object. ``sample`` maps the times at which frames are shown to T slots; ``spec`` is what a
+feature's spec records; ``policy_from_spec`` reads it back. One rule of display holds for all of them: the frame at t
 is the one with the greatest presentation time <= t, before the first frame the first. Comparisons allow one
 microsecond, the resolution at which containers state their start.
 """
@@ -16,16 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 EPSILON_S = 1e-6
-MAX_STEPS = 1_000_000
+MAX_STEPS = 1_000_000  # more would be a slip in a settings file: 11 days at one step per second
 Pad = Literal["repeat", "zero", "error"]
 
 
 class SamplingError(ValueError):
-    """A policy that cannot be built; the message names the field."""
+    """Raised when a policy cannot be built; the message names the field."""
 
 
 class TooShort(Exception):
-    """The video has too few frames for the policy."""
+    """Raised when a video has too few frames for a policy."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,18 +35,18 @@ class Timeline:
     Attributes
     ----------
     pts_s
-        float64 [F], ascending times of display in seconds; t = 0 is the presentation zero, or the start of the clip.
+        float64 [F], times of display in seconds, ascending; t = 0 is the presentation zero, or the start of the clip.
         A clip's first frame may carry a small negative time: it was already on screen when the clip began.
     duration_s
         End of the last frame in seconds, or the length of the clip.
     frame_rate
         Average frames per second as the container states it, or None.
     nominal_rate
-        Frames per second that FFmpeg's tools assume for the stream (`av_guess_frame_rate`), or None; it differs from
+        Frames per second that FFmpeg's tools assume for the stream (``av_guess_frame_rate``), or None; it differs from
         the average on variable-rate files, and only the published 6-fps dump depends on it.
     shown_s
-        float64 [F], seconds that FFmpeg 5.1 reads as each packet's duration (0 for none), or None: the gaps
-        between frames are taken. Only the published 6-fps dump depends on it.
+        float64 [F], seconds that FFmpeg 5.1 reads as each packet's duration (0 for none); if None, the gaps between
+        frames stand in. Only the published 6-fps dump depends on it.
     """
 
     pts_s: NDArray[np.float64]
@@ -63,13 +63,13 @@ class Samples:
     Attributes
     ----------
     frame
-        int64 [T], index into `Timeline.pts_s`; -1 where the slot is to be filled with zeros (`pad="zero"`).
+        int64 [T], index into ``Timeline.pts_s``; -1 where the slot is to be filled with zeros (``pad="zero"``).
     time_s
-        float64 [T], the chosen frame's own time; for a slot of zeros the time the slot asked for.
+        float64 [T], the chosen frame's own time; for a slot of zeros, the time that the slot asks for.
     valid
         bool [T], False where the slot is padding.
     published_time_s
-        float64 [T], the time that the published tables give this slot where a published rule has its own, or None.
+        float64 [T], the time that a published rule gives each slot in its own tables, or None.
     """
 
     frame: NDArray[np.int64]
@@ -83,28 +83,28 @@ class Policy(Protocol):
 
     @property
     def steps(self) -> int | None:
-        """Number of slots T, or None when it depends on the video."""
+        """Number of slots T, or None if it depends on the video."""
 
     def sample(self, timeline: Timeline) -> Samples:
-        """Choose the frames; raises `TooShort` when the video cannot fill them."""
+        """Choose the frames; raise ``TooShort`` if the video cannot fill the slots."""
 
     def spec(self) -> dict[str, Any]:
-        """The rule as JSON."""
+        """Return the rule in its dictionary form, JSON-able."""
 
 
 def frames_at(timeline: Timeline, times_s: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Indices, int64, of the frames on screen at `times_s`."""
+    """Return the indices, int64 [T], of the frames on screen at ``times_s``, float64 [T]."""
     index = np.searchsorted(timeline.pts_s, times_s + EPSILON_S, side="right") - 1
     return np.maximum(index, 0).astype(np.int64)
 
 
 @dataclass(frozen=True, slots=True)
 class Uniform:
-    """`n` equal slots over the duration, each the frame on screen at the centre of its slot.
+    """``n`` equal slots over the duration, each the frame on screen at the centre of its slot.
 
-    Slot i asks for t = (i + 1/2) * duration / n. A video of fewer than n frames shows some of them in several slots:
-    there a slot that shows the same frame as the slot before it is padding. `pad` says what padding holds: the frame
-    again (`repeat`), zeros (`zero`), or nothing at all (`error`: such a video is refused as too short). A longer
+    Slot i asks for t = (i + 1/2) * duration / n. A video of fewer than n frames shows some of them in several slots;
+    there, a slot that shows the same frame as the slot before it is padding. ``pad`` says what padding holds: the frame
+    again (``repeat``), zeros (``zero``), or nothing at all (``error``: such a video is refused as too short). A longer
     video has no padding, even where it holds one frame over several slots.
     """
 
@@ -127,7 +127,7 @@ class Uniform:
         valid = np.ones(self.n, dtype=np.bool_)
         if len(timeline.pts_s) < self.n:
             valid[1:] = np.diff(frame) != 0
-        return _padded(timeline, times, frame, valid, self.pad, f"{self.n} frames")
+        return _apply_padding(timeline, times, frame, valid, self.pad, f"{self.n} frames")
 
     def spec(self) -> dict[str, Any]:
         return _spec(self)
@@ -135,10 +135,10 @@ class Uniform:
 
 @dataclass(frozen=True, slots=True)
 class Segments:
-    """`t` segments of `seconds` each from t = 0, each the frame on screen in the middle of its segment.
+    """``t`` segments of ``seconds`` each from t = 0, each the frame on screen in the middle of its segment.
 
     Slot i asks for (i + 1/2) * seconds. A segment whose middle lies at or after the end of the video is padding,
-    except that the first is always real. `pad` as in `Uniform`; `repeat` shows the last frame of the last real
+    except that the first is always valid. ``pad`` works as in ``Uniform``; ``repeat`` shows the frame of the last valid
     segment again.
     """
 
@@ -164,7 +164,7 @@ class Segments:
         frame = frames_at(timeline, times)
         frame[~valid] = frame[valid][-1]
         wanted = f"{self.t} segments of {self.seconds:g} s"
-        return _padded(timeline, times, frame, valid, self.pad, wanted)
+        return _apply_padding(timeline, times, frame, valid, self.pad, wanted)
 
     def spec(self) -> dict[str, Any]:
         return _spec(self)
@@ -198,13 +198,13 @@ class Fps:
 
 @dataclass(frozen=True, slots=True)
 class NextGqa32:
-    """The published sampling of NExT-GQA: 32 of the images of a 6-fps dump.
+    """The published sampling of NExT-GQA (Xiao et al., CVPR 2024): 32 of the images of a 6-fps dump.
 
-    The authors dumped each video by hand with FFmpeg at 6 fps and kept files 1, 4, 7, ... (2 fps); `sample_clips`
-    then takes 32 of the M files. The dump is `ffmpeg -i VIDEO -r 6 %d.jpg`, emulated by `dump_frames`: its constant
+    The authors dumped each video by hand with FFmpeg at 6 fps and kept files 1, 4, 7, ... (2 fps); ``sample_clips``
+    then takes 32 of the M files. The dump is ``ffmpeg -i VIDEO -r 6 %d.jpg``, emulated by ``dump_frames``: its constant
     rate encoder emits the two first frames at once, hence the floor(6T) + 2 files from which 96 % of the published
-    tables follow, where the filter `fps=6` gives round(6T) files and explains 37 %. `time_s` is the real time of
-    each image; `published_time_s` is the tables' own round((1 + 3c) / 6, 1), about 1/6 s late. All slots are valid:
+    tables follow, where the filter ``fps=6`` gives round(6T) files and explains 37 %. ``time_s`` is the real time of
+    each image; ``published_time_s`` is the tables' own round((1 + 3c) / 6, 1), about 1/6 s late. All slots are valid:
     repeats in short videos belong to the published rule.
     """
 
@@ -228,12 +228,12 @@ class NextGqa32:
 
 @dataclass(frozen=True, slots=True)
 class MusicAvqa60:
-    """The published sampling of MUSIC-AVQA: the middle frame of each of 60 seconds, by frame number.
+    """The published sampling of MUSIC-AVQA (Li et al., CVPR 2022): the middle frame of each of 60 seconds, by number.
 
     Slot i takes displayed frame round((1/2 + i) * fps), with fps the container's average rate. A number beyond the
     frame count F wraps inside the last partial second of L = int(F mod fps) frames (int(fps) when 0):
     S + 1 + ((number - S - 1) mod L) with S = F - L; such slots are padding. A number equal to F reads the last
-    frame, as the published reader did. `published_time_s` is i + 1/2, the second that the slot stands for.
+    frame, as the published reader did. ``published_time_s`` is i + 1/2, the second that the slot stands for.
     """
 
     name: ClassVar[str] = "music_avqa60"
@@ -259,16 +259,16 @@ class MusicAvqa60:
 
 
 def sample_clips(total: int, num_clips: int, k: int) -> list[int]:
-    """Centres of `num_clips` windows of `k` frames over `total`, as NExT-GQA publishes them.
+    """Return the centres of ``num_clips`` windows of ``k`` frames over ``total``, as NExT-GQA publishes them.
 
-    The centres come from `np.linspace` itself: its rounding error decides one index in some 500 totals below 20,000,
-    so integer arithmetic would not reproduce the published tables. A short window that begins at 0 is filled up on
-    its left with frame 0, any other on its right with its last frame; the element in its middle is taken.
+    The centres come from ``np.linspace`` itself: its rounding error decides one index in some 500 totals below 20,000,
+    so integer arithmetic would not reproduce the published tables. A short window that begins at 0 is filled on its
+    left with frame 0, any other on its right with its last frame; the element in its middle is taken.
 
     Raises
     ------
     TooShort
-        If `total` is 0.
+        If ``total`` is 0.
     """
     if total < 1:
         raise TooShort("no frame to sample from")
@@ -285,20 +285,20 @@ def sample_clips(total: int, num_clips: int, k: int) -> list[int]:
 
 
 def dump_frames(timeline: Timeline, rate: int) -> NDArray[np.int64]:
-    """Indices of the frames in an image dump `ffmpeg -i VIDEO -r RATE %d.jpg`, in order of the files.
+    """Return the indices of the frames in an image dump ``ffmpeg -i VIDEO -r RATE %d.jpg``, in order of the files.
 
     The rule is the constant-rate branch of the ffmpeg command line (releases 2 to 5.1; checked file by file against
     5.1): with time counted in output frames, an input frame that ends more than 1.1 before the output's clock is
     dropped, one that ends more than 1.1 after it is written round(delta) times, the frame before it filling what
     lies before its own start; at the end the last frame is written as often as the median of the last three fills.
-    A frame lasts as many whole output frames as its packet claims, or, where that rounds to none, one frame at the
-    stream's nominal rate. Times count from the axis' zero, as they do there for every format but MPEG-TS, where
-    the command line takes the first frame for zero.
+    A frame lasts as many whole output frames as its packet claims or, if that rounds to none, one frame at the
+    stream's nominal rate. Times count from the zero of the axis, as they do on the command line for every format but
+    MPEG-TS, where the first frame is its zero.
 
     Returns
     -------
-    int64 [N]
-        Index into `timeline.pts_s` of every file, N >= 1 for a video with frames.
+    numpy.ndarray
+        int64 [N], index into ``timeline.pts_s`` for every file; N >= 1 for a video with frames.
     """
     span = min(rate / timeline.nominal_rate, 1.0) if timeline.nominal_rate else 1.0
     shown = timeline.shown_s
@@ -333,7 +333,7 @@ _POLICIES: dict[str, type[Uniform | Segments | Fps | NextGqa32 | MusicAvqa60]] =
 
 
 def policy_from_spec(spec: dict[str, Any]) -> Policy:
-    """Build a policy from its dictionary form, as in `{"policy": "uniform", "n": 32, "pad": "repeat"}`.
+    """Build a policy from its dictionary form, as in ``{"policy": "uniform", "n": 32, "pad": "repeat"}``.
 
     Raises
     ------
@@ -362,7 +362,7 @@ def _spec(policy: Uniform | Segments | Fps | NextGqa32 | MusicAvqa60) -> dict[st
     return {"policy": policy.name, **asdict(policy)}
 
 
-def _padded(
+def _apply_padding(
     timeline: Timeline,
     times: NDArray[np.float64],
     frame: NDArray[np.int64],
@@ -370,7 +370,7 @@ def _padded(
     pad: Pad,
     wanted: str,
 ) -> Samples:
-    """Fill the slots that are not valid as `pad` says; raises `TooShort` for `error`."""
+    """Fill the slots that are not valid as ``pad`` says; raise ``TooShort`` if it says ``error``."""
     time_s = timeline.pts_s[frame]
     if pad == "error" and not valid.all():
         raise TooShort(

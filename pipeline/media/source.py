@@ -1,4 +1,4 @@
-"""Opens a file and chooses its streams; knows the time axis and the limits, decodes nothing."""
+"""Opens a file and chooses its streams; knows the time axis and the limits, but decodes nothing."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from av.video.stream import VideoStream
 
 from pipeline.media.types import Limits, MediaError
 
-# Formats that hold a film in one file. Playlists and concatenation scripts are left out: they would let a hostile
-# "video" read other files of this machine.
+# Formats that hold a film in one file. Playlists and concatenation scripts are left out: a hostile "video" could use
+# them to read other files of this machine.
 FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,h264,hevc,m4v,ivf,obu,av1,vc1,mjpeg,"
     "gif,dv,mxf,nut,rm,wtv,yuv4mpegpipe,mp3,wav,flac,aac,ac3,aiff,amr,w64,caf"
@@ -50,23 +50,23 @@ class Source:
     audio: AudioStream | None
     zero: Fraction
 
-    def seconds(self, stamps: Iterable[int]) -> list[float]:
-        """Times of video timestamps on the axis, in seconds, each correctly rounded."""
+    def seconds(self, timestamps: Iterable[int]) -> list[float]:
+        """Convert video timestamps to seconds on the axis, each correctly rounded."""
         assert self.video.time_base is not None
         scale, zero = self.video.time_base, self.zero
         factor, shift = scale.numerator * zero.denominator, zero.numerator * scale.denominator
         divisor = scale.denominator * zero.denominator
-        return [(stamp * factor - shift) / divisor for stamp in stamps]
+        return [(timestamp * factor - shift) / divisor for timestamp in timestamps]
 
 
 @contextmanager
 def open_source(path: str, limits: Limits) -> Iterator[Source]:
-    """Open `path`, choose its streams and check the limits that its headers can break.
+    """Open ``path``, choose its streams and check the limits that its headers can break.
 
     Raises
     ------
     MediaError
-        `no_video`, `unsupported_codec`, `too_large` or `corrupt`; libav's own errors pass through untouched.
+        ``no_video``, ``unsupported_codec``, ``too_large`` or ``corrupt``; libav's own errors pass through untouched.
     """
     av.logging.set_level(None)
     container = _open(path)
@@ -92,7 +92,7 @@ def open_source(path: str, limits: Limits) -> Iterator[Source]:
 
 
 def presentation_zero(container: InputContainer) -> Fraction:
-    """Where the file's own clock says that presentation begins, in seconds.
+    """Return the second of the file's own clock at which presentation begins.
 
     ISO-BMFF times are absolute after edit lists, so zero is 0 even when the first frame comes later. Other formats
     (MPEG-TS, Matroska cut from a stream) may start anywhere: there zero is the earliest stream's start, but never
@@ -112,7 +112,10 @@ def presentation_zero(container: InputContainer) -> Fraction:
 
 
 def rewind(source: Source) -> bool:
-    """Go back to the first packet, where that is exact: in ISO-BMFF, whose index holds every packet."""
+    """Go back to the first packet if that is exact, and return whether it was.
+
+    It is in ISO-BMFF, whose index holds every packet.
+    """
     if MOV_FORMAT not in source.container.format.name.split(",") or not len(source.video.index_entries):
         return False
     first = min(entry.timestamp for entry in source.video.index_entries)
@@ -120,8 +123,8 @@ def rewind(source: Source) -> bool:
     return True
 
 
-def record(source: Source) -> dict[str, Any]:
-    """What is worth keeping about the file, JSON-able; pictures add theirs when the first is decoded."""
+def describe_source(source: Source) -> dict[str, Any]:
+    """Return what the media record says about the file, JSON-able; the first picture adds its own part."""
     container, video = source.container, source.video
     context = video.codec_context
     return {
@@ -143,7 +146,7 @@ def record(source: Source) -> dict[str, Any]:
 
 
 def pixel_aspect(source: Source) -> Fraction:
-    """Width of a pixel over its height; 1 where the file does not say or says nonsense."""
+    """Return the width of a pixel over its height; 1 if the file does not say or says nonsense."""
     aspect = source.video.sample_aspect_ratio
     return Fraction(aspect) if aspect else Fraction(1)
 
@@ -158,15 +161,15 @@ def _open(path: str) -> InputContainer:
 
 
 def _refused_size(path: str) -> tuple[int, int] | None:
-    """The picture size that libav itself refused as too large, which it tells its log and nobody else."""
+    """Return the picture size that libav itself refused as too large; it is only in libav's log."""
     with av.logging.Capture() as lines:
         av.logging.set_level(av.logging.ERROR)
         try:
             _open(path).close()
         finally:
             av.logging.set_level(None)
-    found = (_REFUSED_SIZE.search(text) for _, _, text in lines)
-    return next(((int(match[1]), int(match[2])) for match in found if match), None)
+    matches = (_REFUSED_SIZE.search(text) for _, _, text in lines)
+    return next(((int(match[1]), int(match[2])) for match in matches if match), None)
 
 
 def _check(path: str, container: InputContainer, video: VideoStream, limits: Limits) -> None:
@@ -188,6 +191,6 @@ def _check(path: str, container: InputContainer, video: VideoStream, limits: Lim
 
 
 def check_duration(seconds: float, limits: Limits) -> None:
-    """Raise `too_large` for a source that lasts longer than the limits allow."""
+    """Raise ``too_large`` for a source that lasts longer than the limits allow."""
     if not math.isfinite(seconds) or seconds > limits.max_duration_s:
         raise MediaError("too_large", f"{seconds:.1f} s long; the limit is {limits.max_duration_s:.1f} s")

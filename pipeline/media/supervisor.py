@@ -24,8 +24,8 @@ from pipeline.media.types import DecodeRequest, Event, MediaError
 from pipeline.media.wire import ProtocolError, receive
 
 ROOT = Path(__file__).resolve().parents[2]
-_PIPE_BYTES = 1 << 20
-_TAIL_BYTES = 4096
+_PIPE_BYTES = 1 << 20  # the most that Linux grants without privileges
+_TAIL_BYTES = 4096  # of stderr: enough to hold its last line
 
 
 class MediaProcess:
@@ -36,15 +36,15 @@ class MediaProcess:
     Parameters
     ----------
     deadline_s
-        Seconds that one video may keep its caller waiting, over all its events; the caller's own work between events
-        does not count.
+        Seconds that one video may keep its caller waiting, summed over its events; the caller's own work between
+        events does not count.
     memory_mb
-        What the child may use beyond its own size, in MiB.
+        Memory that the child may use beyond its own size, in MiB.
     recycle_after
-        Videos after which a child is replaced.
+        Number of videos after which a child is replaced.
     backend
-        What the requests will name: a backend that needs torch has its resident memory watched, others may not reserve
-        more than their budget.
+        The backend that the requests will name. If it needs torch, resident memory is watched; otherwise the child may
+        not reserve more than its budget.
     module
         Module that the child runs; tests name one that misbehaves.
     """
@@ -66,22 +66,21 @@ class MediaProcess:
 
     @property
     def pid(self) -> int | None:
-        """Process id of the present child, or None."""
+        """Process id of the current child, or None."""
         return None if self._child is None else self._child.process.pid
 
     def decode(self, request: DecodeRequest) -> Iterator[Event]:
-        """Decode as `pipeline.media.decode.decode` does, in the child.
+        """Decode as ``pipeline.media.decode.decode`` does, in the child.
 
-        An iterator that is left early, or a second call before it ended, costs the child: the next call starts
-        another.
+        Leaving the iterator early, or calling again before it has ended, costs the child: the next call starts another.
 
         Raises
         ------
         MediaError
-            What the child reports; `timeout`, `crash` or `oom` for the child itself.
+            What the child reports; ``timeout``, ``crash`` or ``oom`` for the child itself.
         """
         request = replace(request, path=str(Path(request.path).absolute()))
-        child = self._ready()
+        child = self._usable_child()
         child.busy = True
         child.served += 1
         patience = _Patience(self.deadline_s)
@@ -98,7 +97,7 @@ class MediaProcess:
         except TimeoutError:
             raise MediaError("timeout", f"no answer within {self.deadline_s:g} s") from None
         except (EOFError, BrokenPipeError):
-            raise child.obituary() from None
+            raise child.describe_end() from None
         except ProtocolError as error:
             raise MediaError("crash", f"the decoder's answer is garbled: {error}") from error
         finally:
@@ -121,9 +120,9 @@ class MediaProcess:
     def __del__(self) -> None:
         self.close()
 
-    def _ready(self) -> _Child:
+    def _usable_child(self) -> _Child:
         child = self._child
-        if child is not None and (child.busy or child.served >= self.recycle_after or child.gone):
+        if child is not None and (child.busy or child.served >= self.recycle_after or child.has_ended):
             self._drop(child)
         if self._child is None:
             self._child = _Child(self.module, self.memory_mb, self.backend)
@@ -136,7 +135,7 @@ class MediaProcess:
 
 
 class _Patience:
-    """Seconds left to wait; runs only while `wait` is inside."""
+    """Seconds left to wait; they run only inside ``wait``."""
 
     def __init__(self, seconds: float) -> None:
         self.left = seconds
@@ -144,9 +143,9 @@ class _Patience:
     def wait(self, descriptor: int) -> None:
         poll = select.poll()
         poll.register(descriptor, select.POLLIN)
-        begun = time.monotonic()
+        started = time.monotonic()
         ready = poll.poll(max(0.0, self.left) * 1000)
-        self.left -= time.monotonic() - begun
+        self.left -= time.monotonic() - started
         if not ready:
             raise TimeoutError
 
@@ -166,17 +165,17 @@ class _Child:
             stderr=self._errors,
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": path},
-            # Of its own group: Ctrl-C at the terminal is the parent's to handle.
+            # In a group of its own, so that Ctrl-C at the terminal reaches the parent alone.
             start_new_session=True,
         )
         assert self.process.stdin is not None and self.process.stdout is not None
         self._stdin, self._stdout = self.process.stdin, self.process.stdout
         with contextlib.suppress(OSError):
-            # A larger pipe saves switches between the two; the system may refuse.
+            # A larger pipe saves switches between the two processes; the system may refuse it.
             fcntl.fcntl(self._stdout, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
     @property
-    def gone(self) -> bool:
+    def has_ended(self) -> bool:
         return self.process.poll() is not None
 
     def send(self, request: DecodeRequest) -> None:
@@ -194,8 +193,8 @@ class _Child:
         self._stdout.close()
         self._errors.close()
 
-    def obituary(self) -> MediaError:
-        """Why the process ended by itself."""
+    def describe_end(self) -> MediaError:
+        """Return why the process ended by itself: its signal or status, and the last line of its stderr."""
         code = self.process.wait()
         self._errors.seek(max(0, self._errors.seek(0, os.SEEK_END) - _TAIL_BYTES))
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
@@ -209,7 +208,7 @@ class _Child:
 
 
 class _Reader:
-    """Reads exactly n bytes from a pipe within the patience left."""
+    """Reads exactly as many bytes as asked for from a pipe, within the patience left."""
 
     def __init__(self, descriptor: int, patience: _Patience) -> None:
         self._descriptor = descriptor

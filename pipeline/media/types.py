@@ -1,4 +1,4 @@
-"""Value objects of one decode: what is asked, what comes back, and the one error it may raise."""
+"""Value objects of one decode: the request, the events that answer it, and the one error it may raise."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ FAILURE_CLASSES: frozenset[str] = frozenset(get_args(FailureClass))
 PERMANENT: frozenset[str] = frozenset(
     {"corrupt", "unsupported_codec", "no_video", "no_audio", "too_short", "too_large"}
 )
-"""Classes that another try on the same bytes cannot mend."""
+"""Failure classes that another attempt on the same bytes cannot fix."""
 
 
 class MediaError(Exception):
-    """A video that could not be decoded as asked.
+    """Raised when a video cannot be decoded as requested.
 
     Attributes
     ----------
     failure_class
-        Class of the failure; one of `FAILURE_CLASSES`.
+        Failure class, one of ``FAILURE_CLASSES``.
     message
-        One line for a person, without the class.
+        One line for a person, without the failure class.
     """
 
     def __init__(self, failure_class: FailureClass, message: str) -> None:
@@ -52,7 +52,7 @@ class MediaError(Exception):
 
     @property
     def permanent(self) -> bool:
-        """Whether the failure belongs to the bytes rather than to the moment."""
+        """Whether the failure lies in the bytes rather than in the moment."""
         return self.failure_class in PERMANENT
 
 
@@ -74,7 +74,15 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class AudioRequest:
-    """The mono waveform wanted: its sample rate in Hz, and whether absent sound fails or gives a false mask."""
+    """The mono waveform that is wanted.
+
+    Attributes
+    ----------
+    rate
+        Sample rate in Hz.
+    absent
+        What a video without sound gives: a failure (``fail``), or steps that are not valid (``mask``).
+    """
 
     rate: int = 16_000
     absent: Literal["fail", "mask"] = "mask"
@@ -88,22 +96,22 @@ class AudioRequest:
 
 @dataclass(frozen=True, slots=True)
 class DecodeRequest:
-    """All that one pass over one file must deliver.
+    """Everything that one pass over one file must deliver.
 
     Attributes
     ----------
     path
         A local file.
     policies
-        Sampling policies in dictionary form (`pipeline.media.sampling.policy_from_spec`), one per consumer.
+        Sampling policies in dictionary form (``pipeline.media.sampling.policy_from_spec``), one per consumer.
     audio
-        The waveform wanted, or None for pictures only.
+        The waveform that is wanted, or None for pictures only.
     start_s, end_s
         Clip bounds in seconds of the source's time axis; None means the source's own.
     backend
-        `pyav`, or one of the opt-in `decord`, `torchcodec` (CPU) and `nvdec`.
+        ``pyav``, or one of the opt-in ``decord``, ``torchcodec`` (CPU) and ``nvdec``.
     limits
-        Bounds against hostile or mistaken files.
+        Bounds against hostile or faulty files.
     """
 
     path: str
@@ -115,12 +123,12 @@ class DecodeRequest:
     limits: Limits = field(default_factory=Limits)
 
     def to_json(self) -> str:
-        """The request as one line of JSON."""
+        """Return the request as one line of JSON."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> DecodeRequest:
-        """Rebuild a request from `to_json`."""
+        """Rebuild a request from ``to_json``."""
         fields = json.loads(text)
         fields["policies"] = tuple(fields["policies"])
         fields["limits"] = Limits(**fields["limits"])
@@ -133,17 +141,17 @@ class DecodeRequest:
 class Header:
     """First event of a decode.
 
-    A second header may follow when the decoder shows other frames than the packets promised: everything received
-    before it is then void.
+    A second header may follow if the decoder shows other frames than the packets promised; everything received before
+    it is then void.
 
     Attributes
     ----------
     media
-        JSON-able record of the file and of how it is decoded.
+        Media record of the rows, JSON-able: the file and how it is decoded.
     duration_s
-        Length of the source, or of the clip when bounds were given, in seconds.
+        Length of the source, or of the clip if bounds are given, in seconds.
     samples
-        One `Samples` per policy of the request, in the same order.
+        One ``Samples`` per policy of the request, in the same order.
     """
 
     media: dict[str, Any]
@@ -172,18 +180,18 @@ class Frame:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Audio:
-    """The waveform, last event of a decode that asked for it.
+    """The waveform, the last event of a decode whose request wants it.
 
     Attributes
     ----------
     samples
-        float32 [S], mono in [-1, 1], covering [0, duration) at `rate`; gaps are zeros.
+        float32 [S], mono in [-1, 1], covering [0, duration) at ``rate``; gaps are zeros.
     rate
         Samples per second.
     segments
-        Half-open sample ranges [(start, end)] in which real sound exists, ascending and disjoint.
+        Half-open sample ranges (start, end) in which real sound exists, ascending and disjoint.
     state
-        `present`; `silent` when every sample is below one step of 16-bit sound; `absent` without any sound.
+        ``present``; ``silent`` if every sample is below one step of 16-bit sound; ``absent`` if there is no sound.
     record
         JSON-able record of the stream and of the resampler.
     """

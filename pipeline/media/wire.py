@@ -1,4 +1,4 @@
-"""How events travel from the decoding child to its parent: framed JSON and raw bytes, never pickles.
+"""Carries events from the decoding child to its parent: framed JSON and raw bytes, never pickles.
 
 One message is a fixed prefix (tag, length of the JSON, length of the payload), the JSON, the payload. The parent
 trusts none of it: lengths are bounded by what the request allows before anything is allocated.
@@ -10,7 +10,7 @@ import json
 import math
 import struct
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,16 +19,15 @@ from pipeline.media.sampling import Samples
 from pipeline.media.types import FAILURE_CLASSES, Audio, DecodeRequest, Event, FailureClass, Frame, Header, MediaError
 
 PREFIX = struct.Struct("<cIQ")
-MAX_JSON = 256 * 2**20
+MAX_JSON = 256 * 2**20  # far above the samples of any real request; bounds what a hostile child can claim
 HEADER, FRAME, AUDIO, DONE, FAILURE = b"H", b"F", b"A", b"D", b"E"
 
-
 Writer = Callable[[bytes | memoryview], None]
-"""Takes bytes in order, whole."""
+"""Writes all of its bytes, in order."""
 
 
 class ProtocolError(Exception):
-    """The other side sent what no well-behaved child sends."""
+    """Raised when the other side sends what no well-behaved child sends."""
 
 
 def send_event(write: Writer, event: Event) -> None:
@@ -57,25 +56,25 @@ def send_done(write: Writer) -> None:
 
 def send_failure(write: Writer, error: MediaError) -> None:
     """Write the end of a request that failed."""
-    _send(write, FAILURE, {"kind": error.failure_class, "message": error.message})
+    _send(write, FAILURE, {"failure_class": error.failure_class, "message": error.message})
 
 
 def receive(read: Callable[[int], NDArray[np.uint8]], request: DecodeRequest) -> Event | None:
-    """Read one event; None at the end.
+    """Read one event; return None at the end.
 
     Parameters
     ----------
     read
-        Returns exactly so many bytes, as a fresh uint8 array.
+        Returns exactly as many bytes as it is given, as a fresh uint8 array.
     request
-        What was asked for; bounds the sizes.
+        What the child was sent; bounds the sizes.
 
     Raises
     ------
     MediaError
         The failure that the child reports.
     ProtocolError
-        When the message makes no sense.
+        If the message makes no sense.
     """
     tag, json_length, payload_length = PREFIX.unpack(read(PREFIX.size).tobytes())
     if json_length > MAX_JSON or payload_length > _payload_bound(tag, request):
@@ -83,7 +82,7 @@ def receive(read: Callable[[int], NDArray[np.uint8]], request: DecodeRequest) ->
     try:
         fields = json.loads(read(json_length).tobytes())
         if tag == FAILURE:
-            raise MediaError(_kind(fields["kind"]), str(fields["message"]))
+            raise MediaError(_failure_class(fields["failure_class"]), str(fields["message"]))
         payload = read(payload_length)
         return _event(tag, fields, payload)
     except (KeyError, TypeError, ValueError) as error:
@@ -114,10 +113,10 @@ def _payload_bound(tag: bytes, request: DecodeRequest) -> int:
     return 0
 
 
-def _kind(kind: object) -> FailureClass:
-    if kind not in FAILURE_CLASSES:
-        raise ProtocolError(f"unknown kind of failure {kind!r}")
-    return kind  # type: ignore[return-value]
+def _failure_class(name: object) -> FailureClass:
+    if name not in FAILURE_CLASSES:
+        raise ProtocolError(f"unknown failure class {name!r}")
+    return cast(FailureClass, name)
 
 
 def _pack(samples: Samples) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Questions to graphs: read annotations, parse texts that no run has parsed yet, write tables, commit."""
+"""Turns questions into graphs: read annotations, parse texts that no run has parsed yet, write tables, commit."""
 
 from pipeline.parse.config import ParseConfig, load_parse_config
 from pipeline.parse.run import ParseRequest, ParseResult, parse

@@ -1,4 +1,4 @@
-"""Settings of a parse run: built-in defaults, a file, and ``--set`` merged into one validated value."""
+"""Configures a parse: built-in defaults, a file and ``--set``, merged into one validated value."""
 
 from __future__ import annotations
 
@@ -12,40 +12,43 @@ from settings import Section, override, read_yaml, validate
 
 
 class StanzaConfig(Section):
-    """The parser. Neither device, batch nor threads change a parse.
-
-    One thread is the fastest: the networks are small, and threads that wait for each other on a busy machine make them
-    more than ten times slower.
-    """
+    """The Stanza parser. Neither device, batch nor threads change a parse."""
 
     dir: Path | None = None
+    """Folder of the models; Stanza's own if not given."""
     lang: Annotated[str, Field(min_length=1)] = "en"
+    """Language of the texts."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the models run."""
     batch: Annotated[int, Field(ge=1, le=65536)] = 512
+    """Number of texts that are parsed and committed together."""
     threads: Annotated[int, Field(ge=1)] = 1
+    """CPU threads. One is the fastest: the networks are small, and threads that wait for each other on a busy machine
+    make them more than ten times slower."""
 
 
 class GraphConfig(Section):
-    """``enabled: false`` stores questions only. ``released``: nodes as the released code, without passive subjects."""
+    """How graphs are made from parses."""
 
     enabled: bool = True
+    """Whether to make graphs; otherwise only the questions are stored."""
     released: bool = False
+    """Whether nodes are those of the released code, which finds no passive subjects."""
 
 
 class ParseRunConfig(Section):
-    """How the work is spread on a cluster."""
+    """How the work is spread over a cluster."""
 
     actors: Annotated[int, Field(ge=1)] | None = None
+    """Number of parsers at work at the same time; as many as GPUs, or else as CPUs, if not given."""
 
 
 class ParseConfig(Section):
-    """Everything that a parse run needs to know besides the annotations and the store.
-
-    ``conllu`` names a CoNLL-U file that holds the parse of every text; Stanza is not used then.
-    """
+    """Everything that a parse needs to know besides the annotations and the store."""
 
     stanza: StanzaConfig = StanzaConfig()
     conllu: Path | None = None
+    """A CoNLL-U file that holds the parse of every text; Stanza is then not used."""
     graph: GraphConfig = GraphConfig()
     run: ParseRunConfig = ParseRunConfig()
 
@@ -53,7 +56,7 @@ class ParseConfig(Section):
 def load_parse_config(
     file: Path | None = None, overrides: Sequence[str] = (), stanza_dir: Path | None = None
 ) -> ParseConfig:
-    """The defaults, a YAML file on top, then ``a.b=c`` overrides in order.
+    """Read the defaults, a YAML file on top, then ``a.b=c`` overrides in order, and validate.
 
     Raises
     ------

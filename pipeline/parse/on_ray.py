@@ -1,7 +1,7 @@
-"""Parsing on a Ray cluster: batches of texts → parser actors → parses. The driver commits what arrives.
+"""Parses on a Ray cluster: batches of texts → parser actors → parses. The driver commits what arrives.
 
-An actor parses whole batches, the same ones as the local executor, so neither order nor retries nor the number of
-actors shows in a parse.
+An actor parses whole batches, the same ones as the local executor. A parse therefore depends neither on order and
+retries nor on the number of actors.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ import ray.data
 
 from parsers.parse import PARSES, ParserError, parses_table
 from parsers.stanza_parser import StanzaParser
-from pipeline.shared.errors import PreflightError
-from pipeline.shared.ray_session import check_nodes, session
+from pipeline.shared.ray_session import check_in_actor, check_nodes, session
 from pipeline.shared.signals import StopSignals
 
 _BATCH = pa.schema([pa.field("texts", pa.list_(pa.string()))])
@@ -45,9 +44,18 @@ def parse_on_ray(
 
     Parameters
     ----------
-    parser : makes the parser for a device, ``cpu`` or ``cuda``.
-    models : a folder that every node must see; None where each node uses its own.
-    actors : parsers at work at the same time; as many as GPUs, else as CPUs, if not given.
+    parser
+        Makes the parser for a device, ``cpu`` or ``cuda``.
+    models
+        A folder that every node must see; None if each node uses its own.
+    batches
+        The texts, in the batches in which they are parsed.
+    actors
+        Number of parsers at work at the same time; as many as GPUs, or else as CPUs, if not given.
+    signals
+        Its handlers are installed again after Ray has installed its own.
+    say
+        Prints one line for a person.
 
     Yields
     ------
@@ -65,7 +73,7 @@ def parse_on_ray(
         if models is not None:
             check_nodes([str(models)], "Stanza's models")
         made = parser("cuda" if gpus else "cpu")
-        _check_models(made, gpus)
+        check_in_actor(lambda: _find_problem(made), num_cpus=1, num_gpus=1 if gpus else 0)
         count = min(actors or gpus or cpus, len(batches))
         say(f"ray: {cpus} CPUs, {gpus} GPUs: {count} parsers on {made.device}")
         blocks = [pa.table({"texts": [list(batch)]}, schema=_BATCH) for batch in batches]
@@ -75,23 +83,16 @@ def parse_on_ray(
             batch_size=1,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=count),
-            num_cpus=0.5 if gpus else 1,
+            num_cpus=0.5 if gpus else 1,  # a parser on a GPU mostly waits for it
             num_gpus=1 if gpus else 0,
         )
         yield from parses.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
 
 
-def _check_models(parser: StanzaParser, gpus: int) -> None:
-    """Load the models once where an actor would: an actor that cannot start is tried again and again."""
-
-    @ray.remote(num_cpus=1, num_gpus=1 if gpus else 0, max_retries=0)
-    def problem() -> str | None:
-        try:
-            parser.parse(["who ran"])
-        except ParserError as error:
-            return str(error)
-        return None
-
-    found = ray.get(problem.remote())
-    if found is not None:
-        raise PreflightError(found)
+def _find_problem(parser: StanzaParser) -> str | None:
+    """Return why the parser's models do not load, or None."""
+    try:
+        parser.parse(["who ran"])
+    except ParserError as error:
+        return str(error)
+    return None

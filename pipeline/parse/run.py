@@ -1,4 +1,4 @@
-"""One parse run: annotations → questions → texts → parses → graphs → commit. Only new texts are parsed."""
+"""Runs one parse: annotations → questions → texts → parses → graphs → commit. Only new texts are parsed."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from parsers import ConlluParser, Parse, ParserError, StanzaParser, parses_from_table, parses_table
-from parsers.annotations import QUESTIONS, AnnotationError, Report, annotation_file, read_annotations
+from parsers.annotations import QUESTIONS, AnnotationError, Anomalies, annotation_file, read_annotations
 from parsers.parse import PARSES
 from pipeline.parse.config import ParseConfig
 from pipeline.parse.tables import (
     GRAPHS_EPOCH,
     Difference,
     anomalies_table,
+    count_triple_parts,
     difference,
     graphs_table,
-    shares,
     texts_of,
 )
 from pipeline.shared import (
@@ -47,14 +47,25 @@ from stores.format import Manifest, TablePart, digest, first_manifest, load
 
 QUESTIONS_SPEC = {"kind": "questions", "epoch": 1}
 REPORT_SPEC = {"kind": "annotation_report", "epoch": 1}
-_ERRORS_SHOWN = 20
+_ERRORS_SHOWN = 20  # about a screen; the table ``annotation_report`` has them all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParseRequest(StageRequest):
-    """What a parse is asked for: one annotation file, its format and split, and the configuration.
+    """What a parse needs to know.
 
-    ``dataset`` is the dataset's name in the store; the format's if not given.
+    Attributes
+    ----------
+    annotations
+        An annotation file, or a folder that holds it under its official name.
+    format
+        Format of the file; see ``parsers.annotations.FORMATS``.
+    split
+        Split of its questions.
+    config
+        The configuration.
+    dataset
+        The dataset's name in the store; the format's if not given.
     """
 
     annotations: str
@@ -66,7 +77,23 @@ class ParseRequest(StageRequest):
 
 @dataclass(frozen=True, slots=True)
 class ReadSummary:
-    """What an annotation file holds, and what of it is new to the store."""
+    """What an annotation file holds, and how much of it is new to the store.
+
+    Attributes
+    ----------
+    part
+        Name of the part in the store, ``<dataset>/<split>``.
+    rows, videos
+        Number of questions, and of the videos that they refer to.
+    questions
+        Number of questions that are new, changed, removed and unchanged.
+    notes
+        Number of oddities by code.
+    errors
+        One line per row that was refused.
+    unique_texts, to_parse
+        Number of different texts, and of those without a parse.
+    """
 
     part: str
     rows: int
@@ -87,13 +114,14 @@ class ParseResult(StageResult):
     read
         What was read; None if a signal came first.
     parsed
-        Texts that were parsed now; None if only a plan was asked for.
+        Number of texts that were parsed now; None for a plan only.
     triples
-        Questions with at least one triple that has a subject, predicate or object; None if graphs were not made now.
+        Number of questions that have a subject, a predicate and an object in some triple, counted by part; None if no
+        graphs were made now.
     version
-        The version of the store afterwards; None if only a plan was asked for.
+        The version of the store afterwards; None for a plan only.
     wall_s
-        Seconds that it took, if anything was done.
+        Seconds that it took; None if there was nothing to do.
     """
 
     read: ReadSummary | None = None
@@ -119,7 +147,7 @@ def parse(request: ParseRequest, terminal: Terminal | None = None) -> ParseResul
     Raises
     ------
     UsageError, StoreError, OSError
-        If the user must change something first. What was committed before stays.
+        If the user must change something first. Committed rows stay.
     """
     with terminal or Terminal() as shown, StopSignals() as signals:
         try:
@@ -135,11 +163,27 @@ def parse(request: ParseRequest, terminal: Terminal | None = None) -> ParseResul
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What was read, and what of it the store lacks."""
+    """What was read, and how much of it the store lacks.
+
+    Attributes
+    ----------
+    questions, anomaly_rows
+        Rows of the tables ``questions`` and ``annotation_report``.
+    anomalies
+        What was odd or wrong in the file.
+    difference
+        What has changed since the stored questions.
+    texts, missing
+        The different texts, and those without a parse.
+    cached
+        Stored rows of the table ``parses``.
+    is_current
+        Whether there is nothing to do.
+    """
 
     questions: pa.Table
-    anomalies: pa.Table
-    report: Report
+    anomaly_rows: pa.Table
+    anomalies: Anomalies
     difference: Difference
     texts: Sequence[str]
     missing: Sequence[str]
@@ -147,13 +191,14 @@ class _Plan:
     is_current: bool
 
     def summary(self, part: str) -> ReadSummary:
+        """Return the plan in numbers."""
         return ReadSummary(
             part=part,
             rows=self.questions.num_rows,
             videos=len(self.questions["video_id"].unique()),
             questions=self.difference.counts(),
-            notes=dict(sorted(Counter(note.code for note in self.report.notes).items())),
-            errors=[str(error) for error in self.report.errors],
+            notes=dict(sorted(Counter(note.code for note in self.anomalies.notes).items())),
+            errors=[str(error) for error in self.anomalies.errors],
             unique_texts=len(self.texts),
             to_parse=len(self.missing),
         )
@@ -207,23 +252,23 @@ class _Parse:
 
     def _plan(self) -> _Plan:
         request = self.request
-        report = Report()
-        questions = read_annotations(request.format, request.annotations, request.split, report, request.dataset)
-        folder = annotation_file(request.format, request.annotations, request.split).parent
-        anomalies = anomalies_table(report, folder)
+        anomalies = Anomalies()
+        file = annotation_file(request.format, request.annotations, request.split)
+        questions = read_annotations(request.format, file, request.split, anomalies, request.dataset)
+        anomaly_rows = anomalies_table(anomalies, file.parent)
         stored = self._stored("questions", self.part)
         unchanged = stored is not None and stored.cast(QUESTIONS).equals(questions)
         texts = texts_of(questions) if self.config.graph.enabled else []
         cached = PARSES.empty_table()
-        is_current = unchanged and anomalies.equals(self._stored("annotation_report", self.part))
+        is_current = unchanged and anomaly_rows.equals(self._stored("annotation_report", self.part))
         if self.config.graph.enabled and not (is_current and self._graphs_are_current()):
             is_current = False
             cached = self._cached(texts)
         known = set(cached["text"].to_pylist())
         return _Plan(
             questions=questions,
+            anomaly_rows=anomaly_rows,
             anomalies=anomalies,
-            report=report,
             difference=difference(questions if unchanged else stored, questions),
             texts=texts,
             missing=[] if is_current else [text for text in texts if text not in known],
@@ -233,7 +278,7 @@ class _Parse:
 
     @cached_property
     def _manifest(self) -> Manifest:
-        """The version that planning sees."""
+        """The version of the store that planning sees."""
         try:
             return load(self.root)
         except StoreNotFoundError:
@@ -245,7 +290,7 @@ class _Parse:
         return Store(self.root, self._manifest).table(table, part)
 
     def _graphs_are_current(self) -> bool:
-        """Graphs are committed together with their questions, so equal questions and recipe mean equal graphs."""
+        """Return whether the stored graphs have this spec; they are committed together with their questions."""
         entry = _entry(self._manifest, "graphs", self.part)
         return entry is not None and entry.spec_digest == digest(self._graphs_spec)
 
@@ -279,26 +324,27 @@ class _Parse:
         return {"kind": "graphs", "epoch": GRAPHS_EPOCH, "parser": self._parser.digest, "released": released}
 
     def _parse(self, plan: _Plan, events: EventLog) -> Mapping[str, Parse]:
-        """All wanted parses by text; each batch of new ones is committed as it comes."""
-        made: list[pa.Table] = []
+        """Return all wanted parses by text; commit each batch of new ones as it comes."""
+        fresh: list[pa.Table] = []
         if plan.missing:
             size = self.config.stanza.batch
             batches = [plan.missing[start : start + size] for start in range(0, len(plan.missing), size)]
             done = 0
-            with closing(self._parsed(batches)) as tables:
+            with closing(self._parse_batches(batches)) as tables:
                 for table in tables:
                     with self.signals.critical():
                         self._checkpoint(table, events)
-                    made.append(table)
+                    fresh.append(table)
                     done += table.num_rows
                     self.terminal.stage("parse", done, len(plan.missing))
             self.terminal.close()
-        # Read back from the tables: what a later run finds in the store is what this one works with.
-        return parses_from_table(pa.concat_tables([plan.cached.cast(PARSES), *made]))
+        # Fresh parses, too, are read back from their tables. The tables are the checkpoint: this run makes its graphs
+        # from exactly what a later run finds in the store.
+        return parses_from_table(pa.concat_tables([plan.cached.cast(PARSES), *fresh]))
 
-    def _parsed(self, batches: Sequence[Sequence[str]]) -> Generator[pa.Table, None, None]:
+    def _parse_batches(self, batches: Sequence[Sequence[str]]) -> Generator[pa.Table, None, None]:
         if self._executor() == "ray":
-            from pipeline.parse.on_ray import parse_on_ray  # only here: Ray takes seconds to import
+            from pipeline.parse.on_ray import parse_on_ray  # here, because Ray takes seconds to import
 
             yield from parse_on_ray(
                 self._stanza,
@@ -314,30 +360,30 @@ class _Parse:
 
     def _executor(self) -> Literal["local", "ray"]:
         if self.config.conllu is not None:
-            return "local"  # looking texts up is no work for a cluster
+            return "local"  # looking texts up is not worth a cluster
         if self.request.executor == "auto":
             return "ray" if preflight.in_ray_job() else "local"
         return self.request.executor
 
     def _checkpoint(self, table: pa.Table, events: EventLog) -> None:
-        """Add one file of parses to the latest version; whatever happens next, they need not be parsed again."""
+        """Add one file of parses to the latest version; whatever happens next, its texts need not be parsed again."""
         part = write_table(self.root, "parses", self._parses_spec, table, self._parses_part)
 
-        def extended(latest: Manifest) -> TablePart:
+        def extend(latest: Manifest) -> TablePart:
             before = _entry(latest, "parses", self._parses_part)
-            return (
-                part if before is None else TablePart(spec_digest=part.spec_digest, files=(*before.files, *part.files))
-            )
+            if before is None:
+                return part
+            return TablePart(spec_digest=part.spec_digest, files=(*before.files, *part.files))
 
-        manifest = commit(self.root, Changes(updates={"parses": {self._parses_part: extended}}))
+        manifest = commit(self.root, Changes(updates={"parses": {self._parses_part: extend}}))
         events.emit("commit", version=manifest.version, parses=table.num_rows)
 
     def _publish(self, plan: _Plan, parses: Mapping[str, Parse]) -> tuple[Manifest, dict[str, int] | None]:
-        """One commit for questions, graphs and report, so that no version shows graphs of other questions."""
+        """Commit questions, graphs and anomalies together, so that no version shows graphs of other questions."""
         parts: dict[str, dict[str, TablePart | None]] = {
             "questions": {self.part: write_table(self.root, "questions", QUESTIONS_SPEC, plan.questions, self.part)},
             "annotation_report": {
-                self.part: write_table(self.root, "annotation_report", REPORT_SPEC, plan.anomalies, self.part)
+                self.part: write_table(self.root, "annotation_report", REPORT_SPEC, plan.anomaly_rows, self.part)
             },
         }
         changes = Changes(tables=parts)
@@ -345,17 +391,17 @@ class _Parse:
         if self.config.graph.enabled:
             graphs = graphs_table(plan.questions, parses, self.config.graph.released)
             parts["graphs"] = {self.part: write_table(self.root, "graphs", self._graphs_spec, graphs, self.part)}
-            triples = shares(graphs)
-            changes.updates["parses"] = {self._parses_part: self._merged}
+            triples = count_triple_parts(graphs)
+            changes.updates["parses"] = {self._parses_part: self._merge_parses}
         elif plan.difference and _entry(self._manifest, "graphs", self.part) is not None:
             parts["graphs"] = {self.part: None}
         with self.signals.critical():
             return commit(self.root, changes), triples
 
-    def _merged(self, latest: Manifest) -> TablePart | None:
-        """All parses of this parser in one file, sorted by text, instead of one file for each batch of any run."""
+    def _merge_parses(self, latest: Manifest) -> TablePart | None:
+        """Merge all parses of this parser into one file, sorted by text, instead of one file per batch of any run."""
         before = _entry(latest, "parses", self._parses_part)
-        if before is None:  # no text was ever parsed
+        if before is None:  # no text has ever been parsed
             return None
         everything = Store(self.root, latest).table("parses", self._parses_part).cast(PARSES)
         texts = everything["text"].to_pylist()
@@ -373,7 +419,7 @@ class _Parse:
         for error in read.errors[:_ERRORS_SHOWN]:
             self.terminal.line(f"refused: {error}")
         if len(read.errors) > _ERRORS_SHOWN:
-            self.terminal.line(f"… and {len(read.errors) - _ERRORS_SHOWN} more, in table annotation_report")
+            self.terminal.line(f"… and {len(read.errors) - _ERRORS_SHOWN} more; see the table annotation_report")
 
     def _say_what_was_done(self, result: ParseResult) -> None:
         read = result.read

@@ -1,4 +1,4 @@
-"""Rows of the tables that parsing writes: graphs of questions, anomalies of annotation files, and what changed."""
+"""Makes the tables that a parse writes: graphs of questions, anomalies of annotation files, and what has changed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from parsers.graphs import Triple, triples
 from parsers.parse import Parse
 
 GRAPHS_EPOCH = 1
-"""Part of the graphs' recipe; raised when the same parse would give another graph."""
+"""Part of the graphs' spec; raised when the same parse would give another graph."""
 
 _POSITIONS = pa.list_(pa.int32())
 _TRIPLE = pa.struct(
@@ -43,7 +43,7 @@ GRAPHS = pa.schema(
         pa.field("nodes", pa.list_(pa.string())),
     ]
 )
-"""Columns of the ``graphs`` table: triples of the question and of its answer, and the eight published nodes' texts."""
+"""Columns of the ``graphs`` table: triples of the question and of its answer, and the texts of the eight nodes."""
 
 ANOMALIES = pa.schema(
     [
@@ -56,28 +56,32 @@ ANOMALIES = pa.schema(
         pa.field("message", pa.string()),
     ]
 )
-"""Columns of the ``annotation_report`` table; see :class:`parsers.annotations.Anomaly`."""
+"""Columns of the ``annotation_report`` table; see ``parsers.annotations.Anomaly``."""
 
 
 def texts_of(questions: pa.Table) -> list[str]:
-    """The unique texts of questions and right answers, by length, then by code points."""
+    """Return the unique texts of questions and right answers, by length, then by code points."""
     columns = (questions["question"].to_pylist(), questions["answer"].to_pylist())
     unique = {text for column in columns for text in column if text is not None}
     return sorted(unique, key=lambda text: (len(text), text))
 
 
 def graphs_table(questions: pa.Table, parses: Mapping[str, Parse], released: bool) -> pa.Table:
-    """One row for each question, in order.
+    """Return the ``graphs`` table: one row per question, in order.
 
     Parameters
     ----------
-    parses : of every question and every answer that is not hidden, by text.
-    released : nodes as the released code gives them, which finds no passive subjects.
+    questions
+        Rows of the ``questions`` table.
+    parses
+        Text to parse, for every question and every answer that is not hidden.
+    released
+        Whether nodes are those of the released code, which finds no passive subjects.
     """
     empty = Parse("", ())
 
     @cache
-    def of_text(text: str | None, source: str) -> list[dict[str, Any]]:
+    def records(text: str | None, source: str) -> list[dict[str, Any]]:
         return [] if text is None else [_record(triple, source) for triple in triples(parses[text])]
 
     @cache
@@ -86,8 +90,8 @@ def graphs_table(questions: pa.Table, parses: Mapping[str, Parse], released: boo
 
     pairs = list(zip(questions["question"].to_pylist(), questions["answer"].to_pylist(), strict=True))
     columns = [questions[name] for name in ("question_id", "video_id", "dataset", "split")]
-    found = [of_text(question, "question") + of_text(answer, "answer") for question, answer in pairs]
-    columns.append(pa.array(found, GRAPHS.field("triples").type))
+    triple_lists = [records(question, "question") + records(answer, "answer") for question, answer in pairs]
+    columns.append(pa.array(triple_lists, GRAPHS.field("triples").type))
     columns.append(pa.array([nodes(*pair) for pair in pairs], GRAPHS.field("nodes").type))
     return pa.table(columns, schema=GRAPHS)
 
@@ -96,17 +100,19 @@ def _record(triple: Triple, source: str) -> dict[str, Any]:
     return {"source": source} | {name: getattr(triple, name) for name in _TRIPLE.names[1:]}
 
 
-def shares(graphs: pa.Table) -> dict[str, int]:
-    """How many questions have a subject, a predicate and an object in some triple of the question's text."""
+def count_triple_parts(graphs: pa.Table) -> dict[str, int]:
+    """Count, for subject, predicate and object, the questions that have one in some triple of their text."""
     counts = dict.fromkeys(("subject", "predicate", "object"), 0)
-    for found in graphs["triples"].to_pylist():
+    for record in graphs["triples"].to_pylist():
+        of_question = [triple for triple in record if triple["source"] == "question"]
         for name in counts:
-            counts[name] += any(triple[name] is not None for triple in found if triple["source"] == "question")
+            if any(triple[name] is not None for triple in of_question):
+                counts[name] += 1
     return counts
 
 
 def anomalies_table(anomalies: Iterable[Anomaly], folder: Path) -> pa.Table:
-    """Rows of ``annotation_report``; files are named relative to the annotations' folder."""
+    """Return the ``annotation_report`` table; files are named relative to the annotations' folder."""
     rows = [
         {name: getattr(anomaly, name) for name in ANOMALIES.names} | {"file": os.path.relpath(anomaly.file, folder)}
         for anomaly in anomalies
@@ -116,7 +122,7 @@ def anomalies_table(anomalies: Iterable[Anomaly], folder: Path) -> pa.Table:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Question ids of one part, against what the store holds."""
+    """Question ids of one part, compared with what the store holds."""
 
     new: Sequence[str]
     changed: Sequence[str]
@@ -127,6 +133,7 @@ class Difference:
         return bool(self.new or self.changed or self.removed)
 
     def counts(self) -> dict[str, int]:
+        """Return the number of questions by what became of them."""
         return {
             "new": len(self.new),
             "changed": len(self.changed),
@@ -136,7 +143,7 @@ class Difference:
 
 
 def difference(stored: pa.Table | None, questions: pa.Table) -> Difference:
-    """What differs between the stored questions of a part and those that were read, each in its own order."""
+    """Compare the stored questions of a part with those that were read; keep the order of either side."""
     before = {row["question_id"]: row for row in stored.to_pylist()} if stored is not None else {}
     now = {row["question_id"]: row for row in questions.to_pylist()}
     common = [key for key in now if key in before]

@@ -1,6 +1,6 @@
 """What the stages have in common: errors, results, the terminal, events, signals, sizing, staleness.
 
-Imports no stage. ``ray_session`` imports Ray and is therefore no part of this face.
+It imports no stage. ``ray_session`` imports Ray and is therefore not part of the face.
 """
 
 from pipeline.shared import preflight

@@ -1,7 +1,7 @@
-"""What a confounder dictionary is made of now: the graphs or the feature rows of one dataset's training split.
+"""Finds what a confounder dictionary is made of now: the graphs or feature rows of one dataset's training split.
 
-The table `questions` alone says what belongs to a split: a graph or a feature row enters only if a question of that
-split asks for it.
+The table ``questions`` alone says what belongs to a split: a graph or a feature row enters only if a question of that
+split refers to it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.shared.errors import SourceError
+from settings.messages import available
 from stores import Store
 
 
@@ -25,14 +26,14 @@ class Members:
 
     Attributes
     ----------
-    digests:
+    digests
         Key (question id or video id) to the digest of what it contributes: its node strings, or its feature row.
-    missing:
-        Keys of the split that have no graph or no row, and why.
-    nodes:
-        Linguistic: the node strings of each key.
-    shared:
-        Visual: videos that questions of other splits ask about too.
+    missing
+        Key to the reason why it has no graph or no row.
+    nodes
+        Linguistic: key to its node strings.
+    shared
+        Visual: videos that questions of other splits refer to as well.
     """
 
     digests: Mapping[str, str]
@@ -42,50 +43,50 @@ class Members:
 
 
 def datasets(store: Store, split: str) -> list[str]:
-    """The datasets with questions of a split, sorted."""
+    """Return the datasets with questions of a split, sorted."""
     if "questions" not in store.tables:
         return []
     table = store.table("questions")
     pairs = zip(table.column("dataset").to_pylist(), table.column("split").to_pylist(), strict=True)
-    return sorted({dataset for dataset, of in pairs if of == split})
+    return sorted({dataset for dataset, own_split in pairs if own_split == split})
 
 
-def choose_dataset(store: Store, split: str, named: str | None) -> str:
-    """The dataset to use: the one that is named, or the only one there is.
+def choose_dataset(store: Store, split: str, name: str | None) -> str:
+    """Return the dataset to use: the one that is named, or the only one with questions of the split.
 
     Raises
     ------
     SourceError
         If it has no question in the split, or several datasets have some and none is named.
     """
-    found = datasets(store, split)
-    if named is None and len(found) == 1:
-        return found[0]
-    if not found:
+    names = datasets(store, split)
+    if name is None and len(names) == 1:
+        return names[0]
+    if not names:
         raise SourceError(f"{store.path}: no questions of split {split!r}; run jobs/parse.py first")
-    listed = ", ".join(found)
-    if named is None:
-        raise SourceError(f"{store.path}: questions of split {split!r} belong to {listed}: name one with --dataset")
-    if named not in found:
-        raise SourceError(f"{store.path}: dataset {named!r} has no questions of split {split!r} (there is: {listed})")
-    return named
+    if name is None:
+        listed = ", ".join(names)
+        raise SourceError(f"{store.path}: questions of split {split!r} belong to {listed}; name one with --dataset")
+    if name not in names:
+        raise SourceError(f"{store.path}: dataset {name!r} has no questions of split {split!r} ({available(names)})")
+    return name
 
 
 def linguistic_members(store: Store, dataset: str, split: str) -> Members:
-    """The graphs of a split's questions."""
+    """Return the graphs of a split's questions."""
     questions = _questions(store, dataset)
     wanted = questions.filter(pc.equal(questions.column("split"), split)).column("question_id").to_pylist()
     nodes = _graph_nodes(store, dataset)
     present = {key: nodes[key] for key in sorted(wanted) if key in nodes}
     return Members(
-        digests={key: _nodes_digest(each) for key, each in present.items()},
+        digests={key: _nodes_digest(texts) for key, texts in present.items()},
         missing={key: "no graph" for key in sorted(wanted) if key not in nodes},
         nodes=present,
     )
 
 
 def visual_members(store: Store, feature: str, dataset: str, split: str) -> Members:
-    """The rows of a feature (under its current spec) for the videos of a split's questions."""
+    """Return the rows of a feature (under its current spec) for the videos of a split's questions."""
     questions = _questions(store, dataset)
     in_split = pc.equal(questions.column("split"), split)
     wanted = sorted(questions.filter(in_split).column("video_id").unique().to_pylist())
@@ -112,7 +113,7 @@ def visual_members(store: Store, feature: str, dataset: str, split: str) -> Memb
 
 
 def current_members(store: Store, spec: Mapping[str, Any]) -> Members:
-    """The members that a dictionary with this spec would be made of now."""
+    """Return the members that a dictionary with this spec would be made of now."""
     if spec["kind"] == "linguistic":
         return linguistic_members(store, spec["dataset"], spec["split"])
     return visual_members(store, spec["feature"], spec["dataset"], spec["split"])

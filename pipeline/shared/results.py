@@ -1,4 +1,4 @@
-"""What the stages have in common: how one is asked for, and how it ends.
+"""Defines how every stage is requested and how it ends.
 
 A stage returns a result and never an exit code: what a result means to a shell is decided in ``jobs/`` alone.
 """
@@ -14,7 +14,7 @@ ExecutorName = Literal["auto", "local", "ray"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageRequest:
-    """What every stage is asked with.
+    """What every stage needs to know.
 
     Attributes
     ----------
@@ -23,7 +23,7 @@ class StageRequest:
     executor
         Where the work runs; ``auto`` is Ray inside a submitted Ray job and this machine elsewhere.
     plan_only
-        Say what would be done, and do nothing.
+        Whether to say what would be done, and do nothing.
     """
 
     store: str
@@ -38,7 +38,7 @@ class StageResult(ABC):
     Attributes
     ----------
     stopped_by
-        Name of the signal that stopped it (``SIGTERM`` or ``SIGINT``); None if it came to its end.
+        Name of the signal that stopped it (``SIGTERM`` or ``SIGINT``); None if it ran to its end.
     """
 
     stopped_by: str | None = None

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: stop cleanly, never in the middle of a shard or a commit."""
+"""Turns SIGTERM and SIGINT into a clean stop, never in the middle of a shard or a commit."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ class StopRequestedError(BaseException):
 
     @property
     def exit_code(self) -> int:
+        """What a shell expects of a process that a signal ended: 128 plus the signal's number."""
         return 128 + self.signum
 
 
 class StopSignals:
-    """Context in which a stop signal raises :class:`StopRequestedError` once.
+    """Context in which a stop signal raises ``StopRequestedError`` once.
 
-    Inside :meth:`critical` the exception waits for the end of the block. Libraries that set handlers
-    of their own (``ray.init`` does) call for :meth:`install` again after them.
+    Inside ``critical`` the exception waits for the end of the block. After a library that sets handlers of its own
+    (``ray.init`` does), call ``install`` again.
     """
 
     def __init__(self) -> None:
@@ -40,7 +41,7 @@ class StopSignals:
         return self
 
     def install(self) -> None:
-        """Set the handlers (in the main thread; elsewhere Python allows none)."""
+        """Set the handlers; in other threads than the main one, where Python allows none, do nothing."""
         if threading.current_thread() is threading.main_thread():
             for signum in (signal.SIGTERM, signal.SIGINT):
                 previous = signal.signal(signum, self._handle)

@@ -1,4 +1,4 @@
-"""Which derived tables no longer fit what they were made of."""
+"""Tells which derived tables no longer match what they were made of."""
 
 from __future__ import annotations
 
@@ -11,42 +11,42 @@ from stores.commit import Changes, commit
 from stores.describe import KINDS, MEMBERS, dictionary_spec
 
 DICTIONARIES = tuple(f"{kind}_dictionary" for kind in KINDS)
-_LISTED = 20
+_LISTED = 20  # changes that are named in the manifest, so that it stays small
 
 
 def stale_members(store: Store) -> dict[str, tuple[str, ...]]:
-    """What changed since each dictionary was made, as `added <key>`, `changed <key>`, `removed <key>`.
+    """Return what changed since each dictionary was made, as ``added <key>``, ``changed <key>``, ``removed <key>``.
 
-    A dictionary without an entry is up to date. At most 20 keys are named, so that the manifest stays small.
+    A dictionary without an entry is up to date. The first 20 changes are named, the rest are counted.
     """
-    found = {}
+    stale = {}
     for name in DICTIONARIES:
         if name in store.tables and (changes := dictionary_changes(store, name)):
             more = len(changes) - _LISTED
-            found[name] = (*changes[:_LISTED], *([f"… and {more} more"] if more > 0 else []))
-    return found
+            stale[name] = (*changes[:_LISTED], *([f"… and {more} more"] if more > 0 else []))
+    return stale
 
 
 def mark_stale(root: Path) -> dict[str, tuple[str, ...]]:
-    """Bring the marks in the latest manifest up to date and return them; commits only if one differs.
+    """Bring the latest manifest's list of stale dictionaries up to date and return it; commit only if it differs.
 
-    To be called after whatever may have changed a question, a graph or a feature row. Looks again after its own
-    commit: another writer may have made the dictionary anew in between.
+    Call this after anything that may have changed a question, a graph or a feature row. It looks again after its own
+    commit, since another writer may have rebuilt the dictionary in between.
     """
     while True:
         with Store.open(root, lease=False) as store:
-            found = stale_members(store)
-            here = [name for name in DICTIONARIES if name in store.tables]
+            stale = stale_members(store)
+            present = [name for name in DICTIONARIES if name in store.tables]
             differing: dict[str, tuple[str, ...] | None] = {
-                name: found.get(name) for name in here if store.stale(name) != found.get(name, ())
+                name: stale.get(name) for name in present if store.stale(name) != stale.get(name, ())
             }
         if not differing:
-            return found
+            return stale
         commit(root, Changes(stale=differing))
 
 
 def dictionary_changes(store: Store, name: str) -> list[str]:
-    """Every difference between a dictionary's members and what they would be now; empty when there is none."""
+    """Return every difference between a dictionary's members and what they would be now; empty if there is none."""
     spec = dictionary_spec(store, name.removesuffix("_dictionary"))
     if spec["kind"] == "visual":
         info = store.features.get(spec["feature"])
@@ -58,13 +58,13 @@ def dictionary_changes(store: Store, name: str) -> list[str]:
 
 
 def stored_digests(store: Store, name: str) -> dict[str, str]:
-    """Key to digest of the members that a dictionary was made of."""
+    """Return key to digest of the members that a dictionary was made of."""
     members = store.table(name + MEMBERS)
     return dict(zip(members.column("key").to_pylist(), members.column("digest").to_pylist(), strict=True))
 
 
 def differences(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
-    """Keys that were added, changed or removed between two mappings of key to digest, sorted by key."""
+    """List the keys that were added, changed or removed between two mappings of key to digest, sorted by key."""
     lines = []
     for key in sorted(before.keys() | after.keys()):
         if key not in after:

@@ -1,4 +1,4 @@
-"""What a person sees of a run: a live bar on a terminal, plain lines elsewhere, all on stderr."""
+"""Shows a run to a person: a live bar on a terminal, plain lines elsewhere, all on stderr."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-_LINE_EVERY_S = 10.0
+_LINE_EVERY_S = 10.0  # a log file should not fill with progress
 
 
 def human_bytes(count: float) -> str:
@@ -24,14 +24,14 @@ def human_bytes(count: float) -> str:
 class Terminal:
     """Writes the lines and progress bars of one job to stderr.
 
-    Knows nothing of stages, plans or executors: what is worth a line is decided where it happens.
+    It knows nothing of stages, plans or executors: what is worth a line is decided where it happens.
 
     Parameters
     ----------
     console
         Where to write; stderr if not given.
     quiet
-        Write nothing.
+        Whether to write nothing.
     """
 
     def __init__(self, console: Console | None = None, quiet: bool = False) -> None:
@@ -58,7 +58,7 @@ class Terminal:
         self._print(f"[yellow]warning:[/yellow] {escape(text)}")
 
     def stage(self, name: str, done: int, total: int, note: str = "") -> None:
-        """Move a stage's bar; where stderr is no terminal, print a line every ten seconds instead."""
+        """Move a stage's bar; if stderr is not a terminal, print a line every ten seconds instead."""
         if not self.console.is_terminal:
             if time.monotonic() - self._last_line >= _LINE_EVERY_S:
                 self._last_line = time.monotonic()

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pytest
 
-from extractors.text.base import build_text_encoder
+from extractors.text import build_text_encoder
 from pipeline.cluster import embedding
 from pipeline.cluster.embedding import embed, option_texts, part_name, vectors
 from pipeline.shared.errors import PreflightError
@@ -27,8 +26,8 @@ ENCODER = build_text_encoder("hashed", {"size": 16})
 
 def texts_of(root: Path) -> list[str]:
     with Store.open(root, lease=False) as store:
-        found: list[str] = store.table("embeddings", part_name(ENCODER)).column("text").to_pylist()
-        return found
+        texts: list[str] = store.table("embeddings", part_name(ENCODER)).column("text").to_pylist()
+        return texts
 
 
 def test_unique_strings_are_stored_sorted_with_their_vectors(tmp_path: Path) -> None:
@@ -52,16 +51,14 @@ def test_what_is_there_is_kept_and_only_the_rest_is_computed(tmp_path: Path) -> 
     assert load(root).version == before
 
 
-def test_what_a_run_beside_this_one_adds_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_run_beside_this_one_adds_is_kept(tmp_path: Path, before_encoding: Callable[..., None]) -> None:
     root = tmp_path / "store"
-    encode = embedding._encode
 
-    def interrupted(model: Any, texts: list[str]) -> Any:
-        monkeypatch.setattr(embedding, "_encode", encode)
-        embed(root, ENCODER, ["b", "c"])
-        return encode(model, texts)
+    def run_beside(chunk: int) -> None:
+        if chunk == 1:
+            embed(root, ENCODER, ["b", "c"])
 
-    monkeypatch.setattr(embedding, "_encode", interrupted)
+    before_encoding(run_beside)
     embed(root, ENCODER, ["a", "b"])
     assert texts_of(root) == ["a", "b", "c"]
     with Store.open(root, lease=False) as store:
@@ -82,8 +79,8 @@ def test_encoders_have_parts_of_their_own(tmp_path: Path) -> None:
 def test_the_bytes_do_not_depend_on_the_order_of_arrival(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = [f"word {i}" for i in range(40)]
     embed(tmp_path / "one", ENCODER, words)
-    monkeypatch.setattr(embedding, "_TEXTS_AT_ONCE", 7)
-    monkeypatch.setattr(embedding, "_COMMIT_EVERY_S", 0.0)
+    monkeypatch.setattr(embedding, "TEXTS_AT_ONCE", 7)
+    monkeypatch.setattr(embedding, "COMMIT_EVERY_S", 0.0)
     embed(tmp_path / "two", ENCODER, reversed(words[::2]))
     embed(tmp_path / "two", ENCODER, reversed(words))
     digests = []
@@ -93,17 +90,16 @@ def test_the_bytes_do_not_depend_on_the_order_of_arrival(tmp_path: Path, monkeyp
     assert digests[0] == digests[1]
 
 
-def test_a_run_that_is_stopped_keeps_what_it_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedding, "_TEXTS_AT_ONCE", 4)
-    real, calls = embedding._encode, []
+def test_a_run_that_is_stopped_keeps_what_it_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before_encoding: Callable[..., None]
+) -> None:
+    monkeypatch.setattr(embedding, "TEXTS_AT_ONCE", 4)
 
-    def encode(model: object, texts: list[str]) -> np.ndarray:
-        calls.append(texts)
-        if len(calls) == 3:
+    def stop(chunk: int) -> None:
+        if chunk == 3:
             raise KeyboardInterrupt
-        return real(model, texts)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(embedding, "_encode", encode)
+    before_encoding(stop)
     words = [f"{i:02d}" for i in range(12)]
     with pytest.raises(KeyboardInterrupt):
         embed(tmp_path / "store", ENCODER, words)
@@ -115,7 +111,7 @@ def test_nothing_to_do_loads_no_network_library(tmp_path: Path) -> None:
     embed(create_store(tmp_path / "store"), ENCODER, ["a"])
     code = (
         "import sys; from pathlib import Path; from pipeline.cluster.embedding import embed;"
-        "from extractors.text.base import build_text_encoder;"
+        "from extractors.text import build_text_encoder;"
         f"print(embed(Path({str(tmp_path / 'store')!r}), build_text_encoder('hashed', {{'size': 16}}), ['a']),"
         "sorted({'torch', 'sklearn', 'ray'} & set(sys.modules)))"
     )

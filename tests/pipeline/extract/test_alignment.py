@@ -91,11 +91,11 @@ def test_the_sound_of_each_row_is_that_of_its_second(real: Store, media: Path, n
     real_rows = np.flatnonzero(real.valid("vggish", key))
     assert real_rows.tolist() == list(range(len(real_rows))) and len(real_rows) >= 1
     for second in real_rows:
-        told = heard[second * RATE : (second + 1) * RATE]
+        reference = heard[second * RATE : (second + 1) * RATE]
         # Where the picture ends, sound that goes on is nobody's: compare what both have.
-        end = min(len(told), round((real.clip("vggish", key)[1] - second) * RATE), RATE)
-        np.testing.assert_allclose(windows[second, :end], told[:end], atol=2e-3)
-        if np.ptp(told):
+        end = min(len(reference), round((real.clip("vggish", key)[1] - second) * RATE), RATE)
+        np.testing.assert_allclose(windows[second, :end], reference[:end], atol=2e-3)
+        if np.ptp(reference):
             assert best_shift(windows[second, :end], heard, int(second) * RATE) == 0
 
 

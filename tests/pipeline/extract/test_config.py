@@ -19,7 +19,7 @@ def test_every_preset_is_valid_and_has_a_stable_spec(name: str) -> None:
 
 
 def test_published_clip_rows_have_the_published_size() -> None:
-    """32 x 768 float16, as the facts of the NExT-GQA features say."""
+    """32 x 768 float16, as the published NExT-GQA features have."""
     (feature,) = ready_features(load_config("cra-nextgqa")).values()
     assert feature.extractor.output().step_shape == (768,)
     assert feature.row_bytes == 49_152
@@ -74,7 +74,7 @@ def test_a_file_that_is_no_configuration(tmp_path: Path, text: str) -> None:
 
 
 def test_overrides_change_the_spec_only_where_rows_change() -> None:
-    """Limits and sizes of shards are not part of a recipe; sampling, dtype and epoch are."""
+    """Limits and sizes of shards are not part of a spec; sampling, dtype and epoch are."""
     plain = next(iter(ready_features(load_config("demo")).values())).spec_digest
 
     def digest(*overrides: str) -> str:

@@ -1,4 +1,4 @@
-"""The error of half precision: measured on known numbers, carried to the receipt, told by card and inspect."""
+"""The error of half precision: measured on known numbers, carried to the receipt, shown by card and inspect."""
 
 from __future__ import annotations
 
@@ -74,16 +74,16 @@ def test_a_run_measures_its_own_rows(videos: Path, tmp_path: Path) -> None:
         assert rounding_errors(store, "whole") == {}
 
         compute = rounding_errors(store, "linear")["compute"]
-        assert compute.steps == 4  # one row is compared once a model
+        assert compute.steps == 4  # one row per loaded model is compared
         weight = torch.linspace(-1, 1, 60).view(5, 12)
         references = {key: torch.from_numpy(store.row("whole", key).copy()) @ weight.T for key in keys}
         errors = [np.abs(store.row("linear", key) - references[key].numpy()).max() for key in keys]
         assert any(compute.max_abs == pytest.approx(error, rel=1e-3) for error in errors)
         assert 2**-12 < compute.max_abs < 2**-5 and 0.999 < compute.min_cosine < 1
 
-        told = describe_store(store)["features"]
-        assert told["grid"]["rounding"] == {"storage": storage.model_dump()}
-        assert told["whole"]["rounding"] == {}
+        description = describe_store(store)["features"]
+        assert description["grid"]["rounding"] == {"storage": storage.model_dump()}
+        assert description["whole"]["rounding"] == {}
         card = render_card(store)
         assert f"- storage: {storage}" in card and f"- compute: {compute}" in card
         assert all(len(store.numerics(name)) == 1 for name in store.features)

@@ -1,4 +1,4 @@
-"""Whole runs: what is computed, why, and what is told of what could not be."""
+"""Whole runs: what is computed, why, and what is reported about the rest."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_several_features_share_one_decode(videos: Path, tmp_path: Path) -> None
     assert digests(tmp_path / "both") == digests(tmp_path / "one")
 
 
-def test_plan_only_tells_and_writes_nothing(videos: Path, tmp_path: Path) -> None:
+def test_a_plan_alone_writes_nothing(videos: Path, tmp_path: Path) -> None:
     result = extract(videos, tmp_path / "store", rgb_config(tmp_path), plan_only=True)
     assert result.summary["to_compute"] == 4
     assert result.summary["bytes_to_write"] == 4 * 4 * 12 * 2
@@ -225,7 +225,7 @@ class TestFailures:
         from pipeline.extract import decode_unit as module
 
         ticks = iter(range(10**6))
-        monkeypatch.setattr(module, "stamp", lambda status: f"{next(ticks)}")
+        monkeypatch.setattr(module, "local_status", lambda status: (status.st_size, f"{next(ticks)}"))
         result = extract(videos, tmp_path / "store", rgb_config(tmp_path), only=frozenset({"clip0"}))
         assert result.summary["failures_by_class"] == {"changed_during_read": 1}
         assert digests(tmp_path / "store") == {}
@@ -253,13 +253,13 @@ def test_hostile_keys_never_become_paths(videos: Path, tmp_path: Path) -> None:
 
 
 def test_worker_count_and_grouping_do_not_change_a_row(videos: Path, tmp_path: Path) -> None:
-    found = []
+    rows_of_runs = []
     for workers, rows in ((1, 4096), (3, 1)):
         store = tmp_path / f"store{workers}"
         config = rgb_config(tmp_path, f"run.decode_workers={workers}", f"run.shard_rows={rows}")
         extract(videos, store, config)
-        found.append(digests(store))
-    assert found[0] == found[1]
+        rows_of_runs.append(digests(store))
+    assert rows_of_runs[0] == rows_of_runs[1]
 
 
 def test_relative_paths_are_refused_in_a_submitted_job(

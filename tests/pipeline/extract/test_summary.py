@@ -1,4 +1,4 @@
-"""What a person and a script are told about an extraction: nothing lost, nothing eaten."""
+"""What a person and a script learn about an extraction: nothing lost, nothing swallowed as markup."""
 
 from __future__ import annotations
 

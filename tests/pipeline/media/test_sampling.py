@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -16,6 +17,7 @@ from pipeline.media.sampling import (
     Fps,
     MusicAvqa60,
     NextGqa32,
+    Policy,
     SamplingError,
     Segments,
     Timeline,
@@ -52,7 +54,7 @@ def even(frames: int, rate: float = 25.0) -> Timeline:
         (Uniform(2), Timeline(np.array([0.5, 0.9]), 1.0, None), [0, 0], [True, True]),
     ],
 )
-def test_policies_by_table(policy, timeline, frame, valid):
+def test_policies_by_table(policy: Policy, timeline: Timeline, frame: list[int], valid: list[bool]) -> None:
     samples = policy.sample(timeline)
     assert samples.frame.tolist() == frame
     assert samples.valid.tolist() == valid
@@ -61,23 +63,23 @@ def test_policies_by_table(policy, timeline, frame, valid):
     assert samples.frame.dtype == np.int64 and samples.time_s.dtype == np.float64
 
 
-def test_zero_padding_keeps_the_time_asked_for():
+def test_zero_padding_keeps_the_time_asked_for() -> None:
     assert Segments(t=4, pad="zero").sample(even(60)).time_s.tolist()[2:] == [2.5, 3.5]
 
 
 @pytest.mark.parametrize("policy", [Uniform(6, pad="error"), Segments(t=4, pad="error")])
-def test_error_padding_refuses_short_videos(policy):
+def test_error_padding_refuses_short_videos(policy: Policy) -> None:
     with pytest.raises(TooShort, match="do not fill"):
         policy.sample(even(5))
 
 
 @pytest.mark.parametrize("policy", [Uniform(), Segments(), Fps(1), NextGqa32(), MusicAvqa60()])
-def test_a_video_without_frames_is_too_short(policy):
+def test_a_video_without_frames_is_too_short(policy: Policy) -> None:
     with pytest.raises(TooShort):
         policy.sample(Timeline(np.empty(0), 0.0, None))
 
 
-def test_music_avqa_rule_and_wrap():
+def test_music_avqa_rule_and_wrap() -> None:
     # 30 fps for 58.5 s: 1755 frames; second 58 asks for number 1755 = F and reads the last frame, second 59 asks for
     # 1785 and wraps inside the last 15 frames: 1740 + 1 + (1785 - 1741) mod 15 = 1755, again the last.
     samples = MusicAvqa60().sample(even(1755, 30.0))
@@ -88,7 +90,7 @@ def test_music_avqa_rule_and_wrap():
     assert MusicAvqa60().sample(even(1500)).frame[:3].tolist() == [12, 38, 62]
 
 
-def test_sample_clips_published_examples():
+def test_sample_clips_published_examples() -> None:
     assert sample_clips(32, 32, 4) == list(range(32))
     assert sample_clips(33, 32, 4) == list(range(1, 33))
     assert sample_clips(2, 32, 4) == [0] * 32
@@ -99,7 +101,7 @@ def test_sample_clips_published_examples():
         sample_clips(0, 32, 4)
 
 
-def test_sample_clips_gives_the_published_times():
+def test_sample_clips_gives_the_published_times() -> None:
     path = SHARED / "data" / "annotations" / "nextgqa" / "frame2time_val.json"
     if not path.exists():
         pytest.skip(f"{path.name} is not in {path.parent}")
@@ -110,7 +112,7 @@ def test_sample_clips_gives_the_published_times():
 
 
 def assert_dump_is_emulated(path: Path, folder: Path) -> None:
-    """Compare with `ffmpeg -r 6` file by file: which of the frames, and its pixels."""
+    """Compare with ``ffmpeg -r 6`` file by file: which of the frames, and its pixels."""
     request = DecodeRequest(str(path), ({"policy": "nextgqa32"},))
     events = list(decode(request))
     header = events[0]
@@ -136,17 +138,17 @@ def assert_dump_is_emulated(path: Path, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", MEDIA_NAMES)
-def test_nextgqa32_is_a_real_dump_of_real_clips(name, tmp_path):
+def test_nextgqa32_is_a_real_dump_of_real_clips(name: str, tmp_path: Path) -> None:
     assert_dump_is_emulated(media(name), tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["h264", "slow", "fragmented", "mkv-offset"])
-def test_nextgqa32_is_a_real_dump_of_generated_clips(kind, tmp_path):
+def test_nextgqa32_is_a_real_dump_of_generated_clips(kind: str, tmp_path: Path) -> None:
     (tmp_path / "dump").mkdir()
     assert_dump_is_emulated(generate(kind, tmp_path), tmp_path / "dump")
 
 
-def test_dump_emulation_needs_frames_that_libav_counts():
+def test_dump_emulation_needs_frames_that_libav_counts() -> None:
     # 80 files for the 13.013 s of the NASA clip: floor(6 T) + 2, as the published tables suggest.
     from pipeline.media.sampling import dump_frames
 
@@ -171,7 +173,7 @@ def test_dump_emulation_needs_frames_that_libav_counts():
         ({"policy": "nextgqa32", "n": 3}, "its fields: none"),
     ],
 )
-def test_bad_specs_name_the_field(spec, message):
+def test_bad_specs_name_the_field(spec: dict[str, Any], message: str) -> None:
     with pytest.raises(SamplingError) as caught:
         policy_from_spec(spec)
     assert message in str(caught.value)
@@ -179,7 +181,7 @@ def test_bad_specs_name_the_field(spec, message):
 
 
 @pytest.mark.parametrize("policy", [Uniform(8, "zero"), Segments(10, 0.5), Fps(2.5), NextGqa32(), MusicAvqa60()])
-def test_specs_round_trip(policy):
+def test_specs_round_trip(policy: Policy) -> None:
     assert policy_from_spec(json.loads(json.dumps(policy.spec()))) == policy
 
 
@@ -195,7 +197,7 @@ policies = st.one_of(
 
 @settings(max_examples=150)
 @given(gaps, st.floats(-0.5, 0.5), policies)
-def test_every_policy_keeps_its_promises(gaps, first, policy):
+def test_every_policy_keeps_its_promises(gaps: list[float], first: float, policy: Policy) -> None:
     pts = first + np.concatenate([[0.0], np.cumsum(gaps[:-1])])
     timeline = Timeline(pts, float(pts[-1] + gaps[-1]) if pts[-1] + gaps[-1] > 0 else 1.0, 25.0, 25.0)
     samples = policy.sample(timeline)
@@ -213,7 +215,7 @@ def test_every_policy_keeps_its_promises(gaps, first, policy):
 
 @settings(max_examples=60)
 @given(gaps, st.integers(1, 40))
-def test_uniform_shows_what_is_on_screen(gaps, n):
+def test_uniform_shows_what_is_on_screen(gaps: list[float], n: int) -> None:
     pts = np.concatenate([[0.0], np.cumsum(gaps[:-1])])
     duration = float(pts[-1] + gaps[-1])
     for slot, frame in enumerate(Uniform(n).sample(Timeline(pts, duration, None)).frame):

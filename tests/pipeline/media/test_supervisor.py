@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -23,15 +25,15 @@ POLICIES = ({"policy": "uniform", "n": 8}, {"policy": "nextgqa32"}, {"policy": "
 
 
 @pytest.fixture(scope="module")
-def clip(tmp_path_factory) -> Path:
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("clip") / "clip.mp4"
     write_clip(path, seconds=2.0, width=96, height=64)
     return path
 
 
 @pytest.fixture
-def misbehaving(tmp_path, monkeypatch):
-    """Make a child module whose `decode` runs the given code for files named `bad`, and the real one for others."""
+def misbehaving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """Make a child module whose ``decode`` runs the given code for files named ``bad``, and the real one for others."""
 
     def make(code: str) -> str:
         (tmp_path / "bad_child.py").write_text(
@@ -50,7 +52,7 @@ def misbehaving(tmp_path, monkeypatch):
     return make
 
 
-def request(path: Path, **fields) -> DecodeRequest:
+def request(path: Path, **fields: Any) -> DecodeRequest:
     return DecodeRequest(str(path), POLICIES, **fields)
 
 
@@ -58,10 +60,10 @@ def assert_works(process: MediaProcess, clip: Path) -> None:
     assert sum(isinstance(event, Frame) for event in process.decode(request(clip))) > 8
 
 
-def test_the_child_gives_what_this_process_gives(clip):
-    asked = request(clip, audio=AudioRequest(), start_s=0.3, end_s=1.7)
+def test_the_child_gives_what_this_process_gives(clip: Path) -> None:
+    whole = request(clip, audio=AudioRequest(), start_s=0.3, end_s=1.7)
     with MediaProcess() as process:
-        far, near = list(process.decode(asked)), list(decode(asked))
+        far, near = list(process.decode(whole)), list(decode(whole))
     assert [type(event) for event in far] == [type(event) for event in near]
     for one, other in zip(far, near, strict=True):
         if isinstance(one, Header):
@@ -78,7 +80,7 @@ def test_the_child_gives_what_this_process_gives(clip):
             assert (one.segments, one.state, one.record) == (other.segments, other.state, other.record)
 
 
-def test_the_child_imports_av_and_numpy_alone():
+def test_the_child_imports_av_and_numpy_alone() -> None:
     code = "import sys, pipeline.media.child; print('\\n'.join(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     stray = {
@@ -92,7 +94,7 @@ def test_the_child_imports_av_and_numpy_alone():
     assert all(name.startswith(("pipeline.media", "pipeline.media.sampling")) for name in ours), ours
 
 
-def test_failures_come_through_typed(tmp_path, clip):
+def test_failures_come_through_typed(tmp_path: Path, clip: Path) -> None:
     (tmp_path / "text.mp4").write_text("not a film")
     with MediaProcess() as process:
         with pytest.raises(MediaError) as caught:
@@ -104,7 +106,7 @@ def test_failures_come_through_typed(tmp_path, clip):
 
 
 @pytest.mark.parametrize(
-    ("code", "kind", "words"),
+    ("code", "failure_class", "words"),
     [
         ("time.sleep(3600)", "timeout", "within 1 s"),
         ("os.kill(os.getpid(), signal.SIGSTOP)", "timeout", "within 1 s"),
@@ -116,41 +118,47 @@ def test_failures_come_through_typed(tmp_path, clip):
         ("hoard = [bytes(1 << 20) for _ in iter(int, 1)]", "oom", "memory"),
     ],
 )
-def test_a_misbehaving_child_is_one_typed_failure(code, kind, words, misbehaving, clip, tmp_path):
+def test_a_misbehaving_child_is_one_typed_failure(
+    code: str, failure_class: str, words: str, misbehaving: Callable[[str], str], clip: Path, tmp_path: Path
+) -> None:
     with MediaProcess(deadline_s=1.0, memory_mb=256, module=misbehaving(code)) as process:
         with pytest.raises(MediaError) as caught:
             list(process.decode(request(tmp_path / "bad.mp4")))
-        assert caught.value.failure_class == kind and words in caught.value.message
+        assert caught.value.failure_class == failure_class and words in caught.value.message
         process.deadline_s = 60.0
         assert_works(process, clip)
 
 
 @pytest.mark.parametrize(
-    ("code", "kind"),
+    ("code", "failure_class"),
     [
         ("import mmap; reserved = mmap.mmap(-1, 1 << 40, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000)", None),
         ("hoard = [bytes(1 << 20) for _ in iter(int, 1)]", "oom"),
         ("time.sleep(3600)", "timeout"),
     ],
 )
-def test_a_torch_backend_is_bound_by_what_is_resident(code, kind, misbehaving, clip, tmp_path):
+def test_a_torch_backend_is_bound_by_what_is_resident(
+    code: str, failure_class: str | None, misbehaving: Callable[[str], str], clip: Path, tmp_path: Path
+) -> None:
     """CUDA reserves far more address space than it uses; 0x4000 is MAP_NORESERVE."""
     name = misbehaving(code)
     module = tmp_path / f"{name}.py"
-    light = "import pipeline.media.torchcodec_backend as backend\nbackend.unavailable = lambda name: None\n"
+    light = "import pipeline.media.torchcodec_backend as backend\nbackend.why_unavailable = lambda name: None\n"
     module.write_text(light + module.read_text())
     bad = tmp_path / "bad.mp4"
     bad.write_bytes(clip.read_bytes())
     with MediaProcess(deadline_s=5.0, memory_mb=256, backend="torchcodec", module=name) as process:
-        if kind is None:
+        if failure_class is None:
             assert_works(process, bad)
         else:
             with pytest.raises(MediaError) as caught:
                 list(process.decode(request(bad)))
-            assert caught.value.failure_class == kind
+            assert caught.value.failure_class == failure_class
 
 
-def test_a_hang_between_events_meets_the_deadline(misbehaving, clip, tmp_path):
+def test_a_hang_between_events_meets_the_deadline(
+    misbehaving: Callable[[str], str], clip: Path, tmp_path: Path
+) -> None:
     bad = tmp_path / "bad.mp4"
     bad.write_bytes(clip.read_bytes())
     module = misbehaving("events = real(request)\nyield next(events)\nyield next(events)\ntime.sleep(3600)")
@@ -161,7 +169,9 @@ def test_a_hang_between_events_meets_the_deadline(misbehaving, clip, tmp_path):
             next(events)
 
 
-def test_what_a_library_prints_does_not_garble_the_events(misbehaving, clip, tmp_path):
+def test_what_a_library_prints_does_not_garble_the_events(
+    misbehaving: Callable[[str], str], clip: Path, tmp_path: Path
+) -> None:
     bad = tmp_path / "bad.mp4"
     bad.write_bytes(clip.read_bytes())
     module = misbehaving("ctypes.CDLL(None).puts(b'noise'); os.write(1, b'more'); print('and more', flush=True)")
@@ -169,14 +179,14 @@ def test_what_a_library_prints_does_not_garble_the_events(misbehaving, clip, tmp
         assert_works(process, bad)
 
 
-def test_garbled_events_are_a_crash(misbehaving, tmp_path):
+def test_garbled_events_are_a_crash(misbehaving: Callable[[str], str], tmp_path: Path) -> None:
     module = misbehaving("[os.write(fd, b'x' * 64) for fd in range(3, 9) if os.path.exists(f'/proc/self/fd/{fd}')]")
     with MediaProcess(module=module) as process, pytest.raises(MediaError) as caught:
         list(process.decode(request(tmp_path / "bad.mp4")))
     assert caught.value.failure_class == "crash" and "garbled" in caught.value.message
 
 
-def test_children_are_recycled(clip):
+def test_children_are_recycled(clip: Path) -> None:
     pids = []
     with MediaProcess(recycle_after=2) as process:
         for _ in range(5):
@@ -186,7 +196,7 @@ def test_children_are_recycled(clip):
 
 
 @pytest.mark.parametrize("taken", [0, 1, 3])
-def test_an_abandoned_iterator_leaves_a_usable_process(taken, clip):
+def test_an_abandoned_iterator_leaves_a_usable_process(taken: int, clip: Path) -> None:
     with MediaProcess() as process:
         events = process.decode(request(clip))
         for _ in range(taken):
@@ -195,7 +205,7 @@ def test_an_abandoned_iterator_leaves_a_usable_process(taken, clip):
         assert_works(process, clip)
 
 
-def test_a_second_decode_ends_the_first(clip):
+def test_a_second_decode_ends_the_first(clip: Path) -> None:
     with MediaProcess() as process:
         first = process.decode(request(clip))
         next(first)
@@ -205,7 +215,7 @@ def test_a_second_decode_ends_the_first(clip):
         assert_works(process, clip)
 
 
-def test_a_child_killed_while_idle_is_replaced(clip):
+def test_a_child_killed_while_idle_is_replaced(clip: Path) -> None:
     with MediaProcess() as process:
         assert_works(process, clip)
         os.kill(process.pid, signal.SIGKILL)
@@ -213,7 +223,7 @@ def test_a_child_killed_while_idle_is_replaced(clip):
         assert_works(process, clip)
 
 
-def test_the_child_dies_with_its_parent(misbehaving, tmp_path):
+def test_the_child_dies_with_its_parent(misbehaving: Callable[[str], str], tmp_path: Path) -> None:
     module = misbehaving("time.sleep(3600)")
     code = textwrap.dedent(f"""
         import os, threading
@@ -233,7 +243,7 @@ def test_the_child_dies_with_its_parent(misbehaving, tmp_path):
         psutil.Process(int(done.stdout)).wait(timeout=10)
 
 
-def test_closing_ends_the_child(clip):
+def test_closing_ends_the_child(clip: Path) -> None:
     process = MediaProcess()
     assert_works(process, clip)
     child = psutil.Process(process.pid)
@@ -241,7 +251,7 @@ def test_closing_ends_the_child(clip):
     assert not child.is_running() and process.pid is None
 
 
-def test_relative_paths_are_the_callers(clip, monkeypatch):
+def test_relative_paths_are_the_callers(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(clip.parent)
     with MediaProcess() as process:
         assert_works(process, Path(clip.name))

@@ -252,9 +252,9 @@ def test_mistakes_are_usage_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(PreflightError, match="not in an object store"):
         parse(path, store="s3://bucket/store")
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
-    with pytest.raises(PreflightError, match=r"^ANNOTATIONS val\.jsonl: relative"):
+    with pytest.raises(PreflightError, match=r"^ANNOTATIONS val\.jsonl: the path is relative"):
         parse(Path("val.jsonl"), store="/store")
-    with pytest.raises(PreflightError, match=r"^--stanza-dir models: relative"):
+    with pytest.raises(PreflightError, match=r"^--stanza-dir models: the path is relative"):
         parse(path, "stanza.dir=models")
 
 

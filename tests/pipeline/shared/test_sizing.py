@@ -60,7 +60,7 @@ def test_limits_of_cgroups_and_slurm(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sizing.os, "sched_getaffinity", lambda _: set(range(64)))
-    monkeypatch.setattr(sizing, "_read", lambda path: files.get(path, ""))
+    monkeypatch.setattr(sizing, "read_limit", lambda path: files.get(path, ""))
     assert sizing.available_cpus() == expected
 
 

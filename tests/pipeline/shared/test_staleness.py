@@ -1,0 +1,117 @@
+"""A dictionary is stale when a member changes, and only then; the manifest says what changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.shared import staleness
+from pipeline.shared.staleness import differences, mark_stale, stale_members
+from stores import Store
+from stores.commit import Changes, commit
+from stores.format.manifest import Manifest, load
+from tests._helpers.building import commit_rows, row
+from tests._helpers.dictionaries import SPEC, fill, nodes, questions, write_questions
+from tests._helpers.runs import make_dictionary
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    return fill(tmp_path / "store")
+
+
+def test_differences_are_sorted_by_key_whatever_they_are() -> None:
+    assert differences({"b": "1", "c": "1", "d": "1"}, {"a": "1", "c": "2", "d": "1"}) == [
+        "added a",
+        "removed b",
+        "changed c",
+    ]
+
+
+def test_a_store_without_dictionaries_has_nothing_stale_and_no_new_version(store: Path) -> None:
+    version = load(store).version
+    assert mark_stale(store) == {}
+    assert load(store).version == version
+
+
+def test_changed_members_make_it_stale_and_a_new_fit_fresh(store: Path) -> None:
+    make_dictionary(store, "linguistic")
+    make_dictionary(store, "visual")
+    assert mark_stale(store) == {}
+    version = load(store).version
+
+    records = [q for q in questions() if q["question_id"] != "train05_11"]
+    records[3] = {**records[3], "nodes": nodes("cat", "paint", "train")}
+    records.append({**records[0], "question_id": "train99_0"})
+    write_questions(store, records)
+    commit_rows(store, [row("train02", content=1)], feature="clip", spec=SPEC)
+    stale = mark_stale(store)
+    assert stale == {
+        "linguistic_dictionary": ("changed train01_3", "removed train05_11", "added train99_0"),
+        "visual_dictionary": ("changed train02",),
+    }
+    with Store.open(store) as opened:
+        assert {name: opened.stale(name) for name in stale} == stale
+        assert opened.version == version + 3
+    mark_stale(store)
+    assert load(store).version == version + 3
+
+    assert make_dictionary(store, "linguistic").summary["why"] == list(stale["linguistic_dictionary"])
+    with Store.open(store) as opened:
+        assert opened.stale("linguistic_dictionary") == ()
+        assert opened.stale("visual_dictionary") == ("changed train02",)
+    assert make_dictionary(store, "visual").summary["computed"]
+    with Store.open(store) as opened:
+        assert stale_members(opened) == {}
+        assert opened.stale("visual_dictionary") == ()
+
+
+def test_a_change_taken_back_is_not_stale(store: Path) -> None:
+    make_dictionary(store, "linguistic")
+    changed = questions()
+    changed[0] = {**changed[0], "nodes": nodes("cat", "paint", "train")}
+    write_questions(store, changed)
+    assert mark_stale(store)
+    write_questions(store, questions())
+    assert mark_stale(store) == {}
+    with Store.open(store) as opened:
+        assert opened.stale("linguistic_dictionary") == ()
+
+
+def test_val_questions_do_not_make_it_stale(store: Path) -> None:
+    make_dictionary(store, "linguistic")
+    write_questions(store, [q for q in questions() if q["split"] != "val"] + [{**questions()[-1], "question_id": "x"}])
+    assert mark_stale(store) == {}
+
+
+def test_another_spec_of_the_feature_makes_it_stale(store: Path) -> None:
+    make_dictionary(store, "visual")
+    commit_rows(store, [row("train02")], feature="clip", spec={**SPEC, "epoch": 1})
+    current = load(store).features["clip"].current
+    assert mark_stale(store) == {"visual_dictionary": (f"feature clip now has the spec {current[:8]}",)}
+    assert make_dictionary(store, "visual", plan_only=True).summary["why"] == ["its spec changed"]
+
+
+def test_many_changes_are_counted(tmp_path: Path) -> None:
+    root = fill(tmp_path / "store", questions({"train": 60}))
+    make_dictionary(root, "linguistic")
+    write_questions(root, questions({"train": 30}))
+    changes = mark_stale(root)["linguistic_dictionary"]
+    assert len(changes) == 21
+    assert changes[-1] == "… and 10 more"
+
+
+def test_a_dictionary_made_while_it_is_being_marked_stays_fresh(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_dictionary(store, "linguistic")
+    write_questions(store, questions()[1:])
+
+    def late(root: Path, changes: Changes) -> Manifest:
+        monkeypatch.setattr(staleness, "commit", commit)
+        make_dictionary(store, "linguistic")
+        return commit(root, changes)
+
+    monkeypatch.setattr(staleness, "commit", late)
+    assert mark_stale(store) == {}
+    with Store.open(store) as opened:
+        assert opened.stale("linguistic_dictionary") == ()
