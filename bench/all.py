@@ -1,6 +1,12 @@
-"""Every measurement, one after the other: tables on the terminal, JSON beside each other.
+"""Run every bench, one after the other; tables go to the terminal, figures to ``OUT/NAME.json``.
 
-python bench/all.py --out out/bench
+    python bench/all.py [NAMES …] [--out out/bench] [--long]
+                        [--nextgqa CSV] [--music-avqa JSON] [--stanza-dir DIR]
+
+``BENCHES`` lists every bench of this folder. Without names, all of them run (about 15 minutes) except two:
+``toyworld`` trains for hours and needs ``--long``; ``parsing`` needs published questions, given with ``--nextgqa``
+or ``--music-avqa``. A bench that is named always runs. ``layouts`` and ``residency`` measure nothing themselves:
+``reading`` is built on them.
 """
 
 from __future__ import annotations
@@ -8,49 +14,96 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path[0] = str(ROOT)  # the checkout: only the reader is ever installed
+
+from settings.messages import available, nearest
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """One script of this folder with the arguments it is run with."""
+
+    script: str
+    arguments: tuple[str, ...] = ()
+    long: bool = False
+    """Whether it takes hours."""
+    reads_questions: bool = False
+    """Whether it measures on published annotation files, which must be given."""
+
+
 BENCHES = {
-    "clustering": ["bench/clustering.py"],
-    "decode": ["bench/decode.py", "--runs", "5"],
-    "one-decode": ["bench/one_decode.py", "--runs", "3"],
-    "overhead-local": ["bench/overhead.py", "local", "--runs", "3"],
-    "overhead-ray": ["bench/overhead.py", "ray", "--runs", "2"],
-    "overhead-memory": ["bench/overhead.py", "memory", "--runs", "1"],
-    "models": ["bench/models.py"],
-    "models-swin": [
-        "bench/models.py",
-        "--model",
-        "swin_tiny_patch4_window7_224",
-        "--micro-batch",
-        "8",
-        "--threads",
-        "1",
-    ],
-    "models-vggish": ["bench/models.py", "--model", "vggish", "--steps", "60", "--micro-batch", "30", "--threads", "1"],
-    "planning": ["bench/planning.py", "--runs", "3"],
-    "store": ["bench/store.py"],
-    "reading": ["bench/reading.py"],
+    "clustering": Bench("clustering.py"),
+    "decode": Bench("decode.py", ("--runs", "5")),
+    "one-decode": Bench("one_decode.py", ("--runs", "3")),
+    "overhead-local": Bench("overhead.py", ("local", "--runs", "3")),
+    "overhead-ray": Bench("overhead.py", ("ray", "--runs", "2")),
+    "overhead-memory": Bench("overhead.py", ("memory", "--runs", "1")),
+    "models": Bench("models.py"),
+    "models-swin": Bench(
+        "models.py", ("--model", "swin_tiny_patch4_window7_224", "--micro-batch", "8", "--threads", "1")
+    ),
+    "models-vggish": Bench(
+        "models.py", ("--model", "vggish", "--steps", "60", "--micro-batch", "30", "--threads", "1")
+    ),
+    "parsing": Bench("parsing.py", reads_questions=True),
+    "planning": Bench("planning.py", ("--runs", "3")),
+    "store": Bench("store.py"),
+    "reading": Bench("reading.py"),
+    "toyworld": Bench("toyworld.py", long=True),
 }
 
 
+def select(names: Sequence[str], long: bool, questions: bool) -> list[str]:
+    """Return the benches to run: those named, or all that the flags allow."""
+    if names:
+        return list(names)
+    return [
+        name for name, bench in BENCHES.items() if (long or not bench.long) and (questions or not bench.reads_questions)
+    ]
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("out/bench"))
-    parser.add_argument("names", nargs="*", help=f"some of: {', '.join(BENCHES)} (default: all)")
+    """Run the chosen benches; return 1 if one fails or misses its target."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=available(BENCHES))
+    parser.add_argument("--out", type=Path, default=Path("out/bench"), help="folder of the JSON files")
+    parser.add_argument("--long", action="store_true", help="also run what takes hours")
+    parser.add_argument("--nextgqa", type=Path, metavar="CSV", help="questions for parsing: a NExT-GQA split")
+    parser.add_argument("--music-avqa", type=Path, metavar="JSON", help="questions for parsing: a MUSIC-AVQA split")
+    parser.add_argument("--stanza-dir", type=Path, metavar="DIR", help="Stanza's models for parsing")
     arguments = parser.parse_args()
+    for name in arguments.names:
+        if name not in BENCHES:
+            parser.error(f"no bench is named {name!r}{nearest(name, BENCHES)} ({available(BENCHES)})")
+    options = {
+        "--nextgqa": arguments.nextgqa,
+        "--music-avqa": arguments.music_avqa,
+        "--stanza-dir": arguments.stanza_dir,
+    }
+    questions = [f"{option}={path.absolute()}" for option, path in options.items() if path is not None]
+    chosen = select(arguments.names, arguments.long, bool(arguments.nextgqa or arguments.music_avqa))
     arguments.out.mkdir(parents=True, exist_ok=True)
-    unknown = sorted(set(arguments.names) - set(BENCHES))
-    if unknown:
-        parser.error(f"no bench is named {unknown[0]!r}")
     failed = []
-    for name in arguments.names or BENCHES:
-        command = [sys.executable, *BENCHES[name], "--json", str((arguments.out / f"{name}.json").absolute())]
-        if subprocess.run(command, cwd=ROOT).returncode:
+    for name in chosen:
+        bench = BENCHES[name]
+        command = [
+            sys.executable,
+            f"bench/{bench.script}",
+            *bench.arguments,
+            *(questions if bench.reads_questions else []),
+        ]
+        json_file = (arguments.out / f"{name}.json").absolute()
+        if subprocess.run([*command, "--json", str(json_file)], cwd=ROOT).returncode:
             failed.append(name)
+    if not arguments.names and (left_out := [name for name in BENCHES if name not in chosen]):
+        print(f"not run: {', '.join(left_out)} (see --help)")
     if failed:
-        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+        print(f"failed or missed a target: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
 
 

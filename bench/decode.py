@@ -1,9 +1,9 @@
-"""CPU time of decoding: this project's one pass against PyAV, decord and torchcodec.
+"""Compare the CPU time of our decoder with PyAV, decord and torchcodec.
 
     python bench/decode.py [--runs 5] [--seconds 60] [--json PATH]
 
-Every measurement runs in a process of its own and is the user and system time of the decoding alone; reported is the
-median. Each contender is named and skipped where its package is missing.
+Every measurement runs in a process of its own and counts the user and system time of decoding alone; the median is
+reported. A contender whose package is missing is shown as skipped.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[0] = str(ROOT)  # the checkout: only the reader is ever installed
 
 import av
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.media.decode import decode
-from pipeline.media.sampling import Timeline, policy_from_spec
-from pipeline.media.types import AudioRequest, DecodeRequest, Frame, Header
+from pipeline.media import AudioRequest, DecodeRequest, Frame, Header, decode, policy_from_spec
+from pipeline.media.sampling import Timeline
 
 WIDTH, HEIGHT, FPS, GOP = 640, 360, 30, 250
 UNIFORM = {"policy": "uniform", "n": 32}
@@ -44,13 +44,13 @@ TARGET_FRAMES, TARGET_PASS = 0.8, 0.45
 
 
 def make_clip(seconds: int) -> Path:
-    """A clip of panning texture with grain, made once: x264 defaults (B-frames), GOP 250, AAC."""
+    """Return a clip of a panning texture with grain, encoded on first use: x264 defaults (B-frames), GOP 250, AAC."""
     path = Path(tempfile.gettempdir()) / f"reelstore-bench-{seconds}s-{WIDTH}x{HEIGHT}.mp4"
     if path.exists():
         return path
     partial = path.with_suffix(f".{os.getpid()}.mp4")
     rng = np.random.default_rng(0)
-    texture = rng.integers(0, 256, (HEIGHT + 200, WIDTH * 2, 3)).astype(np.float32)
+    texture: NDArray[Any] = rng.integers(0, 256, (HEIGHT + 200, WIDTH * 2, 3)).astype(np.float32)
     for step in (1, 2, 4, 8):
         texture = (texture + np.roll(texture, step, axis=0) + np.roll(texture, step, axis=1)) / 3
     texture = (texture - texture.mean()) * 3 + 128
@@ -79,20 +79,20 @@ def make_clip(seconds: int) -> Path:
 
 
 def wanted_indices(spec: dict[str, Any], seconds: int) -> list[int]:
-    """Frame numbers that the policy takes from the clip, whose frames are evenly spaced."""
+    """Return the numbers of the frames that a policy takes from the clip, whose frames are evenly spaced."""
     timeline = Timeline(np.arange(seconds * FPS) / FPS, float(seconds), float(FPS))
     return [int(index) for index in policy_from_spec(spec).sample(timeline).frame]
 
 
 def ours(path: str, spec: dict[str, Any], seconds: int) -> Iterator[np.ndarray]:
-    """This project's decoder, in process."""
+    """Decode with our own decoder, in this process."""
     for event in decode(DecodeRequest(path, (spec,))):
         if isinstance(event, Frame):
             yield event.rgb
 
 
 def pyav(path: str, spec: dict[str, Any], seconds: int) -> Iterator[np.ndarray]:
-    """PyAV's plain sequential decode on one thread, up to the last wanted frame."""
+    """Decode every frame with PyAV on one thread, up to the last wanted one."""
     wanted = set(wanted_indices(spec, seconds))
     with av.open(path) as container:
         container.streams.video[0].codec_context.thread_count = 1
@@ -104,7 +104,7 @@ def pyav(path: str, spec: dict[str, Any], seconds: int) -> Iterator[np.ndarray]:
 
 
 def decord(path: str, spec: dict[str, Any], seconds: int) -> Iterator[np.ndarray]:
-    """decord's batch read on one thread."""
+    """Read the wanted frames with decord as one batch, on one thread."""
     from decord import VideoReader, cpu
 
     reader = VideoReader(path, ctx=cpu(0), num_threads=1)
@@ -112,7 +112,7 @@ def decord(path: str, spec: dict[str, Any], seconds: int) -> Iterator[np.ndarray
 
 
 def torchcodec(path: str, spec: dict[str, Any], seconds: int) -> Iterator[np.ndarray]:
-    """torchcodec's exact mode on one thread."""
+    """Read the wanted frames with torchcodec in exact mode, on one thread."""
     import torch
     from torchcodec.decoders import VideoDecoder
 
@@ -130,15 +130,13 @@ CONTENDERS: dict[str, Callable[[str, dict[str, Any], int], Iterator[np.ndarray]]
 
 
 def one_pass(path: str, seconds: int) -> int:
-    """Everything from one pass: 32 frames, 60 segments, 16 kHz mono."""
-    count = 0
-    for event in decode(DecodeRequest(path, (UNIFORM, SEGMENTS), AudioRequest())):
-        count += 0 if isinstance(event, Header) else 1
-    return count
+    """Decode 32 frames, 60 segments and 16 kHz mono sound in one pass; return how many pieces came."""
+    events = decode(DecodeRequest(path, (UNIFORM, SEGMENTS), AudioRequest()))
+    return sum(not isinstance(event, Header) for event in events)
 
 
 def three_passes(path: str, seconds: int) -> int:
-    """The same by three plain sequential passes of PyAV: two over the pictures, one over the sound."""
+    """Decode the same with three sequential passes of PyAV: two over the pictures, one over the sound."""
     count = sum(1 for spec in (UNIFORM, SEGMENTS) for _ in pyav(path, spec, seconds))
     resampler = av.AudioResampler(format="flt", layout="mono", rate=16_000)
     with av.open(path) as container:
@@ -148,12 +146,11 @@ def three_passes(path: str, seconds: int) -> int:
 
 
 def measure(contender: str, task: str, path: str, seconds: int) -> dict[str, Any]:
-    """One measurement in this process: CPU seconds, frames, digest of all pixels (not timed)."""
-    warm = str(Path(path))
+    """Measure once in this process: CPU seconds, number of frames, digest of all pixels (computed off the clock)."""
     pictures: list[np.ndarray] = []
     if contender in CONTENDERS:
         # Imports and first-use costs are no part of decoding.
-        next(iter(CONTENDERS[contender](warm, TASKS[task], seconds)))
+        next(iter(CONTENDERS[contender](path, TASKS[task], seconds)))
     before = resource.getrusage(resource.RUSAGE_SELF)
     if contender in CONTENDERS:
         pictures = list(CONTENDERS[contender](path, TASKS[task], seconds))
@@ -167,7 +164,7 @@ def measure(contender: str, task: str, path: str, seconds: int) -> dict[str, Any
 
 
 def measure_apart(contender: str, task: str, path: Path, seconds: int) -> dict[str, Any]:
-    """One measurement in a fresh process; `skipped` says why there is none."""
+    """Measure once in a fresh process; ``skipped`` in the result is the reason why that failed."""
     command = [sys.executable, __file__, "--child", contender, task, str(path), str(seconds)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -177,24 +174,24 @@ def measure_apart(contender: str, task: str, path: Path, seconds: int) -> dict[s
 
 
 def medians(contenders: list[str], task: str, path: Path, seconds: int, runs: int) -> dict[str, dict[str, Any]]:
-    """Median of several measurements of each, taken in turn, so that all share the machine's noise."""
+    """Return the median measurement of each contender; they take turns, so that all share the machine's noise."""
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in contenders}
     for _ in range(runs):
-        for name, found in results.items():
-            if not (found and "skipped" in found[0]):
-                found.append(measure_apart(name, task, path, seconds))
+        for name, measured in results.items():
+            if not (measured and "skipped" in measured[0]):
+                measured.append(measure_apart(name, task, path, seconds))
     rows = {}
-    for name, found in results.items():
-        if "skipped" in found[0]:
-            rows[name] = found[0]
+    for name, measured in results.items():
+        if "skipped" in measured[0]:
+            rows[name] = measured[0]
         else:
-            times = [result["cpu_s"] for result in found]
-            rows[name] = {**found[0], "cpu_s": statistics.median(times), "all_cpu_s": times}
+            times = [result["cpu_s"] for result in measured]
+            rows[name] = {**measured[0], "cpu_s": statistics.median(times), "all_cpu_s": times}
     return rows
 
 
 def report(path: Path, seconds: int, runs: int) -> dict[str, Any]:
-    """Measure everything."""
+    """Measure every task and the shared pass; return all figures, JSON-able."""
     tasks: dict[str, Any] = {}
     for task in TASKS:
         rows = medians(list(CONTENDERS), task, path, seconds, runs)
@@ -224,47 +221,47 @@ def show(result: dict[str, Any]) -> None:
         table.add_column(column, justify="left" if column in ("task", "contender") else "right")
     for task, outcome in result["tasks"].items():
         for name, row in outcome["contenders"].items():
-            mine = name == "ours"
+            is_ours = name == "ours"
             table.add_row(
                 task,
                 name,
                 f"{row['cpu_s']:.3f}" if "cpu_s" in row else f"skipped: {row['skipped'][:40]}",
                 str(row.get("frames", "")),
-                f"{outcome['ratio_to_fastest']:.2f}" if mine else "",
-                f"{outcome['target']:.2f}" if mine else "",
-                str(outcome["identical_to_pyav"]) if mine else "",
+                f"{outcome['ratio_to_fastest']:.2f}" if is_ours else "",
+                f"{outcome['target']:.2f}" if is_ours else "",
+                str(outcome["identical_to_pyav"]) if is_ours else "",
             )
     shared = result["shared pass"]
     for name in ("one pass", "three passes"):
-        mine = name == "one pass"
+        is_ours = name == "one pass"
         table.add_row(
             "32 frames + 60 segments + sound",
             name,
             f"{shared[name]['cpu_s']:.3f}",
             str(shared[name]["frames"]),
-            f"{shared['ratio']:.2f}" if mine else "",
-            f"{shared['target']:.2f}" if mine else "",
+            f"{shared['ratio']:.2f}" if is_ours else "",
+            f"{shared['target']:.2f}" if is_ours else "",
             "",
         )
     Console().print(table)
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for package in ("av", "decord", "torchcodec", "numpy"):
         try:
-            found[package] = metadata.version(package)
+            versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def main() -> None:
-    """Run the benchmark."""
+    """Measure and print; with ``--child``, run one measurement and print it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=60)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--runs", type=int, default=5, help="measurements of each contender; medians are reported")
+    parser.add_argument("--seconds", type=int, default=60, help="length of the clip")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:

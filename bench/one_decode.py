@@ -1,13 +1,13 @@
-"""What one decode for all towers saves: the preset `all` against single-feature jobs over the same 60 s clips.
+"""Measure what one decode for all towers saves: the preset ``all`` against single-feature jobs over 60 s clips.
 
     python bench/one_decode.py [--clips 3] [--runs 3] [--json PATH]
 
-The towers are null models behind the real preparation of frames and sound, so that decoding and preparing is all that
-counts. `all` is five features from one pass: CLIP on 32 frames and on 60 segments, Swin-B, Swin-L and VGGish. It is
-compared with three jobs, one for each tower (CLIP on 32 frames, Swin-B, VGGish), and with a job for each feature. Every
-job is this project's own, so that the single ones skip what they do not need, and the one for sound decodes no picture.
+The towers are null models behind the real preparation of frames and sound, so that only decoding and preparing count.
+``all`` computes five features in one pass: CLIP on 32 frames and on 60 segments, Swin-B, Swin-L and VGGish. It is
+compared with three jobs, one per tower (CLIP on 32 frames, Swin-B, VGGish), and with one job per feature. All jobs
+are our own: a single-feature job skips what it does not need, and the one for sound decodes no picture.
 
-decode   CPU seconds of the decoding child.
+decode   CPU seconds of the decoding child process.
 wall     wall seconds of whole jobs (plan, decode, prepare, shards, commits) with one decode worker.
 """
 
@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # the checkout: only the reader is ever installed
 
 import numpy as np
 import yaml
@@ -37,17 +37,15 @@ from extractors.base import Json, Model, OutputSpec
 from extractors.clip import Clip
 from extractors.swin import Swin
 from extractors.vggish import Vggish
-from pipeline.extract.config import PRESETS, Config
-from pipeline.extract.features import ready_features
-from pipeline.media.supervisor import MediaProcess
-from pipeline.media.types import AudioRequest, DecodeRequest
+from pipeline.extract import PRESETS, Config, ready_features
+from pipeline.media import AudioRequest, DecodeRequest, MediaProcess
 
 TOWERS = ("clip", "swin_b", "vggish")
 TARGET_DECODE, TARGET_WALL = 0.5, 0.6
 
 
 class NullModel(Model):
-    """Zeros, at once."""
+    """Returns zeros, at once."""
 
     output = OutputSpec((8,), "zeros")
 
@@ -59,6 +57,8 @@ class NullModel(Model):
 
 
 class _Null:
+    """Replaces the network of the extractor class that comes after it among the bases."""
+
     def output(self) -> OutputSpec:
         return NullModel.output
 
@@ -67,19 +67,19 @@ class _Null:
 
 
 class NullClip(_Null, Clip):
-    """CLIP's preparation, no network."""
+    """CLIP's preparation without its network."""
 
 
 class NullSwin(_Null, Swin):
-    """Swin's preparation, no network."""
+    """Swin's preparation without its network."""
 
 
 class NullVggish(_Null, Vggish):
-    """VGGish's log-mel patches, no network."""
+    """VGGish's log-mel patches without its network."""
 
 
 def null_features() -> dict[str, dict[str, Any]]:
-    """The features of the preset `all` with null towers."""
+    """Return the features of the preset ``all`` with null towers."""
     nulls = {"clip": NullClip, "swin": NullSwin, "vggish": NullVggish}
     preset = yaml.safe_load((PRESETS / "all.yaml").read_text())["features"]
     return {
@@ -92,15 +92,18 @@ def null_features() -> dict[str, dict[str, Any]]:
     }
 
 
-def job(features: Mapping[str, Any]) -> Config:
+def job_config(features: Mapping[str, Any]) -> Config:
+    """Return the configuration of a job with these features and one decode worker."""
     return Config.model_validate({"features": features, "run": {"decode_workers": 1, "device": "cpu"}})
 
 
 def decode_cpu(videos: list[Path], config: Config) -> float:
-    """CPU seconds of a child that decodes what the features want of each video, its start included."""
+    """Return the CPU seconds of a child that decodes what the features need of each video, its start included."""
     features = ready_features(config).values()
-    policies = {json.dumps(f.policy.spec(), sort_keys=True) for f in features if f.extractor.input == "frames"}
-    audio = AudioRequest() if any(f.extractor.input == "audio" for f in features) else None
+    policies = {
+        json.dumps(feature.policy.spec(), sort_keys=True) for feature in features if feature.extractor.input == "frames"
+    }
+    audio = AudioRequest() if any(feature.extractor.input == "audio" for feature in features) else None
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with MediaProcess() as media:
         for path in videos:
@@ -110,22 +113,22 @@ def decode_cpu(videos: list[Path], config: Config) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def median_ratio(found: Mapping[str, list[float]], names: Sequence[str]) -> float:
-    """Median over the runs of `all` against the sum of some jobs of the same run."""
-    sums = [sum(run) for run in zip(*(found[name] for name in names), strict=True)]
-    return statistics.median(mine / jobs for mine, jobs in zip(found["all"], sums, strict=True))
+def median_ratio(seconds: Mapping[str, list[float]], names: Sequence[str]) -> float:
+    """Return the median over runs of the ratio of ``all`` to the sum of the named jobs of the same run."""
+    sums = [sum(run) for run in zip(*(seconds[name] for name in names), strict=True)]
+    return float(statistics.median(all_s / jobs_s for all_s, jobs_s in zip(seconds["all"], sums, strict=True)))
 
 
 def main() -> int:
-    """Measure and print; exit 1 when a target is missed."""
+    """Measure and print; return 1 if a target is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clips", type=int, default=3)
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--clips", type=int, default=3, help="clips per job")
+    parser.add_argument("--runs", type=int, default=3, help="runs of each job; medians are reported")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
     arguments = parser.parse_args()
     features = null_features()
-    jobs = {"all": job(features), **{name: job({name: options}) for name, options in features.items()}}
-    seconds: dict[str, dict[str, list[float]]] = {what: {name: [] for name in jobs} for what in ("decode", "wall")}
+    jobs = {"all": job_config(features), **{name: job_config({name: options}) for name, options in features.items()}}
+    seconds: dict[str, dict[str, list[float]]] = {clock: {name: [] for name in jobs} for clock in ("decode", "wall")}
     with tempfile.TemporaryDirectory() as folder:
         videos = copies(Path(folder) / "videos", arguments.clips, make_clip(60))
         paths = sorted(videos.iterdir())
@@ -135,28 +138,22 @@ def main() -> int:
                 seconds["decode"][name].append(decode_cpu(paths, config))
                 seconds["wall"][name].append(whole_job(videos, Path(folder) / f"{name}{run}", config, "local"))
     result: dict[str, Any] = {"clips": arguments.clips, "runs": arguments.runs}
-    for what, target in (("decode", TARGET_DECODE), ("wall", TARGET_WALL)):
-        found = seconds[what]
-        ratio, each = (median_ratio(found, names) for names in (TOWERS, list(features)))
-        medians = {name: statistics.median(values) for name, values in found.items()}
-        result[what] = {
-            "seconds": medians,
-            "all_seconds": found,
-            "ratio": ratio,
+    for clock, target in (("decode", TARGET_DECODE), ("wall", TARGET_WALL)):
+        result[clock] = {
+            "seconds": {name: statistics.median(runs) for name, runs in seconds[clock].items()},
+            "all_seconds": seconds[clock],
+            "ratio": median_ratio(seconds[clock], TOWERS),
             "target": target,
-            "ratio_to_each": each,
+            "ratio_to_each": median_ratio(seconds[clock], list(features)),
         }
     table = Table(title=f"One decode for all towers: {arguments.clips} clips of 60 s, median of {arguments.runs}")
     for column in ("", "decode, CPU s", "wall, s"):
         table.add_column(column, justify="right" if column else "left")
     for name in jobs:
-        table.add_row(name, *(f"{result[what]['seconds'][name]:.2f}" for what in seconds))
-    for title, ratio in (
-        ("all / a job for each of 3 towers", "ratio"),
-        ("all / a job for each feature", "ratio_to_each"),
-    ):
-        table.add_row(title, *(f"{result[what][ratio]:.2f}" for what in seconds))
-    table.add_row("target for the 3 towers", *(f"≤ {result[what]['target']}" for what in seconds))
+        table.add_row(name, *(f"{result[clock]['seconds'][name]:.2f}" for clock in seconds))
+    for title, ratio in (("all / one job per tower (3)", "ratio"), ("all / one job per feature", "ratio_to_each")):
+        table.add_row(title, *(f"{result[clock][ratio]:.2f}" for clock in seconds))
+    table.add_row("target for the 3 towers", *(f"≤ {result[clock]['target']}" for clock in seconds))
     Console().print(table)
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=1) + "\n")

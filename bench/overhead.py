@@ -1,9 +1,9 @@
-"""What the job costs beside decoding: whole jobs with a null model against a bare decode loop.
+"""Measure what a job costs beside decoding: whole jobs without a network against a bare decode loop.
 
-python bench/overhead.py local|ray|memory --json overhead.json
+    python bench/overhead.py local|ray|memory [--runs 3] [--json PATH]
 
 local   a whole job (plan, child process, queues, shards, commits) on 12 decode-bound clips (60 s of moving
-        texture, 640x360), one decode worker, against a loop that decodes the same frames in this process.
+        texture, 640x360) with one decode worker, against a loop that decodes the same frames in this process.
 ray     the same on Ray Data with 200 short clips (10 s). Start-up is excluded on both sides by taking the
         difference between many clips and few.
 memory  peak of the process tree (proportional set size) at 2,000 clips against 200.
@@ -23,7 +23,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[0] = str(ROOT)  # the checkout: only the reader is ever installed
 
 import psutil
 from rich.console import Console
@@ -32,11 +33,9 @@ from rich.table import Table
 from bench.decode import make_clip
 from examples.clips import write_clip
 from pipeline.extract import Config, ExtractRequest, PlanOptions, extract, load_config
-from pipeline.media.decode import decode
-from pipeline.media.types import DecodeRequest
+from pipeline.media import DecodeRequest, decode
 from pipeline.shared import ExecutorName, Terminal
 
-ROOT = Path(__file__).resolve().parents[1]
 CONFIG = """
 features:
   rgb: {extractor: rgb_grid, grid: 1, sampling: {policy: uniform, n: 32}}
@@ -45,7 +44,7 @@ run: {decode_workers: 1}
 
 
 def copies(folder: Path, count: int, clip: Path) -> Path:
-    """``count`` copies of a clip, each with a trailing byte count of its own, so that none is a duplicate."""
+    """Write copies of a clip, each with its number appended so that no two are duplicates; return the folder."""
     folder.mkdir(parents=True)
     data = clip.read_bytes()
     for index in range(count):
@@ -54,7 +53,7 @@ def copies(folder: Path, count: int, clip: Path) -> Path:
 
 
 def bare_loop(paths: Sequence[Path]) -> float:
-    """Wall seconds of decoding the wanted frames of each file in this process, and nothing else."""
+    """Decode the wanted frames of each file in this process, and nothing else; return wall seconds."""
     started = time.perf_counter()
     for path in paths:
         for _ in decode(DecodeRequest(str(path), ({"policy": "uniform", "n": 32},))):
@@ -63,7 +62,7 @@ def bare_loop(paths: Sequence[Path]) -> float:
 
 
 def whole_job(videos: Path, store: Path, config: Config, executor: ExecutorName, limit: int | None = None) -> float:
-    """Wall seconds of a job in this process."""
+    """Run an extract job in this process; return wall seconds."""
     request = ExtractRequest(
         source=str(videos), store=str(store), config=config, executor=executor, options=PlanOptions(limit=limit)
     )
@@ -74,6 +73,7 @@ def whole_job(videos: Path, store: Path, config: Config, executor: ExecutorName,
 
 
 def bench_local(folder: Path, config: Config, runs: int) -> dict[str, object]:
+    """Compare local jobs with the bare loop; return medians in seconds and the median ratio."""
     videos = copies(folder / "videos", 12, make_clip(60))
     paths = sorted(videos.iterdir())
     bare_loop(paths[:1])
@@ -85,6 +85,7 @@ def bench_local(folder: Path, config: Config, runs: int) -> dict[str, object]:
 
 
 def bench_ray(folder: Path, config: Config, runs: int, count: int = 200, few: int = 8) -> dict[str, object]:
+    """Compare jobs on Ray Data with the bare loop, both for ``count - few`` clips; return medians and their ratio."""
     import ray
 
     videos = copies(folder / "videos", count, make_clip(10))
@@ -111,7 +112,7 @@ def bench_ray(folder: Path, config: Config, runs: int, count: int = 200, few: in
 
 
 def tree_peak(command: list[str]) -> tuple[float, float]:
-    """(peak of the proportional set size of a process and its descendants in MB, wall seconds)."""
+    """Run a command; return the peak of its process tree (proportional set size, in MB) and wall seconds."""
     started = time.perf_counter()
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     peak = 0
@@ -143,6 +144,7 @@ def tree_peak(command: list[str]) -> tuple[float, float]:
 
 
 def bench_memory(folder: Path, runs: int, few: int = 200, many: int = 2000) -> dict[str, object]:
+    """Compare the peak memory of jobs over many clips and over few; return medians in MB and their ratio."""
     config = folder / "rgb.yaml"
     config.write_text(CONFIG)
     clip = folder / "clip.mp4"
@@ -159,13 +161,14 @@ def bench_memory(folder: Path, runs: int, few: int = 200, many: int = 2000) -> d
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("local", "ray", "memory"))
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--json", type=Path)
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("local", "ray", "memory"), help="what to measure")
+    parser.add_argument("--runs", type=int, default=3, help="measurements of each side; medians are reported")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         (folder / "config.yaml").write_text(CONFIG)
         config = load_config(file=folder / "config.yaml")
         if arguments.what == "memory":
@@ -175,8 +178,8 @@ def main() -> None:
     table = Table(title=f"overhead: {arguments.what} (median of {arguments.runs})")
     table.add_column("")
     table.add_column("", justify="right")
-    for key, value in result.items():
-        table.add_row(key, f"{value:.3f}" if isinstance(value, float) else str(value))
+    for name, value in result.items():
+        table.add_row(name, f"{value:.3f}" if isinstance(value, float) else str(value))
     Console().print(table)
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=1))

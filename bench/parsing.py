@@ -1,12 +1,13 @@
-"""What parsing questions costs, and what their graphs hold.
+"""Measure what parsing questions costs, and what their graphs contain.
 
     python bench/parsing.py --nextgqa val.csv --music-avqa avqa-val.json --stanza-dir DIR [--rounds 3] [--json PATH]
     python bench/parsing.py --nextgqa val.csv --stanza-dir DIR --sample 50 --seed 0
 
 Speed: Reelstore parses each distinct question and answer once, sorted by length, in batches. The published code
-parses one string at a time, question and answer of every row, with Stanza's default processors; here it gets the
-same five processors as Reelstore, which leaves out its three most expensive ones. It is timed on a random sample of
-rows, Reelstore on all; the two take turns, and the ratio is that of the medians. Loading the models is left out.
+parses one string at a time, question and answer of every row, with Stanza's default processors. Here it gets the
+same five processors as Reelstore, so its three most expensive ones are left out. It is timed on a random sample of
+rows, Reelstore on all of them; the two take turns, and the ratio is that of the medians. Loading the models is not
+timed.
 
 Graphs: the share of questions with at least one triple, and with a subject, a predicate and an object in one.
 """
@@ -25,30 +26,37 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # the checkout: only the reader is ever installed
 
+from parsers import Parse
 from parsers.annotations import read_annotations
 from parsers.graphs import Triple, triples
-from parsers.parse import Parse
 from parsers.stanza_parser import PROCESSORS, StanzaParser
 
 Row = tuple[str, str]
-"""A question and its answer, "" where it is hidden."""
+"""A question and its answer, which is empty if it is hidden."""
 
 
-def rows(format_name: str, path: Path) -> list[Row]:
+def read_rows(format_name: str, path: Path) -> list[Row]:
+    """Return questions and answers of an annotation file, in its order."""
     table = read_annotations(format_name, path, split="val").select(["question", "answer"])
     return [(row["question"], row["answer"] or "") for row in table.to_pylist()]
 
 
 def distinct(rows: list[Row]) -> set[str]:
+    """Return the distinct questions and answers."""
     return {text for row in rows for text in row}
 
 
 def speed(
     rows: list[Row], parser: StanzaParser, published: Any, rounds: int, sample: int
 ) -> tuple[dict[str, float], dict[str, Parse]]:
-    """Rows per second, medians over rounds, with the lowest and highest ratio of a round; and the parses."""
+    """Time both ways.
+
+    Returns
+    -------
+    Rows per second as medians over rounds, with the lowest and highest ratio of a round; and the parses by text.
+    """
     ours, theirs = [], []
     parses: dict[str, Parse] = {}
     for number in range(rounds):
@@ -76,15 +84,15 @@ def speed(
 
 
 def shares(rows: list[Row], parses: dict[str, Parse]) -> dict[str, float]:
-    """Percent of the rows whose question's graph has such a triple."""
+    """Return the percentage of rows whose question has at least one such triple, by the parts that it must have."""
     graphs = {question: triples(parses[question]) for question in {question for question, _ in rows}}
 
     def share(fields: tuple[str, ...]) -> float:
-        held = {
+        has_triple = {
             question: any(all(getattr(triple, field) for field in fields) for triple in graph)
             for question, graph in graphs.items()
         }
-        return 100 * sum(held[question] for question, _ in rows) / len(rows)
+        return 100 * sum(has_triple[question] for question, _ in rows) / len(rows)
 
     return {
         "triple": share(()),
@@ -95,53 +103,58 @@ def shares(rows: list[Row], parses: dict[str, Parse]) -> dict[str, float]:
     }
 
 
-def shown(triple: Triple) -> str:
+def describe(triple: Triple) -> str:
+    """Return a triple as one line."""
     parts = " | ".join(part or "-" for part in (triple.subject, triple.predicate, triple.object))
-    return f"{parts}   [{triple.relation}{', negated' * triple.negated}]"
+    negated = ", negated" if triple.negated else ""
+    return f"{parts}   [{triple.relation}{negated}]"
 
 
 def print_sample(rows: list[Row], parser: StanzaParser, count: int, seed: int) -> None:
+    """Print random questions with their triples."""
     questions = random.Random(seed).sample([question for question, _ in rows], count)
     for parse in parser.parse(questions):
         print(parse.text)
         for triple in triples(parse):
-            print(f"    {shown(triple)}")
+            print(f"    {describe(triple)}")
 
 
 def main(
-    stanza_dir: Annotated[Path | None, typer.Option(help="folder of Stanza's models")] = None,
-    nextgqa: Annotated[Path | None, typer.Option(help="csv of a NExT-GQA split")] = None,
-    music_avqa: Annotated[Path | None, typer.Option(help="json of a MUSIC-AVQA split")] = None,
-    rounds: Annotated[int, typer.Option(help="how often each way is timed")] = 3,
-    one_by_one: Annotated[int, typer.Option(help="rows per round for the published way")] = 100,
-    threads: Annotated[int, typer.Option(help="CPU threads, both ways")] = 1,
-    device: Annotated[str, typer.Option(help="cpu, cuda or auto, both ways")] = "cpu",
-    sample: Annotated[int, typer.Option(help="print so many random questions with their triples, measure nothing")] = 0,
-    seed: int = 0,
-    json_path: Annotated[Path | None, typer.Option("--json", help="write the numbers here")] = None,
+    stanza_dir: Annotated[Path | None, typer.Option(help="Folder of Stanza's models.")] = None,
+    nextgqa: Annotated[Path | None, typer.Option(help="CSV file of a NExT-GQA split.")] = None,
+    music_avqa: Annotated[Path | None, typer.Option(help="JSON file of a MUSIC-AVQA split.")] = None,
+    rounds: Annotated[int, typer.Option(help="How often each way is timed.")] = 3,
+    one_by_one: Annotated[int, typer.Option(help="Rows per round for the published way.")] = 100,
+    threads: Annotated[int, typer.Option(help="CPU threads, for both ways.")] = 1,
+    device: Annotated[str, typer.Option(help="cpu, cuda or auto, for both ways.")] = "cpu",
+    sample: Annotated[int, typer.Option(help="Only print so many random questions with their triples.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed of --sample.")] = 0,
+    json_path: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
 ) -> None:
-    """Measure the parse stage against the published way, and the graphs of real questions."""
+    """Compare the parse stage with the published way, and count what the graphs of real questions contain."""
     paths = {"nextgqa": nextgqa, "music_avqa": music_avqa}
-    sources = {name: rows(name, path) for name, path in paths.items() if path is not None}
+    datasets = {name: read_rows(name, path) for name, path in paths.items() if path is not None}
+    if not datasets:
+        raise typer.BadParameter("there are no questions to parse; give --nextgqa, --music-avqa or both")
     parser = StanzaParser(stanza_dir, device=device, threads=threads)
     if sample:
-        for of_source in sources.values():
-            print_sample(of_source, parser, sample, seed)
+        for rows in datasets.values():
+            print_sample(rows, parser, sample, seed)
         return
     published = one_at_a_time(parser, threads)
     parser.parse(["who is it"])
     published("who is it")
     results = {}
-    for name, of_source in sources.items():
-        measured, parses = speed(of_source, parser, published, rounds, one_by_one)
-        results[name] = {"speed": measured, "shares": shares(of_source, parses)}
+    for name, rows in datasets.items():
+        measured, parses = speed(rows, parser, published, rounds, one_by_one)
+        results[name] = {"speed": measured, "shares": shares(rows, parses)}
     show(results, parser)
     if json_path is not None:
         json_path.write_text(json.dumps({"numerics": parser.numerics, "results": results}, indent=1) + "\n")
 
 
 def one_at_a_time(parser: StanzaParser, threads: int) -> Any:
-    """The published way: Stanza as it comes, one string a call."""
+    """Return the published way to parse: a Stanza pipeline, called with one string at a time."""
     import stanza
     import torch
 
@@ -157,24 +170,24 @@ def one_at_a_time(parser: StanzaParser, threads: int) -> Any:
 
 
 def show(results: dict[str, Any], parser: StanzaParser) -> None:
+    """Print both tables."""
     print(f"numerics: {parser.numerics}")
     table = Table("dataset", "rows", "distinct texts", "rows/s", "one at a time", "ratio", "per round")
-    for name, found in results.items():
-        s = found["speed"]
-        spread = f"{s['ratio_min']:.1f} to {s['ratio_max']:.1f}"
+    for name, result in results.items():
+        measured = result["speed"]
         table.add_row(
             name,
-            f"{s['rows']:,}",
-            f"{s['distinct_texts']:,}",
-            f"{s['rows_per_s']:.1f}",
-            f"{s['published_rows_per_s']:.1f}",
-            f"{s['ratio']:.1f}",
-            spread,
+            f"{measured['rows']:,}",
+            f"{measured['distinct_texts']:,}",
+            f"{measured['rows_per_s']:.1f}",
+            f"{measured['published_rows_per_s']:.1f}",
+            f"{measured['ratio']:.1f}",
+            f"{measured['ratio_min']:.1f} to {measured['ratio_max']:.1f}",
         )
     Console().print(table)
     table = Table("dataset", *next(iter(results.values()))["shares"], title="percent of questions whose graph has …")
-    for name, found in results.items():
-        table.add_row(name, *(f"{share:.1f}" for share in found["shares"].values()))
+    for name, result in results.items():
+        table.add_row(name, *(f"{share:.1f}" for share in result["shares"].values()))
     Console().print(table)
 
 

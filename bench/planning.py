@@ -1,9 +1,9 @@
-"""What a second run over unchanged files costs: one stat per file, no hash, no torch.
+"""Measure what a second run over unchanged files costs: one stat per file, no hash, no torch.
 
-python bench/planning.py --files 100000 --json planning.json
+    python bench/planning.py [--files 100000] [--runs 3] [--json PATH]
 
-The store gets its rows without decoding (a second run never reads a value), through the same
-writer, index and commit as a real run; then `jobs/extract.py` runs in fresh processes.
+The store gets its rows without decoding (a second run never reads a value), through the same writer, index and commit
+as a real run; then ``jobs/extract.py`` runs in fresh processes.
 """
 
 from __future__ import annotations
@@ -18,29 +18,25 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[0] = str(ROOT)  # the checkout: only the reader is ever installed
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.extract.config import load_config
-from pipeline.extract.features import ready_features
+from pipeline.extract import load_config, make_plan, read_source, ready_features
 from pipeline.extract.identity import cache_key
-from pipeline.extract.plan import make_plan
-from pipeline.extract.sources import read_source
-from stores.commit import Changes, commit, create_store, place_shard, write_spec
-from stores.format.manifest import load
-from stores.format.rows import Row
-from stores.format.shard import ShardWriter
+from stores.changes import Changes
+from stores.commit import commit, create_store, place_shard, write_spec
+from stores.format import Row, ShardWriter, load
 
-ROOT = Path(__file__).resolve().parents[1]
 CONFIG = "features:\n  rgb: {extractor: rgb_grid, grid: 1, sampling: {policy: uniform, n: 1}}\n"
 ROWS_PER_SHARD = 4096
 
 
 def fill(folder: Path, files: int) -> tuple[Path, Path, Path]:
-    """Make the files and a store that holds a row of each; return (videos, store, config)."""
+    """Make the files and a store with one row per file; return the paths of videos, store and configuration."""
     videos, store, config = folder / "videos", folder / "store", folder / "rgb.yaml"
     config.write_text(CONFIG)
     for index in range(files):
@@ -57,7 +53,7 @@ def fill(folder: Path, files: int) -> tuple[Path, Path, Path]:
     for start in range(0, len(plan.units), ROWS_PER_SHARD):
         writer = ShardWriter(store, feature.name, feature.spec_digest, {"device_type": "cpu"})
         for unit in plan.units[start : start + ROWS_PER_SHARD]:
-            cache = cache_key(unit.content or "", None, None, feature.spec_digest)
+            cache = cache_key(unit.content_id or "", None, None, feature.spec_digest)
             writer.add(Row(unit.keys[0], cache, step, np.zeros(1), np.ones(1, bool), 1.0))
         receipt = writer.finish()
         commit(store, Changes(placed=place_shard(store, receipt), shards=[receipt]))
@@ -65,7 +61,7 @@ def fill(folder: Path, files: int) -> tuple[Path, Path, Path]:
 
 
 def second_run(videos: Path, store: Path, config: Path) -> tuple[float, float, dict[str, object]]:
-    """Wall seconds, peak GB and summary of one run in a fresh process."""
+    """Run the job in a fresh process; return wall seconds, peak memory in GB and its summary."""
     command = [sys.executable, "jobs/extract.py", str(videos), "--store", str(store), "--config", str(config), "--json"]
     started = time.perf_counter()
     done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=True)
@@ -75,10 +71,11 @@ def second_run(videos: Path, store: Path, config: Path) -> tuple[float, float, d
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--files", type=int, default=100_000)
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--json", type=Path)
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--files", type=int, default=100_000, help="unchanged files")
+    parser.add_argument("--runs", type=int, default=3, help="second runs; the median time is reported")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         paths = fill(Path(folder), arguments.files)

@@ -1,21 +1,23 @@
-"""Random access to feature rows: a store against what trainers read today.
+"""Compare random access to feature rows in a store with the layouts that trainers read today.
 
-    python bench/reading.py [--dir DIR] [--json PATH]
+    python bench/reading.py [--rounds 7] [--dir DIR] [--json PATH]
 
-The same rows, float16: CLIP [32, 768] (48 KiB) and Swin-B maps [60, 7, 7, 1024] (6 MiB). A read fills one batch (64
-CLIP rows, 16 Swin rows) in an order drawn at random; figures are per row. The store's figure includes times and masks,
-which no other layout keeps.
+All layouts hold the same float16 rows: CLIP [32, 768] (48 KiB) and Swin-B maps [60, 7, 7, 1024] (6 MiB). A read fills
+one batch (64 CLIP rows, 16 Swin rows) in an order drawn at random; figures are per row. The store's figure includes
+times and masks, which no other layout keeps.
 
-- h5py as published: a row at a time from a file kept open (as CRA's trainers fill their dict) or opened for each row
-  (as HCRN's loader does), then stacked by PyTorch's default collate.
-- .npy per video as published: ``np.load`` and the same collate.
+- h5py as published reads one row at a time from a file kept open (as CRA's trainers fill their dict) or opened for
+  each row (as HCRN's loader does), then stacks them with PyTorch's default collate.
+- One .npy file per video, as published, uses ``np.load`` and the same collate.
 - All others, and h5py once more with ``read_direct``, write into one batch buffer that is used again and lies half a
-  page off a page's start, as the store's own: none pays for fresh memory or for 4 KiB aliasing.
+  page off the start of a page, as the store's own does: none pays for fresh memory or for 4 KiB aliasing.
 - WebDataset has no random access: its figure is one pass in order.
+- LMDB is left out if the package lmdb is not installed.
 
-First with warm page cache, where copying the same bytes from memory row by row (memcpy) is the floor; then cold, files
-evicted before the pass; then through a DataLoader with 0 and 2 workers (started before the clock), and through
-``read_ahead``, our own way without workers. Peers take turns within every round; figures are medians over rounds.
+The first figures are with a warm page cache, where copying the same bytes from memory row by row (memcpy) is the
+floor; then cold, with files evicted before the pass; then through a DataLoader with 0 and 2 workers (started before
+the clock), and through ``read_ahead``, our own way without workers. Peers take turns within every round; figures are
+medians over rounds.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,7 +42,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.data import DataLoader, Dataset
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # the checkout: only the reader is ever installed
 
 from bench.layouts import (
     BY_ROW,
@@ -56,7 +59,7 @@ from bench.layouts import (
 )
 from bench.residency import make_cold, resident_pages
 from stores import Store
-from stores.exchange.exporting import export
+from stores.exchange import export
 from stores.loading import QuestionDataset, VideoDataset, View, identity, read_ahead
 from stores.loading.buffers import Buffers
 from stores.loading.gather import FeatureRows
@@ -66,13 +69,13 @@ LOADER_BATCH = {"clip": 64, "swin": 4}
 
 
 def evict(files: Path) -> bool:
-    """Drop a file or every file of a folder from the page cache; whether the system did so."""
+    """Drop a file, or every file of a folder, from the page cache; return whether the system did so."""
     paths = [files] if files.is_file() else sorted(path for path in files.rglob("*") if path.is_file())
     return sum(make_cold(path) for path in paths) == len(paths)
 
 
 def microseconds(read: Read, order: Sequence[int], batch: int) -> float:
-    """A row's share of reading ``order`` batch by batch."""
+    """Read the rows ``order`` batch by batch; return microseconds per row."""
     start = time.perf_counter()
     for first in range(0, len(order), batch):
         read(order[first : first + batch])
@@ -80,21 +83,21 @@ def microseconds(read: Read, order: Sequence[int], batch: int) -> float:
 
 
 def memcpy(feature: Feature, order: Sequence[int]) -> Read:
-    """The floor: the same rows, already in memory, into one buffer."""
+    """Return the floor of every comparison: a read that copies the same rows from memory into one buffer."""
     rows = np.stack([values(feature, index) for index in sorted(set(order))])
-    place = {index: at for at, index in enumerate(sorted(set(order)))}
+    position = {index: number for number, index in enumerate(sorted(set(order)))}
     out = batch_buffer(feature)
 
     def read(batch: Sequence[int]) -> np.ndarray:
-        for at, index in enumerate(batch):
-            np.copyto(out[at], rows[place[index]])
+        for place, index in enumerate(batch):
+            np.copyto(out[place], rows[position[index]])
         return out[: len(batch)]
 
     return read
 
 
 class Rows(Dataset[torch.Tensor]):
-    """A peer behind a DataLoader; opened on first use, as forked workers need."""
+    """Rows of a peer for a DataLoader, opened on first use because workers are forked."""
 
     def __init__(self, open_row: Callable[[], ReadRow], rows: int) -> None:
         self.open_row, self.rows = open_row, rows
@@ -110,9 +113,9 @@ class Rows(Dataset[torch.Tensor]):
 
 
 def loader_rates(feature: Feature, peer: Peer, store: Path, order: Sequence[int]) -> dict[str, float]:
-    """Rows a second through a DataLoader in one pass, after a first pass that started the workers."""
+    """Return rows per second of one pass through a DataLoader, after a first pass that starts the workers."""
     size = LOADER_BATCH[feature.name]
-    batches = [order[first : first + size] for first in range(0, len(order), size)]
+    batches = [list(order[first : first + size]) for first in range(0, len(order), size)]
     dataset: Any
     if peer.open_row is None:
         dataset, collate = VideoDataset(store, feature.name, [View(feature.name, dtype=None)]), identity
@@ -123,41 +126,46 @@ def loader_rates(feature: Feature, peer: Peer, store: Path, order: Sequence[int]
         loader: Any = DataLoader(
             dataset, batch_sampler=batches, num_workers=workers, persistent_workers=workers > 0, collate_fn=collate
         )
-        rates[f"loader_{workers}_rows_per_s"] = _rate(lambda loader=loader: loader, len(order))
+        rates[f"loader_{workers}_rows_per_s"] = _rate(partial(iter, loader), len(order))
     if peer.open_row is None:
-        rates["read_ahead_rows_per_s"] = _rate(lambda: read_ahead(dataset, batches), len(order))
+        rates["read_ahead_rows_per_s"] = _rate(partial(read_ahead, dataset, batches), len(order))
     return rates
 
 
 def _rate(batches: Callable[[], Iterable[Any]], rows: int) -> float:
-    for _ in batches():
-        pass
-    return rows / _seconds(lambda: [None for _ in batches()])
+    def read_all() -> None:
+        for _ in batches():
+            pass
+
+    read_all()
+    return rows / _seconds(read_all)
 
 
 def measure(feature: Feature, peers: list[Peer], store: Path, rounds: int) -> dict[str, dict[str, float]]:
+    """Measure every peer warm, cold and through loaders; return figures by peer."""
     order = np.random.default_rng(0).permutation(feature.rows)[: feature.reads].tolist()
     figures = warm_figures(feature, peers, order, rounds)
     for peer in peers:
         if evict(peer.files):
             figures[peer.name]["cold_us"] = microseconds(peer.open(), order, feature.batch)
     for peer in peers:
-        if peer.name != "h5py read_direct":  # which fills batches; a map-style dataset gives rows
+        if peer.name != "h5py read_direct":  # it fills batches, whereas a map-style dataset returns rows
             figures[peer.name] |= loader_rates(feature, peer, store, order)
     return figures
 
 
 def warm_figures(feature: Feature, peers: list[Peer], order: list[int], rounds: int) -> dict[str, dict[str, float]]:
+    """Measure every peer and memcpy with a warm page cache, after checking that all read the same values."""
     reads = {"memcpy": memcpy(feature, order), **{peer.name: peer.open() for peer in peers}}
     for name, read in reads.items():
         np.testing.assert_array_equal(read(order[:3]), [values(feature, index) for index in order[:3]], name)
         microseconds(read, order, feature.batch)
     warm: dict[str, list[float]] = {name: [] for name in reads}
     for turn in range(rounds):
-        names = list(reads)[turn % len(reads) :] + list(reads)[: turn % len(reads)]
-        for name in names:
+        first = turn % len(reads)
+        for name in [*reads][first:] + [*reads][:first]:
             warm[name].append(microseconds(reads[name], order, feature.batch))
-    floor = warm["memcpy"]  # of the same round, as the machine's speed changes from one to the next
+    floor = warm["memcpy"]  # compared round by round, as the machine's speed changes from one to the next
     return {
         name: {
             "warm_us": statistics.median(times),
@@ -169,7 +177,7 @@ def warm_figures(feature: Feature, peers: list[Peer], order: list[int], rounds: 
 
 
 def webdataset_pass(feature: Feature, store: Path, folder: Path) -> float:
-    """Microseconds a row of one pass over the tar files, in their order."""
+    """Read the tar files once, in their order; return microseconds per row."""
     with Store.open(store, lease=False) as opened:
         result = export(opened, feature.name, "webdataset", folder)
     import webdataset
@@ -184,8 +192,13 @@ def webdataset_pass(feature: Feature, store: Path, folder: Path) -> float:
 
 
 def batch_figures(store: Path, rounds: int) -> dict[str, float]:
-    """A batch of 64 CRA items as its trainer asks for them (float32) and as stored, and one of 16 Swin-B videos
-    against copying as many bytes."""
+    """Measure whole batches as trainers read them.
+
+    Returns
+    -------
+    Median milliseconds of 64 CRA questions in float32, as its trainer reads them, and as stored; and the speed of 16
+    Swin-B videos relative to copying as many bytes.
+    """
     rng = np.random.default_rng(1)
     figures = {}
     for name, dtype in (("batch_of_64_questions_ms", "float32"), ("batch_of_64_questions_as_stored_ms", None)):
@@ -193,28 +206,30 @@ def batch_figures(store: Path, rounds: int) -> dict[str, float]:
         picks = [rng.permutation(len(questions))[:64].tolist() for _ in range(4 * rounds)]
         for pick in picks:
             questions.__getitems__(pick)
-        figures[name] = statistics.median(_seconds(lambda: questions.__getitems__(pick)) for pick in picks) * 1e3  # noqa: B023
+        figures[name] = statistics.median(_seconds(questions.__getitems__, pick) for pick in picks) * 1e3
     videos = VideoDataset(store, "swin", [View("swin", dtype=None)])
     groups = [rng.permutation(len(videos))[:16].tolist() for _ in range(2 * rounds)]
     source = np.stack([values(FEATURES[1], index) for index in range(16)])
     out = batch_buffer(FEATURES[1])
     for group in groups:
         videos.__getitems__(group)
-    ratios = [
-        _seconds(lambda: np.copyto(out, source)) / _seconds(lambda: videos.__getitems__(group))  # noqa: B023
-        for group in groups
-    ]
+    ratios = [_seconds(np.copyto, out, source) / _seconds(videos.__getitems__, group) for group in groups]
     return {**figures, "batch_of_16_swin_ratio_of_memcpy": statistics.median(ratios)}
 
 
-def _seconds(do: Callable[[], Any]) -> float:
+def _seconds(call: Callable[..., Any], *arguments: Any) -> float:
     start = time.perf_counter()
-    do()
+    call(*arguments)
     return time.perf_counter() - start
 
 
 def pages_of_a_frame(store: Path) -> dict[str, int]:
-    """Pages that reading one frame of a cold Swin row brings in, counted by mincore, against those of its bytes."""
+    """Read one frame of a cold Swin row; return how many pages that brings in and how many its bytes fill.
+
+    Returns
+    -------
+    Both counts; empty if the system cannot drop files from the page cache.
+    """
     feature = FEATURES[1]
     if not evict(store / "features"):
         return {}
@@ -228,8 +243,10 @@ def pages_of_a_frame(store: Path) -> dict[str, int]:
 
 
 def show(feature: Feature, figures: dict[str, dict[str, float]]) -> None:
+    """Print the figures of a feature as a table."""
     shape = "×".join(map(str, feature.shape))
-    table = Table(title=f"{feature.name} [{shape}] float16, {feature.row_bytes / 1024:.0f} KiB a row, random access")
+    size = f"{feature.row_bytes / 1024:.0f} KiB per row"
+    table = Table(title=f"{feature.name} [{shape}] float16, {size}, random access")
     table.add_column("layout")
     for column in ("warm, µs", "of memcpy's speed", "cold, µs", "loader rows/s", "2 workers", "read_ahead"):
         table.add_column(column, justify="right")
@@ -242,7 +259,9 @@ def show(feature: Feature, figures: dict[str, dict[str, float]]) -> None:
 
 
 def main(
-    folder: Annotated[Path | None, typer.Option("--dir", help="Work here (about 5 GB), and keep it.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--dir", help="Work in this new folder (about 5 GB) and keep it.")
+    ] = None,
     rounds: Annotated[int, typer.Option(help="Rounds of each measurement; medians are reported.")] = 7,
     json_path: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
 ) -> None:
@@ -263,6 +282,8 @@ def main(
     finally:
         if folder is None:
             shutil.rmtree(work)
+    if "LMDB" not in figures["clip"]:
+        console.print("LMDB is left out: the package lmdb is not installed")
     missed = _missed(figures)
     for name, value in figures.items():
         if isinstance(value, float | int):
@@ -283,11 +304,13 @@ def _missed(figures: dict[str, Any]) -> list[str]:
     if over > 3:
         missed.append(f"a CLIP row costs {over:.1f} µs above memcpy (target 3)")
     if of_copy < 0.8:
-        missed.append(f"Swin rows come at {of_copy:.2f} of memcpy's speed (target 0.8)")
+        missed.append(f"Swin rows are read at {of_copy:.2f} of memcpy's speed (target 0.8)")
     if figures["batch_of_16_swin_ratio_of_memcpy"] < 0.7:
-        missed.append(f"16 Swin-B videos at {figures['batch_of_16_swin_ratio_of_memcpy']:.2f} of memcpy (target 0.7)")
+        ratio = figures["batch_of_16_swin_ratio_of_memcpy"]
+        missed.append(f"a batch of 16 Swin-B videos is read at {ratio:.2f} of memcpy's speed (target 0.7)")
     if figures.get("pages_touched", 0) > figures.get("pages_of_its_bytes", 0) + 2:
-        missed.append(f"one frame touches {figures['pages_touched']} pages of {figures['pages_of_its_bytes']}")
+        touched, own = figures["pages_touched"], figures["pages_of_its_bytes"]
+        missed.append(f"reading one frame brings in {touched} pages for {own} pages of data (target {own + 2})")
     for feature, rows in (("clip", clip), ("swin", swin)):
         peers = {name: row["warm_us"] for name, row in rows.items() if name not in ("memcpy", "store")}
         fastest = min(peers, key=lambda name: peers[name])
@@ -295,7 +318,7 @@ def _missed(figures: dict[str, Any]) -> list[str]:
             missed.append(f"{feature}: {fastest} reads a row in {peers[fastest]:.1f} µs, faster than the store")
         ratio = rows[BY_ROW]["warm_us"] / rows["store"]["warm_us"]
         if ratio < 5:
-            missed.append(f"{feature}: {ratio:.1f}x of {BY_ROW} (target 5)")
+            missed.append(f"{feature}: {ratio:.1f} times the speed of {BY_ROW} (target 5)")
     return missed
 
 

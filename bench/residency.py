@@ -1,4 +1,4 @@
-"""Which pages of a file are in the page cache: counted with ``mincore``, emptied with ``posix_fadvise``."""
+"""Count the pages of a file that are in the page cache (``mincore``), and drop them (``posix_fadvise``)."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from pathlib import Path
 
 import numpy as np
 
-from stores.format.mapped import map_file
+from stores.format import map_file
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
 
 
 def resident_pages(path: Path) -> int:
-    """How many pages of the file are in the page cache; looking at it brings none there.
+    """Return how many pages of the file are in the page cache; counting brings none in.
 
     Raises
     ------
     OSError
-        If the system does not tell (of files that are neither ours nor writable, say).
+        If the system refuses, as it may for files that we neither own nor may write.
     """
     view = map_file(path, path.stat().st_size)
     pages = np.zeros(-(-view.size // mmap.PAGESIZE), np.uint8)
@@ -31,10 +31,13 @@ def resident_pages(path: Path) -> int:
 
 
 def make_cold(path: Path) -> bool:
-    """Drop the file from the page cache; whether that worked (not on tmpfs, nor while pages of it are mapped)."""
+    """Drop the file from the page cache; return whether that worked.
+
+    It does not on tmpfs, nor while pages of the file are mapped.
+    """
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)  # only clean pages go
+        os.fsync(descriptor)  # only clean pages can be dropped
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
     finally:
         os.close(descriptor)

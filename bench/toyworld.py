@@ -1,16 +1,16 @@
-"""What CRA and CoQo gain on the toy world, over their baselines and without each of their parts.
+"""Measure what CRA and CoQo gain on the toy world, over their baselines and without each of their parts.
 
     python bench/toyworld.py [NAMES …] [--seeds 10-14] [--dir DIR] [--workers 2] [--json PATH] [--figure PATH]
 
-For each seed a world is filmed and its store made, then every variant is trained on it through ``jobs/train.py`` with
-that seed. A run whose results are there is not repeated, so the command goes on where it was stopped; worlds and runs
-are kept by the code of the toy world and the settings that they come from.
+For each seed, a world is filmed and its store is built; then every variant is trained on it through ``jobs/train.py``
+with that seed. Finished runs are not repeated, so the same command continues where it was stopped. The folder of a
+world is named by the code of the toy world, the folder of a run by its settings, so results never mix.
 
 Protocol: worlds 0, 1 and 2 were for choosing. World, features and settings were chosen with all splits of world 0 in
-view; then one of two learning rates for each method by its mean validation answers on the three worlds (``tune-cra``,
-``tune-coqo``; what lacks a part or an input has the rate of the whole). Worlds 10 to 14 are for reporting. Tables give
-mean and standard deviation over worlds, and mean differences from another variant, world by world, with 95 % intervals
-(Student's t over the worlds, not corrected for how many there are).
+view. Each method then got the better of two learning rates, by its mean validation accuracy on the three worlds
+(``tune-cra``, ``tune-coqo``); a variant without some part or input uses the rate of the whole. Worlds 10 to 14 are for
+reporting. Tables give mean and standard deviation over worlds, and mean differences from another variant, paired by
+world, with 95 % intervals (Student's t over the worlds, not corrected for the number of comparisons).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,50 +35,50 @@ from rich.table import Table
 from safetensors import safe_open
 from scipy import stats
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[0] = str(ROOT)  # the checkout: only the reader is ever installed
 
 import settings
-from trainers.config import PRESETS
-from trainers.run import method as method_of
+from settings.messages import available, nearest
+from trainers import PRESETS, find_method
 
-ROOT = Path(__file__).resolve().parents[1]
 console = Console(highlight=False)
 
 NOTHING = ("model.gsg=false", "model.front=false", "model.back=false", "loss.align=0")
-# Each has the better of its two rates; CRA and CoQo have theirs in their presets. Temp[CLIP] is wide enough for as many
-# parameters as CRA has.
+# Each variant below uses the better of its two learning rates; those of CRA and CoQo are in their presets. Temp[CLIP]
+# is wide enough to have as many parameters as CRA.
 TEMP_CLIP = ("model.method=temp_clip", "model.dim=96")
 NG = (*TEMP_CLIP, "model.proposal=gaussian")
 SINGLE = ("data.collective=false",)
 ONE = ("data.max_questions=1",)
 AVST = (*SINGLE, "model.method=avst")
-# The smallest hierarchy that HCRN allows: 16 steps fill 5 clips of 5 frames.
+# This is the smallest hierarchy that HCRN allows: 16 steps fill 5 clips of 5 frames.
 HCRN = ("model.method=hcrn", "model.hcrn.clips=5", "model.hcrn.frames=5")
 HCRN_QGT = (*HCRN, "model.hcrn.qgt=true")
 
 
-def rates(variants: Mapping[str, tuple[str, ...]], *tried: str) -> dict[str, tuple[str, ...]]:
-    """Each variant at each learning rate."""
-    return {f"{name}, lr {rate}": (*changes, f"loop.lr={rate}") for name, changes in variants.items() for rate in tried}
+def at_rates(variants: Mapping[str, tuple[str, ...]], *rates: str) -> dict[str, tuple[str, ...]]:
+    """Return each variant at each learning rate."""
+    return {
+        f"{name}, lr {rate}": (*overrides, f"loop.lr={rate}") for name, overrides in variants.items() for rate in rates
+    }
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """Variants of one method: names to overrides of its preset ``<method>-toyworld``.
-
-    Attributes
-    ----------
-    metrics : what is shown: heading to (split, metric).
-    compared : headings whose differences are shown.
-    against : the variant that a variant is compared with.
-    """
+    """Variants of one method, trained on the same worlds."""
 
     method: str
     seeds: tuple[int, ...]
+    """Worlds it runs on by default; the seed of a world is also that of its runs."""
     variants: Mapping[str, tuple[str, ...]]
+    """Name of a variant to its overrides of the preset ``<method>-toyworld``."""
     metrics: Mapping[str, tuple[str, str]]
+    """Heading of a column to the split and metric that it shows."""
     compared: tuple[str, ...] = ()
+    """Headings whose differences are shown."""
     against: Mapping[str, str] = field(default_factory=dict)
+    """Name of a variant to that of the variant it is compared with."""
 
 
 TUNING, REPORTED = (0, 1, 2), (10, 11, 12, 13, 14)
@@ -93,13 +94,13 @@ EXPERIMENTS = {
     "tune-cra": Experiment(
         "cra",
         TUNING,
-        rates({"CRA": (), "Temp[CLIP]": TEMP_CLIP, "Temp[CLIP] NG": NG}, "1.5e-3", "3e-3"),
+        at_rates({"CRA": (), "Temp[CLIP]": TEMP_CLIP, "Temp[CLIP] NG": NG}, "1.5e-3", "3e-3"),
         {"Acc@VQA val": ("val", "acc_vqa")},
     ),
     "tune-coqo": Experiment(
         "coqo",
         TUNING,
-        rates(
+        at_rates(
             {"CoQo": (), "one question": ONE, "single questions": SINGLE, "AVST": AVST}
             | {"HCRN": HCRN, "HCRN with QGT": HCRN_QGT},
             "1e-3",
@@ -185,7 +186,7 @@ EXPERIMENTS = {
 
 
 def command(*words: object) -> None:
-    """Run one of our commands on one thread, its output kept for when it fails."""
+    """Run one of our commands on one thread; show its errors and exit if it fails."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, env=environment, capture_output=True, text=True)
     if done.returncode:
@@ -193,54 +194,54 @@ def command(*words: object) -> None:
 
 
 def world_folder(folder: Path, seed: int) -> Path:
-    """Where a world is: by its seed and the code that makes it."""
+    """Return the folder of a world, named by its seed and the code that makes it."""
     sources = [*sorted((ROOT / "examples").rglob("*.py")), ROOT / "pipeline/presets/toyworld.yaml"]
     code = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
     return folder / f"world-{seed}-{code[:8]}"
 
 
 def make_world(world: Path, seed: int, workers: int) -> None:
-    """Film a world and make its store, unless it is there."""
-    done = world / "made"
-    if not done.exists():
+    """Film a world and build its store, unless that is done."""
+    marker = world / "made"
+    if not marker.exists():
         command("-m", "examples.toyworld", "--seed", seed, "--out", world, "--workers", workers)
         command("jobs/refresh.py", world / "dataset.yaml", "--executor", "local")
-        done.touch()
+        marker.touch()
 
 
 def run_folder(world: Path, method: str, overrides: Sequence[str], seed: int) -> Path:
-    """Where a run is: by its settings, so that experiments share runs."""
+    """Return the folder of a run, named by its settings, so that experiments share runs."""
     raw, origin = settings.read(PRESETS, f"{method}-toyworld", None, [*overrides, f"loop.seed={seed}"])
-    chosen = settings.validate(method_of(method).Settings, raw, origin).model_dump_json()
+    chosen = settings.validate(find_method(method).settings, raw, origin).model_dump_json()
     return world / "runs" / f"{method}-{hashlib.sha256(chosen.encode()).hexdigest()[:12]}"
 
 
 def results(folder: Path) -> dict[str, dict[str, float]] | None:
-    """Metrics by split of a finished run; None of another."""
+    """Return the metrics of a finished run by split, or None if it has not finished."""
     path = folder / "results.json"
-    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    return found.get("metrics")
+    content: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return content.get("metrics")
 
 
 def train(folder: Path, world: Path, method: str, overrides: Sequence[str], seed: int) -> None:
-    """Train one variant, unless its results are there."""
+    """Train one variant, unless it has results."""
     if results(folder) is not None:
         return
     words = ["jobs/train.py", method, "--preset", f"{method}-toyworld", "--store", world / "store", "--out", folder]
-    changed = [*overrides, "loop.threads=1", "loop.tensorboard=false", "loop.device=cpu"]
-    command(*words, "--seed", seed, *(word for change in changed for word in ("--set", change)))
+    all_overrides = [*overrides, "loop.threads=1", "loop.tensorboard=false", "loop.device=cpu"]
+    command(*words, "--seed", seed, *(word for override in all_overrides for word in ("--set", override)))
     console.print(f"world {seed}: {method} {' '.join(overrides)}", style="dim")
 
 
 def parameters(folder: Path) -> int:
-    """How many numbers were trained; what features are divided by was not."""
+    """Return the number of trained parameters; the scales that features are divided by are not trained."""
     with safe_open(folder / "best.safetensors", "pt") as file:
         shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
     return sum(math.prod(shape) for name, shape in shapes.items() if not name.startswith(("scale.", "scales.")))
 
 
 def interval(differences: Sequence[float]) -> tuple[float, float | None]:
-    """Mean, and half of the 95 % interval of Student's t; None for one world."""
+    """Return the mean and half the width of its 95 % interval (Student's t); None in its place for one world."""
     mean = statistics.mean(differences)
     if len(differences) < 2:
         return mean, None
@@ -249,7 +250,7 @@ def interval(differences: Sequence[float]) -> tuple[float, float | None]:
 
 
 def collect(folder: Path, experiment: Experiment, seeds: Sequence[int]) -> dict[str, Any]:
-    """Figures of every variant, world by world, and its differences from the variant that it is compared with."""
+    """Return the figures of every variant by world, and its differences from the variant it is compared with."""
     rows: dict[str, Any] = {}
     for name, overrides in experiment.variants.items():
         runs = [run_folder(world_folder(folder, seed), experiment.method, overrides, seed) for seed in seeds]
@@ -258,7 +259,7 @@ def collect(folder: Path, experiment: Experiment, seeds: Sequence[int]) -> dict[
             "overrides": list(overrides),
             "parameters": parameters(runs[0]),
             "worlds": {
-                heading: [float(each[split][metric]) for each in metrics]
+                heading: [float(by_split[split][metric]) for by_split in metrics]
                 for heading, (split, metric) in experiment.metrics.items()
             },
         }
@@ -272,11 +273,12 @@ def collect(folder: Path, experiment: Experiment, seeds: Sequence[int]) -> dict[
     return {"seeds": list(seeds), "rows": rows}
 
 
-def show(name: str, found: Mapping[str, Any]) -> None:
-    """Tables on the terminal: figures, then differences."""
-    title = f"{name}: worlds {', '.join(map(str, found['seeds']))}, %"
-    figures, differences = Table(title=title), Table(title=f"{title}, differences")
-    rows: Mapping[str, Any] = found["rows"]
+def show(name: str, collected: Mapping[str, Any]) -> None:
+    """Print the figures of an experiment as a table, then its differences as another."""
+    worlds = f"worlds {', '.join(map(str, collected['seeds']))}"
+    figures = Table(title=f"{name}: % ({worlds})")
+    differences = Table(title=f"{name}: differences in % ({worlds})")
+    rows: Mapping[str, Any] = collected["rows"]
     for heading in ("variant", "parameters", *next(iter(rows.values()))["worlds"]):
         figures.add_column(heading, justify="left" if heading == "variant" else "right")
     for variant, row in rows.items():
@@ -293,26 +295,26 @@ def show(name: str, found: Mapping[str, Any]) -> None:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Mean and standard deviation."""
+    """Return mean and standard deviation as text."""
     return f"{statistics.mean(values):.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
 
 
-def draw(found: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    """CoQo's answers by the number of questions trained together, and by the number of tokens R."""
+def draw(experiments: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """Plot CoQo's accuracy by the number of questions trained together and by the number of learnable tokens."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
     panels = {"coqo-questions": "questions of a video in a step", "coqo-tokens": "learnable tokens m"}
-    shown = [name for name in panels if name in found]
+    shown = [name for name in panels if name in experiments]
     figure, axes = plt.subplots(1, len(shown), figsize=(4.2 * len(shown), 3.2), sharey=True, squeeze=False)
     for axis, name in zip(axes[0], shown, strict=True):
-        rows = found[name]["rows"]
+        rows = experiments[name]["rows"]
         for heading in next(iter(rows.values()))["worlds"]:
-            values = [row["worlds"][heading] for row in rows.values()]
-            means = [statistics.mean(each) for each in values]
-            errors = [statistics.stdev(each) if len(each) > 1 else 0.0 for each in values]
+            points = [row["worlds"][heading] for row in rows.values()]
+            means = [statistics.mean(scores) for scores in points]
+            errors = [statistics.stdev(scores) if len(scores) > 1 else 0.0 for scores in points]
             width = 2.4 if heading == "all" else 1.2
             axis.errorbar(range(len(means)), means, errors, marker="o", capsize=3, linewidth=width, label=heading)
         axis.set_xticks(range(len(rows)), list(rows))
@@ -327,25 +329,31 @@ def draw(found: Mapping[str, Mapping[str, Any]], path: Path) -> None:
 
 
 def parse_seeds(text: str) -> list[int]:
-    """``10-14`` or ``0,1,2``."""
+    """Return the seeds that ``10-14`` or ``0,1,2`` stands for."""
     first, dash, last = text.partition("-")
     return list(range(int(first), int(last) + 1)) if dash else [int(part) for part in text.split(",")]
 
 
 def main(
-    names: Annotated[list[str] | None, typer.Argument(help=f"Some of {', '.join(EXPERIMENTS)} (default: all).")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help=f"Experiments to run: {', '.join(EXPERIMENTS)} (default: all).")
+    ] = None,
     seeds: Annotated[str | None, typer.Option(help="Worlds, as 10-14 or 0,1 (default: the experiment's).")] = None,
-    folder: Annotated[Path, typer.Option("--dir", help="Worlds and runs; kept.")] = Path("out/bench-toyworld"),
-    workers: Annotated[int, typer.Option(min=1, help="Runs at a time, a thread each.")] = 2,
-    json_path: Annotated[Path | None, typer.Option("--json", help="Write all figures there.")] = None,
-    figure: Annotated[Path | None, typer.Option(help="Draw the plots of CoQo there (PNG).")] = None,
+    folder: Annotated[Path, typer.Option("--dir", help="Where worlds and runs are kept.")] = Path("out/bench-toyworld"),
+    workers: Annotated[int, typer.Option(min=1, help="Runs at the same time, with one thread each.")] = 2,
+    json_path: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="Also draw the plots of CoQo here (PNG).")] = None,
 ) -> None:
+    """Film the worlds, train every variant that has no results, and print the tables."""
     chosen = names or list(EXPERIMENTS)
-    if unknown := sorted(set(chosen) - set(EXPERIMENTS)):
-        raise typer.BadParameter(f"{unknown[0]!r}; there is {', '.join(EXPERIMENTS)}")
+    for name in chosen:
+        if name not in EXPERIMENTS:
+            raise typer.BadParameter(
+                f"no experiment is named {name!r}{nearest(name, EXPERIMENTS)} ({available(EXPERIMENTS)})"
+            )
     folder = folder.absolute()
     used = {name: parse_seeds(seeds) if seeds else list(EXPERIMENTS[name].seeds) for name in chosen}
-    worlds = {seed: world_folder(folder, seed) for seed in sorted({seed for each in used.values() for seed in each})}
+    worlds = {seed: world_folder(folder, seed) for seed in sorted(set(chain.from_iterable(used.values())))}
     for seed, world in worlds.items():
         make_world(world, seed, workers)
     runs = {
@@ -355,19 +363,19 @@ def main(
         for overrides in EXPERIMENTS[name].variants.values()
     }
     with ThreadPoolExecutor(workers) as pool:
-        waiting = [
+        trainings = [
             pool.submit(train, run, worlds[seed], EXPERIMENTS[name].method, overrides, seed)
             for run, (name, overrides, seed) in runs.items()
         ]
-        for each in waiting:
-            each.result()
-    found = {name: collect(folder, EXPERIMENTS[name], used[name]) for name in chosen}
-    for name, each in found.items():
-        show(name, each)
+        for training in trainings:
+            training.result()
+    experiments = {name: collect(folder, EXPERIMENTS[name], used[name]) for name in chosen}
+    for name, collected in experiments.items():
+        show(name, collected)
     if figure is not None:
-        draw(found, figure)
+        draw(experiments, figure)
     if json_path is not None:
-        json_path.write_text(json.dumps(found, indent=1) + "\n")
+        json_path.write_text(json.dumps(experiments, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
-"""Small generated videos: B-frame H.264 with AAC sound, encoded through PyAV alone.
+"""Generate small videos: H.264 with B-frames and AAC sound, encoded with PyAV alone.
 
-The clips show coloured shapes that move over a drifting gradient while one tone per shape plays, so that every
-frame differs from every other and a wrong frame, a wrong second of sound or swapped colours can be seen.
+The clips show coloured shapes that move over a drifting gradient while one tone per shape plays. Every frame differs
+from every other, so a wrong frame, a wrong second of sound or swapped colours can be detected.
 """
 
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -15,7 +16,6 @@ from pathlib import Path
 import av
 import numpy as np
 from av.audio.stream import AudioStream
-from av.container import OutputContainer
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
@@ -25,18 +25,22 @@ AUDIO_BLOCK = 1024
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """One moving shape: `kind` is `disc`, `square` or `diamond`; lengths are fractions of the picture's height."""
+    """One moving shape and its tone."""
 
     kind: str
+    """``disc``, ``square`` or ``diamond``."""
     rgb: tuple[int, int, int]
     radius: float
+    """In fractions of the picture's height."""
     start: tuple[float, float]
+    """Phase of the motion at 0 s, across and down, in cycles."""
     cycles_per_second: tuple[float, float]
+    """Frequency of the motion, across and down."""
     tone_hz: float
 
 
 def shapes_of(seed: int, count: int = 3) -> tuple[Shape, ...]:
-    """Draw the shapes of a clip; the same seed gives the same shapes."""
+    """Choose the shapes of a clip at random; the same seed gives the same shapes."""
     rng = np.random.default_rng(seed)
     shapes = []
     for _ in range(count):
@@ -75,7 +79,17 @@ def render(shapes: tuple[Shape, ...], time_s: float, width: int, height: int) ->
 
 
 def inside(kind: str, dx: NDArray[np.float32], dy: NDArray[np.float32], radius: float) -> NDArray[np.bool_]:
-    """Which pixels a `disc`, `square`, `diamond`, `ring`, `bar` or `pillar` covers, by the offset from its centre."""
+    """Return which pixels a shape covers.
+
+    Parameters
+    ----------
+    kind
+        ``disc``, ``square``, ``diamond``, ``ring``, ``bar`` or ``pillar``.
+    dx, dy
+        Offsets of the pixels from the shape's centre, in fractions of the picture's height.
+    radius
+        Size of the shape, in the same unit.
+    """
     if kind == "disc":
         return dx * dx + dy * dy <= radius**2
     if kind == "square":
@@ -90,7 +104,13 @@ def inside(kind: str, dx: NDArray[np.float32], dy: NDArray[np.float32], radius: 
 
 
 def waveform(shapes: tuple[Shape, ...], seconds: float, rate: int = SAMPLE_RATE) -> NDArray[np.float32]:
-    """The clip's sound, float32 [round(seconds * rate)] in [-1, 1]: one tone per shape, with a slow tremolo."""
+    """Mix the sound of a clip: one tone per shape, with a slow tremolo.
+
+    Returns
+    -------
+    float32 [round(seconds * rate)]
+        Mono samples in [-1, 1].
+    """
     time = np.arange(round(seconds * rate)) / rate
     mix = np.zeros_like(time)
     for index, shape in enumerate(shapes):
@@ -110,21 +130,23 @@ def write_clip(
     bframes: int = 2,
     audio: bool = True,
 ) -> None:
-    """Encode one clip; the container follows the file name (`.mp4`, `.mkv`, ...).
+    """Encode one clip; the container follows the file name (``.mp4``, ``.mkv``, …).
 
     Parameters
     ----------
     path
         File to write; its folder must exist.
     seed
-        Chooses shapes, colours, motion and tones; equal arguments give equal pictures and sound, and equal bytes
-        with the same build of the encoder (it runs on one thread).
+        Selects shapes, colours, motion and tones. Equal arguments give equal pictures and sound, and equal bytes
+        with the same build of the encoder, which runs on one thread.
     seconds, fps
-        Length and frame rate: `round(seconds * fps)` frames are written.
+        Length and frame rate; ``round(seconds * fps)`` frames are written.
     width, height
-        Picture size in pixels; both even, as 4:2:0 needs.
-    gop, bframes
-        Key-frame interval in frames and B-frames between references; `bframes=0` gives a clip in decode order.
+        Picture size in pixels, both even because of 4:2:0 chroma.
+    gop
+        Distance between key frames, in frames.
+    bframes
+        B-frames between references; with 0, frames are stored in the order in which they are shown.
     audio
         Whether to add a mono AAC track of 44.1 kHz.
     """
@@ -159,11 +181,19 @@ def encode(
     path
         File to write; the container follows its name.
     pictures
-        RGB frames, uint8 [height, width, 3], one every `1 / fps` seconds.
+        RGB frames, uint8 [height, width, 3], one every ``1 / fps`` seconds.
+    fps
+        Frame rate.
     size
         Width and height in pixels, both even.
     sound
-        Mono waveform, float32 [S] in [-1, 1] at `sample_rate`; None for a file without an audio track.
+        Mono waveform, float32 [S] in [-1, 1] at ``sample_rate``; None for a file without an audio track.
+    sample_rate
+        Samples per second of the sound.
+    gop
+        Distance between key frames, in frames.
+    bframes
+        B-frames between references.
     """
     with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
         video = container.add_stream(
@@ -176,45 +206,36 @@ def encode(
                 "g": str(gop),
                 "threads": "1",
                 "flags": "+bitexact",
-                # x264's macroblock tree reads memory that it never wrote on small pictures: other bytes each time.
+                # On small pictures, x264's macroblock tree reads memory that it never wrote, so bytes would differ.
                 "x264-params": "mbtree=0",
             },
         )
         assert isinstance(video, VideoStream)
         (video.width, video.height), video.pix_fmt = size, "yuv420p"
         track: AudioStream | None = None
-        blocks: Iterator[av.AudioFrame] = iter(())
+        blocks: deque[tuple[float, av.AudioFrame]] = deque()
         if sound is not None:
-            # The default coder takes 2.5 times as long, and on pure tones gives three times the bytes.
+            # The default coder takes 2.5 times as long and, on pure tones, produces three times the bytes.
             track = container.add_stream("aac", rate=sample_rate, layout="mono", options={"aac_coder": "fast"})
             track.codec_context.flags |= int(av.codec.context.Flags.bitexact)
-            blocks = _audio_blocks(sound, sample_rate)
-        pending = next(blocks, None)
+            blocks.extend(_audio_blocks(sound, sample_rate))
         for index, picture in enumerate(pictures):
-            while track is not None and pending is not None and pending.time <= index / fps:
-                container.mux(track.encode(pending))
-                pending = next(blocks, None)
+            while track is not None and blocks and blocks[0][0] <= index / fps:
+                container.mux(track.encode(blocks.popleft()[1]))
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             frame.pts, frame.time_base = index, Fraction(1, fps)
             container.mux(video.encode(frame))
         container.mux(video.encode(None))
         if track is not None:
-            _drain_audio(container, track, pending, blocks)
+            for _, block in blocks:
+                container.mux(track.encode(block))
+            container.mux(track.encode(None))
 
 
-def _audio_blocks(samples: NDArray[np.float32], rate: int) -> Iterator[av.AudioFrame]:
-    """Cut a mono waveform into stamped frames of AAC's own block length."""
+def _audio_blocks(samples: NDArray[np.float32], rate: int) -> Iterator[tuple[float, av.AudioFrame]]:
+    """Cut a mono waveform into frames of AAC's own block length; yield each with its start in seconds."""
     for start in range(0, len(samples), AUDIO_BLOCK):
         block = np.ascontiguousarray(samples[None, start : start + AUDIO_BLOCK])
         frame = av.AudioFrame.from_ndarray(block, format="fltp", layout="mono")
         frame.sample_rate, frame.pts, frame.time_base = rate, start, Fraction(1, rate)
-        yield frame
-
-
-def _drain_audio(
-    container: OutputContainer, track: AudioStream, pending: av.AudioFrame | None, blocks: Iterator[av.AudioFrame]
-) -> None:
-    while pending is not None:
-        container.mux(track.encode(pending))
-        pending = next(blocks, None)
-    container.mux(track.encode(None))
+        yield start / rate, frame

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Run the main job on a Ray cluster of this one machine: start it with token authentication, submit, stop.
+# Start a Ray cluster on this machine with token authentication, run jobs/extract.py there on a few clips, and stop it.
 #   bash examples/ray_job.sh OUT
 set -euo pipefail
-out="$(mkdir -p "${1:?name an output directory}" && cd "$1" && pwd)"
+out="$(mkdir -p "${1:?give an output folder}" && cd "$1" && pwd)"
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export RAY_AUTH_MODE=token
 export RAY_AUTH_TOKEN_PATH="$out/ray_auth_token"
 export RAY_API_SERVER_ADDRESS="http://127.0.0.1:${RAY_DASHBOARD_PORT:-8265}"
@@ -11,7 +12,6 @@ export RAY_API_SERVER_ADDRESS="http://127.0.0.1:${RAY_DASHBOARD_PORT:-8265}"
 python - "$out/videos" <<'PY'
 import sys
 from pathlib import Path
-sys.path.insert(0, ".")
 from examples.clips import write_clip
 folder = Path(sys.argv[1])
 folder.mkdir(exist_ok=True)

@@ -10,7 +10,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # the checkout: only the reader is ever installed
 
@@ -24,9 +24,7 @@ from pipeline.refresh import RefreshResult, load_dataset, refresh
 from pipeline.shared import Terminal
 from stores import Store
 from stores.upkeep import verify
-from trainers.config import PRESETS
-from trainers.panels.of_run import draw, open_run
-from trainers.run import Request, method, run
+from trainers import PRESETS, TrainRequest, TrainResult, find_method
 
 app = job(None)
 say = partial(print, flush=True)  # in step with the progress on stderr
@@ -83,21 +81,31 @@ def _made(result: RefreshResult) -> str:
     return ", ".join(stages) or "none"
 
 
-def _train(name: str, store: Path, out: Path, epochs: int | None) -> dict[str, Any]:
+def _train(name: str, store: Path, out: Path, epochs: int | None) -> TrainResult:
+    from trainers.run import run  # only here: torch takes seconds to import
+
     say(f"\n{5 if name == 'cra' else 6}. Train {name} from the store (trainers/presets/{name}-toyworld.yaml).")
     overrides = [f"loop.epochs={epochs}"] if epochs else []
     raw, origin = settings.read(PRESETS, f"{name}-toyworld", None, overrides)
-    chosen = settings.validate(method(name).Settings, raw, origin)
+    chosen = settings.validate(find_method(name).settings, raw, origin)
     folder = out / name
     shutil.rmtree(folder, ignore_errors=True)
     with Store.open(store, lease=False) as opened:
         version = opened.version
-    request = Request(name, str(store.absolute()), version, str(folder.absolute()), chosen.model_dump(mode="json"))
+    request = TrainRequest(
+        method=name,
+        store=str(store.absolute()),
+        version=version,
+        out=str(folder.absolute()),
+        settings=chosen.model_dump(mode="json"),
+    )
     return run(request)
 
 
 def _panel(out: Path, name: str) -> Path:
     """Draw the first question of the test split."""
+    from trainers.panels import draw, open_run
+
     finished = open_run(out / name)
     with Store.open(finished.store, finished.version, lease=False) as store:
         asked = store.table("questions", f"{finished.dataset}/test").slice(0, 1).to_pylist()[0]
@@ -111,16 +119,16 @@ def _conclude(
     out: Path,
     store: Path,
     computed: list[int],
-    runs: dict[str, dict[str, Any]],
+    runs: dict[str, TrainResult],
     panels: list[Path],
     problems: int,
     seconds: float,
 ) -> None:
     say(f"\nDone in {seconds:.0f} s. Rows computed by the three refreshes: {', '.join(map(str, computed))}.")
     say(f"verify --deep: {problems} problems.")
-    for name, summary in runs.items():
-        say(f"{name}: {summary['steps']} steps; best after epoch {summary['best_epoch']}")
-        for split, metrics in summary["metrics"].items():
+    for name, result in runs.items():
+        say(f"{name}: {result.steps} steps; best after epoch {result.best_epoch}")
+        for split, metrics in result.metrics.items():
             shown = [metric for metric in ("acc_vqa", "acc_gqa", "iop_50", "miou", "overall") if metric in metrics]
             say(f"  {split}: " + ", ".join(f"{metric} {metrics[metric]:.1f} %" for metric in shown))
     say("A small world and one seed: what the methods gain is measured by bench/toyworld.py.")

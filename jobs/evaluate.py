@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -13,19 +13,18 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from jobs._cli import Command, emit, job
+from jobs._cli import AsJson, Command, emit, job
 from parsers.annotations import read_annotations
 from settings.messages import first_few, printable
 from stores.command import make_console
-from trainers.cra.spans import Interval
+from trainers.cra import Interval
 from trainers.errors import EvaluationError
+from trainers.metrics import AvqaScores, GroundingScores, grounding_files
 from trainers.metrics import avqa as avqa_metric
-from trainers.metrics.grounding import Report, score
-from trainers.metrics.grounding_files import read_answers, read_attention, read_questions, read_spans
+from trainers.metrics import grounding as grounding_metric
 
 app = job(__doc__)
 console = make_console()
-
 
 _COLUMNS = {
     "acc_vqa": "VQA",
@@ -43,18 +42,22 @@ _COLUMNS = {
 
 @app.command(cls=Command)
 def grounding(
-    annotations: Annotated[Path, typer.Option(help="True spans: {video: {duration, location: {question: spans}}}.")],
-    questions: Annotated[Path, typer.Option(help="csv of the same split: video_id, qid, type, answer, a0 … aN.")],
+    annotations: Annotated[Path, typer.Option(help="JSON {video: {duration, location: {question: true spans}}}.")],
+    questions: Annotated[Path, typer.Option(help="CSV of the same split: video_id, qid, type, answer, a0 … aN.")],
     answers: Annotated[Path, typer.Option(help='JSON {"<video>_<qid>": {"prediction": i, "answer": j}}.')],
     spans: Annotated[Path | None, typer.Option(help='JSON {"<video>_<qid>": [start, end]} in seconds.')] = None,
     fractions: Annotated[bool, typer.Option("--fractions", help="Spans are fractions of the video.")] = False,
     attention: Annotated[Path | None, typer.Option(help='JSON {"<video>_<qid>": [weights]} instead of spans.')] = None,
     times: Annotated[Path | None, typer.Option(help='JSON {"<video>": [seconds]} of the weighted frames.')] = None,
-    interval: Annotated[Interval, typer.Option(help="How attention becomes a span.")] = "posthoc",
+    interval: Annotated[Interval, typer.Option(help="The rule that reads a span from attention.")] = "posthoc",
     official: Annotated[
-        bool, typer.Option("--official", help="As the published evaluator: its rounding, gaps left out, not wrong.")
+        bool,
+        typer.Option(
+            "--official",
+            help="Score as the published evaluator: its rounding; missing answers are left out, not wrong.",
+        ),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Acc@VQA, Acc@GQA, IoP and IoU of grounded answers, beside spans that need no model."""
     if (spans is None) == (attention is None):
@@ -63,46 +66,45 @@ def grounding(
         raise EvaluationError("--times goes with --attention")
     if spans is None and fractions:
         raise EvaluationError("--fractions goes with --spans")
-    asked = read_questions(annotations, questions, official)
-    answered = read_answers(answers, asked, official)
+    annotated = grounding_files.read_questions(annotations, questions, official)
+    predicted = grounding_files.read_answers(answers, annotated, official)
     if spans is not None:
-        grounded = read_spans(spans, asked, fractions, official)
+        predicted_spans = grounding_files.read_spans(spans, annotated, fractions, official)
     else:
         assert attention is not None
-        grounded = read_attention(attention, times, interval, asked, official)
+        predicted_spans = grounding_files.read_attention(attention, times, interval, annotated, official)
     try:
-        report = score(asked, answered, grounded, official)
+        scores = grounding_metric.score(annotated, predicted, predicted_spans, official)
     except ValueError as error:
         raise EvaluationError(str(error)) from error
     if as_json:
-        emit(report.to_json())
+        emit(scores.to_json())
     else:
-        _show(report)
+        _show_grounding(scores)
 
 
 def _text(text: str) -> Text:
-    """Show a name from a file as it is: nothing in it is markup, and nothing in it moves the cursor."""
+    """Return a name from a file as plain text: nothing in it is markup, and nothing moves the cursor."""
     return Text(printable(text))
 
 
-def _show(report: Report) -> None:
+def _show_grounding(scores: GroundingScores) -> None:
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("%", no_wrap=True)
     for title in (*_COLUMNS.values(), "n"):
         table.add_column(title, justify="right", no_wrap=True)
     lines: list[tuple[str, Mapping[str, float]]] = [
-        ("all", report.overall),
-        *report.types.items(),
-        *((f"({name})", rates) for name, rates in report.baselines.items()),
+        ("all", scores.overall),
+        *scores.types.items(),
+        *((f"({name})", rates) for name, rates in scores.baselines.items()),
     ]
     for label, rates in lines:
         table.add_row(_text(label), *(f"{rates[name]:.1f}" for name in _COLUMNS), str(rates["n"]))
     console.print(table)
     console.print("in brackets: the same answers with spans that need no model", markup=False)
-    console.print("UF: right answers, Err: wrong answers with IoP below 0.5", markup=False)
-    for what in ("missing_answers", "missing_spans", "zero_length", "reversed"):
-        if keys := getattr(report, what):
-            console.print(_text(f"{what.replace('_', ' ')}: {len(keys)}: {first_few(keys, 10)}"))
+    console.print("UF: right answers with IoP below 0.5; Err: wrong answers with IoP below 0.5", markup=False)
+    for name in ("missing_answers", "missing_spans", "zero_length", "reversed"):
+        _show_keys(name.replace("_", " "), getattr(scores, name))
 
 
 @app.command(cls=Command)
@@ -112,29 +114,33 @@ def avqa(
         typer.Option(help="avqa-<split>.json of MUSIC-AVQA, or a table <split>.{csv,jsonl,parquet}."),
     ],
     answers: Annotated[Path, typer.Option(help='JSON {"<question_id>": "<answer>"}.')],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Accuracy of open answers: overall, by modality and by question type."""
-    kind = "music_avqa" if annotations.suffix == ".json" else "table"
-    # Rows of other splits are left out of a table that has them.
-    questions = avqa_metric.questions_of(read_annotations(kind, annotations, annotations.stem))
-    report = avqa_metric.score(questions, avqa_metric.read_predictions(answers))
+    annotation_format = "music_avqa" if annotations.suffix == ".json" else "table"
+    # A table may hold several splits; only the rows of the one that names the file are read.
+    questions = avqa_metric.questions_of(read_annotations(annotation_format, annotations, annotations.stem))
+    scores = avqa_metric.score(questions, avqa_metric.read_predictions(answers))
     if as_json:
-        emit(report.to_json())
+        emit(scores.to_json())
     else:
-        _show_avqa(report)
+        _show_avqa(scores)
 
 
-def _show_avqa(report: avqa_metric.Report) -> None:
+def _show_avqa(scores: AvqaScores) -> None:
     table = Table()
     for name in ("", "accuracy", "n"):
         table.add_column(name, justify="right" if name else "left")
-    for label, rate in {**report.types, **report.groups, "all": report.overall}.items():
+    for label, rate in {**scores.types, **scores.groups, "all": scores.overall}.items():
         table.add_row(_text(label), "–" if rate.accuracy is None else f"{rate.accuracy:.2f}", str(rate.n))
     console.print(table)
-    for what in ("missing", "unknown", "repeated"):
-        if keys := getattr(report, what):
-            console.print(_text(f"{what}: {len(keys)}: {first_few(keys, 10)}"))
+    for name in ("missing", "unknown", "repeated"):
+        _show_keys(name, getattr(scores, name))
+
+
+def _show_keys(label: str, keys: Sequence[str]) -> None:
+    if keys:
+        console.print(_text(f"{label}: {len(keys)}: {first_few(keys, 10)}"))
 
 
 if __name__ == "__main__":

@@ -22,13 +22,13 @@ app = job(None)
 @app.command(cls=Command, help=__doc__)
 def main(
     run: Annotated[Path, typer.Argument(help="Folder of a run of jobs/train.py.")],
-    question: Annotated[str, typer.Argument(help="The question's id, as in the questions table.")],
-    out: Annotated[Path, typer.Option(help="A .png or .html file.")] = Path("panel.png"),
-    video: Annotated[Path | None, typer.Option(help="The video's file, for its frames and sound.")] = None,
+    question: Annotated[str, typer.Argument(help="Id of the question in the questions table.")],
+    out: Annotated[Path, typer.Option(help="The picture or page to write, .png or .html.")] = Path("panel.png"),
+    video: Annotated[Path | None, typer.Option(help="The file of the video, for frames and sound.")] = None,
 ) -> None:
     if out.suffix not in (".png", ".html"):
         raise TrainingError(f"--out {out}: must end in .png or .html")
-    from trainers.panels.of_run import draw, open_run  # only here: torch takes seconds to import
+    from trainers.panels import draw, open_run  # only here: torch takes seconds to import
 
     image, page = draw(open_run(run), question, video)
     if out.suffix == ".png":

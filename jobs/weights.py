@@ -1,4 +1,4 @@
-"""Bring a preset's weights to a machine without network: `fetch` where there is one, `verify` where there is none.
+"""Bring a preset's weights to a machine without network: ``fetch`` where there is one, ``verify`` where there is none.
 
 python jobs/weights.py fetch cra-nextgqa --dir weights
 

@@ -19,7 +19,7 @@ def one_line(error: BaseException | str, longest: int = _LONGEST_LINE) -> str:
     White space of any length becomes one blank. An exception without a message is named by its type.
     """
     text = printable(" ".join(str(error).split()))
-    if not text:
+    if not text and not isinstance(error, str):
         return type(error).__name__
     return text if len(text) <= longest else f"{text[:longest]}…"
 

@@ -13,7 +13,7 @@ _LONGEST_LINE = 500
 def one_line(error: BaseException | str, longest: int = _LONGEST_LINE) -> str:
     """Return a text, or the message of an error (its type if it has none), as one printable line of bounded length."""
     text = printable(" ".join(str(error).split()))
-    if not text:
+    if not text and not isinstance(error, str):
         return type(error).__name__
     return text if len(text) <= longest else f"{text[:longest]}…"
 

@@ -1,6 +1,6 @@
-"""A toy world: videos with sound that it encodes itself, questions about them, and the truth about both.
+"""A toy world: videos with sound that we encode ourselves, questions about them, and the truth about both.
 
-`python -m examples.toyworld --seed 0 --out DIR` writes it; `examples/toyworld/world.py` says what is in it.
+``python -m examples.toyworld --seed 0 --out DIR`` writes it; ``examples/toyworld/world.py`` describes what it contains.
 """
 
 from examples.toyworld.make import Written, build, write

@@ -17,11 +17,12 @@ from examples.toyworld.world import World
 
 
 def main(
-    out: Annotated[Path, typer.Option(help="Where videos, questions and truth.json go.")],
-    seed: Annotated[int, typer.Option(min=0, help="Another seed, another world.")] = 0,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes that encode (default: one a CPU).")] = None,
-    videos: Annotated[int | None, typer.Option(min=1, help="About this many videos in all (default: 1380).")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for videos, questions and truth.json.")],
+    seed: Annotated[int, typer.Option(min=0, help="Each seed gives another world.")] = 0,
+    workers: Annotated[int | None, typer.Option(min=1, help="Encoding processes (default: one per CPU).")] = None,
+    videos: Annotated[int | None, typer.Option(min=1, help="Videos in all, roughly (default: 1380).")] = None,
 ) -> None:
+    """Write a toy world: videos, questions about them, and the truth."""
     world = World(seed) if videos is None else World(seed).resized(videos)
     started = time.perf_counter()
     written = write(world, out, workers or len(os.sched_getaffinity(0)))

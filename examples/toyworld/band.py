@@ -1,9 +1,9 @@
-"""Band videos: three shapes that stand, beep and jump, and open questions about what is seen and heard.
+"""Draw band videos: three shapes that stand, beep and jump, and open questions about what is seen and heard.
 
-Every video is asked the same eleven templates; what they name is drawn without a look at the answer, so neither a
-question nor the company it is in tells what the answer is. What sounds is heard, and where it stands is seen: the
-colour of a shape is what both have in common. Whether and when a shape jumps is independent of whether and when it
-beeps, so pictures do not tell what sounds.
+Every video gets questions from the same eleven templates. What a question names is drawn without regard to the answer,
+so neither its words nor the other questions of the video give the answer away. Which colour sounds can only be heard,
+and where it stands can only be seen: colour links the two. Whether and when a shape jumps is independent of whether
+and when it beeps, so the pictures do not reveal what sounds.
 
 | type | modality | questions |
 |------|----------|-----------|
@@ -41,36 +41,36 @@ from examples.toyworld.world import (
 )
 
 COUNTS = ("zero", "one", "two", "three", "four")
-_KEYS = 4  # the spawn key of band videos; the splits of stage videos are 0..3
-_ROWS_OF_TEN: tuple[Split, ...] = ("train",) * 7 + ("val",) + ("test",) * 2
-# Starts and lengths in whole frames, apart enough to be told from one look and one spectrum a second.
+_STREAM = 4  # random stream of band videos; those of stage videos are 0 to 3, by split
+_SPLIT_OF_TEN: tuple[Split, ...] = ("train",) * 7 + ("val",) + ("test",) * 2
+# Starts and lengths in seconds, far enough apart to be distinguished with one frame and one spectrum per second.
 _STARTS = (0.5, 2.5, 4.5, 6.5)
 _LENGTHS = (2.0, 4.0, 6.0, 8.0)
 _JUMP_STARTS = (0.5, 2.5, 4.5, 6.5, 8.5)
 _JUMP_LENGTHS = (4.0, 6.0)
-_JUMPS = 0.75  # how many of the shapes do
-_UNSEEN = 0.75  # how often the colour that is not on stage sounds
+_JUMPS = 0.75  # probability that a shape jumps
+_UNSEEN = 0.75  # probability that the colour that is not on stage sounds
 
 _WHERE = {"left": "on the left", "middle": "in the middle", "right": "on the right"}
 
-_Row = tuple[str, str, str, str]
+_Row = tuple[str, str, str, str]  # type, modality, question, answer
 
 
 def video(world: World, index: int) -> tuple[Scene, tuple[AvQuestion, ...]]:
-    """The script of band video `index` and its questions."""
-    rng = np.random.default_rng([world.seed, _KEYS, index])
+    """Draw the script of band video ``index`` and its questions."""
+    rng = np.random.default_rng([world.seed, _STREAM, index])
     scene = _draw_scene(rng, f"band_{index:05d}")
     rows = list(_questions(rng, scene))
     questions = []
     for number, position in enumerate(rng.permutation(len(rows)).tolist()):
         type_, modality, text, answer = rows[position]
-        split = _ROWS_OF_TEN[int(rng.integers(10))]
+        split = _SPLIT_OF_TEN[int(rng.integers(10))]
         questions.append(AvQuestion(f"{scene.key}_{number}", scene.key, split, type_, modality, text, answer))
     return scene, tuple(questions)
 
 
 def _draw_scene(rng: np.random.Generator, key: str) -> Scene:
-    """Three shapes of three colours on stage, one to three of which beep; the fourth colour may sound unseen."""
+    """Put three shapes of three colours on stage; one to three of them beep, and the fourth colour may sound unseen."""
     seconds = int(rng.integers(15, 17))
     colours = _shuffled(rng, COLOURS)
     beeping = set(rng.permutation(len(PLACES))[: rng.integers(1, len(PLACES) + 1)].tolist())
@@ -103,13 +103,13 @@ def _draw_scene(rng: np.random.Generator, key: str) -> Scene:
 
 
 def _span(rng: np.random.Generator, start_s: float, length_s: float) -> Interval:
-    """An interval of whole frames that begins up to 0.3 s later than told."""
+    """Return an interval of whole frames that begins up to 0.3 s after ``start_s``."""
     start = round(start_s * FPS) + int(rng.integers(4))
     return start / FPS, (start + round(length_s * FPS)) / FPS
 
 
 def _draw_jump(rng: np.random.Generator, beep: Interval | None) -> Interval | None:
-    """Whenever, but together with the shape's beep for a second at least, or apart from it by one."""
+    """Draw a jump, or None; it overlaps the shape's beep for at least a second, or is at least a second away."""
     if rng.random() > _JUMPS:
         return None
     while True:
@@ -119,12 +119,12 @@ def _draw_jump(rng: np.random.Generator, beep: Interval | None) -> Interval | No
 
 
 def _overlap(one: Interval, two: Interval) -> float:
-    """Seconds that both last; negative, how far they are apart."""
+    """Return the seconds that two intervals share; if none, minus the seconds between them."""
     return min(one[1], two[1]) - max(one[0], two[0])
 
 
 def _questions(rng: np.random.Generator, scene: Scene) -> Iterator[_Row]:
-    """Type, modality, text and answer of one question a template."""
+    """Yield type, modality, text and answer of one question per template."""
     stage = dict(zip(PLACES, scene.actors, strict=False))
     length = {actor.colour: _length(actor) for actor in scene.actors}
     heard = sorted((place for place in stage if stage[place].beeps), key=lambda place: stage[place].beeps[0])
@@ -141,12 +141,12 @@ def _questions(rng: np.random.Generator, scene: Scene) -> Iterator[_Row]:
     yield "Visual Location", "Visual", "which colour is missing", missing
 
     seen = pick(rng, tuple(PLACES))
-    kind = ("Audio-Visual Existential", "Audio-Visual")
-    yield *kind, f"does the shape {_WHERE[seen]} beep", _yes(bool(stage[seen].beeps))
+    existential = ("Audio-Visual Existential", "Audio-Visual")
+    yield *existential, f"does the shape {_WHERE[seen]} beep", _yes(bool(stage[seen].beeps))
     seen = pick(rng, tuple(PLACES))
     jumps = [(act.start_s, act.end_s) for act in stage[seen].acts]
     together = any(_overlap(jump, beep) > 0 for jump in jumps for beep in stage[seen].beeps)
-    yield *kind, f"does the shape {_WHERE[seen]} jump while it beeps", _yes(together)
+    yield *existential, f"does the shape {_WHERE[seen]} jump while it beeps", _yes(together)
 
     yield "Audio-Visual Counting", "Audio-Visual", "how many of the shapes on stage beep", COUNTS[len(heard)]
     word, which = (("first", 0), ("last", -1))[int(rng.integers(2))]
@@ -161,8 +161,8 @@ def _questions(rng: np.random.Generator, scene: Scene) -> Iterator[_Row]:
 
 
 def _shuffled(rng: np.random.Generator, names: Iterable[str]) -> list[str]:
-    listed = list(names)
-    return [listed[number] for number in rng.permutation(len(listed)).tolist()]
+    ordered = list(names)
+    return [ordered[number] for number in rng.permutation(len(ordered)).tolist()]
 
 
 def _length(actor: Actor) -> float:

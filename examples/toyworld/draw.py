@@ -1,4 +1,4 @@
-"""Pictures and sound of a scene."""
+"""Render the pictures and the sound of a scene."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from examples.toyworld.world import (
     Scene,
 )
 
-# An action unfolds and folds back in this time; between, the picture stands.
+# An action takes this long to unfold and as long to fold back; in between, the picture stands still.
 _RAMP_S = 0.2
 _FADE_S = 0.02
 _AMPLITUDE = 0.2
@@ -31,7 +31,7 @@ _WHITE = (255, 255, 255)
 
 
 def pictures(scene: Scene) -> Iterator[NDArray[np.uint8]]:
-    """All frames of a scene, uint8 [HEIGHT, WIDTH, 3] RGB, frame i at i / FPS seconds."""
+    """Yield the frames of a scene, uint8 [HEIGHT, WIDTH, 3] RGB, frame i at i / FPS seconds."""
     empty = _backdrop(scene)
     for index in range(scene.seconds * FPS):
         frame = empty.copy()
@@ -41,7 +41,7 @@ def pictures(scene: Scene) -> Iterator[NDArray[np.uint8]]:
 
 
 def sound(scene: Scene) -> NDArray[np.float32]:
-    """The waveform, float32 [seconds * SAMPLE_RATE], silent but for the tones of the shapes."""
+    """Return the waveform, float32 [seconds * SAMPLE_RATE], silent except for the tones of the shapes."""
     mix = np.zeros(scene.seconds * SAMPLE_RATE)
     for actor in scene.actors:
         for start_s, end_s in actor.beeps:
@@ -53,7 +53,7 @@ def sound(scene: Scene) -> NDArray[np.float32]:
 
 
 def _backdrop(scene: Scene) -> NDArray[np.uint8]:
-    """The empty stage: one dull colour, lighter towards the bottom, with a grain that stands still."""
+    """Draw the empty stage: one dull colour, lighter towards the bottom, with a grain that stands still."""
     rng = np.random.default_rng(scene.seed)
     colour = np.array(BACKGROUNDS[scene.background], np.float64) + rng.uniform(-6, 6, 3)
     slope = np.linspace(-8, 8, HEIGHT)[:, None, None]
@@ -63,7 +63,7 @@ def _backdrop(scene: Scene) -> NDArray[np.uint8]:
 
 @lru_cache(maxsize=1)
 def _grid() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Centre of each pixel, in picture heights."""
+    """Return the centre of each pixel, across and down, in fractions of the picture's height."""
     y, x = np.mgrid[0:HEIGHT, 0:WIDTH].astype(np.float32)
     return (x + np.float32(0.5)) / HEIGHT, (y + np.float32(0.5)) / HEIGHT
 
@@ -97,7 +97,7 @@ def _unfolded(act: Act | None, time_s: float) -> float:
 
 
 def _paint(frame: NDArray[np.uint8], kind: str, x: float, y: float, radius: float, rgb: tuple[int, int, int]) -> None:
-    """Fill a shape; only the rectangle around it is looked at."""
+    """Fill a shape; only the rectangle around it is computed."""
     reach = 1.5 * radius
     rows = slice(max(0, int((y - reach) * HEIGHT)), int((y + reach) * HEIGHT) + 2)
     columns = slice(max(0, int((x - reach) * HEIGHT)), int((x + reach) * HEIGHT) + 2)

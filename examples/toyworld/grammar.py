@@ -1,6 +1,6 @@
-"""The correct Universal Dependencies parse of every sentence that stage videos are asked about.
+"""Write the correct Universal Dependencies parse of every question and answer about stage videos.
 
-The generator knows the grammar of what it writes, so a demo needs no parser's models to have true graphs.
+The generator knows the grammar of what it writes, so the demo gets true graphs without a parser's models.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ _Word = tuple[str, str, str, str]  # form, lemma, UPOS, deprel; the head is give
 
 
 def conllu(texts: Iterable[str]) -> str:
-    """CoNLL-U of distinct sentences, in their order.
+    """Return CoNLL-U text of the distinct sentences, in their order.
 
     Raises
     ------
     ValueError
-        If a sentence is not one of this world's.
+        If the toy world has no such sentence.
     """
     return "".join(_sentence(text) for text in dict.fromkeys(texts))
 
@@ -32,15 +32,18 @@ def _sentence(text: str) -> str:
 
 
 def _tree(words: list[str]) -> list[tuple[_Word, int]]:
-    """Words with the numbers of their heads."""
+    """Return the words, each with the number of its head."""
     match words:
         case [action] if action in ACTIONS:
             return [((action, action, "VERB", "root"), 0)]
         case [colour, kind]:
             return [((colour, colour, "ADJ", "amod"), 2), ((kind, kind, "NOUN", "root"), 0)]
         case ["which", "shape", verb]:
-            asked = ("which", "which", "DET", "det"), ("shape", "shape", "NOUN", "nsubj")
-            return [(asked[0], 2), (asked[1], 3), (_verb(verb, "root"), 0)]
+            return [
+                (("which", "which", "DET", "det"), 2),
+                (("shape", "shape", "NOUN", "nsubj"), 3),
+                (_verb(verb, "root"), 0),
+            ]
         case ["what", "does", "the", colour, kind, "do", *clause]:
             main = [
                 (("what", "what", "PRON", "obj"), 6),
@@ -49,15 +52,15 @@ def _tree(words: list[str]) -> list[tuple[_Word, int]]:
                 (("do", "do", "VERB", "root"), 0),
             ]
             return main + _clause(clause) if clause else main
-    raise ValueError(f"{' '.join(words)!r}: no sentence of the toy world")
+    raise ValueError(f"{' '.join(words)!r} is not a sentence of the toy world")
 
 
 def _clause(words: list[str]) -> list[tuple[_Word, int]]:
-    """``after the blue ring jumps`` as words 7 to 11, hanging from the main verb at 6."""
+    """Parse a clause such as ``after the blue ring jumps``: words 7 to 11, attached to the main verb at 6."""
     match words:
         case ["after" | "before" as mark, "the", colour, kind, verb]:
             return [((mark, mark, "SCONJ", "mark"), 11), *_subject(colour, kind, 10, 11), (_verb(verb, "advcl"), 6)]
-    raise ValueError(f"{' '.join(words)!r}: no clause of the toy world")
+    raise ValueError(f"{' '.join(words)!r} is not a clause of the toy world")
 
 
 def _subject(colour: str, kind: str, at: int, verb: int) -> list[tuple[_Word, int]]:
@@ -71,5 +74,5 @@ def _subject(colour: str, kind: str, at: int, verb: int) -> list[tuple[_Word, in
 def _verb(form: str, deprel: str) -> _Word:
     lemma = form.removesuffix("s")
     if lemma not in ACTIONS:
-        raise ValueError(f"{form!r}: no action of the toy world")
+        raise ValueError(f"{form!r} is not an action of the toy world")
     return form, lemma, "VERB", deprel

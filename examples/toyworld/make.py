@@ -3,9 +3,9 @@
 OUT/videos/<video_id>.mp4
 OUT/grounding/{train,val,test,test_ood}.csv      NExT-GQA's 13 columns
 OUT/grounding/gsub_{val,test,test_ood}.json      true spans; train has none, as in NExT-GQA
-OUT/avqa/{train,val,test}.jsonl                  one object a question
-OUT/grounding/parses.conllu                      the correct parse of every text that graphs are made of
-OUT/dataset.yaml                                 all of it for jobs/refresh.py; the store comes beside it
+OUT/grounding/parses.conllu                      the correct parse of every text that graphs are made from
+OUT/avqa/{train,val,test}.jsonl                  one object per question
+OUT/dataset.yaml                                 all of it for jobs/refresh.py, which puts the store beside it
 OUT/truth.json                                   the world, every script and every question with its bias
 """
 
@@ -34,10 +34,11 @@ from examples.toyworld.world import (
     AvQuestion,
     GroundingQuestion,
     Scene,
+    Split,
     World,
 )
 
-AV_SPLITS = ("train", "val", "test")
+AV_SPLITS: tuple[Split, ...] = ("train", "val", "test")
 TEXT_DIM = 64
 CLUSTERS = 32
 COLUMNS = ("video_id", "frame_count", "width", "height", "question", "answer", "qid", "type")
@@ -45,7 +46,7 @@ COLUMNS = ("video_id", "frame_count", "width", "height", "question", "answer", "
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A world as built: scripts and questions, in the order of the files."""
+    """The scripts and questions of a world, in the order in which they are written."""
 
     scenes: tuple[Scene, ...]
     grounding: tuple[GroundingQuestion, ...]
@@ -64,12 +65,16 @@ def build(world: World) -> Written:
 
 
 def write(world: World, out: Path, workers: int = 1) -> Written:
-    """Build a world and write its files; what is there under the same names is replaced.
+    """Build a world and write its files, replacing those of the same names.
 
     Parameters
     ----------
+    world
+        What to write.
+    out
+        Folder to write to; it is made if missing.
     workers
-        Processes that encode; the bytes are the same whatever their number.
+        Encoding processes; the bytes are the same whatever their number.
     """
     built = build(world)
     for name in ("videos", "grounding", "avqa"):
@@ -83,10 +88,10 @@ def write(world: World, out: Path, workers: int = 1) -> Written:
             write_video(scene, path)
     scenes = {scene.key: scene for scene in built.scenes}
     for split in SPLITS:
-        asked = [question for question in built.grounding if question.split == split]
-        _write_csv(out / "grounding" / f"{split}.csv", asked, scenes)
+        questions = [question for question in built.grounding if question.split == split]
+        _write_csv(out / "grounding" / f"{split}.csv", questions, scenes)
         if split != "train":
-            _write_json(out / "grounding" / f"gsub_{split}.json", _spans(asked, scenes))
+            _write_json(out / "grounding" / f"gsub_{split}.json", _spans(questions, scenes))
     for split in AV_SPLITS:
         lines = [json.dumps(asdict(question)) for question in built.avqa if question.split == split]
         (out / "avqa" / f"{split}.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
@@ -98,7 +103,7 @@ def write(world: World, out: Path, workers: int = 1) -> Written:
 
 
 def _dataset() -> dict[str, Any]:
-    """What ``jobs/refresh.py`` makes of a world: a store with features, questions, graphs and dictionaries."""
+    """Describe to ``jobs/refresh.py`` the store of a world: features, questions, graphs and dictionaries."""
     grounding = [
         {"path": f"grounding/{split}.csv", "format": "nextgqa", "split": split, "dataset": "toy_grounding"}
         for split in SPLITS
@@ -137,7 +142,7 @@ def _write_csv(path: Path, questions: Sequence[GroundingQuestion], scenes: dict[
 
 
 def _spans(questions: Iterable[GroundingQuestion], scenes: dict[str, Scene]) -> dict[str, Any]:
-    """NExT-GQA's `gsub`: by video, its duration and rate, and by question number a list of spans."""
+    """Return NExT-GQA's ``gsub``: for each video its duration, frame rate, and the spans of each question."""
     videos: dict[str, Any] = {}
     for question in questions:
         empty = {"duration": scenes[question.video_id].seconds, "location": {}, "fps": FPS}

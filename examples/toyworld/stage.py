@@ -1,15 +1,15 @@
-"""Stage videos: six entrances of five shapes, and grounded multiple-choice questions about them.
+"""Draw stage videos: six entrances of five shapes, and grounded multiple-choice questions about them.
 
 | type | question | answer |
 |------|----------|--------|
 | TC | what does the red bar do | what it does in its only entrance |
-| TN | what does the red bar do after the blue disc jumps | in the later of its two entrances |
-| TP | what does the red bar do before the blue disc jumps | in the earlier |
+| TN | what does the red bar do after the blue disc jumps | what it does in the later of its two entrances |
+| TP | what does the red bar do before the blue disc jumps | what it does in the earlier of its two entrances |
 | DO | which shape jumps | the only one that does |
 
-The codes are NExT-QA's: temporal (current, next, previous) and descriptive (other). A video has four TC questions, two
-of them with a planted bias; the shapes of those two share their colour with one other shape of the video and their kind
-with another: neither alone finds the entrance.
+The codes are those of NExT-QA: temporal (current, next, previous) and descriptive (other). A video has four TC
+questions, two of them with a planted bias. The shapes of those two share their colour with another shape of the video
+and their kind with yet another, so neither colour nor kind alone identifies the entrance.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _ENTRANCES = 6
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """What is asked about one entrance, and how its action is chosen."""
+    """The action of one entrance, and the bias by which it was chosen."""
 
     action: str
     bias: Bias = "none"
@@ -54,12 +54,12 @@ class _Part:
 
 
 def video(world: World, split: Split, index: int) -> tuple[Scene, tuple[GroundingQuestion, ...]]:
-    """The script of stage video `index` of a split, and its six questions."""
+    """Draw the script of stage video ``index`` of a split, and its six questions."""
     rng = np.random.default_rng([world.seed, SPLITS.index(split), index])
     background = pick(rng, tuple(BACKGROUNDS))
-    # What shapes 0, 1 and 2 do is biased, 2 comes twice, 3 is the only one that does what it does.
+    # Shapes 0, 1 and 2 act with a bias; shape 2 enters twice; shape 3 is the only one with its action.
     cast = _draw_cast(rng)
-    parts = [_asked(world, rng, split, kind, background) for _, kind in cast[:3]]
+    parts = [_biased_part(world, rng, split, kind, background) for _, kind in cast[:3]]
     encore = _Part(pick(rng, _others(parts[2].action)))
     used = {part.action for part in (*parts, encore)}
     unique = _Part(pick(rng, [action for action in _ACTIONS if action not in used]))
@@ -71,8 +71,8 @@ def video(world: World, split: Split, index: int) -> tuple[Scene, tuple[Groundin
     spans = _draw_spans(rng, seconds := int(rng.integers(14, 17)))
     performed = [parts[0], parts[1], unique, other]
     acts: list[list[Act]] = [[] for _ in cast]
-    for who, part in zip((0, 1, 3, 4), performed, strict=True):
-        acts[who] = [Act(part.action, *spans[order.index(who)])]
+    for shape, part in zip((0, 1, 3, 4), performed, strict=True):
+        acts[shape] = [Act(part.action, *spans[order.index(shape)])]
     acts[2] = [Act(part.action, *spans[slot]) for part, slot in zip(returns, (first, second), strict=True)]
     actors = tuple(
         Actor(
@@ -90,14 +90,14 @@ def video(world: World, split: Split, index: int) -> tuple[Scene, tuple[Groundin
     scene = Scene(key, seconds, background, int(rng.integers(2**31)), actors)
 
     questions: list[tuple[str, str, str, list[str], Act, _Part]] = []
-    for who, part in zip((0, 1, 3, 4), performed, strict=True):
-        text = f"what does the {actors[who].name} do"
-        questions.append(("TC", text, part.action, list(_ACTIONS), actors[who].acts[0], part))
+    for shape, part in zip((0, 1, 3, 4), performed, strict=True):
+        text = f"what does the {actors[shape].name} do"
+        questions.append(("TC", text, part.action, list(_ACTIONS), actors[shape].acts[0], part))
     between = actors[order[int(rng.integers(first + 1, second))]]
     landmark = f"the {between.name} {ACTIONS[between.acts[0].action]}"
     text = f"what does the {actors[2].name} do {'after' if later else 'before'} {landmark}"
-    asked = actors[2].acts[1 if later else 0]
-    questions.append(("TN" if later else "TP", text, asked.action, list(_ACTIONS), asked, parts[2]))
+    act = actors[2].acts[1 if later else 0]
+    questions.append(("TN" if later else "TP", text, act.action, list(_ACTIONS), act, parts[2]))
     names = [actor.name for actor in actors]
     text = f"which shape {ACTIONS[unique.action]}"
     questions.append(("DO", text, actors[3].name, names, actors[3].acts[0], unique))
@@ -125,8 +125,8 @@ def _question(
     return GroundingQuestion(key, qid, split, type_, text, shuffled, index, span, part.bias, part.favoured)
 
 
-def _asked(world: World, rng: np.random.Generator, split: Split, kind: str, background: str) -> _Part:
-    """The action of an entrance that is asked about: here the biases are planted."""
+def _biased_part(world: World, rng: np.random.Generator, split: Split, kind: str, background: str) -> _Part:
+    """Choose the action of an entrance with a planted bias."""
     bias: Bias = "language" if kind in FAVOURED_BY_KIND else "visual"
     if bias == "language":
         favoured, strength = FAVOURED_BY_KIND[kind], world.language_bias
@@ -138,7 +138,7 @@ def _asked(world: World, rng: np.random.Generator, split: Split, kind: str, back
 
 
 def _draw_cast(rng: np.random.Generator) -> list[tuple[str, str]]:
-    """Five shapes (colour, kind); the first two are confusable with others both ways."""
+    """Draw five shapes (colour, kind); the first two each share colour with one other shape and kind with another."""
     while True:
         cast = [_CAST[number] for number in rng.choice(len(_CAST), 5, replace=False).tolist()]
         if all(
@@ -150,16 +150,16 @@ def _draw_cast(rng: np.random.Generator) -> list[tuple[str, str]]:
 
 
 def _draw_order(rng: np.random.Generator) -> tuple[list[int], int, int]:
-    """Who enters in each slot, and the two slots of shape 2, with at least one other between them."""
+    """Draw which shape enters in each slot; return it with the two slots of shape 2, which are not adjacent."""
     while True:
         order = rng.permutation([0, 1, 2, 2, 3, 4]).tolist()
-        first, second = (slot for slot, who in enumerate(order) if who == 2)
+        first, second = (slot for slot, shape in enumerate(order) if shape == 2)
         if second - first > 1:
             return order, first, second
 
 
 def _draw_spans(rng: np.random.Generator, seconds: int) -> list[tuple[float, float]]:
-    """Seconds of the six entrances, whole frames, at least one empty frame between two."""
+    """Draw the six entrances in seconds: whole frames, with at least one empty frame between two entrances."""
     lengths = rng.integers(14, 23, _ENTRANCES)
     slack = seconds * FPS - int(lengths.sum()) - (_ENTRANCES - 1)
     gaps = rng.multinomial(slack, [1 / (_ENTRANCES + 1)] * (_ENTRANCES + 1))

@@ -1,23 +1,23 @@
-"""What the toy world is made of: shapes that act at known seconds and sound a tone of their own.
+"""Define the toy world: shapes that act at known seconds, each colour with a tone of its own.
 
-Two sets of videos share one picture language.
+Two sets of videos share the same shapes, colours and actions.
 
-*Stage* videos are for grounded question answering (`stage.py`): five shapes enter one after another, each for about
-two seconds, and leave; a question is about one entrance, all others are distraction. Two kinds of bias are planted in
-every split but `test_ood`:
+*Stage* videos are for grounded question answering (``stage.py``): five shapes enter one after another, each for about
+two seconds, and leave. A question is about one entrance; all others are distractors. Two kinds of bias are planted in
+every split except ``test_ood``:
 
-- language: a question that names a disc is mostly answered "jump", one that names a bar mostly "grow", so the
-  answer can be guessed from the wording (`language_bias`, 0.8);
-- visual: where a question names a ring or a pillar, its answer mostly goes with the background of the video,
-  which fills every frame and is no cause of anything (`visual_bias`, 0.8).
+- language: most questions that name a disc have the answer "jump", and most that name a bar "grow", so the answer
+  can be guessed from the wording (``language_bias``, 0.8);
+- visual: if a question names a ring or a pillar, its answer mostly depends on the background of the video, which fills
+  every frame but causes nothing (``visual_bias``, 0.8).
 
-In `test_ood` the favoured answer is right as often as any other (`ood_bias`, 0.2 with five answers). Only entrances
-that are asked about are biased, and every answer is always among the options, so neither the distractors nor the
-options tell. Questions "which shape ..." carry no bias: they are the control group.
+In ``test_ood`` the favoured answer is right as often as any other (``ood_bias``, 0.2 with five answers). Only entrances
+that questions are about are biased, and the options always include every answer, so neither the distractors nor the
+options give anything away. Questions "which shape …" carry no bias: they are the control group.
 
-*Band* videos are for audio-visual question answering (`band.py`): three shapes stand on stage throughout, and some
-beep, jump, or both. One colour has one tone, whatever its shape: what sounds is heard, where it stands is seen.
-Eleven questions a video are split by question, as in MUSIC-AVQA.
+*Band* videos are for audio-visual question answering (``band.py``): three shapes stand on stage throughout, and some
+beep, jump, or both. Each colour has one tone, whatever the shape: which colour sounds must be heard, where it stands
+must be seen. Each video has eleven questions, which are split by question, as in MUSIC-AVQA.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ COLOURS: dict[str, Rgb] = {
     "green": (40, 180, 60),
     "blue": (50, 90, 230),
 }
-# Base form, as in an answer: third person, as in a question.
+# Base form, as in answers, to third person, as in questions.
 ACTIONS = {"jump": "jumps", "duck": "ducks", "grow": "grows", "split": "splits", "glow": "glows"}
-# Dull, so that no shape is lost on them.
+# Dull, so that every shape stands out against them.
 BACKGROUNDS: dict[str, Rgb] = {
     "slate": (84, 96, 110),
     "sand": (148, 138, 118),
@@ -61,7 +61,7 @@ FAVOURED_BY_BACKGROUND = dict(zip(BACKGROUNDS, ACTIONS, strict=True))
 
 @dataclass(frozen=True, slots=True)
 class Act:
-    """One action of a shape, shown in the frames with `start_s <= t < end_s`."""
+    """One action of a shape, shown in the frames with ``start_s <= t < end_s``."""
 
     action: str
     start_s: float
@@ -75,17 +75,17 @@ class Actor:
     Attributes
     ----------
     kind, colour
-        From `KINDS` and `COLOURS`.
+        One of ``KINDS`` and one of ``COLOURS``.
     x
-        Centre, as a fraction of the picture's width.
+        Position of the centre, as a fraction of the picture's width.
     radius
-        At rest, as a fraction of the picture's height.
+        Size at rest, as a fraction of the picture's height.
     resident
         Whether it stands on stage between its acts. A shape that is not resident and has no act is never seen.
     acts
-        In order of time, without overlap.
+        Its actions, in order of time and without overlap.
     beeps
-        Seconds in which its colour's tone sounds.
+        Intervals, in seconds, in which its colour's tone sounds.
     """
 
     kind: str
@@ -98,12 +98,13 @@ class Actor:
 
     @property
     def name(self) -> str:
+        """Colour and kind, as questions name the shape."""
         return f"{self.colour} {self.kind}"
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """The script of one video; `seed` chooses the grain of its background."""
+    """The script of one video; ``seed`` selects the grain of its background."""
 
     key: str
     seconds: int
@@ -114,9 +115,10 @@ class Scene:
 
 @dataclass(frozen=True, slots=True)
 class GroundingQuestion:
-    """A question with five options about one entrance, `span` in seconds.
+    """A question with five options about one entrance.
 
-    `bias` is the kind of bias that this question is subject to, `favoured` the answer that it favours.
+    ``span`` is the interval of the entrance in seconds, ``bias`` the kind of bias planted in the question, and
+    ``favoured`` the answer that this bias favours.
     """
 
     video_id: str
@@ -132,12 +134,13 @@ class GroundingQuestion:
 
     @property
     def answer(self) -> str:
+        """The right option."""
         return self.options[self.answer_index]
 
 
 @dataclass(frozen=True, slots=True)
 class AvQuestion:
-    """An open question about sight and sound; types and modalities are those of MUSIC-AVQA."""
+    """An open question about what is seen and heard; types and modalities are those of MUSIC-AVQA."""
 
     question_id: str
     video_id: str
@@ -152,18 +155,25 @@ class AvQuestion:
 class World:
     """How large a world is and how biased; equal worlds give equal videos and questions.
 
-    A video depends on the seed, its split and its number alone: a larger world begins with the videos of a smaller.
+    A video depends only on the seed, its split and its number: a larger world begins with the videos of a smaller one.
 
     Attributes
     ----------
+    seed
+        Selects the world.
     train, val, test, test_ood
-        Stage videos of each split.
+        Number of stage videos of each split.
     band
-        Band videos; their questions are split 7:1:2.
+        Number of band videos; their questions are split 7:1:2.
     language_bias, visual_bias
         Probability that the favoured answer is right in train, val and test; 0.2 is no bias.
     ood_bias
-        The same for both kinds in `test_ood`; 0 makes the favoured answer always wrong.
+        The same in ``test_ood``, for both kinds of bias; with 0 the favoured answer is always wrong.
+
+    Raises
+    ------
+    ValueError
+        If a number is negative, or a bias is not a probability.
     """
 
     seed: int = 0
@@ -182,19 +192,19 @@ class World:
                 raise ValueError(f"{name}: {getattr(self, name)} is negative")
         for name in ("language_bias", "visual_bias", "ood_bias"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}: {getattr(self, name)} is no probability")
+                raise ValueError(f"{name}: {getattr(self, name)} is not a probability")
 
     def videos(self, split: Split) -> int:
-        """Stage videos of a split."""
+        """Return the number of stage videos of a split."""
         return int(getattr(self, split))
 
     def resized(self, videos: int) -> World:
-        """This world with about `videos` videos in all, in the same proportions, at least one of each set."""
+        """Return this world with about ``videos`` videos in all: the same proportions, at least one of each set."""
         names = (*SPLITS, "band")
         total = sum(getattr(self, name) for name in names)
         return replace(self, **{name: max(1, round(getattr(self, name) * videos / total)) for name in names})
 
 
 def pick(rng: np.random.Generator, choices: list[str] | tuple[str, ...]) -> str:
-    """One of `choices`, each as likely."""
+    """Draw one of the choices, all equally likely."""
     return choices[int(rng.integers(len(choices)))]

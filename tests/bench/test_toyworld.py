@@ -1,4 +1,4 @@
-"""The statistics of the bench on the toy world; that it runs is seen by running it."""
+"""The statistics of the bench on the toy world, and that its variants have valid settings; nothing is trained."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bench import toyworld
 
 
 def test_the_interval_is_student_s() -> None:
-    """Of 1 … 5: mean 3, deviation sqrt(2.5), t(0.975, 4) = 2.776."""
+    """For 1 … 5 the mean is 3, the deviation sqrt(2.5), and t(0.975, 4) = 2.776."""
     mean, half = toyworld.interval([1, 2, 3, 4, 5])
     assert mean == 3 and half == pytest.approx(2.776 * (2.5 / 5) ** 0.5, rel=1e-3)
     assert toyworld.interval([2.0]) == (2.0, None)
@@ -35,17 +35,17 @@ def test_differences_are_taken_world_by_world(tmp_path: Path) -> None:
             folder.mkdir(parents=True)
             (folder / "results.json").write_text(json.dumps({"metrics": {"val": {"acc_vqa": score}}}))
             save_file({"scale.mean": torch.zeros(7), "a.weight": torch.zeros(3, 2)}, folder / "best.safetensors")
-    found = toyworld.collect(tmp_path, experiment, (0, 1))["rows"]["one"]
-    assert (found["worlds"], found["parameters"], found["against"]) == ({"acc": [50.0, 70.0]}, 6, "other")
-    mean, half = found["differences"]["acc"]
+    row = toyworld.collect(tmp_path, experiment, (0, 1))["rows"]["one"]
+    assert (row["worlds"], row["parameters"], row["against"]) == ({"acc": [50.0, 70.0]}, 6, "other")
+    mean, half = row["differences"]["acc"]
     assert mean == 9 and half == pytest.approx(12.706, rel=1e-3)  # t(0.975, 1) times a standard error of 1
 
 
-def test_a_run_that_was_stopped_is_not_done_and_other_settings_are_another_run(tmp_path: Path) -> None:
+def test_a_stopped_run_has_no_results_and_other_settings_are_another_run(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text('{"stopped_by": "SIGINT"}')
     assert toyworld.results(tmp_path) is None and toyworld.results(tmp_path / "none") is None
     folders = {
-        toyworld.run_folder(tmp_path, "coqo", changes, seed) for changes in ((), ("loop.lr=1",)) for seed in (0, 1)
+        toyworld.run_folder(tmp_path, "coqo", overrides, seed) for overrides in ((), ("loop.lr=1",)) for seed in (0, 1)
     }
     assert len(folders) == 4
 
@@ -53,7 +53,8 @@ def test_a_run_that_was_stopped_is_not_done_and_other_settings_are_another_run(t
 @pytest.mark.parametrize("name", toyworld.EXPERIMENTS)
 def test_every_variant_has_settings_that_are_valid(name: str, tmp_path: Path) -> None:
     experiment = toyworld.EXPERIMENTS[name]
-    folders = [toyworld.run_folder(tmp_path, experiment.method, each, 0) for each in experiment.variants.values()]
+    variants = experiment.variants.values()
+    folders = [toyworld.run_folder(tmp_path, experiment.method, overrides, 0) for overrides in variants]
     assert len(set(folders)) == len(folders)
     assert {*experiment.against, *experiment.against.values()} <= experiment.variants.keys()
 

@@ -1,4 +1,4 @@
-"""The toy world holds what it promises: what is drawn and heard is the script, and answers follow from the script."""
+"""The toy world keeps its promises: pictures and sound follow the script, and so do the answers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from examples.toyworld import Actor, GroundingQuestion, Scene, World, Written, build, write
 from examples.toyworld.make import write_video
 from examples.toyworld.world import ACTIONS, COLOURS, FPS, PLACES, TONES_HZ
-from parsers.annotations import Report, read_annotations
+from parsers.annotations import Anomalies, read_annotations
 from pipeline.extract.config import load_config
 from pipeline.media.decode import decode
 from pipeline.media.types import Audio, AudioRequest, DecodeRequest
@@ -78,15 +78,15 @@ def test_a_larger_world_begins_with_the_smaller_and_another_seed_is_another_worl
     assert all(other[key].actors != scene.actors for key, scene in scenes(build(SMALL)).items())
 
 
-def test_the_official_reader_takes_the_grounding_files(small: tuple[Path, Written]) -> None:
+def test_the_nextgqa_reader_accepts_the_grounding_files(small: tuple[Path, Written]) -> None:
     folder, written = small
     for split in ("train", "val", "test", "test_ood"):
-        report = Report()
-        rows = read_annotations("nextgqa", folder / "grounding", split, report).to_pylist()
-        assert not list(report)
-        asked = [question for question in written.grounding if question.split == split]
-        assert [row["question_id"] for row in rows] == [f"{each.video_id}_{each.qid}" for each in asked]
-        for row, question in zip(rows, asked, strict=True):
+        anomalies = Anomalies()
+        rows = read_annotations("nextgqa", folder / "grounding", split, anomalies).to_pylist()
+        assert not list(anomalies)
+        questions = [question for question in written.grounding if question.split == split]
+        assert [row["question_id"] for row in rows] == [f"{question.video_id}_{question.qid}" for question in questions]
+        for row, question in zip(rows, questions, strict=True):
             assert (row["question"], row["type"]) == (question.question, question.type)
             assert (tuple(row["options"]), row["answer_index"]) == (question.options, question.answer_index)
             assert row["spans"] == ([] if split == "train" else [list(question.span)])
@@ -96,15 +96,16 @@ def test_the_official_reader_takes_the_grounding_files(small: tuple[Path, Writte
         assert ",".join(next(csv.reader(file))) == header
 
 
-def test_the_official_reader_takes_the_audio_visual_files(small: tuple[Path, Written]) -> None:
+def test_the_table_reader_accepts_the_audio_visual_files(small: tuple[Path, Written]) -> None:
     folder, written = small
     for split in ("train", "val", "test"):
-        report = Report()
-        rows = read_annotations("table", folder / "avqa" / f"{split}.jsonl", split, report).to_pylist()
-        assert not report.errors
-        asked = [question for question in written.avqa if question.split == split]
+        anomalies = Anomalies()
+        rows = read_annotations("table", folder / "avqa" / f"{split}.jsonl", split, anomalies).to_pylist()
+        assert not anomalies.errors
         assert [(row["question_id"], row["question"], row["answer"], row["type"]) for row in rows] == [
-            (each.question_id, each.question, each.answer, each.type) for each in asked
+            (question.question_id, question.question, question.answer, question.type)
+            for question in written.avqa
+            if question.split == split
         ]
 
 
@@ -177,58 +178,59 @@ def test_tones_sound_at_the_scripted_seconds(small: tuple[Path, Written]) -> Non
             wave = np.exp(-2j * np.pi * hertz * np.arange(block) / 8000)
             loud = np.abs(sound.samples[: scene.seconds * 8000].reshape(-1, block) @ wave) / block * 2
             beeps = [beep for actor in scene.actors if actor.colour == colour for beep in actor.beeps]
-            told = [any(start <= index / 10 < end for start, end in beeps) for index in range(len(loud))]
-            assert np.array_equal(loud > 0.1, told), (scene.key, colour)
+            scripted = [any(start <= index / 10 < end for start, end in beeps) for index in range(len(loud))]
+            assert np.array_equal(loud > 0.1, scripted), (scene.key, colour)
 
 
-# What is asked
+# What the questions are
 
 
 def answer_of(question: GroundingQuestion, scene: Scene) -> tuple[str, tuple[float, float]]:
     """Answer and span worked out from the words of the question and the script alone."""
     acts = [(actor.name, act) for actor in scene.actors for act in actor.acts]
     base = {third: action for action, third in ACTIONS.items()}
-    if found := re.fullmatch(r"which shape (\w+)", question.question):
-        [(name, act)] = [(name, act) for name, act in acts if act.action == base[found[1]]]
+    if which := re.fullmatch(r"which shape (\w+)", question.question):
+        [(name, act)] = [(name, act) for name, act in acts if act.action == base[which[1]]]
         return name, (act.start_s, act.end_s)
-    found = re.fullmatch(r"what does the (\w+ \w+) do(?: (after|before) the (\w+ \w+) (\w+))?", question.question)
-    assert found
-    own = [act for name, act in acts if name == found[1]]
-    if found[2]:
-        [mark] = [act for name, act in acts if name == found[3] and act.action == base[found[4]]]
-        own = [act for act in own if (act.start_s > mark.start_s) == (found[2] == "after")]
+    what = re.fullmatch(r"what does the (\w+ \w+) do(?: (after|before) the (\w+ \w+) (\w+))?", question.question)
+    assert what
+    own = [act for name, act in acts if name == what[1]]
+    if what[2]:
+        [mark] = [act for name, act in acts if name == what[3] and act.action == base[what[4]]]
+        own = [act for act in own if (act.start_s > mark.start_s) == (what[2] == "after")]
     [act] = own
     return act.action, (act.start_s, act.end_s)
 
 
 def test_every_grounding_answer_follows_from_the_script() -> None:
-    found = scenes(large())
+    scene_of = scenes(large())
     for question in large().grounding:
-        assert answer_of(question, found[question.video_id]) == (question.answer, question.span)
+        assert answer_of(question, scene_of[question.video_id]) == (question.answer, question.span)
         assert len(set(question.options)) == 5 and question.options.count(question.answer) == 1
     assert Counter(question.type for question in large().grounding).keys() == {"TC", "TN", "TP", "DO"}
     positions = Counter(question.answer_index for question in large().grounding)
     assert min(positions.values()) > 0.8 * len(large().grounding) / 5
 
 
-def test_neither_colour_nor_kind_alone_finds_the_entrance() -> None:
-    found = scenes(large())
+def test_neither_colour_nor_kind_alone_identifies_the_entrance() -> None:
+    scene_of = scenes(large())
     for question in large().grounding:
         if question.type != "TC" or question.bias == "none":
             continue
-        actors = found[question.video_id].actors
+        actors = scene_of[question.video_id].actors
         [subject] = [actor for actor in actors if actor.name in question.question]
         assert sum(actor.colour == subject.colour for actor in actors) > 1
         assert sum(actor.kind == subject.kind for actor in actors) > 1
 
 
 def favoured(written: Written, split: str, bias: str) -> tuple[float, int]:
-    hits = [each.answer == each.favoured for each in written.grounding if (each.split, each.bias) == (split, bias)]
-    return sum(hits) / len(hits), len(hits)
+    """Return how often the favoured answer is right, and of how many questions."""
+    questions = [question for question in written.grounding if (question.split, question.bias) == (split, bias)]
+    return sum(question.answer == question.favoured for question in questions) / len(questions), len(questions)
 
 
 @pytest.mark.parametrize("bias", ["language", "visual"])
-def test_biases_are_as_strong_as_told_and_absent_out_of_distribution(bias: str) -> None:
+def test_biases_are_as_strong_as_set_and_absent_out_of_distribution(bias: str) -> None:
     for split, strength in (("train", 0.8), ("val", 0.8), ("test", 0.8), ("test_ood", 0.2)):
         share, count = favoured(large(), split, bias)
         assert count > 70
@@ -239,14 +241,14 @@ def test_biases_are_as_strong_as_told_and_absent_out_of_distribution(bias: str) 
 
 
 def test_distractors_carry_no_bias() -> None:
-    asked = {(each.video_id, each.span) for each in large().grounding if each.bias != "none"}
+    biased = {(question.video_id, question.span) for question in large().grounding if question.bias != "none"}
     others = [
         (actor.kind, act.action)
         for scene in large().scenes
         if scene.key.startswith("train")
         for actor in scene.actors
         for act in actor.acts
-        if (scene.key, (act.start_s, act.end_s)) not in asked
+        if (scene.key, (act.start_s, act.end_s)) not in biased
     ]
     jumps = [action == "jump" for kind, action in others if kind == "disc"]
     assert len(jumps) > 80 and np.mean(jumps) < 0.35
@@ -292,28 +294,28 @@ def av_answer(text: str, scene: Scene) -> str:
 
 
 def test_every_audio_visual_answer_follows_from_the_script() -> None:
-    found = scenes(large())
+    scene_of = scenes(large())
     for question in large().avqa:
-        assert av_answer(question.question, found[question.video_id]) == question.answer, question
+        assert av_answer(question.question, scene_of[question.video_id]) == question.answer, question
 
 
-def test_every_band_video_is_asked_the_same_and_no_answer_can_be_guessed_from_the_words() -> None:
-    asked: dict[str, list[str]] = {}
+def test_every_band_video_has_the_same_questions_and_no_answer_can_be_guessed_from_the_words() -> None:
+    templates_of: dict[str, list[str]] = {}
     answers: dict[str, Counter[str]] = {}
     named = "|".join((*COLOURS, *(f"(?:on the|in the) {place}" for place in PLACES), "first", "last"))
     for question in large().avqa:
         template = re.sub(rf"\b({named})\b", "_", question.question)
-        asked.setdefault(question.video_id, []).append(template)
+        templates_of.setdefault(question.video_id, []).append(template)
         answers.setdefault(question.question, Counter())[question.answer] += 1
-    templates = sorted(asked[large().avqa[0].video_id])
+    templates = sorted(templates_of[large().avqa[0].video_id])
     assert len(templates) == len(set(templates)) == 11
-    assert all(sorted(each) == templates for each in asked.values())
+    assert all(sorted(others) == templates for others in templates_of.values())
     right = sum(counter.most_common(1)[0][1] for counter in answers.values())
     assert right / len(large().avqa) < 0.5
 
 
-def test_jumps_do_not_tell_what_beeps() -> None:
-    """Whether, when and how long a shape jumps, against whether, when and how long its tone sounds."""
+def test_jumps_do_not_reveal_what_beeps() -> None:
+    """Whether, when and how long a shape jumps does not depend on whether, when and how long its tone sounds."""
     worlds = [build(World(seed, train=0, val=0, test=0, test_ood=0, band=1000)) for seed in (1, 2)]
     shapes = [actor for world in worlds for scene in world.scenes for actor in scene.actors if actor.resident]
     beeping: dict[bool, list[bool]] = {True: [], False: []}
@@ -339,7 +341,7 @@ def test_audio_visual_questions_are_split_by_question_over_shared_videos() -> No
     assert len({question.type for question in rows}) == 9
 
 
-def test_starts_and_lengths_of_beeps_can_be_told_apart_from_one_look_a_second() -> None:
+def test_starts_and_lengths_of_beeps_differ_by_more_than_a_second() -> None:
     for scene in large().scenes:
         if scene.key.startswith("band"):
             beeps = [actor.beeps[0] for actor in scene.actors if actor.beeps]
@@ -348,14 +350,14 @@ def test_starts_and_lengths_of_beeps_can_be_told_apart_from_one_look_a_second() 
                 assert np.diff(sorted(numbers)).min(initial=9.0) > 1.5
 
 
-def test_worlds_that_cannot_be_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"visual_bias: 1\.5 is no probability"):
+def test_impossible_worlds_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"visual_bias: 1\.5 is not a probability"):
         World(visual_bias=1.5)
     with pytest.raises(ValueError, match="train: -1 is negative"):
         World(train=-1)
 
 
-# The way into a store
+# What a store makes of it
 
 
 def test_the_command_and_the_preset(tmp_path: Path) -> None:
@@ -377,7 +379,7 @@ def test_the_command_and_the_preset(tmp_path: Path) -> None:
 
 
 def test_every_sentence_has_a_correct_parse_and_its_triples() -> None:
-    """The parses are read and made into triples by the parsers' own code."""
+    """The parsers' own code reads the parses and extracts the triples."""
     from examples.toyworld.grammar import conllu
     from parsers.conllu import from_conllu
     from parsers.graphs import triples
@@ -385,9 +387,9 @@ def test_every_sentence_has_a_correct_parse_and_its_triples() -> None:
     texts = ["what does the red bar do after the blue ring jumps", "which shape glows", "grow", "green disc"]
     parses = from_conllu(conllu([*texts, texts[0]]))
     assert [parse.text for parse in parses] == texts
-    found = [[(each.subject, each.predicate, each.object) for each in triples(parse)] for parse in parses]
-    assert ("red bar", "do", "what") in found[0] and ("blue ring", "jump", None) in found[0]
-    assert found[1] == [("which shape", "glow", None)] or found[1] == [("shape", "glow", None)]
-    assert found[3] == []
-    with pytest.raises(ValueError, match="no sentence of the toy world"):
+    graphs = [[(triple.subject, triple.predicate, triple.object) for triple in triples(parse)] for parse in parses]
+    assert ("red bar", "do", "what") in graphs[0] and ("blue ring", "jump", None) in graphs[0]
+    assert graphs[1] == [("which shape", "glow", None)] or graphs[1] == [("shape", "glow", None)]
+    assert graphs[3] == []
+    with pytest.raises(ValueError, match="'who are you' is not a sentence of the toy world"):
         conllu(["who are you"])

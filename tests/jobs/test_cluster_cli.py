@@ -56,7 +56,7 @@ def test_cluster_inspect_export(store: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "qa_graphs.pt").is_file()
     unnamed = store_job("export", str(store), "--to", "music_avqa", "--out", str(tmp_path / "npy"))
     assert (unnamed.exit_code, unnamed.stderr.count("\n")) == (2, 1)
-    assert "name the feature with --feature" in unnamed.stderr
+    assert "needs a feature; name it with --feature" in unnamed.stderr
 
 
 def test_one_line_and_exit_code_2(store: Path, tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_one_line_and_exit_code_2(store: Path, tmp_path: Path) -> None:
         (("--store", str(store), "--kind", "visual", "--set", "kmeans.q=1"), "kmeans.q: unknown key"),
         (("--store", str(store), "--kind", "visual", "--split", "dev"), "no questions of split 'dev'"),
         (("--store", str(store), "--kind", "visual", "--split", "\udcff"), "no questions of split '\\udcff'"),
-        (("--store", str(store), "--kind", "visual"), "512 clusters need as many members, there are 24"),
+        (("--store", str(store), "--kind", "visual"), "512 clusters need at least as many members, but there are 24"),
     ):
         done = cluster(*arguments)
         assert done.exit_code == 2

@@ -13,9 +13,9 @@ import pytest
 
 from stores.upkeep import verify
 from tests._helpers.building import row, store_with
+from tests._helpers.cra_worlds import small_world
 from tests._helpers.dictionaries import fill
 from tests.conftest import ROOT
-from tests.jobs.test_train_cli import store as trainable
 
 pytestmark = pytest.mark.slow
 
@@ -75,7 +75,7 @@ def arguments(name: str, disk: Path, tmp_path: Path, videos: Path) -> list[objec
         dataset.write_text(f"store: {root}\ndictionaries: [{{kind: linguistic, settings: {settings}}}]\n")
         return [dataset]
     if name == "train":
-        trainable(tmp_path / "store")
+        small_world(tmp_path / "store")
         words = [word for assignment in TRAIN for word in ("--set", assignment)]
         return ["cra", "--store", tmp_path / "store", "--out", disk / "run", *words]
     assert name == "store"

@@ -135,7 +135,7 @@ def test_names_that_look_like_markup_are_shown_as_they_are(files: Files) -> None
         ("gsub.json", {"77": {"duration": 5, "location": {"9": [[1, 2]]}}}, "question '77_9' is not in"),
         ("gsub.json", {"77": {"duration": 5, "location": {"0": []}}}, "'77_0'"),
         ("val.csv", "video,qid\n1,2\n", "no column 'video_id'"),
-        ("val.csv", CSV + CSV.splitlines()[-1] + "\n", "line 5: question '77_0' is there twice"),
+        ("val.csv", CSV + CSV.splitlines()[-1] + "\n", "line 5: question '77_0' is given twice"),
         ("val.csv", CSV.replace("why,fun", "why,"), "'77_0': its right answer is not known"),
     ],
 )
@@ -151,7 +151,8 @@ def test_a_missing_file_and_options_that_exclude_each_other(files: Files) -> Non
     files.write("att.json", {"77_0": [0.1, 0.2]})
     given = ("--attention", str(files.folder / "att.json"))
     assert "needs --times" in files.refused(*given, spans=False)
-    assert "'middle' is not one of 'posthoc', 'window', 'merge'" in files.refused(*given, "--interval", "middle", spans=False)
+    unknown = files.refused(*given, "--interval", "middle", spans=False)
+    assert "'middle' is not one of 'posthoc', 'window', 'merge'" in unknown
 
 
 def test_official_ignores_strangers_and_reads_the_ends_of_long_spans(files: Files) -> None:

@@ -130,7 +130,7 @@ def test_export_import_compare_round_trip(clips: Path, tmp_path: Path) -> None:
     times = [part for split in ("val", "train") for part in ("--times", tmp_path / "out" / f"frame2time_{split}.json")]
     arguments = ("import", tmp_path / "back", tmp_path / "out", "--feature", "clip")
     short = store(*arguments, *times)  # the files name 32 frames, these rows have four steps
-    assert short.exit_code == 2 and "4 steps, the times have 32" in short.stderr
+    assert short.exit_code == 2 and "4 steps, but 32 times" in short.stderr
     assert answer(*arguments)["added"] == 2
     again = store(*arguments)
     assert again.exit_code == 0 and "0 of them new" in again.stdout and "times unknown: 2 rows" in again.stdout
@@ -193,7 +193,7 @@ MISTAKES: dict[str, Mistake] = {
     "gc nothing": lambda root: (["gc", root.parent / "gone"], "no store here"),
     "export feature": lambda root: (
         ["export", root, "--to", "nextgqa", "--feature", "dem", "--out", root.parent / "o"],
-        "no feature 'dem' in version 1 (there is: demo)",
+        "no feature 'dem' in version 1 (available: demo)",
     ),
     "export target": lambda root: (
         ["export", root, "--to", "parquet", "--feature", "demo", "--out", root.parent / "o"],
@@ -215,7 +215,7 @@ MISTAKES: dict[str, Mistake] = {
     "import name": lambda root: (["import", root, root / "versions", "--feature", "../f"], "name '../f'"),
     "import manifest": lambda root: (
         ["import", root, root / "store.json", "--feature", "f"],
-        "store.json: not readable as HDF5",
+        "store.json: cannot be read as HDF5",
     ),
     "compare nothing": lambda root: (["compare", root, root.parent / "x", "--feature", "demo"], "x: no such file"),
     "compare feature": lambda root: (

@@ -20,7 +20,7 @@ from settings import SettingsError
 from stores import Store
 from stores.upkeep.verification import verify
 from tests.conftest import ROOT
-from trainers.panels.of_run import open_run
+from trainers.panels import open_run
 
 SMALL = ("--set", "loop.epochs=2", "--set", "loop.threads=1", "--set", "loop.tensorboard=false")
 CRA = (

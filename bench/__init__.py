@@ -1,0 +1,1 @@
+"""Measurements against peers in the same run: ``all.py`` lists them, ``RESULTS.md`` holds their figures."""
