@@ -128,7 +128,7 @@ def fit_dictionary(
 
 def record() -> dict[str, Any]:
     """Return what a fit's bytes depend on besides members and parameters: libraries, BLAS kernels, CPU features."""
-    import scipy  # type: ignore[import-untyped]
+    import scipy
     import sklearn
     from threadpoolctl import threadpool_info
 
