@@ -1,0 +1,1 @@
+"""Command lines: each parses its options, calls one function of the packages, and ends with an exit code."""

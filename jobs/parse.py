@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # the checkout: only the reader is ever installed
 
@@ -25,6 +25,7 @@ from jobs._cli import (
     finish,
     job,
 )
+from parsers.annotations import FORMATS
 from pipeline.parse import ParseRequest, load_parse_config, parse
 
 app = job(None)
@@ -36,8 +37,7 @@ def main(
         str, typer.Argument(help="The annotation file, or a folder that holds it under its official name.")
     ],
     format_: Annotated[
-        Literal["nextgqa", "star", "music_avqa", "table"],
-        typer.Option("--format", help="The format of the file.", show_default=False),
+        str, typer.Option("--format", help=f"The format of the file: {', '.join(FORMATS)}.", show_default=False)
     ],
     split: Annotated[str, typer.Option(help="The split, such as train, val or test.", show_default=False)],
     store: StoreFolder,

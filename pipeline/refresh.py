@@ -11,16 +11,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 import settings
+from parsers.annotations import FORMATS
 from pipeline.cluster import ClusterConfig, ClusterRequest, EncoderConfig, cluster, embed, option_texts
 from pipeline.extract import ExtractRequest, extract, load_config
 from pipeline.parse import ParseConfig, ParseRequest, parse
 from pipeline.shared import ExecutorName, StageRequest, StageResult, Terminal, UsageError
 from settings import Section
+from settings.messages import available, nearest
 from stores import Store
 from stores.describe import DictionaryKind
 from stores.errors import StoreError
@@ -44,7 +46,7 @@ class AnnotationStage(Section):
 
     path: str
     """An annotation file, or a folder that holds it under its official name."""
-    format: Literal["nextgqa", "star", "music_avqa", "table"]
+    format: str
     """Format of the file."""
     split: Annotated[str, Field(min_length=1)]
     """Split of its questions."""
@@ -52,6 +54,13 @@ class AnnotationStage(Section):
     """The dataset's name in the store; the format's if not given."""
     graphs: bool = True
     """Whether to make graphs of its questions."""
+
+    @field_validator("format")
+    @classmethod
+    def _format_is_known(cls, name: str) -> str:
+        if name not in FORMATS:
+            raise ValueError(f"annotations: format {name!r}: unknown; {available(FORMATS)}{nearest(name, FORMATS)}")
+        return name
 
 
 class DictionaryStage(Section):

@@ -52,10 +52,21 @@ class Models:
 
 def compute_rows(context: RunContext, models: Models, units: Sequence[Decoded]) -> Iterator[ComputedRow | UnitFailure]:
     """Run the towers over decoded units; yield one row or one failure per unit and wanted feature."""
+    for decoded in units:
+        yield from _stream_failures(decoded)
     for feature in context.features.values():
         members = {decoded.unit.keys[0]: decoded for decoded in units if feature.name in decoded.features}
         if members:
             yield from _compute_feature(feature, models, members)
+
+
+def _stream_failures(decoded: Decoded) -> Iterator[UnitFailure]:
+    """Yield one failure per reason for the features whose stream could not be delivered."""
+    by_reason: dict[tuple[str, str], list[str]] = {}
+    for name, reason in decoded.failures.items():
+        by_reason.setdefault(reason, []).append(name)
+    for (failure_class, message), names in by_reason.items():
+        yield UnitFailure(decoded.unit, tuple(names), failure_class, message, decoded.source)
 
 
 def _compute_feature(

@@ -6,8 +6,9 @@ import hashlib
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 import fsspec
 import numpy as np
@@ -28,6 +29,7 @@ from pipeline.media import (
     MediaProcess,
     Policy,
     Segments,
+    StreamFailure,
     audio_steps,
 )
 from settings.messages import one_line
@@ -126,11 +128,30 @@ def _decode_file(
         limits=context.limits,
     )
     assembly = _Assembly(list(pictures.values()), sounds)
-    for event in media.decode(request):
-        assembly.take(event)
-    header = assembly.header()
+    _decode_streams(request, media, assembly)
+    features, failures = assembly.features()
     seconds = time.perf_counter() - started
-    return Decoded(unit, source, header.duration_s, assembly.features(), assembly.frames, seconds)
+    return Decoded(unit, source, assembly.duration_s, features, failures, assembly.frames, seconds)
+
+
+def _decode_streams(request: DecodeRequest, media: MediaProcess, assembly: _Assembly) -> None:
+    """Decode pictures and sound in one pass. If the pass dies, the stream that it did not reach is fetched alone."""
+    try:
+        for event in media.decode(request):
+            assembly.take(event)
+    except MediaError as error:
+        if request.audio is None or not request.policies:
+            raise
+        logger.debug("%s: one pass for both streams failed", request.path, exc_info=True)
+        if assembly.has_pictures:
+            assembly.fail("audio", error)
+            return
+        assembly.fail("video", error)
+        try:
+            for event in media.decode(replace(request, policies=())):
+                assembly.take(event)
+        except MediaError as second:
+            assembly.fail("audio", second)
 
 
 class _Assembly:
@@ -143,12 +164,29 @@ class _Assembly:
         self._audio: Audio | None = None
         self._steps: dict[str, Array] = {}
         self._filled: dict[str, Array] = {}
+        self._failed: dict[str, MediaError] = {}
         self.frames = 0
+
+    @property
+    def duration_s(self) -> float:
+        """Length of the video or clip in seconds; 0 if nothing was learnt about it."""
+        return 0.0 if self._header is None else self._header.duration_s
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether every wanted picture came."""
+        return self._header is not None and all(filled.all() for filled in self._filled.values())
+
+    def fail(self, stream: Literal["video", "audio"], error: MediaError) -> None:
+        """Note that a stream cannot be delivered."""
+        self._failed.setdefault(stream, error)
 
     def take(self, event: Event) -> None:
         """Add one event, in the order in which the decoder sends them."""
         if isinstance(event, Header):  # a second one voids what came before it
             self._header = event
+            if "video" in self._failed:
+                return  # of a pass for the sound alone
             for features, samples in zip(self._pictures, event.samples, strict=True):
                 for feature in features:
                     shape = (len(samples.time_s), *feature.extractor.prepared_shape())
@@ -161,32 +199,47 @@ class _Assembly:
                     places = list(slots)
                     self._steps[feature.name][places] = feature.extractor.prepare(event.rgb[None])[0]
                     self._filled[feature.name][places] = True
+        elif isinstance(event, StreamFailure):
+            self.fail(event.stream, MediaError(event.failure_class, event.message))
         else:
             self._audio = event
 
-    def header(self) -> Header:
-        """Return the header that holds; raise ``crash`` if none came."""
+    def features(self) -> tuple[dict[str, PreparedSteps], dict[str, tuple[str, str]]]:
+        """Return feature name to model input, and feature name to (failure class, message) of the others."""
+        prepared: dict[str, PreparedSteps] = {}
+        failures: dict[str, tuple[str, str]] = {}
+        pictures = [(feature, number) for number, features in enumerate(self._pictures) for feature in features]
+        for feature, number in [*pictures, *((feature, None) for feature in self._sounds)]:
+            try:
+                steps = self._sound(feature) if number is None else self._picture(feature, number)
+                prepared[feature.name] = steps
+            except MediaError as error:
+                failures[feature.name] = (error.failure_class, error.message)
+            except ExtractorError as error:
+                logger.debug("%s: not prepared", feature.name, exc_info=True)
+                failures[feature.name] = ("model_error", one_line(error))
+        return prepared, failures
+
+    def _described(self, stream: Literal["video", "audio"]) -> Header:
+        """Return the header; raise ``MediaError`` if the stream failed or nothing came."""
+        if stream in self._failed:
+            raise self._failed[stream]
         if self._header is None:
             raise MediaError("crash", "the decoder ended before it described the file")
         return self._header
 
-    def features(self) -> dict[str, PreparedSteps]:
-        """Return feature name to model input; raise ``MediaError`` if the events are incomplete."""
-        header = self.header()
-        prepared = {}
-        for features, samples in zip(self._pictures, header.samples, strict=True):
-            for feature in features:
-                missing = int((~self._filled[feature.name]).sum())
-                if missing:
-                    raise MediaError("corrupt", f"{missing} wanted frames cannot be decoded")
-                prepared[feature.name] = PreparedSteps(self._steps[feature.name], samples, header.media)
-        for feature in self._sounds:
-            if self._audio is None:
-                raise MediaError("crash", "the decoder ended before the sound")
-            assert isinstance(feature.policy, Segments)  # checked when the feature was made
-            windows, samples = audio_steps(
-                self._audio, feature.policy, header.duration_s, feature.extractor.window_samples
-            )
-            media = {**header.media, "audio": self._audio.record, "audio_state": self._audio.state}
-            prepared[feature.name] = PreparedSteps(feature.extractor.prepare(windows), samples, media)
-        return prepared
+    def _picture(self, feature: Feature, policy: int) -> PreparedSteps:
+        header = self._described("video")
+        missing = int((~self._filled[feature.name]).sum())
+        if missing:
+            raise MediaError("corrupt", f"{missing} wanted frames cannot be decoded")
+        return PreparedSteps(self._steps[feature.name], header.samples[policy], header.media)
+
+    def _sound(self, feature: Feature) -> PreparedSteps:
+        header = self._described("audio")
+        if self._audio is None:
+            raise MediaError("crash", "the decoder ended before the sound")
+        assert isinstance(feature.policy, Segments)  # checked when the feature was made
+        windows, samples = audio_steps(self._audio, feature.policy, header.duration_s, feature.extractor.window_samples)
+        media = {**header.media, "audio": self._audio.record, "audio_state": self._audio.state}
+        return PreparedSteps(feature.extractor.prepare(windows), samples, media)

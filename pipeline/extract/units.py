@@ -68,6 +68,8 @@ class Decoded:
         Length of the video or clip in seconds.
     features
         Feature name to model input.
+    failures
+        Feature name to (failure class, message), for features whose stream cannot be delivered.
     frames
         Number of frames decoded.
     seconds
@@ -78,6 +80,7 @@ class Decoded:
     source: SourceRecord
     duration_s: float
     features: Mapping[str, PreparedSteps]
+    failures: Mapping[str, tuple[str, str]]
     frames: int
     seconds: float
 

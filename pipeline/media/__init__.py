@@ -3,10 +3,10 @@
 A leaf: nothing here imports the rest of Reelstore. The child imports av, numpy and the standard library alone.
 """
 
-from pipeline.media.audio_steps import audio_steps
-from pipeline.media.decode import decode
-from pipeline.media.recipe import recipe
+from pipeline.media.decoding import decode
+from pipeline.media.recipes import recipe
 from pipeline.media.sampling import Policy, Samples, SamplingError, Segments, policy_from_spec
+from pipeline.media.sound_windows import audio_steps
 from pipeline.media.supervisor import MediaProcess
 from pipeline.media.types import (
     FAILURE_CLASSES,
@@ -20,6 +20,7 @@ from pipeline.media.types import (
     Header,
     Limits,
     MediaError,
+    StreamFailure,
 )
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "Samples",
     "SamplingError",
     "Segments",
+    "StreamFailure",
     "audio_steps",
     "decode",
     "policy_from_spec",

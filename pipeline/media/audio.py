@@ -132,7 +132,7 @@ def decode_audio(source: Source, request: AudioRequest, start: Fraction, duratio
             raise MediaError("no_audio", "the file has no audio stream")
         return Audio(canvas.samples, request.rate, (), "absent", {"stream": None})
     if source.audio.codec_context is None:
-        raise MediaError("unsupported_codec", "no decoder for the audio stream")
+        raise MediaError("unsupported_codec", "no decoder for any audio stream")
     failures: list[str] = []
     stretch: _Stretch | None = None
     origin = float(source.zero + start)
@@ -145,6 +145,8 @@ def decode_audio(source: Source, request: AudioRequest, start: Fraction, duratio
                 # What overlaps the sound already laid down is dropped: the earlier samples stay.
                 overlap = max(Fraction(0), stretch.end - begin)
                 mono = mono[min(len(mono), round(overlap * frame.sample_rate)) :]
+                if not len(mono):
+                    raise MediaError("corrupt", f"the timestamps of the sound step back by {float(overlap):.3f} s")
                 begin += overlap
             stretch = _Stretch(begin, frame.sample_rate, request.rate, expected_s=float(begin))
         stretch.take(mono, canvas)

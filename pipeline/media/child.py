@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.media.decode import decode
+from pipeline.media.decoding import decode
 from pipeline.media.types import DecodeRequest, MediaError
 from pipeline.media.wire import send_done, send_event, send_failure
 

@@ -37,6 +37,20 @@ _UNREADABLE = frozenset(
 )
 
 
+FAILURES = (MediaError, TooShort, MemoryError, OSError, av.error.FFmpegError)
+"""Everything that opening, demuxing or decoding a file is known to raise."""
+_SPARE_BYTES = 64 << 20
+
+
+def _has_memory() -> bool:
+    """Return whether this process, which may live under a limit of its own, can still get memory."""
+    try:
+        bytearray(_SPARE_BYTES)
+    except MemoryError:
+        return False
+    return True
+
+
 @contextmanager
 def translate_errors() -> Iterator[None]:
     """Raise ``MediaError`` in place of every error that opening, demuxing or decoding a file is known to raise."""
@@ -44,12 +58,20 @@ def translate_errors() -> Iterator[None]:
         yield
     except MediaError:
         raise
-    except (TooShort, MemoryError, OSError, av.error.FFmpegError) as error:
+    except FAILURES as error:
         raise classify(error) from error
 
 
 def classify(error: BaseException) -> MediaError:
-    """Return the ``MediaError`` for an error; it keeps the words of libav or the system, without the file's name."""
+    """Return the ``MediaError`` for an error; it keeps the words of libav or the system, without the file's name.
+
+    libav says ENOMEM for data that it will not take as well as for memory that it cannot get. It is believed only if
+    this process cannot get any either.
+    """
+    if isinstance(error, MediaError):
+        return error
+    if isinstance(error, av.error.FFmpegError) and isinstance(error, MemoryError) and _has_memory():
+        return MediaError("corrupt", "libav refuses the data (and calls it a lack of memory)")
     failure_class = next((failure_class for cls, failure_class in _CLASSES if isinstance(error, cls)), None)
     if failure_class is None:
         from_system = isinstance(error, OSError) and not isinstance(error, av.error.FFmpegError)

@@ -13,7 +13,7 @@ from pipeline.media import decord_backend, passes, picture, torchcodec_backend
 from pipeline.media.errors import refusal
 from pipeline.media.frame_plan import FramePlan
 from pipeline.media.packets import PacketIndex
-from pipeline.media.recipe import recipe
+from pipeline.media.recipes import recipe
 from pipeline.media.source import Source, describe_source, open_source, pixel_aspect
 from pipeline.media.types import DecodeRequest, Event, Frame, Header
 

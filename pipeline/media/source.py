@@ -40,7 +40,7 @@ class Source:
     video
         FFmpeg's best video stream.
     audio
-        The audio stream that goes with it, or None.
+        The audio stream that goes with it: FFmpeg's choice, or the best one that has a decoder; None without any.
     zero
         Presentation zero in seconds: what is subtracted from a stream's own times.
     """
@@ -74,7 +74,7 @@ def open_source(path: str, limits: Limits) -> Iterator[Source]:
         video = container.streams.best("video")
         if not isinstance(video, VideoStream) or video.disposition & Disposition.attached_pic:
             raise MediaError("no_video", "the file has no video stream")
-        audio = container.streams.best("audio", related=video)
+        audio = _best_audio(container, video)
         _check(path, container, video, limits)
         context = video.codec_context
         context.thread_count = 1
@@ -84,7 +84,7 @@ def open_source(path: str, limits: Limits) -> Iterator[Source]:
         yield Source(
             container=container,
             video=video,
-            audio=audio if isinstance(audio, AudioStream) else None,
+            audio=audio,
             zero=presentation_zero(container),
         )
     finally:
@@ -109,6 +109,28 @@ def presentation_zero(container: InputContainer) -> Fraction:
                 zero = exact
                 break
     return max(zero, Fraction(0))
+
+
+def _best_audio(container: InputContainer, video: VideoStream) -> AudioStream | None:
+    """Choose the audio stream that goes with the video.
+
+    FFmpeg's own choice does not ask for a decoder. If it has none, the next best stream that has one is taken: a
+    default stream before others, then the one of the highest bit rate, then the first.
+    """
+    chosen = container.streams.best("audio", related=video)
+    if not isinstance(chosen, AudioStream):
+        return None
+    decodable = [stream for stream in container.streams.audio if stream.codec_context is not None]
+    if chosen.codec_context is not None or not decodable:
+        return chosen
+    return min(
+        decodable,
+        key=lambda stream: (
+            not stream.disposition & Disposition.default,
+            -(stream.codec_context.bit_rate or 0),
+            stream.index,
+        ),
+    )
 
 
 def rewind(source: Source) -> bool:

@@ -70,7 +70,7 @@ class MediaProcess:
         return None if self._child is None else self._child.process.pid
 
     def decode(self, request: DecodeRequest) -> Iterator[Event]:
-        """Decode as ``pipeline.media.decode.decode`` does, in the child.
+        """Decode as ``pipeline.media.decoding.decode`` does, in the child.
 
         Leaving the iterator early, or calling again before it has ended, costs the child: the next call starts another.
 

@@ -203,4 +203,21 @@ class Audio:
     record: dict[str, Any]
 
 
-Event = Header | Frame | Audio
+@dataclass(frozen=True, slots=True)
+class StreamFailure:
+    """One of the two streams cannot be delivered; what the other one gives stands.
+
+    Attributes
+    ----------
+    stream
+        ``video`` or ``audio``.
+    failure_class, message
+        As those of ``MediaError``.
+    """
+
+    stream: Literal["video", "audio"]
+    failure_class: FailureClass
+    message: str
+
+
+Event = Header | Frame | Audio | StreamFailure

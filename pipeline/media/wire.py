@@ -16,11 +16,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.media.sampling import Samples
-from pipeline.media.types import FAILURE_CLASSES, Audio, DecodeRequest, Event, FailureClass, Frame, Header, MediaError
+from pipeline.media.types import (
+    FAILURE_CLASSES,
+    Audio,
+    DecodeRequest,
+    Event,
+    FailureClass,
+    Frame,
+    Header,
+    MediaError,
+    StreamFailure,
+)
 
 PREFIX = struct.Struct("<cIQ")
 MAX_JSON = 256 * 2**20  # far above the samples of any real request; bounds what a hostile child can claim
-HEADER, FRAME, AUDIO, DONE, FAILURE = b"H", b"F", b"A", b"D", b"E"
+HEADER, FRAME, AUDIO, STREAM_FAILURE, DONE, FAILURE = b"H", b"F", b"A", b"S", b"D", b"E"
 
 Writer = Callable[[bytes | memoryview], None]
 """Writes all of its bytes, in order."""
@@ -39,6 +49,9 @@ def send_event(write: Writer, event: Event) -> None:
     elif isinstance(event, Frame):
         fields = {"shape": event.rgb.shape, "time_s": event.time_s, "uses": event.uses}
         _send(write, FRAME, fields, np.ascontiguousarray(event.rgb).data.cast("B"))
+    elif isinstance(event, StreamFailure):
+        fields = {"stream": event.stream, "failure_class": event.failure_class, "message": event.message}
+        _send(write, STREAM_FAILURE, fields)
     else:
         fields = {
             "rate": event.rate,
@@ -102,6 +115,10 @@ def _event(tag: bytes, fields: dict[str, Any], payload: NDArray[np.uint8]) -> Ev
     if tag == AUDIO:
         segments = tuple((int(start), int(end)) for start, end in fields["segments"])
         return Audio(payload.view(np.float32), int(fields["rate"]), segments, fields["state"], fields["record"])
+    if tag == STREAM_FAILURE:
+        if fields["stream"] not in ("video", "audio"):
+            raise ProtocolError(f"unknown stream {fields['stream']!r}")
+        return StreamFailure(fields["stream"], _failure_class(fields["failure_class"]), str(fields["message"]))
     raise ProtocolError(f"unknown message {tag!r}")
 
 

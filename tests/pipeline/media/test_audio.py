@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from examples.clips import SAMPLE_RATE, shapes_of, waveform, write_clip
-from pipeline.media.decode import decode
+from pipeline.media.decoding import decode
 from pipeline.media.types import Audio, AudioRequest, DecodeRequest
 from tests._helpers.media import media
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from examples.clips import write_clip
-from pipeline.media.decode import decode
+from pipeline.media.decoding import decode
 from pipeline.media.types import PERMANENT, AudioRequest, DecodeRequest, Frame, Limits, MediaError
 
 POLICIES = ({"policy": "uniform", "n": 4},)

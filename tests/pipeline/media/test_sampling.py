@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.media.decode import decode
+from pipeline.media.decoding import decode
 from pipeline.media.sampling import (
     Fps,
     MusicAvqa60,

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from examples.clips import write_clip
-from pipeline.media.decode import decode
+from pipeline.media.decoding import decode
 from pipeline.media.supervisor import ROOT, MediaProcess
 from pipeline.media.types import Audio, AudioRequest, DecodeRequest, Frame, Header, MediaError
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from pipeline.extract.features import ready_features
-from pipeline.media.audio_steps import audio_steps
 from pipeline.media.sampling import Segments
+from pipeline.media.sound_windows import audio_steps
 from pipeline.media.types import Audio, MediaError
 from pipeline.shared.errors import ConfigError
 from stores import Store

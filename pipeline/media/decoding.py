@@ -16,12 +16,13 @@ from av.video.reformatter import VideoReformatter
 
 from pipeline.media import foreign, passes, picture
 from pipeline.media.audio import decode_audio
-from pipeline.media.errors import translate_errors
+from pipeline.media.errors import FAILURES as _FAILURES
+from pipeline.media.errors import classify, translate_errors
 from pipeline.media.frame_plan import FramePlan, plan_frames
 from pipeline.media.packets import PacketIndex, read_index
-from pipeline.media.recipe import recipe
+from pipeline.media.recipes import recipe
 from pipeline.media.source import Source, describe_source, open_source, pixel_aspect, rewind
-from pipeline.media.types import DecodeRequest, Event, Frame, Header, MediaError
+from pipeline.media.types import DecodeRequest, Event, Frame, Header, MediaError, StreamFailure
 
 _Pass = Literal["skip", "plain", "recount"]
 """How a pass goes through the stream: skipping what nobody needs; in order, as predicted; in order, as displayed."""
@@ -35,12 +36,13 @@ def decode(request: DecodeRequest) -> Iterator[Event]:
     Event
         A ``Header``, then each wanted ``Frame`` once in ascending time, then ``Audio`` if it is wanted. If the decoder
         shows other frames than promised after the first one came, another ``Header`` voids what was sent and
-        everything comes again.
+        everything comes again. If pictures and sound are both wanted, a failure of one of them is a ``StreamFailure``
+        in its place, and the other comes all the same.
 
     Raises
     ------
     MediaError
-        For every failure of the file, at whatever event it shows.
+        For every failure of the file, at whatever event it shows, and for a failure of the only stream that is wanted.
     """
     if request.backend == "pyav":
         decode_pictures = _decode_pictures
@@ -53,14 +55,29 @@ def decode(request: DecodeRequest) -> Iterator[Event]:
         with open_source(request.path, request.limits) as source:
             index = read_index(source, request.path)
             predicted = plan_frames(request, source, index.displayed(), index) if index.timed else None
-            for event in decode_pictures(request, source, index, predicted):
-                if isinstance(event, Header):
-                    header = event
-                yield event
-        if request.audio is not None:
-            assert header is not None  # every pass sends one, also without a wanted frame
+            try:
+                for event in decode_pictures(request, source, index, predicted):
+                    if isinstance(event, Header):
+                        header = event
+                    yield event
+            except _FAILURES as error:
+                if request.audio is None or predicted is None or not request.policies:
+                    raise
+                failure = classify(error)
+                header = Header(describe_source(source), predicted.duration_s, predicted.samples)
+                yield header
+                yield StreamFailure("video", failure.failure_class, failure.message)
+        if request.audio is None:
+            return
+        assert header is not None  # every pass sends one, also without a wanted frame
+        try:
             with open_source(request.path, request.limits) as source:
                 yield decode_audio(source, request.audio, Fraction(request.start_s or 0.0), header.duration_s)
+        except _FAILURES as error:
+            if not request.policies:
+                raise
+            failure = classify(error)
+            yield StreamFailure("audio", failure.failure_class, failure.message)
 
 
 def _decode_pictures(

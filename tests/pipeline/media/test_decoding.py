@@ -15,10 +15,10 @@ import torch
 from examples.clips import write_clip
 from pipeline.extract.preflight import check_backend
 from pipeline.media import packets, passes
-from pipeline.media.decode import decode
+from pipeline.media.decoding import decode
 from pipeline.media.frame_plan import FramePlan
 from pipeline.media.packets import PacketIndex
-from pipeline.media.recipe import recipe
+from pipeline.media.recipes import recipe
 from pipeline.media.source import Source
 from pipeline.media.torchcodec_backend import why_unavailable
 from pipeline.media.types import AudioRequest, DecodeRequest, Event, Frame, Header, MediaError
