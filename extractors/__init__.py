@@ -1,7 +1,7 @@
-"""Extractors: frames or a waveform in, one float32 array per time step out.
+"""Extractors: frames or sound in, one float32 array per time step out.
 
-Importing this package, building an extractor, its `spec()` and its `prepare()` import neither torch nor
-open_clip nor timm: planning and decoding never pay for them. Only `load()` does.
+Importing this package, building an extractor, and calling its ``spec()`` and ``prepare()`` import neither torch nor
+open_clip nor timm, so that planning and decoding never pay for them. Only ``load()`` does.
 """
 
 from extractors.base import Extractor, ExtractorError, Model, ModelOutputError, OutputSpec, WeightsError

@@ -1,17 +1,20 @@
-"""The contract every extractor keeps: a frozen description that loads into a model.
+"""The contract that every extractor keeps: a frozen description that loads into a model.
 
-An `Extractor` is a pydantic model of its options. It is cheap to build, to pickle and to ask for its `spec()`;
-it prepares frames on the CPU. `load()` returns the `Model`, the only object that holds weights and a device.
+An ``Extractor`` is a pydantic model of its options. It is cheap to build, to pickle and to ask for its ``spec()``, and
+it prepares frames on the CPU. ``load()`` returns the ``Model``, the only object that holds weights and a device.
 
-A new backbone is one file: subclass `Extractor` (options, `spec`, `output`, `prepared_shape`, `prepare`, `load`)
-and `Model` (`forward`, `numerics`), then name it `package.module:Class` in the configuration.
-`extractors/rgb_grid.py` is the shortest complete example.
+A new backbone is one file: subclass ``Extractor`` (options, ``spec``, ``output``, ``prepared_shape``, ``prepare``,
+``load``) and ``Model`` (``forward``, ``numerics``), then name it ``package.module:Class`` in the configuration.
+``extractors/rgb_grid.py`` is the shortest complete example, and ``extractors.testing.check_extractor`` checks that a
+new extractor keeps the contract.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias
@@ -24,20 +27,20 @@ Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | Non
 
 
 class ExtractorError(Exception):
-    """An extractor cannot do what is asked of it. The message is one line."""
+    """Raised when an extractor cannot do what it was asked to do. The message is one line."""
 
 
 class WeightsError(ExtractorError):
-    """Weights are missing, are not the ones pinned, or do not fit the model."""
+    """Raised when weights are missing, are not the pinned ones, or do not fit the model."""
 
 
 class ModelOutputError(ExtractorError):
-    """A model returned something that cannot be stored.
+    """Raised when a model returns something that cannot be stored.
 
     Attributes
     ----------
-    keys:
-        The keys of the rows concerned; empty when the whole batch is wrong (a shape, a dtype).
+    keys
+        Keys of the rows concerned; empty if the whole batch is wrong (a shape, a dtype).
     """
 
     def __init__(self, message: str, keys: Sequence[str] = ()) -> None:
@@ -47,16 +50,16 @@ class ModelOutputError(ExtractorError):
 
 @dataclass(frozen=True, slots=True)
 class OutputSpec:
-    """What one time step becomes.
+    """Shape, units and dtype of one time step of a feature.
 
     Attributes
     ----------
-    step_shape:
-        Shape of one step, e.g. `(768,)` or `(257, 1024)`.
-    units:
-        What the numbers are, for the reader of a store.
-    dtype:
-        Always `float32`: the stored dtype is the pipeline's choice.
+    step_shape
+        Shape of one step, for example ``(768,)`` or ``(257, 1024)``.
+    units
+        What the numbers are, for readers of a store.
+    dtype
+        Always ``float32``; the pipeline chooses the stored dtype.
     """
 
     step_shape: tuple[int, ...]
@@ -66,17 +69,21 @@ class OutputSpec:
 
 @dataclass(frozen=True, slots=True)
 class FetchedWeights:
-    """One file that `fetch` wrote, as `weights.json` lists it.
+    """One file that ``fetch`` wrote, as ``weights.json`` lists it.
 
     Attributes
     ----------
-    file:
+    file
         File name inside the directory.
-    sha256:
+    sha256
         Digest of that file, hexadecimal.
-    extractor, model, tag:
-        What the file holds.
-    source_sha256:
+    extractor
+        Name of the extractor that uses the file.
+    model
+        Model whose weights the file holds.
+    tag
+        Hub tag that was downloaded.
+    source_sha256
         Digest of the file that the hub sent.
     """
 
@@ -88,8 +95,30 @@ class FetchedWeights:
     source_sha256: str
 
 
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """How a network runs.
+
+    Attributes
+    ----------
+    device
+        A torch device.
+    compute_dtype
+        ``float32``, or the dtype of autocast.
+    threads
+        CPU threads; None keeps torch's own number.
+    compile
+        Run the network through ``torch.compile``, for the one batch shape that it is given.
+    """
+
+    device: str
+    compute_dtype: str = "float32"
+    threads: int | None = None
+    compile: bool = False
+
+
 class Model(ABC):
-    """A loaded network on one device. Not picklable, not shared between threads."""
+    """A loaded network on one device. It cannot be pickled and is not shared between threads."""
 
     output: OutputSpec
 
@@ -99,69 +128,94 @@ class Model(ABC):
 
         Parameters
         ----------
-        batch:
-            `[M, *prepared_shape]` of the prepared dtype; valid only during the call.
+        batch
+            ``[M, *prepared_shape]`` of the prepared dtype; valid only during the call.
 
         Returns
         -------
-        `[M, *step_shape] float32`; step m belongs to input m.
+        features
+            ``[M, *step_shape] float32``; step m belongs to input m.
         """
 
     def submit(self, batch: NDArray[Any]) -> Callable[[], NDArray[np.float32]]:
-        """Start one forward; call what is returned, once, for its result.
+        """Start one forward pass and return a function that waits for its result; call that function once.
 
-        `batch` may be overwritten as soon as this returns. Results are asked for in the order of submission. Models
-        of an asynchronous device override this; here the forward is done at once.
+        ``batch`` may be overwritten as soon as this returns. Results are requested in the order of submission. Models
+        on an asynchronous device override this method; here the forward pass is done at once.
         """
         values = self.forward(batch)
         return lambda: values
 
     def reference(self, batch: NDArray[Any]) -> NDArray[np.float32] | None:
-        """What `forward` would give in float32, for any number of steps; None where it computes in float32 anyway."""
+        """Return what ``forward`` would give in float32, for any number of steps; None if it computes in float32."""
         return None
 
     @abstractmethod
     def numerics(self) -> dict[str, Json]:
-        """Everything but the recipe that can move the last bits: device, dtype, threads, library versions."""
+        """Return all that can move the last bits beside the spec: device, dtype, threads, library versions."""
 
 
-class Extractor(BaseModel, ABC):
-    """Options of one extractor, validated and frozen.
+class Description(BaseModel, ABC):
+    """Options of an extractor or a text encoder: validated, frozen, cheap to build and to pickle.
 
-    Class attributes
-    ----------------
-    name:
-        The name in configurations and specs.
-    version:
-        Raised whenever this code changes the numbers it produces; part of the spec.
-    input:
-        `frames` (`uint8 [N,H,W,3]` RGB) or `audio` (`float32 [N, window_samples]` mono, nominally -1..1).
-    prepared_dtype:
-        dtype of what `prepare` returns.
-    rate, window_samples:
-        For audio extractors: samples per second of the waveform, and samples of the window of one step.
+    Attributes
+    ----------
+    name
+        Name in configurations and specs.
+    version
+        Raised whenever a change of the code changes the numbers that it produces; part of the spec.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: ClassVar[str]
     version: ClassVar[int]
+
+    @abstractmethod
+    def spec(self) -> dict[str, Json]:
+        """Return all that defines the numbers that the network computes, the identity of the weights included.
+
+        Equal specs promise equal numbers on equal numerics.
+
+        Raises
+        ------
+        WeightsError
+            If a weights file cannot be read or is not the pinned one.
+        """
+
+    @property
+    def random_weights(self) -> bool:
+        """True if the network is not trained, so that logs, cards and readers warn."""
+        return False
+
+
+class Extractor(Description):
+    """Options of one extractor.
+
+    Attributes
+    ----------
+    input
+        ``frames`` (``uint8 [N,H,W,3]`` RGB) or ``audio`` (``float32 [N, window_samples]`` mono, nominally -1..1).
+    prepared_dtype
+        dtype of what ``prepare`` returns.
+    rate
+        For audio: samples per second of the waveform.
+    window_samples
+        For audio: samples in the window of one step.
+    """
+
     input: ClassVar[Literal["frames", "audio"]] = "frames"
     prepared_dtype: ClassVar[str] = "uint8"
     rate: ClassVar[int] = 16_000
     window_samples: ClassVar[int] = 16_000
 
     @abstractmethod
-    def spec(self) -> dict[str, Json]:
-        """The model part of the recipe: equal specs promise equal numbers on equal numerics."""
-
-    @abstractmethod
     def output(self) -> OutputSpec:
-        """Shape, dtype and units of one step."""
+        """Return the shape, dtype and units of one step."""
 
     @abstractmethod
     def prepared_shape(self) -> tuple[int, ...]:
-        """Shape of one prepared step, e.g. `(224, 224, 3)`."""
+        """Return the shape of one prepared step, for example ``(224, 224, 3)``."""
 
     @abstractmethod
     def prepare(self, frames: NDArray[Any]) -> NDArray[Any]:
@@ -169,17 +223,18 @@ class Extractor(BaseModel, ABC):
 
         Parameters
         ----------
-        frames:
-            `uint8 [N,H,W,3]` RGB frames, or `float32 [N, window_samples]` windows for audio extractors.
+        frames
+            RGB frames ``uint8 [N,H,W,3]``, or windows ``float32 [N, window_samples]`` for audio extractors.
 
         Returns
         -------
-        `[N, *prepared_shape()]` of `prepared_dtype`.
+        prepared
+            ``[N, *prepared_shape()]`` of ``prepared_dtype``; step n depends on frame n only.
 
         Raises
         ------
-        ExtractorError:
-            The input has another shape or dtype.
+        ExtractorError
+            If the input has another shape or dtype.
         """
 
     @abstractmethod
@@ -188,52 +243,53 @@ class Extractor(BaseModel, ABC):
 
         Parameters
         ----------
-        device:
-            A torch device, `cpu`, `cuda` or `cuda:1`.
-        threads:
+        device
+            A torch device: ``cpu``, ``cuda`` or ``cuda:1``.
+        threads
             CPU threads of the network; None keeps the library's own number.
 
         Raises
         ------
-        WeightsError:
-            The weights cannot be had or do not fit.
+        WeightsError
+            If the weights cannot be obtained or do not fit.
         """
 
-    @property
-    def random_weights(self) -> bool:
-        """True if the network is not trained: logs, cards and readers warn."""
-        return False
-
     def fetch(self, directory: Path) -> FetchedWeights | None:
-        """Download hub weights into `directory` as safetensors; None when there is nothing to fetch.
+        """Download hub weights into ``directory`` as safetensors; return None if there is nothing to fetch.
 
         Raises
         ------
-        WeightsError:
-            The hub cannot be reached or the file does not fit.
+        WeightsError
+            If the hub cannot be reached or the file does not fit.
         """
         return None
 
     def verify(self, directory: Path) -> FetchedWeights | None:
-        """Check the digest of what `fetch` left in `directory` and load it strictly; None when nothing is needed.
+        """Check and strictly load what ``fetch`` left in ``directory``; return None if nothing is needed.
 
         Raises
         ------
-        WeightsError:
-            The file is missing, has other bytes or does not fit.
+        WeightsError
+            If the file is missing, has other bytes or does not fit.
         """
         return None
 
 
+def spec_digest(spec: Mapping[str, Json]) -> str:
+    """Return the sha256 of a spec's canonical JSON, hexadecimal, as stores compute it."""
+    text = json.dumps(spec, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def check_frames(frames: NDArray[Any]) -> None:
-    """Raise ExtractorError unless `frames` is `uint8 [N,H,W,3]` with at least one pixel."""
+    """Raise ExtractorError unless ``frames`` is ``uint8 [N,H,W,3]`` with at least one pixel."""
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or 0 in frames.shape[1:3]:
         shape = list(frames.shape)
         raise ExtractorError(f"expected RGB frames uint8 [N,H,W,3], got {frames.dtype} {shape}")
 
 
 def check_windows(windows: NDArray[Any], samples: int) -> None:
-    """Raise ExtractorError unless `windows` is `float32 [N, samples]`."""
+    """Raise ExtractorError unless ``windows`` is ``float32 [N, samples]``."""
     if windows.dtype != np.float32 or windows.ndim != 2 or windows.shape[1] != samples:
         shape = list(windows.shape)
         raise ExtractorError(f"expected audio windows float32 [N,{samples}], got {windows.dtype} {shape}")

@@ -1,13 +1,14 @@
 """Reference numerics: one fixed micro-batch shape, whatever rows arrive together.
 
 Matrix libraries choose their kernels by shape, so a frame computed in a batch of 7 differs in its last bits from the
-same frame in a batch of 32. Every forward here therefore has exactly `micro_batch` steps; the last one is padded.
+same frame in a batch of 32. Every forward pass here therefore has exactly ``micro_batch`` steps; the last batch is
+padded.
 
 Fixing the shape is not always enough: with two threads and a batch of five, the library cuts the batch in the middle
 of a frame, and that frame comes out 1e-6 apart from the others. The values of a row are hence *defined* as those of
 aligned batches: each row starts a batch of its own and pads with its own last step, so that nothing else can reach
 it. Filling batches across rows is an optimisation, used only after a probe has shown that it cannot be seen: one
-noise frame repeated `micro_batch` times must come out bitwise equal at every position.
+noise frame repeated ``micro_batch`` times must come out bitwise equal at every position.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate mem
 
 @dataclass(frozen=True, slots=True)
 class _Segment:
-    """Steps `start:stop` of row `row`, named `key`, at position `at` of a micro-batch."""
+    """Steps ``start:stop`` of row number ``row``, whose key is ``key``, at position ``at`` of a micro-batch."""
 
     key: str
     row: int
@@ -39,21 +40,26 @@ class _Segment:
     at: int
 
 
-# What is in a batch that the model was given, and the function that waits for its features.
-_Waiting = tuple[list[_Segment], Callable[[], NDArray[np.float32]]]
+# What a submitted batch holds, and the function that waits for its features.
+_Submitted = tuple[list[_Segment], Callable[[], NDArray[np.float32]]]
 
 
 class MicroBatcher:
-    """Runs rows of any length through a model in micro-batches of one fixed shape.
+    """Run rows of any length through a model, in micro-batches of one fixed shape.
 
     A row's values depend neither on the rows beside it, nor on their order, nor on how they are split over calls.
 
     Parameters
     ----------
-    model:
+    model
         A loaded model.
-    micro_batch:
-        Steps per forward; halved (and kept halved) when memory runs out.
+    micro_batch
+        Steps per forward pass; halved, and kept halved, when memory runs out.
+
+    Raises
+    ------
+    ExtractorError
+        If ``micro_batch`` is below 1.
     """
 
     def __init__(self, model: Model, micro_batch: int) -> None:
@@ -65,36 +71,37 @@ class MicroBatcher:
 
     @property
     def micro_batch(self) -> int:
-        """Steps per forward now."""
+        """Steps per forward pass, as it is now."""
         return self._micro_batch
 
     def numerics(self) -> dict[str, Json]:
-        """The numerics under which every row of the last `run` was computed, `micro_batch` included."""
+        """Return the numerics under which every row of the last ``run`` was computed, ``micro_batch`` included."""
         return {**self._model.numerics(), "micro_batch": self._micro_batch}
 
     def run(self, rows: Sequence[Row]) -> list[Features]:
         """Compute the features of some rows.
 
-        All rows of one call share one numerics, `numerics()` right after it: when memory runs out in the middle, the
-        micro-batch is halved and the whole call starts again.
+        All rows of one call share the numerics that ``numerics()`` returns right after it: if memory runs out in the
+        middle, the micro-batch is halved and the whole call starts again.
 
         Parameters
         ----------
-        rows:
-            `(key, [T_i, *prepared_shape])`; keys are unique within the call, shapes differ in T only.
+        rows
+            ``(key, [T_i, *prepared_shape])``; keys are unique within the call, shapes differ in T only.
 
         Returns
         -------
-        `(key, [T_i, *step_shape] float32)` in the order of `rows`.
+        features
+            ``(key, [T_i, *step_shape] float32)`` in the order of ``rows``.
 
         Raises
         ------
-        ModelOutputError:
-            The model returned another shape or dtype, or values that are not finite; names the keys.
-        ExtractorError:
-            Duplicate keys or mixed shapes.
-        MemoryError, RuntimeError:
-            Memory ran out with a micro-batch of one step.
+        ModelOutputError
+            If the model returns another shape or dtype, or values that are not finite; it holds the rows' keys.
+        ExtractorError
+            If keys are repeated or prepared shapes differ.
+        MemoryError, RuntimeError
+            If memory runs out with a micro-batch of one step.
         """
         self._check(rows)
         while True:
@@ -106,9 +113,9 @@ class MicroBatcher:
                 self._micro_batch //= 2
 
     def reference(self, steps: NDArray[Any]) -> NDArray[np.float32] | None:
-        """`[N, *prepared_shape]` in float32, `[N, *step_shape]`, whatever the model computes in.
+        """Compute ``[N, *prepared_shape]`` steps in float32, whatever the model computes in: ``[N, *step_shape]``.
 
-        None where the model computes in float32 anyway, or where memory runs out.
+        Returns None if the model computes in float32 anyway, or if memory runs out.
         """
         try:
             return self._model.reference(steps)
@@ -122,9 +129,9 @@ class MicroBatcher:
         twice = [key for key, count in counts.items() if count > 1]
         if twice:
             raise ExtractorError(f"row {twice[0]!r} appears {counts[twice[0]]} times in one batch")
-        kinds = {(steps.shape[1:], steps.dtype) for _, steps in rows}
-        if len(kinds) > 1:
-            listed = ", ".join(f"{dtype} {list(shape)}" for shape, dtype in sorted(kinds, key=str))
+        shapes = {(steps.shape[1:], steps.dtype) for _, steps in rows}
+        if len(shapes) > 1:
+            listed = ", ".join(f"{dtype} {list(shape)}" for shape, dtype in sorted(shapes, key=str))
             raise ExtractorError(f"rows of different prepared shapes in one batch: {listed}")
 
     def _run(self, rows: Sequence[Row]) -> list[Features]:
@@ -135,7 +142,7 @@ class MicroBatcher:
         sample = rows[0][1]
         batch = np.empty((self._micro_batch, *sample.shape[1:]), sample.dtype)
         written = [0] * len(rows)
-        waiting: _Waiting | None = None
+        previous: _Submitted | None = None
         for segments in self._plan(rows, batch):
             used = segments[-1].at + segments[-1].stop - segments[-1].start
             for segment in segments:
@@ -144,23 +151,23 @@ class MicroBatcher:
             batch[used:] = batch[used - 1]
             # The device computes one batch while the one before it is copied out and the next one is put together.
             submitted = (segments, self._model.submit(batch))
-            if waiting is not None:
-                self._collect(waiting, results, written)
-            waiting = submitted
-        if waiting is not None:
-            self._collect(waiting, results, written)
+            if previous is not None:
+                self._collect(previous, results, written)
+            previous = submitted
+        if previous is not None:
+            self._collect(previous, results, written)
         for (key, steps), (result_key, _), count in zip(rows, results, written, strict=True):
             if key != result_key or count != len(steps):
-                raise ModelOutputError(f"{key!r}: {count} of {len(steps)} steps computed", [key])
+                raise ModelOutputError(f"{key!r}: {count} of {len(steps)} steps were computed", [key])
         for key, values in results:
             if not np.isfinite(values).all():
                 raise ModelOutputError(f"{key!r}: the model returned values that are not finite", [key])
         return results
 
-    def _collect(self, waiting: _Waiting, results: list[Features], written: list[int]) -> None:
+    def _collect(self, submitted: _Submitted, results: list[Features], written: list[int]) -> None:
         """Wait for one batch and copy its steps to where they belong."""
-        segments, result = waiting
-        features = self._checked(result(), [segment.key for segment in segments])
+        segments, wait = submitted
+        features = self._checked(wait(), [segment.key for segment in segments])
         for segment in segments:
             key, values = results[segment.row]
             if key != segment.key or written[segment.row] != segment.start:
@@ -171,12 +178,12 @@ class MicroBatcher:
     def _checked(self, features: NDArray[np.float32], keys: list[str]) -> NDArray[np.float32]:
         expected = (self._micro_batch, *self._model.output.step_shape)
         if features.shape != expected or features.dtype != np.float32:
-            got = f"{features.dtype} {list(features.shape)}"
-            raise ModelOutputError(f"the model returned {got} instead of float32 {list(expected)}", keys)
+            returned = f"{features.dtype} {list(features.shape)}"
+            raise ModelOutputError(f"the model returned {returned} instead of float32 {list(expected)}", keys)
         return features
 
     def _plan(self, rows: Sequence[Row], batch: NDArray[Any]) -> Iterator[list[_Segment]]:
-        """Cut rows into micro-batches: the segments of each, in order of position."""
+        """Cut rows into micro-batches and yield the segments of each, in order of position."""
         size = self._micro_batch
         packed = any(len(steps) % size for _, steps in rows) and self._is_position_independent(batch)
         pending: list[_Segment] = []
@@ -195,19 +202,17 @@ class MicroBatcher:
             yield pending
 
     def _is_position_independent(self, batch: NDArray[Any]) -> bool:
-        """Probe the model once per micro-batch size: does a step's place in the batch reach its value?"""
-        known = self._position_independent.get(self._micro_batch)
-        if known is None:
-            step = _noise(batch.shape[1:], batch.dtype)
-            batch[:] = step
+        """Tell whether a step's place in the batch never reaches its value; probed once per micro-batch size."""
+        if self._micro_batch not in self._position_independent:
+            batch[:] = _noise(batch.shape[1:], batch.dtype)
             values = self._checked(self._model.forward(batch), [])
-            known = bool((values.view(np.uint32) == values[:1].view(np.uint32)).all())
-            self._position_independent[self._micro_batch] = known
-        return known
+            equal = (values.view(np.uint32) == values[:1].view(np.uint32)).all()
+            self._position_independent[self._micro_batch] = bool(equal)
+        return self._position_independent[self._micro_batch]
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """True for MemoryError, torch's OutOfMemoryError and the RuntimeErrors by which libraries say the same."""
+    """Recognise MemoryError, torch's OutOfMemoryError, and the RuntimeErrors that libraries raise for the same."""
     if isinstance(error, MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _OUT_OF_MEMORY)

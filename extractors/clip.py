@@ -1,41 +1,48 @@
-"""`clip`: the image tower of any open_clip model.
+"""``clip``: the image tower of any open_clip model.
 
 Tokens
 ------
 cls
-    The pooled, projected embedding, `[embed_dim]`, not normalised: what open_clip's and OpenAI's `encode_image` return
-    (768 numbers for ViT-L/14).
+    The pooled, projected embedding, ``[embed_dim]``, not normalised: what ``encode_image`` of open_clip and OpenAI
+    returns (768 numbers for ViT-L/14).
 patch
-    Every token of the last block after the final norm (`ln_post`), `[1 + grid², width]`: row 0 is the class token, row
-    `1 + y·grid + x` the patch at row y, column x.
+    Every token of the last block after the final norm (``ln_post``), ``[1 + grid², width]``: row 0 is the class token,
+    row ``1 + y·grid + x`` is the patch at row y and column x.
 patch_projected
-    The same tokens times the projection, `[1 + grid², embed_dim]`: row 0 is what `cls` gives. This is the layout of
-    PSTP-Net's files (`[T, 50, 512]` for ViT-B/32).
+    The same tokens times the projection, ``[1 + grid², embed_dim]``: row 0 is what ``cls`` gives. This is the layout of
+    PSTP-Net's files (``[T, 50, 512]`` for ViT-B/32).
 
-Token outputs exist for open_clip's own vision transformers with a class token. OpenAI trained `ln_post` and the
+Token outputs exist for open_clip's own vision transformers with a class token. OpenAI trained ``ln_post`` and the
 projection on the class token only; on patches they are used as the published feature extractors use them.
 
 Activation
 ----------
-QuickGELU or GELU follows the weights: a tag's entry in open_clip's table, the header of a file written by `fetch`,
-the digest of a file that OpenAI released, and only for other files (and random weights) the model's name. To give a
-file of other origin the numbers of its tag, name the tag's activation: `activation=quick_gelu`.
+The weights decide between QuickGELU and GELU: by a tag's entry in open_clip's table, by the header of a file that
+``fetch`` wrote, by the digest of a file that OpenAI released, and only for other files (and random weights) by the
+model's name. If a file of other origin is to give the numbers of its tag, name the tag's activation:
+``activation=quick_gelu``.
+
+The paper, the origin of the weights and their licences are in ``extractors/clip_tower.py``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 
 from extractors import clip_models
-from extractors.base import ExtractorError, Json, OutputSpec
+from extractors.base import ExtractorError, Json, Model, OutputSpec
 from extractors.preprocess import Crop, Interpolation, Preprocessing, Rgb
 from extractors.trained import Trained
 from extractors.weights import HubTag, WeightsFile, identity, parse
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Activation = Literal["gelu", "quick_gelu", "native"]
 
@@ -47,34 +54,25 @@ _UNITS = {
 
 
 class Clip(Trained):
-    """Options of the `clip` extractor.
+    """Options of the ``clip`` extractor, beside those of ``Trained``.
 
     Attributes
     ----------
-    model:
-        An open_clip model name; OpenAI's slash (`ViT-L/14`) is understood.
-    weights:
-        A hub tag, a `.safetensors` or torch file, or `random:<seed>`.
-    sha256:
-        Digest that the weights file must have.
-    tokens:
-        `cls`, `patch` or `patch_projected`, see the module.
-    crop, interpolation, mean, std:
-        Preprocessing; None is the weights' own (for CLIP: centre crop, bicubic, OpenAI's statistics).
-    image_size:
+    model
+        An open_clip model name; OpenAI's slash (``ViT-L/14``) is understood.
+    tokens
+        ``cls``, ``patch`` or ``patch_projected``; see the module.
+    crop, interpolation, mean, std
+        Preprocessing; None takes what belongs to the weights (for CLIP: centre crop, bicubic, OpenAI's statistics).
+    image_size
         Pixels; None is the model's own. Another size interpolates the position embedding, as open_clip does.
-    activation:
-        `auto` follows the weights.
-    compute_dtype:
-        float16 and bfloat16 run under autocast: layer norms and softmax stay in float32.
-    compile:
-        Run through `torch.compile`; in the numerics, not in the spec.
+    activation
+        ``auto`` follows the weights.
     """
 
     name: ClassVar[str] = "clip"
     version: ClassVar[int] = 1
     input: ClassVar[Literal["frames", "audio"]] = "frames"
-    tower_module: ClassVar[str] = "extractors.clip_tower"
 
     model: str = "ViT-L-14"
     weights: str = "openai"
@@ -82,8 +80,6 @@ class Clip(Trained):
     crop: Crop | None = None
     image_size: int | None = Field(default=None, ge=1, le=2048)
     activation: Literal["auto", "gelu", "quick_gelu"] = "auto"
-    compute_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
-    compile: bool = False
     interpolation: Interpolation | None = None
     mean: Rgb | None = None
     std: Rgb | None = None
@@ -98,18 +94,18 @@ class Clip(Trained):
     @field_validator("weights")
     @classmethod
     def _canonical_weights(cls, value: str) -> str:
-        parsed = parse(value)
-        if isinstance(parsed, HubTag):
-            return clip_models.clean_tag(parsed.tag)
-        return str(parsed.path) if isinstance(parsed, WeightsFile) else value
+        source = parse(value)
+        if isinstance(source, HubTag):
+            return clip_models.clean_tag(source.tag)
+        return str(source.path) if isinstance(source, WeightsFile) else value
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         tower = self.tower
         if self.tokens != "cls" and not tower.patch_tokens:
-            raise ExtractorError(f"{self.model} has no class-token transformer: only tokens=cls is defined for it")
+            raise ExtractorError(f"{self.model} has no class-token transformer; only tokens=cls is defined for it")
         if self.activation != "auto" and tower.kind != "vit":
-            raise ExtractorError(f"the image tower of {self.model} has its own activation: leave activation=auto")
+            raise ExtractorError(f"the image tower of {self.model} has its own activation; leave activation=auto")
         if isinstance(self.source, HubTag):
             clip_models.tag_entry(tower.model, self.source.tag)
         if self.std is not None and min(self.std) <= 0:
@@ -128,12 +124,12 @@ class Clip(Trained):
 
     @cached_property
     def facts(self) -> clip_models.WeightFacts:
-        """What is known of the weights without hashing them; kept, so that workers do not ask again."""
+        """What is known about the weights without hashing them; kept, so that workers do not look it up again."""
         return clip_models.weight_facts(self.tower, self.source)
 
     @cached_property
     def preprocessing(self) -> Preprocessing:
-        """Geometry and normalisation, overrides applied."""
+        """Geometry and normalisation, with the overrides of the options."""
         return Preprocessing(
             size=self.image_size or self.tower.image_size,
             crop=self.crop or self.facts.crop,
@@ -143,14 +139,14 @@ class Clip(Trained):
         )
 
     def resolved_activation(self) -> Activation:
-        """The activation of the image tower's blocks; `native` where the backbone has its own.
+        """Return the activation of the image tower's blocks; ``native`` if the backbone has its own.
 
         Raises
         ------
-        ExtractorError:
-            The model's name contradicts its weights.
-        WeightsError:
-            A weights file cannot be read or belongs to another model.
+        ExtractorError
+            If the model's name contradicts its weights.
+        WeightsError
+            If a weights file cannot be read or belongs to another model.
         """
         if self.tower.kind != "vit":
             return "native"
@@ -159,19 +155,19 @@ class Clip(Trained):
         return "quick_gelu" if clip_models.quick_gelu(self.tower, self.source, self.facts) else "gelu"
 
     def spec(self) -> dict[str, Json]:
-        """The model part of the recipe. Reads (and hashes, once per process) a weights file; imports no torch.
+        """Return the spec. Reads (and hashes, once per process) a weights file; imports no torch.
 
         Raises
         ------
-        WeightsError:
-            A weights file cannot be read, is not the pinned one, or belongs to another model.
+        WeightsError
+            If a weights file cannot be read, is not the pinned one, or belongs to another model.
         """
         resized = self.preprocessing.size != self.tower.image_size
         return {
             "extractor": self.name,
             "version": self.version,
             "model": self.tower.model,
-            "weights": identity(self.source, self.sha256),
+            "weights": identity(self.pinned_weights),
             "tokens": self.tokens,
             "layer": "last block, final norm" if self.tokens == "patch" else "last block, final norm, projection",
             "activation": self.resolved_activation(),
@@ -181,7 +177,7 @@ class Clip(Trained):
         }
 
     def output(self) -> OutputSpec:
-        """`[embed_dim]`, `[1 + grid², width]` or `[1 + grid², embed_dim]`."""
+        """Return ``[embed_dim]``, ``[1 + grid², width]`` or ``[1 + grid², embed_dim]``."""
         tower = self.tower
         if self.tokens == "cls" or tower.patch_size is None or tower.width is None:
             return OutputSpec((tower.embed_dim,), _UNITS["cls"])
@@ -190,14 +186,58 @@ class Clip(Trained):
         return OutputSpec((count, channels), _UNITS[self.tokens])
 
     def prepared_shape(self) -> tuple[int, ...]:
-        """`(size, size, 3)`."""
+        """Return ``(size, size, 3)``."""
         return (self.preprocessing.size, self.preprocessing.size, 3)
 
     def prepare(self, frames: NDArray[Any]) -> NDArray[np.uint8]:
-        """`uint8 [N,H,W,3]` to `uint8 [N,size,size,3]`; normalisation happens in the model."""
+        """Turn ``uint8 [N,H,W,3]`` into ``uint8 [N,size,size,3]``; the model normalises."""
         return self.preprocessing.apply(frames)
 
     @property
     def weights_of(self) -> str:
-        """The model whose weights these are."""
+        """The open_clip name of the model, without ``-quickgelu``."""
         return self.tower.model
+
+    def _network(self, image_size: int) -> clip_models.ClipNetwork:
+        native = self.tower.quick_gelu
+        quick_gelu = {"quick_gelu": True, "gelu": False, "native": native}[self.resolved_activation()]
+        return clip_models.ClipNetwork(self.model, self.pinned_weights, image_size, quick_gelu)
+
+    def load(self, device: str, threads: int | None = None) -> Model:
+        """Build the image tower on ``device`` and load its weights strictly.
+
+        Raises
+        ------
+        WeightsError
+            If the weights cannot be obtained or do not fit.
+        ExtractorError
+            If the model's name contradicts its weights, or open_clip cannot build the model.
+        """
+        from extractors import clip_tower
+
+        return clip_tower.load(
+            self._network(self.preprocessing.size),
+            self.tokens,
+            self.output(),
+            self.preprocessing,
+            self.execution(device, threads),
+        )
+
+    def build_network(self) -> tuple[nn.Module, str | None]:
+        """Build the whole model, image and text tower, for images of its own size."""
+        from extractors import clip_tower
+
+        return clip_tower.build_network(self._network(self.tower.image_size))
+
+    def carried_facts(self) -> Mapping[str, Json]:
+        """Return the preprocessing and the activation of a tag."""
+        if not isinstance(self.source, HubTag):
+            return {}
+        entry = clip_models.tag_entry(self.tower.model, self.source.tag)
+        return {
+            "quick_gelu": bool(entry.get("quick_gelu", False)),
+            "mean": list(entry["mean"]),
+            "std": list(entry["std"]),
+            "interpolation": entry["interpolation"],
+            "resize_mode": entry["resize_mode"],
+        }

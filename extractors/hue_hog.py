@@ -1,8 +1,9 @@
-"""`hue_hog`: colour and edge histograms of each cell of a grid. No network, no torch, no weights.
+"""``hue_hog``: colour and edge histograms of each cell of a grid. No network, no torch, no weights.
 
-Mean colour says what a cell looks like, the hue histogram which colours stand out in it, the histogram of oriented
-gradients (Dalal and Triggs, CVPR 2005) which way its edges run: enough to tell coloured shapes, their places and
-sizes. The tower of the toy world, and a hand-made baseline for any trainer that reads maps.
+The mean colour says what a cell looks like, the hue histogram which colours stand out in it, and the histogram of
+oriented gradients (Navneet Dalal and Bill Triggs, "Histograms of Oriented Gradients for Human Detection", CVPR 2005)
+which way its edges run: enough to tell coloured shapes apart, and to see where and how large they are. It is the tower
+of the toy world, and a hand-made baseline for any trainer that reads maps.
 """
 
 from __future__ import annotations
@@ -24,14 +25,20 @@ _CELL = 8
 
 
 class HueHog(Extractor):
-    """Histograms per cell of a `grid` × `grid` grid over the whole frame (aspect squashed, nothing cropped).
+    """Histograms per cell of a ``grid`` × ``grid`` grid over the whole frame (aspect squashed, nothing cropped).
 
-    Output (`form`): `map`, `[grid, grid, 13] float32`, row-major from the top left; `flat`, the same as
-    `[grid*grid*13]`; or `rows`, `[2*grid*13]`, of each row of cells the mean and the maximum of each channel: what is
-    seen how high up, wherever it stands across.
-    Channels, all in 0..1: mean R, G, B; hues from red in steps of 60 degrees, weighted by chroma; edges along the
-    normals 0, 45, 90, 135 degrees, weighted by the luminance step. The histograms are the square roots of means over
-    the cell's pixels (Hellinger kernel), so that a small shape is not lost beside a large one.
+    The 13 channels are all in 0..1: mean R, G, B; six hues from red in steps of 60 degrees, weighted by chroma; edges
+    with their normals at 0, 45, 90 and 135 degrees, weighted by the luminance step. The histograms are the square roots
+    of means over the cell's pixels (Hellinger kernel), so that a small shape is not lost beside a large one.
+
+    Attributes
+    ----------
+    grid
+        Cells along one side.
+    form
+        ``map`` gives ``[grid, grid, 13] float32``, row-major from the top left; ``flat`` the same as
+        ``[grid*grid*13]``; ``rows`` gives ``[2*grid*13]``, the mean and the maximum of each channel over each row of
+        cells: what is seen at which height, wherever it stands from left to right.
     """
 
     name: ClassVar[str] = "hue_hog"
@@ -42,7 +49,7 @@ class HueHog(Extractor):
     form: Literal["map", "flat", "rows"] = "map"
 
     def spec(self) -> dict[str, Json]:
-        """The recipe: the grid, the form and the library that resizes."""
+        """Return the spec: the grid, the form and the library that resizes."""
         resize: Json = {"size": self.grid * _CELL, "interpolation": "box", "library": f"Pillow {PIL.__version__}"}
         return {
             "extractor": self.name,
@@ -54,19 +61,20 @@ class HueHog(Extractor):
         }
 
     def output(self) -> OutputSpec:
-        """`[grid, grid, 13]`, `[grid*grid*13]` or `[2*grid*13]`."""
-        cells = self.grid * self.grid * CHANNELS
-        shape = {"map": (self.grid, self.grid, CHANNELS), "flat": (cells,), "rows": (2 * self.grid * CHANNELS,)}[
-            self.form
-        ]
-        return OutputSpec(shape, "mean RGB, hue and oriented-gradient histograms per grid cell, 0..1")
+        """Return ``[grid, grid, 13]``, ``[grid*grid*13]`` or ``[2*grid*13]``."""
+        shapes: dict[str, tuple[int, ...]] = {
+            "map": (self.grid, self.grid, CHANNELS),
+            "flat": (self.grid * self.grid * CHANNELS,),
+            "rows": (2 * self.grid * CHANNELS,),
+        }
+        return OutputSpec(shapes[self.form], "mean RGB, hue and oriented-gradient histograms per grid cell, 0..1")
 
     def prepared_shape(self) -> tuple[int, ...]:
-        """`(8*grid, 8*grid, 3)`."""
+        """Return ``(8*grid, 8*grid, 3)``."""
         return (self.grid * _CELL, self.grid * _CELL, 3)
 
     def prepare(self, frames: NDArray[Any]) -> NDArray[np.uint8]:
-        """Resize `uint8 [N,H,W,3]` into `uint8 [N, 8*grid, 8*grid, 3]` with Pillow's box filter."""
+        """Resize ``uint8 [N,H,W,3]`` into ``uint8 [N, 8*grid, 8*grid, 3]`` with Pillow's box filter."""
         check_frames(frames)
         prepared = np.empty((len(frames), *self.prepared_shape()), np.uint8)
         size = (self.grid * _CELL, self.grid * _CELL)
@@ -75,18 +83,28 @@ class HueHog(Extractor):
         return prepared
 
     def load(self, device: str, threads: int | None = None) -> HueHogModel:
-        """The model; it runs on the CPU whatever the device."""
+        """Return the model. It runs on the CPU, whatever the device."""
         return HueHogModel(self.output(), self.grid, self.form == "rows")
 
 
 class HueHogModel(Model):
-    """Histograms of prepared frames."""
+    """Histograms of prepared frames.
+
+    Parameters
+    ----------
+    output
+        Shape of one step.
+    grid
+        Cells along one side.
+    rows
+        Give the mean and the maximum over each row of cells.
+    """
 
     def __init__(self, output: OutputSpec, grid: int, rows: bool) -> None:
         self.output, self._grid, self._rows = output, grid, rows
 
     def forward(self, batch: NDArray[Any]) -> NDArray[np.float32]:
-        """`uint8 [M, 8*grid, 8*grid, 3]` to `float32 [M, *step_shape]`."""
+        """Turn ``uint8 [M, 8*grid, 8*grid, 3]`` into ``float32 [M, *step_shape]``."""
         rgb = batch.astype(np.float32) / np.float32(255)
         hue, chroma = _hue(rgb)
         red, green, blue = np.moveaxis(rgb, -1, 0)
@@ -97,25 +115,25 @@ class HueHogModel(Model):
             np.sqrt(self._cells(_soft_bins(hue, HUES) * chroma[..., None])),
             np.sqrt(self._cells(_soft_bins(angle, ORIENTATIONS) * weight[..., None])),
         ]
-        cells = np.concatenate(maps, axis=-1)
+        cells = np.concatenate(maps, axis=-1)  # [M, grid, grid, 13]
         if self._rows:
-            cells = np.concatenate([cells.mean(2), cells.max(2)], axis=-1)
+            cells = np.concatenate([cells.mean(2), cells.max(2)], axis=-1)  # [M, grid, 26]
         return cells.reshape(len(batch), *self.output.step_shape)
 
     def _cells(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Mean over the pixels of each cell, `[M, 8g, 8g, C]` to `[M, g, g, C]`."""
+        """Average over the pixels of each cell: ``[M, 8g, 8g, C]`` to ``[M, g, g, C]``."""
         count, grid = len(pixels), self._grid
         rows = pixels.reshape(count, grid, _CELL, grid * _CELL, -1).sum(2)  # one axis at a time is far quicker
         cells: NDArray[np.float32] = rows.reshape(count, grid, grid, _CELL, -1).sum(3) / np.float32(_CELL * _CELL)
         return cells
 
     def numerics(self) -> dict[str, Json]:
-        """Elementary functions of numpy in single precision."""
+        """Return numpy's version, whose elementary functions in single precision decide the last bits."""
         return {"device_type": "cpu", "compute_dtype": "float32", "numpy": np.__version__}
 
 
 def _hue(rgb: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Hue as a fraction of the circle, 0 for grey, and chroma (largest minus smallest channel), both `[M,H,W]`."""
+    """Return hue as a fraction of the circle, 0 for grey, and chroma (largest minus smallest channel), ``[M,H,W]``."""
     red, green, blue = np.moveaxis(rgb, -1, 0)
     largest = rgb.max(-1)
     chroma = largest - rgb.min(-1)
@@ -129,7 +147,7 @@ def _hue(rgb: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.floa
 
 
 def _gradient(grey: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Size (at most 1) and direction (a fraction of half a turn) of the central differences, zero at the border."""
+    """Return size (at most 1) and direction (a fraction of half a turn) of central differences, 0 at the border."""
     down, across = np.zeros_like(grey), np.zeros_like(grey)
     down[:, 1:-1] = grey[:, 2:] - grey[:, :-2]
     across[:, :, 1:-1] = grey[:, :, 2:] - grey[:, :, :-2]
@@ -139,7 +157,7 @@ def _gradient(grey: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[n
 
 
 def _soft_bins(circle: NDArray[np.float32], bins: int) -> NDArray[np.float32]:
-    """Share of each value in its two nearest bins, centred at k / bins: `[...]` in 0..1 to `[..., bins]`, sum 1."""
+    """Share each value in 0..1 among its two nearest bins, centred at k / bins: ``[...]`` to ``[..., bins]``, sum 1."""
     distance = np.abs(circle[..., None] * np.float32(bins) - np.arange(bins, dtype=np.float32))
     distance = np.minimum(distance, np.float32(bins) - distance)
     share: NDArray[np.float32] = np.maximum(np.float32(0), np.float32(1) - distance)

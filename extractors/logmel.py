@@ -1,8 +1,8 @@
 """VGGish's log-mel front end, batched, in double precision, without torch.
 
-The published one (`mel_features.py` of TensorFlow's AudioSet models, copied into torchvggish): frames of 25 ms every
-10 ms, no padding; periodic Hann window; magnitude of a 512-point FFT; 64 triangles that are linear on the HTK mel
-scale between 125 and 7500 Hz; `ln(mel + 0.01)`. Silence is `ln(0.01)` everywhere.
+It computes what the published front end does (``mel_features.py`` of TensorFlow's AudioSet models, copied into
+torchvggish): frames of 25 ms every 10 ms, no padding; periodic Hann window; magnitude of a 512-point FFT; 64 triangles
+that are linear on the HTK mel scale between 125 and 7500 Hz; ``ln(mel + 0.01)``. Silence is ``ln(0.01)`` everywhere.
 
 The sum over each triangle runs over its own bins, in order, instead of a matrix product over all of them: the same
 window then gives the same bits whatever windows are computed beside it, which no matrix library promises.
@@ -28,12 +28,12 @@ LOG_OFFSET = 0.01
 PATCH_FRAMES = 96
 PATCH_SAMPLES = (PATCH_FRAMES - 1) * FRAME_HOP + FRAME_SAMPLES
 _MEL_BREAK_HZ, _MEL_Q = 700.0, 1127.0
-# Frames per FFT call: bounds the memory of an hour of audio, changes no value.
+# Frames per FFT call: it bounds the memory that an hour of audio takes, and changes no value.
 _BLOCK_FRAMES = 64 * PATCH_FRAMES
 
 
 def spec() -> dict[str, Json]:
-    """The front end as JSON."""
+    """Return the front end as JSON."""
     return {
         "features": "ln(mel magnitude + offset)",
         "rate": RATE,
@@ -50,21 +50,22 @@ def spec() -> dict[str, Json]:
 
 
 def log_mel(samples: NDArray[Any]) -> NDArray[np.float64]:
-    """Log-mel frames of waveforms.
+    """Compute the log-mel frames of waveforms.
 
     Parameters
     ----------
-    samples:
-        `[..., S]` mono at 16 kHz, nominally -1..1.
+    samples
+        ``[..., S]`` mono at 16 kHz, nominally -1..1.
 
     Returns
     -------
-    `[..., n, 64] float64`, natural logarithm of the magnitude per band, `n = 1 + (S - 400) // 160`.
+    frames
+        ``[..., n, 64] float64``, natural logarithm of the magnitude per band, ``n = 1 + (S - 400) // 160``.
 
     Raises
     ------
-    ExtractorError:
-        The waveform is shorter than one frame of 400 samples.
+    ExtractorError
+        If the waveform is shorter than one frame of 400 samples.
     """
     if samples.shape[-1] < FRAME_SAMPLES:
         raise ExtractorError(f"a log-mel frame takes {FRAME_SAMPLES} samples, got {samples.shape[-1]}")
@@ -79,12 +80,12 @@ def log_mel(samples: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def patches(windows: NDArray[Any]) -> NDArray[np.float32]:
-    """One network input per window: `[T, 15600]` to `[T, 96, 64] float32`."""
+    """Compute the network's input for each window: ``[T, 15600]`` to ``[T, 96, 64] float32``."""
     return log_mel(windows).astype(np.float32)
 
 
 def mel_matrix() -> NDArray[np.float64]:
-    """Weight of each of the 257 FFT bins in each band, `[257, 64]`; the bin at 0 Hz has none."""
+    """Return the weight of each of the 257 FFT bins in each band, ``[257, 64]``; it is zero for the bin at 0 Hz."""
     bins = _hertz_to_mel(np.linspace(0.0, RATE / 2, FFT_LENGTH // 2 + 1))[:, None]
     edges = np.linspace(_hertz_to_mel(np.float64(LOW_HZ)), _hertz_to_mel(np.float64(HIGH_HZ)), BANDS + 2)
     low, centre, high = edges[:-2], edges[1:-1], edges[2:]
@@ -96,7 +97,7 @@ def mel_matrix() -> NDArray[np.float64]:
 
 
 def _bands(frames: NDArray[Any]) -> NDArray[np.float64]:
-    """`[R, n, 400]` to `[R, n, 64]`."""
+    """Turn frames ``[R, n, 400]`` into bands ``[R, n, 64]``."""
     hann, bins, weights, starts = _tables()
     magnitude = np.abs(np.fft.rfft(frames * hann, FFT_LENGTH))
     mel = np.add.reduceat(magnitude[..., bins] * weights, starts, axis=-1)
@@ -106,7 +107,7 @@ def _bands(frames: NDArray[Any]) -> NDArray[np.float64]:
 
 @lru_cache(maxsize=1)
 def _tables() -> tuple[NDArray[np.float64], NDArray[np.intp], NDArray[np.float64], NDArray[np.intp]]:
-    """The window `[400]`; bin and weight of each non-zero weight, band by band; where each band begins."""
+    """Return the window ``[400]``; bin and value of each non-zero weight, band by band; where each band begins."""
     hann = 0.5 - 0.5 * np.cos(2 * np.pi / FRAME_SAMPLES * np.arange(FRAME_SAMPLES))
     weights = mel_matrix()
     bands, bins = np.nonzero(weights.T)

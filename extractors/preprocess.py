@@ -1,9 +1,10 @@
 """Frames to square uint8 images with Pillow, by one of three crop policies.
 
-`center_crop` is open_clip's (and OpenAI's) evaluation transform: the short side is resized to `size`, the long side in
-proportion (truncated to whole pixels as torchvision does), the middle square is kept; 44 % of the width of a 16:9
-frame is lost. `squash` resizes both sides to `size`: nothing is lost, the aspect changes. `letterbox` resizes the long
-side to `size` and pads the rest evenly: nothing is lost, the picture gets smaller.
+``center_crop`` is the evaluation transform of open_clip, OpenAI and timm: the short side is resized to ``short_side``
+(``size`` unless another is given), the long side in proportion (truncated to whole pixels as torchvision does), and
+the middle square of ``size`` pixels is kept; 44 % of the width of a 16:9 frame is lost. ``squash`` resizes both sides
+to ``size``: nothing is lost, the aspect changes. ``letterbox`` resizes the long side to ``size`` and pads the rest
+evenly: nothing is lost, the picture gets smaller.
 
 Pillow filters over the area that one output pixel covers, so shrinking is antialiased by construction.
 """
@@ -29,16 +30,20 @@ _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BI
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """Geometry on the CPU (`apply`) and the normalisation that the model does on its device.
+    """Geometry on the CPU (``apply``) and the normalisation that the model does on its device.
 
     Attributes
     ----------
-    size:
+    size
         Side of the square image in pixels.
-    crop, interpolation:
-        Policy and filter.
-    mean, std:
-        Per channel, on the 0..1 scale: the network sees `(pixel/255 - mean) / std`.
+    crop
+        Policy that makes a frame square.
+    interpolation
+        Filter that resizes.
+    mean, std
+        Per channel, on the 0..1 scale: the network sees ``(pixel/255 - mean) / std``.
+    short_side
+        Pixels of the short side before a centre crop, at least ``size``; None is ``size``.
     """
 
     size: int
@@ -46,6 +51,7 @@ class Preprocessing:
     interpolation: Interpolation
     mean: Rgb
     std: Rgb
+    short_side: int | None = None
 
     @property
     def fill(self) -> tuple[int, int, int]:
@@ -54,8 +60,8 @@ class Preprocessing:
         return red, green, blue
 
     def spec(self) -> dict[str, Json]:
-        """This preprocessing as JSON, with the library that resizes."""
-        return {
+        """Return this preprocessing as JSON, with the library that resizes; ``short_side`` only if one is given."""
+        spec: dict[str, Json] = {
             "size": self.size,
             "crop": self.crop,
             "fill": list(self.fill) if self.crop == "letterbox" else None,
@@ -65,14 +71,15 @@ class Preprocessing:
             "std": list(self.std),
             "library": f"Pillow {PIL.__version__}",
         }
+        return spec if self.short_side is None else {**spec, "short_side": self.short_side}
 
     def apply(self, frames: NDArray[Any]) -> NDArray[np.uint8]:
-        """Resize and crop `uint8 [N,H,W,3]` into `uint8 [N,size,size,3]`.
+        """Resize and crop ``uint8 [N,H,W,3]`` into ``uint8 [N,size,size,3]``.
 
         Raises
         ------
-        ExtractorError:
-            The frames have another shape or dtype.
+        ExtractorError
+            If the frames have another shape or dtype.
         """
         check_frames(frames)
         prepared = np.empty((len(frames), self.size, self.size, 3), np.uint8)
@@ -94,7 +101,8 @@ class Preprocessing:
             return square
         # torchvision's Resize(int) and CenterCrop: truncate the long side, round the offset (halves to even).
         short = min(width, height)
-        resized = self._resize(image, int(size * width / short), int(size * height / short))
+        short_side = self.short_side or size
+        resized = self._resize(image, int(short_side * width / short), int(short_side * height / short))
         left = round((resized.width - size) / 2.0)
         top = round((resized.height - size) / 2.0)
         return resized.crop((left, top, left + size, top + size))

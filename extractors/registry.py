@@ -1,20 +1,20 @@
 """Extractors by name.
 
-A name is one of `names()` or `package.module:Class` for a backbone of the user's own, which needs no entry here.
+A name is one of ``names()``, or ``package.module:Class`` for a backbone of the user's own, which needs no entry here.
 """
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from extractors.base import Extractor, ExtractorError
+from extractors.base import Description, Extractor, ExtractorError
+from settings.messages import available, nearest
 
-_Named = TypeVar("_Named", bound=BaseModel)
+_Described = TypeVar("_Described", bound=Description)
 
 _ENTRIES = {
     "clip": "extractors.clip:Clip",
@@ -27,45 +27,47 @@ _ENTRIES = {
 
 
 def names() -> list[str]:
-    """The built-in extractors, sorted."""
+    """Return the names of the built-in extractors, sorted."""
     return sorted(_ENTRIES)
 
 
 def build(name: str, options: Mapping[str, Any]) -> Extractor:
-    """Build the extractor `name` from its options.
+    """Build the extractor ``name`` from its options.
 
     Raises
     ------
-    ExtractorError:
-        The name is unknown or an option is; one line that names it and, where there is one, the nearest right word.
+    ExtractorError
+        If the name or an option is unknown, or an option has a wrong value; the line suggests the nearest right word.
     """
-    return build_named(extractor_class(name), name, options)
-
-
-def extractor_class(name: str) -> type[Extractor]:
-    """The class behind a name. Raises ExtractorError if there is none."""
     # mypy does not take an abstract class for type[T]
-    return find(Extractor, "extractor", _ENTRIES, name)  # type: ignore[type-abstract]
+    cls: type[Extractor] = find(Extractor, "extractor", _ENTRIES, name)  # type: ignore[type-abstract]
+    return build_named(cls, name, options)
 
 
-def find(base: type[_Named], kind: str, entries: Mapping[str, str], name: str) -> type[_Named]:
-    """The subclass of ``base`` that ``name`` means: one of ``entries`` or ``package.module:Class``.
+def find(base: type[_Described], noun: str, entries: Mapping[str, str], name: str) -> type[_Described]:
+    """Return the subclass of ``base`` that ``name`` means: one of ``entries``, or ``package.module:Class``.
 
     Raises
     ------
-    ExtractorError:
-        There is none; the line names the ``kind``, and the nearest right word if there is one.
+    ExtractorError
+        If there is none; the line calls it a ``noun`` and suggests the nearest right name.
     """
     if name in entries:
-        return _import(base, kind, entries[name])
+        return _import(base, noun, entries[name])
     if ":" in name:
-        return _import(base, kind, name)
+        return _import(base, noun, name)
     known = sorted(entries)
-    raise ExtractorError(f"unknown {kind} {name!r}{_did_you_mean(name, known)}; known: {', '.join(known)}")
+    raise ExtractorError(f"unknown {noun} {name!r}{nearest(name, known)} ({available(known)})")
 
 
-def build_named(cls: type[_Named], name: str, options: Mapping[str, Any]) -> _Named:
-    """``cls`` from its options. Raises ExtractorError, one line that begins with ``name``."""
+def build_named(cls: type[_Described], name: str, options: Mapping[str, Any]) -> _Described:
+    """Build ``cls`` from its options.
+
+    Raises
+    ------
+    ExtractorError
+        If an option is unknown or has a wrong value; the line begins with ``name``.
+    """
     try:
         return cls.model_validate(dict(options))
     except ValidationError as error:
@@ -74,32 +76,27 @@ def build_named(cls: type[_Named], name: str, options: Mapping[str, Any]) -> _Na
         raise type(error)(f"{name}: {error}") from error
 
 
-def _import(base: type[_Named], kind: str, target: str) -> type[_Named]:
+def _import(base: type[_Described], noun: str, target: str) -> type[_Described]:
     module_name, _, class_name = target.partition(":")
     try:
-        found = getattr(importlib.import_module(module_name), class_name)
+        cls = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ExtractorError(f"{kind} {target!r} cannot be imported: {error}") from error
-    if not (isinstance(found, type) and issubclass(found, base)):
-        raise ExtractorError(f"{kind} {target!r} is not a subclass of {base.__module__}.{base.__name__}")
-    return found
+        raise ExtractorError(f"{noun} {target!r} cannot be imported: {error}") from error
+    if not (isinstance(cls, type) and issubclass(cls, base)):
+        raise ExtractorError(f"{noun} {target!r} is not a subclass of {base.__module__}.{base.__name__}")
+    return cls
 
 
-def _first_problem(error: ValidationError, cls: type[BaseModel]) -> str:
+def _first_problem(error: ValidationError, cls: type[Description]) -> str:
     problems = error.errors(include_url=False)
     first = problems[0]
     option = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         known = sorted(cls.model_fields)
-        text = f"unknown option {option!r}{_did_you_mean(option, known)}; known: {', '.join(known)}"
+        text = f"unknown option {option!r}{nearest(option, known)} ({available(known)})"
     else:
         reason = first["msg"].removeprefix("Value error, ")
         value = f" (got {first['input']!r})" if option and first["type"] != "missing" else ""
         text = f"option {option!r}: {reason}{value}" if option else reason
     more = len(problems) - 1
     return " ".join(text.split()) + (f" (and {more} more)" if more else "")
-
-
-def _did_you_mean(word: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1)
-    return f", did you mean {near[0]!r}?" if near else ""

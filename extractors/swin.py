@@ -1,41 +1,45 @@
-"""`swin`: the image towers of Swin Transformer, versions 1 and 2, by their timm names.
+"""``swin``: the image towers of Swin Transformer, versions 1 and 2, by their timm names.
 
 Output
 ------
-`pool=none` is the map after the final norm and before pooling, `[grid, grid, C]`, row-major: `[0, 0]` is the top left
-corner, `[0, grid-1]` the top right one. The grid is a 32nd of the image side: 7 at 224 pixels, 12 at 384; C is 768 for
-tiny and small, 1024 for base, 1536 for large (Liu et al. 2021, Table 7; the `forward_features` of the original
-repository before `avgpool`). `pool=mean` is its mean over all positions, `[C]`: what the classifier sees.
+``pool=none`` is the map after the final norm and before pooling, ``[grid, grid, C]``, row-major: ``[0, 0]`` is the top
+left corner, ``[0, grid-1]`` the top right one. The grid is a 32nd of the image side: 7 at 224 pixels, 12 at 384; C is
+768 for tiny and small, 1024 for base, 1536 for large (Liu et al. 2021, Table 7; the ``forward_features`` of the
+original repository before ``avgpool``). ``pool=mean`` is its mean over all positions, ``[C]``: what the classifier
+sees.
 
 Preprocessing
 -------------
 The default is that of timm's pretrained configuration: bicubic, ImageNet mean and std, a centre crop of 0.9 of the
-short side (1.0 at 384). The original repository evaluates 224 pixels with `short_side=256` and 384 with `crop=squash`.
+short side (1.0 at 384). The original repository evaluates 224 pixels with ``short_side=256`` and 384 with
+``crop=squash``.
 
 Weights
 -------
-A tag of timm's hub (`ms_in22k_ft_in1k`), or a file in timm's or the original repository's layout. The classifier is
-not part of the tower: its tensors are left out, whatever their shape. See `extractors/swin_tower.py`.
+A tag of timm's hub (``ms_in22k_ft_in1k``), or a file in timm's or the original repository's layout. The classifier is
+not part of the tower: its tensors are left out, whatever their shape. The papers and the licence are in
+``extractors/swin_tower.py``.
 """
 
 from __future__ import annotations
 
-import difflib
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from pydantic import Field, field_validator, model_validator
 
-from extractors import weights as weights_
-from extractors.base import ExtractorError, Json, OutputSpec, WeightsError
+from extractors.base import ExtractorError, Json, Model, OutputSpec
 from extractors.preprocess import Crop, Interpolation, Preprocessing, Rgb
 from extractors.trained import Trained
-from extractors.weights import HubTag, WeightsFile
+from extractors.weights import HubTag, identity, unknown_tag
+from settings.messages import available, nearest
+
+if TYPE_CHECKING:
+    from torch import nn
 
 IMAGENET_MEAN: Rgb = (0.485, 0.456, 0.406)
 IMAGENET_STD: Rgb = (0.229, 0.224, 0.225)
@@ -48,13 +52,13 @@ class Backbone:
 
     Attributes
     ----------
-    embed_dim:
+    embed_dim
         Channels of the first stage; each later stage doubles them.
-    depths:
+    depths
         Blocks per stage.
-    image_size:
+    image_size
         Side of the input in pixels.
-    tags:
+    tags
         Weights on timm's hub.
     """
 
@@ -108,67 +112,30 @@ BACKBONES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class ShortSideCrop(Preprocessing):
-    """A centre crop of an image whose short side is larger than the crop; other policies as they are.
-
-    Attributes
-    ----------
-    short_side:
-        Pixels of the short side before the crop, at least `size`; None for the other policies.
-    """
-
-    short_side: int | None
-
-    def spec(self) -> dict[str, Json]:
-        """This preprocessing as JSON."""
-        return {**Preprocessing.spec(self), "short_side": self.short_side}
-
-    def _square(self, image: Image.Image) -> Image.Image:
-        if self.short_side is None:
-            return Preprocessing._square(self, image)
-        # torchvision's Resize(int) and CenterCrop: truncate the long side, round the offset (halves to even).
-        width, height = image.size
-        short = min(width, height)
-        resized = self._resize(image, int(self.short_side * width / short), int(self.short_side * height / short))
-        left = round((resized.width - self.size) / 2.0)
-        top = round((resized.height - self.size) / 2.0)
-        return resized.crop((left, top, left + self.size, top + self.size))
-
-
 class Swin(Trained):
-    """Options of the `swin` extractor.
+    """Options of the ``swin`` extractor, beside those of ``Trained``.
 
     Attributes
     ----------
-    model:
-        A timm name, see `BACKBONES`.
-    weights:
-        A tag of timm's hub, a `.safetensors` or torch file, or `random:<seed>`.
-    sha256:
-        Digest that the weights file must have.
-    pool:
-        `none` is the map `[grid, grid, C]`, `mean` its mean `[C]`.
-    crop, short_side, interpolation, mean, std:
-        Preprocessing; None is timm's own. `short_side` belongs to `center_crop`.
-    compute_dtype:
-        float16 and bfloat16 run under autocast: layer norms and softmax stay in float32.
-    compile:
-        Run through `torch.compile`; in the numerics, not in the spec.
+    model
+        A timm name, one of ``BACKBONES``.
+    pool
+        ``none`` is the map ``[grid, grid, C]``, ``mean`` its mean ``[C]``.
+    crop, interpolation, mean, std
+        Preprocessing; the defaults are timm's.
+    short_side
+        Pixels of the short side before ``center_crop``; None is timm's own number.
     """
 
     name: ClassVar[str] = "swin"
     version: ClassVar[int] = 1
     input: ClassVar[Literal["frames", "audio"]] = "frames"
-    tower_module: ClassVar[str] = "extractors.swin_tower"
 
     model: str = "swin_base_patch4_window7_224"
     weights: str = _22K_1K
     pool: Literal["none", "mean"] = "none"
     crop: Crop = "center_crop"
     short_side: int | None = Field(default=None, ge=1, le=4096)
-    compute_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
-    compile: bool = False
     interpolation: Interpolation = "bicubic"
     mean: Rgb = IMAGENET_MEAN
     std: Rgb = IMAGENET_STD
@@ -177,22 +144,15 @@ class Swin(Trained):
     @classmethod
     def _known_model(cls, value: str) -> str:
         if value not in BACKBONES:
-            near = difflib.get_close_matches(value.partition(".")[0], BACKBONES, n=3, cutoff=0.5)
-            hint = f"near: {', '.join(near)}" if near else f"known: {', '.join(BACKBONES)}"
-            raise ExtractorError(f"there is no Swin model {value!r}; {hint}")
+            hint = nearest(value.partition(".")[0], BACKBONES, 3) or f" ({available(BACKBONES)})"
+            raise ExtractorError(f"timm has no Swin model {value!r}{hint}")
         return value
-
-    @field_validator("weights")
-    @classmethod
-    def _canonical_weights(cls, value: str) -> str:
-        parsed = weights_.parse(value)
-        return str(parsed.path) if isinstance(parsed, WeightsFile) else value
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         tags = self.backbone.tags
         if isinstance(self.source, HubTag) and self.source.tag not in tags:
-            raise WeightsError(f"{self.model} has no weights {self.source.tag!r}; it has: {', '.join(tags)}")
+            raise unknown_tag(self.model, self.source.tag, tags)
         if min(self.std) <= 0:
             raise ExtractorError(f"option 'std': every channel must be positive (got {list(self.std)})")
         if self.short_side is not None and self.crop != "center_crop":
@@ -210,7 +170,7 @@ class Swin(Trained):
     def preprocessing(self) -> Preprocessing:
         """Geometry and normalisation."""
         centre = self.crop == "center_crop"
-        return ShortSideCrop(
+        return Preprocessing(
             size=self.backbone.image_size,
             crop=self.crop,
             interpolation=self.interpolation,
@@ -220,42 +180,66 @@ class Swin(Trained):
         )
 
     def spec(self) -> dict[str, Json]:
-        """The model part of the recipe. Reads (and hashes, once per process) a weights file; imports no torch.
+        """Return the spec. Reads (and hashes, once per process) a weights file; imports no torch.
 
         Raises
         ------
-        WeightsError:
-            A weights file cannot be read, is not the pinned one, or says that it holds another model.
+        WeightsError
+            If a weights file cannot be read, is not the pinned one, or says that it holds another model.
         """
-        if isinstance(self.source, WeightsFile):
-            weights_.check_model(self.source.path, self.model)
         return {
             "extractor": self.name,
             "version": self.version,
             "model": self.model,
-            "weights": weights_.identity(self.source, self.sha256),
+            "weights": identity(self.pinned_weights),
             "layer": "last stage, final norm",
             "pool": self.pool,
-            "preprocessing": self.preprocessing.spec(),
+            "preprocessing": {**self.preprocessing.spec(), "short_side": self.preprocessing.short_side},
             "compute_dtype": self.compute_dtype,
         }
 
     def output(self) -> OutputSpec:
-        """`[grid, grid, C]` or `[C]`."""
+        """Return ``[grid, grid, C]`` or ``[C]``."""
         grid, channels = self.backbone.grid, self.backbone.channels
         if self.pool == "mean":
             return OutputSpec((channels,), "Swin features after the final layer norm, mean over positions")
         return OutputSpec((grid, grid, channels), "Swin features after the final layer norm, rows then columns")
 
     def prepared_shape(self) -> tuple[int, ...]:
-        """`(size, size, 3)`."""
+        """Return ``(size, size, 3)``."""
         return (self.backbone.image_size, self.backbone.image_size, 3)
 
     def prepare(self, frames: NDArray[Any]) -> NDArray[np.uint8]:
-        """`uint8 [N,H,W,3]` to `uint8 [N,size,size,3]`; normalisation happens in the model."""
+        """Turn ``uint8 [N,H,W,3]`` into ``uint8 [N,size,size,3]``; the model normalises."""
         return self.preprocessing.apply(frames)
 
     @property
     def weights_of(self) -> str:
-        """The model whose weights these are."""
+        """The timm name of the model."""
         return self.model
+
+    def load(self, device: str, threads: int | None = None) -> Model:
+        """Build the tower on ``device`` and load its weights strictly.
+
+        Raises
+        ------
+        WeightsError
+            If the weights cannot be obtained or do not fit.
+        ExtractorError
+            If the device cannot be used.
+        """
+        from extractors import swin_tower
+
+        return swin_tower.load(
+            self.pinned_weights,
+            self.pool == "mean",
+            self.output(),
+            self.preprocessing,
+            self.execution(device, threads),
+        )
+
+    def build_network(self) -> tuple[nn.Module, str | None]:
+        """Build the tower, without the classifier."""
+        from extractors import swin_tower
+
+        return swin_tower.build_network(self.pinned_weights)

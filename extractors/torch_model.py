@@ -1,4 +1,4 @@
-"""What every torch tower shares: device, autocast, transfers, compilation, and the record of its numerics."""
+"""What all torch towers share: device, autocast, transfers, compilation, and the record of their numerics."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import platform
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,52 +14,31 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from extractors.base import ExtractorError, Json, Model, OutputSpec
+from extractors.base import Execution, ExtractorError, Json, Model, OutputSpec
 from extractors.preprocess import Preprocessing
-
-
-@dataclass(frozen=True, slots=True)
-class Execution:
-    """How a network runs.
-
-    Attributes
-    ----------
-    device:
-        A torch device.
-    compute_dtype:
-        `float32`, or the dtype of autocast.
-    threads:
-        CPU threads; None keeps torch's number.
-    compile:
-        Run the network through `torch.compile`, for the one batch shape it is given.
-    """
-
-    device: str
-    compute_dtype: str
-    threads: int | None
-    compile: bool
+from settings.messages import one_line
 
 
 class TorchModel(Model):
-    """A network on one device, in evaluation mode; subclasses say what it computes.
+    """A network on one device, in evaluation mode; subclasses define what it computes.
 
     Parameters
     ----------
-    network:
-        Moved to the device, convolution weights in channels_last order.
-    output:
-        What one step becomes.
-    execution:
-        Device, dtype, threads, compilation.
-    libraries:
-        Package name to version, for the numerics.
-    weights_sha256:
-        Digest of the file the weights came from; None for random ones.
+    network
+        The network; it is moved to the device, its convolution weights in channels_last order.
+    output
+        Shape, dtype and units of one step.
+    execution
+        Device, dtype, threads and compilation.
+    libraries
+        Version by package name, for the numerics.
+    weights_sha256
+        Digest of the file that the weights came from; None for random weights.
 
     Raises
     ------
-    ExtractorError:
-        The device cannot be used.
+    ExtractorError
+        If the device cannot be used.
     """
 
     def __init__(
@@ -75,8 +53,7 @@ class TorchModel(Model):
             self._device = torch.device(execution.device)
             self.network = network.eval().to(self._device).to(memory_format=torch.channels_last)
         except (RuntimeError, AssertionError) as error:
-            reason = " ".join(str(error).split())
-            raise ExtractorError(f"device {execution.device!r} cannot be used: {reason}") from error
+            raise ExtractorError(f"device {execution.device!r} cannot be used: {one_line(error)}") from error
         self.network.requires_grad_(False)
         self.output = output
         self._compute_dtype = execution.compute_dtype
@@ -98,14 +75,14 @@ class TorchModel(Model):
 
     @abstractmethod
     def _features(self, batch: torch.Tensor) -> torch.Tensor:
-        """`[M, *prepared_shape]` on the device to `[M, *step_shape]`, any floating dtype."""
+        """Turn ``[M, *prepared_shape]`` on the device into ``[M, *step_shape]`` of any floating dtype."""
 
     def forward(self, batch: NDArray[Any]) -> NDArray[np.float32]:
-        """`[M, *prepared_shape]` to `float32 [M, *step_shape]`."""
+        """Turn ``[M, *prepared_shape]`` into ``float32 [M, *step_shape]``."""
         return self.submit(batch)()
 
     def submit(self, batch: NDArray[Any]) -> Callable[[], NDArray[np.float32]]:
-        """Queue one forward. On a GPU the caller fills its next batch while this one is computed."""
+        """Queue one forward pass. On a GPU the caller fills its next batch while this one is computed."""
         if torch.get_num_threads() != self._threads:
             torch.set_num_threads(self._threads)
         steps = torch.from_numpy(batch)
@@ -119,7 +96,7 @@ class TorchModel(Model):
             return _download(features) if on_gpu else _ready(features)
 
     def reference(self, batch: NDArray[Any]) -> NDArray[np.float32] | None:
-        """The network in float32, uncompiled; None where that is how it runs."""
+        """Run the network in float32, uncompiled; return None if that is how it runs anyway."""
         if self._compute_dtype == "float32":
             return None
         with torch.inference_mode():
@@ -133,7 +110,7 @@ class TorchModel(Model):
         return torch.autocast(self._device.type, dtype=getattr(torch, self._compute_dtype))
 
     def numerics(self) -> dict[str, Json]:
-        """Device, dtype, threads, library versions, and the digest of the file that a tag stood for."""
+        """Return the device, dtype, threads, library versions, and the digest of the weights file."""
         on_cpu = self._device.type == "cpu"
         return {
             "device_type": self._device.type,
@@ -150,7 +127,15 @@ class TorchModel(Model):
 
 
 class ImageModel(TorchModel):
-    """A tower of square RGB images, normalised on the device."""
+    """A tower of square RGB images, which are normalised on the device.
+
+    Parameters
+    ----------
+    preprocessing
+        Mean and std of the normalisation.
+    network, output, execution, libraries, weights_sha256
+        As for every ``TorchModel``.
+    """
 
     def __init__(
         self,
@@ -167,24 +152,24 @@ class ImageModel(TorchModel):
         self._std = torch.tensor(preprocessing.std, device=self._device).view(1, 3, 1, 1)
 
     def _features(self, batch: torch.Tensor) -> torch.Tensor:
-        """`uint8 [M,size,size,3]` RGB to `[M, *step_shape]`."""
+        """Turn RGB ``uint8 [M,size,size,3]`` into ``[M, *step_shape]``."""
         # NHWC memory seen as NCHW is torch's channels_last: no copy.
         images = batch.permute(0, 3, 1, 2).to(torch.float32).div_(255).sub_(self._mean).div_(self._std)
         return self._embed(images)
 
     @abstractmethod
     def _embed(self, images: torch.Tensor) -> torch.Tensor:
-        """`float32 [M,3,size,size]` normalised to `[M, *step_shape]`."""
+        """Turn normalised ``float32 [M,3,size,size]`` into ``[M, *step_shape]``."""
 
 
 class _Staging:
-    """Two pinned buffers in turn: one may still be on its way to the GPU while the other is filled."""
+    """Two pinned buffers used in turn: one may still be on its way to the GPU while the other is filled."""
 
     def __init__(self) -> None:
         self._slots: list[tuple[torch.Tensor, torch.cuda.Event]] = []
 
     def upload(self, steps: torch.Tensor, device: torch.device) -> torch.Tensor:
-        """A copy on `device`, queued there; `steps` may be overwritten as soon as this returns."""
+        """Queue a copy to ``device`` and return it; ``steps`` may be overwritten as soon as this returns."""
         if self._slots and (self._slots[0][0].shape, self._slots[0][0].dtype) != (steps.shape, steps.dtype):
             self._slots.clear()
         if len(self._slots) < 2:
@@ -200,7 +185,7 @@ class _Staging:
 
 
 def _download(features: torch.Tensor) -> Callable[[], NDArray[np.float32]]:
-    """Queue the copy of `float32` features into pinned memory; the returned function waits for it."""
+    """Queue the copy of ``float32`` features into pinned memory; the returned function waits for it."""
     host = torch.empty_like(features, device="cpu", pin_memory=True)
     host.copy_(features, non_blocking=True)
     done = _event()

@@ -1,38 +1,52 @@
-"""What extractors with trained weights share: where the weights come from, and the way to fetch and verify them."""
+"""What extractors with trained weights share: where the weights come from, and how to fetch and verify them."""
 
 from __future__ import annotations
 
-import importlib
+from abc import abstractmethod
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from extractors.base import Extractor, ExtractorError, FetchedWeights, Model
-from extractors.weights import HubTag, RandomWeights, Weights, fetched, parse
+from extractors import tensors
+from extractors.base import Execution, Extractor, ExtractorError, FetchedWeights, Json
+from extractors.weights import HubTag, PinnedWeights, RandomWeights, Weights, WeightsFile, parse
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class Trained(Extractor):
-    """An extractor whose network lives in `tower_module`, apart, so that describing it imports no torch.
+    """An extractor whose network has trained weights.
 
-    Class attributes
-    ----------------
-    tower_module:
-        Module with `load(extractor, device, threads)` and `fetch(extractor, tag, directory)`.
+    The network lives in a module of its own, the tower, which ``load`` and ``build_network`` import when they are
+    called: describing the extractor then imports no torch. A tower takes plain values and value objects, never the
+    extractor itself, so that neither module needs the other to be imported.
 
-    Options
-    -------
-    weights:
-        A hub tag, a local file, or `random:<seed>`.
-    sha256:
-        Digest that the weights' file must have.
+    Attributes
+    ----------
+    weights
+        A hub tag, a ``.safetensors`` or torch file, or ``random:<seed>``.
+    sha256
+        Digest that the weights file must have.
+    compute_dtype
+        ``float16`` and ``bfloat16`` run under autocast: layer norms and softmax stay in float32.
+    compile
+        Run the network through ``torch.compile``; part of the numerics, not of the spec.
     """
-
-    tower_module: ClassVar[str]
 
     weights: str
     sha256: str | None = Field(default=None, pattern="^[0-9a-fA-F]{64}$")
+    compute_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    compile: bool = False
+
+    @field_validator("weights")
+    @classmethod
+    def _canonical_weights(cls, value: str) -> str:
+        source = parse(value)
+        return str(source.path) if isinstance(source, WeightsFile) else value
 
     @model_validator(mode="after")
     def _pins_a_file(self) -> Self:
@@ -42,39 +56,70 @@ class Trained(Extractor):
 
     @cached_property
     def source(self) -> Weights:
-        """The `weights` option, parsed."""
+        """The ``weights`` option, parsed."""
         return parse(self.weights)
 
     @property
     def random_weights(self) -> bool:
-        """True for `random:<seed>`."""
+        """True for ``random:<seed>``."""
         return isinstance(self.source, RandomWeights)
 
     @property
     def weights_of(self) -> str:
-        """The model whose weights these are, as `weights.json` names it."""
+        """Name of the model whose weights these are, as ``weights.json`` lists it."""
         return self.name
 
-    def _tower(self) -> Any:
-        return importlib.import_module(self.tower_module)
+    @property
+    def pinned_weights(self) -> PinnedWeights:
+        """The weights and their pin, as a tower takes them."""
+        return PinnedWeights(self.weights_of, self.source, self.sha256)
 
-    def load(self, device: str, threads: int | None = None) -> Model:
-        """Build the tower on `device` and load its weights, strictly; downloads a tag not yet in the hub cache."""
-        model: Model = self._tower().load(self, device, threads)
-        return model
+    def execution(self, device: str, threads: int | None) -> Execution:
+        """Return how the network runs, as a tower takes it."""
+        return Execution(device, self.compute_dtype, threads, self.compile)
+
+    @abstractmethod
+    def build_network(self) -> tuple[nn.Module, str | None]:
+        """Build the network on the CPU, as its weights were released, and load them strictly.
+
+        Returns
+        -------
+        network
+            Its ``state_dict`` is what ``fetch`` saves.
+        sha256
+            Digest of the file that the weights came from; None for random weights.
+
+        Raises
+        ------
+        WeightsError
+            If the weights cannot be obtained or do not fit.
+        """
+
+    def carried_facts(self) -> Mapping[str, Json]:
+        """Return the facts that a fetched file carries in its header beside its model and tag."""
+        return {}
 
     def fetch(self, directory: Path) -> FetchedWeights | None:
-        """Download a tag's weights as safetensors; None for files and random weights."""
+        """Download a tag's weights as safetensors; return None for files and random weights."""
         if not isinstance(self.source, HubTag):
             return None
-        entry: FetchedWeights = self._tower().fetch(self, self.source.tag, directory)
-        return entry
+        model, tag = self.weights_of, self.source.tag
+        network, source_sha256 = self.build_network()
+        return tensors.save(
+            network.state_dict(),
+            directory / f"{model}-{tag}.safetensors",
+            {"model": model, "tag": tag, **self.carried_facts()},
+            extractor=self.name,
+            model=model,
+            tag=tag,
+            source_sha256=source_sha256 or "",
+        )
 
     def verify(self, directory: Path) -> FetchedWeights | None:
-        """Check what `fetch` left: digest, and a strict load. None for files and random weights."""
+        """Check the digest of what ``fetch`` left and load it strictly; return None for files and random weights."""
         if not isinstance(self.source, HubTag):
             return None
-        path, entry = fetched(directory, self.name, self.weights_of, self.source.tag)
+        path, entry = tensors.fetched(directory, self.name, self.weights_of, self.source.tag)
         options = self.model_dump(exclude_unset=True) | {"weights": str(path), "sha256": entry.sha256}
         type(self).model_validate(options).load("cpu")
         return entry

@@ -1,32 +1,40 @@
-"""The network behind `vggish`: torchvggish's own layers, strictly loaded, and AudioSet's post-processing.
+"""The network behind ``vggish``: torchvggish's own layers, strictly loaded, and AudioSet's post-processing.
 
-Only the module with the layers is taken from the package: its `__init__` would import the resampler and the audio
-reader, and its `vggish()` would download. The state has 18 tensors (six convolutions, three linear layers).
+Papers: Shawn Hershey, Sourish Chaudhuri, Daniel P. W. Ellis et al., "CNN Architectures for Large-Scale Audio
+Classification", 2017, https://arxiv.org/abs/1609.09430; Jort F. Gemmeke, Daniel P. W. Ellis, Dylan Freedman et al.,
+"Audio Set: An ontology and human-labeled dataset for audio events", ICASSP 2017.
+
+Code: torchvggish, https://github.com/harritaylor/torchvggish, Apache-2.0 licence.
+
+Weights: Google's release in TensorFlow's models, https://github.com/tensorflow/models (research/audioset/vggish),
+Apache-2.0 licence, which torchvggish converted to torch.
+
+Only the module with the layers is taken from the package: its ``__init__`` would import the resampler and the audio
+reader, and its ``vggish()`` would download. The state has 18 tensors (six convolutions, three linear layers).
 """
 
 from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import pickle
 import re
 import zipfile
+import zlib
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from extractors import hub, weights
-from extractors.base import ExtractorError, FetchedWeights, Json, OutputSpec, WeightsError
-from extractors.torch_model import Execution, TorchModel
-from extractors.weights import HubTag, RandomWeights, WeightsFile
-
-if TYPE_CHECKING:
-    from extractors.vggish import Vggish
+from extractors import hub, tensors, weights
+from extractors.base import Execution, ExtractorError, Json, OutputSpec, WeightsError
+from extractors.torch_model import TorchModel
+from extractors.weights import PinnedWeights
+from settings.messages import one_line
 
 _WIDTH = 128
 _CLIP = 2.0
@@ -34,16 +42,18 @@ _LEVELS_PER_UNIT = 255 / (2 * _CLIP)
 
 
 class PostProcessor:
-    """AudioSet's PCA and its 8 bits, in float64: truncation would make last-bit differences visible.
+    """AudioSet's PCA and its 8 bits, in float64, because truncation would make last-bit differences visible.
 
     Parameters
     ----------
-    eigen_vectors:
-        `[128, 128]`, one component per row.
-    means:
-        `[128]`.
-    quantise:
+    eigen_vectors
+        ``[128, 128]``, one component per row.
+    means
+        ``[128]``.
+    quantise
         Clip to -2..2, scale to 0..255, truncate.
+    device
+        Where to compute.
     """
 
     def __init__(self, eigen_vectors: NDArray[Any], means: NDArray[Any], quantise: bool, device: torch.device) -> None:
@@ -52,7 +62,7 @@ class PostProcessor:
         self._quantise = quantise
 
     def __call__(self, embeddings: torch.Tensor) -> torch.Tensor:
-        """`[M, 128]` to `float64 [M, 128]`: whitened, or 0..255."""
+        """Turn ``[M, 128]`` into ``float64 [M, 128]``: whitened, or 0..255."""
         whitened = (embeddings.double() - self._means) @ self._eigen_vectors.T
         if not self._quantise:
             return whitened
@@ -64,12 +74,12 @@ class VggishModel(TorchModel):
 
     Parameters
     ----------
-    network:
+    network
         torchvggish's module.
-    post_processing:
+    post_processing
         Eigenvectors, means and whether to quantise; None leaves the embedding as it is.
-    output, execution, weights_sha256:
-        As for every tower.
+    output, execution, weights_sha256
+        As for every ``TorchModel``.
     """
 
     def __init__(
@@ -89,62 +99,79 @@ class VggishModel(TorchModel):
         self._post_process = None if post_processing is None else PostProcessor(*post_processing, self._device)
 
     def _features(self, batch: torch.Tensor) -> torch.Tensor:
-        """`float32 [M,96,64]` log-mel to `[M,128]`."""
-        embeddings: torch.Tensor = self.network(batch.unsqueeze(1))
+        """Turn log-mel ``float32 [M,96,64]`` into ``[M,128]``."""
+        embeddings: torch.Tensor = self.network(batch.unsqueeze(1))  # [M,1,96,64] to [M,128]
         return embeddings if self._post_process is None else self._post_process(embeddings)
 
 
-def load(extractor: Vggish, device: str, threads: int | None) -> VggishModel:
-    """Build and load what `extractor` describes. Raises WeightsError, ExtractorError."""
-    path = extractor.pca_file
-    post_processing = None if path is None else (*read_pca(path), extractor.quantise)
-    network, digest = _network(extractor)
-    if not extractor.final_relu:
-        network.embeddings = network.embeddings[:-1]
-    execution = Execution(device, extractor.compute_dtype, threads, extractor.compile)
-    return VggishModel(network, post_processing, extractor.output(), execution, digest)
-
-
-def fetch(extractor: Vggish, tag: str, directory: Path) -> FetchedWeights:
-    """Download the tag, load it strictly, write it as one safetensors file. Raises WeightsError."""
-    network, digest = _network(extractor)
-    listed = {"extractor": extractor.name, "model": extractor.name, "tag": tag, "source_sha256": digest or ""}
-    carried: dict[str, Json] = {"model": extractor.name, "tag": tag}
-    return weights.save(network.state_dict(), directory / f"{extractor.name}-{tag}.safetensors", carried, listed)
-
-
-def read_pca(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Eigenvectors `[128, 128]` and means `[128]` of a post-processing file.
-
-    torchvggish's `.pth` holds numpy arrays: exactly what rebuilds those is allowed while it is read, nothing else.
+def load(
+    pinned: PinnedWeights,
+    final_relu: bool,
+    pca_file: Path | None,
+    quantise: bool,
+    output: OutputSpec,
+    execution: Execution,
+) -> VggishModel:
+    """Build the network, load its weights and prepare its post-processing.
 
     Raises
     ------
-    WeightsError:
-        The file is missing, damaged, or holds other arrays.
+    WeightsError
+        If the weights cannot be obtained or do not fit, or the PCA file cannot be used.
+    ExtractorError
+        If torchvggish is not installed, or the device cannot be used.
     """
-    try:
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as archive:
-                found = {name: archive[name] for name in archive.files}
-        else:
-            with torch.serialization.safe_globals(_numpy_globals()):
-                loaded = torch.load(path, map_location="cpu", weights_only=True)
-            found = {name: np.asarray(value) for name, value in loaded.items()}
-        eigen_vectors, means = found["pca_eigen_vectors"], found["pca_means"]
-    except (OSError, EOFError, ValueError, RuntimeError, AttributeError, zipfile.BadZipFile) as error:
-        raise WeightsError(f"pca file {path} cannot be read: {' '.join(str(error).split())[:300]}") from error
-    except pickle.UnpicklingError as error:
-        raise WeightsError(f"pca file {path} holds more than arrays; convert it to .npz") from error
-    except KeyError as error:
-        raise WeightsError(f"pca file {path} has no {error.args[0]}") from error
+    post_processing = None if pca_file is None else (*read_pca(pca_file), quantise)
+    network, sha256 = build_network(pinned)
+    if not final_relu:
+        network.embeddings = network.embeddings[:-1]
+    return VggishModel(network, post_processing, output, execution, sha256)
+
+
+def read_pca(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Read a post-processing file.
+
+    Returns
+    -------
+    eigen_vectors
+        ``[128, 128]``, one component per row.
+    means
+        ``[128]``.
+
+    Raises
+    ------
+    WeightsError
+        If the file is missing, damaged, or holds other arrays.
+    """
+    arrays = _read_npz(path) if path.suffix == ".npz" else _read_torch_arrays(path)
+    for name in ("pca_eigen_vectors", "pca_means"):
+        if name not in arrays:
+            raise WeightsError(f"pca file {path} has no {name}")
+    eigen_vectors, means = arrays["pca_eigen_vectors"], arrays["pca_means"]
     if eigen_vectors.shape != (_WIDTH, _WIDTH) or means.size != _WIDTH:
         shapes = f"{list(eigen_vectors.shape)} and {list(means.shape)}"
         raise WeightsError(f"pca file {path} holds {shapes} instead of [{_WIDTH}, {_WIDTH}] and [{_WIDTH}]")
     return eigen_vectors, means.reshape(-1)
 
 
+def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (OSError, EOFError, ValueError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        raise WeightsError(f"pca file {path} cannot be read: {one_line(error)}") from error
+
+
+def _read_torch_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """Read torchvggish's ``.pth``, which holds numpy arrays: what rebuilds those is allowed and nothing else."""
+    loaded = tensors.read_pickle(path, "pca file", _numpy_globals())
+    if not isinstance(loaded, Mapping):
+        raise WeightsError(f"pca file {path} holds {type(loaded).__name__} instead of arrays by name")
+    return {name: np.asarray(value) for name, value in loaded.items()}
+
+
 def _numpy_globals() -> list[Any]:
+    """List the functions and classes that rebuild arrays, as ``torch.serialization.safe_globals`` takes them."""
     reconstruct: Any = np.empty(0).__reduce__()[0]
     # Files of numpy 1 name the module by its old path.
     return [
@@ -152,26 +179,37 @@ def _numpy_globals() -> list[Any]:
         (reconstruct, "numpy._core.multiarray._reconstruct"),
         np.ndarray,
         np.dtype,
-        *{type(np.dtype(kind)) for kind in (np.float32, np.float64)},
+        *{type(np.dtype(number)) for number in (np.float32, np.float64)},
     ]
 
 
-def _network(extractor: Vggish) -> tuple[Any, str | None]:
-    """torchvggish's network with its weights, and the digest of their file."""
-    source = extractor.source
-    network = _architecture(source.seed if isinstance(source, RandomWeights) else 0)
-    if isinstance(source, RandomWeights):
+def build_network(pinned: PinnedWeights) -> tuple[Any, str | None]:
+    """Build torchvggish's network and load its weights strictly.
+
+    Returns
+    -------
+    network
+        The network, on the CPU.
+    sha256
+        Digest of the file that the weights came from; None for random weights.
+
+    Raises
+    ------
+    WeightsError
+        If the weights cannot be obtained or do not fit.
+    ExtractorError
+        If torchvggish is not installed.
+    """
+    network = _architecture(pinned.seed)
+    path = weights.resolve(pinned, lambda _: _download())
+    if path is None:
         return network, None
-    path = weights.resolve(source, extractor.name, extractor.sha256, _download)
-    if isinstance(source, WeightsFile):
-        weights.check_model(path, extractor.name)
-    described = f"weights {source.tag!r}" if isinstance(source, HubTag) else f"weights file {path}"
-    weights.load_strict(network, weights.read_state_dict(path), f"{described} as VGGish")
+    tensors.load_strict(network, tensors.read_state_dict(path), f"{weights.label(pinned, path)} as VGGish")
     return network, weights.digest(path)
 
 
 def _architecture(seed: int) -> Any:
-    """The untrained network, seeded, without touching the process's random state."""
+    """Build the untrained network from its seed, without touching the process's random state."""
     layers = _layers()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -180,7 +218,7 @@ def _architecture(seed: int) -> Any:
 
 @lru_cache(maxsize=1)
 def _layers() -> Any:
-    """The module of torchvggish that holds the layers, alone. Raises ExtractorError if the package has none."""
+    """Import the one module of torchvggish that holds the layers. Raises ExtractorError if it is not installed."""
     package = importlib.util.find_spec("torchvggish")
     locations = package.submodule_search_locations if package is not None else None
     path = Path(locations[0]) / "torchvggish.py" if locations else None
@@ -193,25 +231,25 @@ def _layers() -> Any:
 
 
 def _download() -> Path:
-    """torchvggish's released file in torch.hub's cache, its digest begun by what its name says.
+    """Return torchvggish's released file in torch.hub's cache; its sha256 begins as the file's name says.
 
     Raises
     ------
-    WeightsError:
-        The host cannot be reached, or the cached file is damaged.
+    WeightsError
+        If the host cannot be reached, or the cached file is damaged.
     """
     address: str = _layers().VGGISH_WEIGHTS
     name = address.rpartition("/")[2]
     match = re.search(r"-([0-9a-f]{8,})\.", name)
-    begins = match[1] if match else ""
+    prefix = match[1] if match else ""
     path = Path(torch.hub.get_dir()) / "checkpoints" / name
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         hub.download(
             "VGGish 'torchvggish'",
             address,
-            lambda: torch.hub.download_url_to_file(address, str(path), hash_prefix=begins, progress=False),
+            lambda: torch.hub.download_url_to_file(address, str(path), hash_prefix=prefix, progress=False),
         )
-    if not weights.digest(path).startswith(begins):
-        raise WeightsError(f"weights file {path} is damaged: its sha256 does not begin with {begins}; remove it")
+    if not weights.digest(path).startswith(prefix):
+        raise WeightsError(f"weights file {path} is damaged: its sha256 does not begin with {prefix}; remove it")
     return path

@@ -1,4 +1,4 @@
-"""Checkpoints: ``last.pt`` to resume from, ``best.safetensors`` to use. Both appear whole or not at all."""
+"""Checkpoints: ``last.pt`` to resume from, ``best.safetensors`` to use. Each is written whole or not at all."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from settings.messages import one_line
 from trainers.errors import TrainingError
+from trainers.folder import BEST, LAST
+from trainers.resume import task_description
 from trainers.task import Json
 
-LAST = "last.pt"
-BEST = "best.safetensors"
-_DESCRIPTION = "reelstore"
+_DESCRIPTION = "reelstore"  # key of the description in the header of a safetensors file
 
 
 def save_last(folder: Path, state: Mapping[str, Any]) -> None:
-    """Replace the state to resume from."""
+    """Replace the state to resume from in a run's folder."""
     _replace(folder / LAST, lambda path: torch.save(dict(state), path))
 
 
 def load_last(folder: Path) -> dict[str, Any] | None:
-    """The state to resume from, on the CPU; None before the first checkpoint.
+    """Return the state to resume from, on the CPU; None before the first checkpoint.
 
     Raises
     ------
@@ -41,57 +42,58 @@ def load_last(folder: Path) -> dict[str, Any] | None:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise TrainingError(f"{path}: not readable ({_line(error)}); remove it to start anew") from error
+        raise TrainingError(f"{path}: not readable ({one_line(error)}); remove it to start anew") from error
     return state
 
 
 def save_best(folder: Path, model: nn.Module, description: Mapping[str, Json]) -> None:
-    """Replace the best weights; ``description`` (settings, store version, vocabularies) travels in the header."""
+    """Replace the best weights; the header of the file holds ``description`` (settings, store version, words)."""
     tensors = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
     metadata = {_DESCRIPTION: json.dumps(description, sort_keys=True)}
     _replace(folder / BEST, lambda path: save_file(tensors, path, metadata))
 
 
 def read_description(path: Path) -> dict[str, Any]:
-    """What a checkpoint says of itself.
+    """Return what a checkpoint says about itself: the settings of the loop, the task, and the validation scores.
 
     Raises
     ------
     TrainingError
-        If it is missing, damaged, or not one of ours.
+        If the file is missing or damaged, or another program wrote it.
     """
     with _opened(path) as file:
         text = (file.metadata() or {}).get(_DESCRIPTION)
     if text is None:
         raise TrainingError(f"{path}: not a checkpoint of this trainer (its header has no {_DESCRIPTION!r})")
-    description: dict[str, Any] = json.loads(text)
-    return description
+    description = json.loads(text)
+    return {**description, "task": task_description(description)}
 
 
 def load_best(path: Path, model: nn.Module) -> None:
-    """Load weights strictly.
+    """Load weights into a model that must have exactly the same tensors.
 
     Raises
     ------
     TrainingError
-        If the file is missing or damaged, or its tensors are not the model's.
+        If the file is missing or damaged, or its tensors do not fit the model.
     """
     with _opened(path) as file:
-        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  safetensors' handle is no dict
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  safetensors' handle is not a dict
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise TrainingError(f"{path}: does not fit the model: {_line(error)}") from error
+        raise TrainingError(f"{path}: does not fit the model: {one_line(error)}") from error
 
 
 def _opened(path: Path) -> Any:
     try:
         return safe_open(path, "pt")
     except (OSError, SafetensorError) as error:
-        raise TrainingError(f"{path}: not readable ({_line(error)})") from error
+        raise TrainingError(f"{path}: not readable ({one_line(error)})") from error
 
 
 def _replace(target: Path, write: Callable[[Path], None]) -> None:
+    """Write a file beside ``target`` and rename it over ``target`` once it is on the disk."""
     staged = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         write(staged)
@@ -105,7 +107,3 @@ def _replace(target: Path, write: Callable[[Path], None]) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

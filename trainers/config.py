@@ -1,61 +1,79 @@
-"""Settings of the training loop, the same for every method."""
+"""Settings that every training method has: how to optimise.
+
+The settings of a method are in ``trainers/cra/config.py`` and ``trainers/coqo/config.py``, named presets of them in
+``trainers/presets/*.yaml``. Files and ``--set`` are read by the package ``settings``.
+"""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from settings import Section
 
 PRESETS = Path(__file__).parent / "presets"
 
 
-class Section(BaseModel):
-    """A frozen section of a settings file; unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
 class LoopConfig(Section):
-    """How to optimise.
-
-    Attributes
-    ----------
-    lr, final_lr_ratio, warmup_epochs :
-        Peak learning rate; ``cosine`` ends at ``lr * final_lr_ratio``. Warm-up is linear.
-    decay_epochs, decay_factor :
-        ``staircase`` multiplies the rate by ``decay_factor`` every ``decay_epochs``.
-    clip_norm :
-        Largest L2 norm of the gradient; null does not clip.
-    precision :
-        dtype of autocast; float16 scales the loss.
-    threads :
-        CPU threads; null keeps torch's number. Results on the CPU are equal for equal threads.
-    checkpoint_steps :
-        Also write a checkpoint every so many steps, not only after each epoch.
-    validate_epochs :
-        Score the validation split after every so many epochs, and after the last.
-    patience :
-        Stop after so many epochs without a better validation score; null trains on.
-    """
+    """How to optimise."""
 
     epochs: Annotated[int, Field(ge=1)] = 30
+    """Passes over the training split."""
     seed: Annotated[int, Field(ge=0)] = 2024
+    """Seed of the initial weights, the batches and the dropout masks."""
     optimizer: Literal["adam", "adamw"] = "adam"
+    """Adam, or Adam with decoupled weight decay."""
     amsgrad: bool = False
+    """Use the AMSGrad variant of the optimiser."""
     lr: Annotated[float, Field(gt=0)] = 1e-4
+    """Peak learning rate."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Weight decay of the optimiser."""
     schedule: Literal["cosine", "staircase", "constant"] = "cosine"
+    """How the learning rate changes after warm-up; it may change with every step."""
     warmup_epochs: Annotated[float, Field(ge=0)] = 1.0
+    """The learning rate rises linearly from 0 for so many epochs."""
     final_lr_ratio: Annotated[float, Field(ge=0, le=1)] = 1e-3
+    """``cosine`` ends at ``lr * final_lr_ratio``."""
     decay_epochs: Annotated[int, Field(ge=1)] = 8
+    """``staircase`` lowers the learning rate every so many epochs."""
     decay_factor: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """``staircase`` multiplies the learning rate by this factor."""
     clip_norm: Annotated[float, Field(gt=0)] | None = 12.0
+    """Largest L2 norm of the gradient; null does not clip."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """The dtype of autocast; ``float16`` also scales the loss."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    """Where to train; ``auto`` takes a GPU if one is visible."""
     threads: Annotated[int, Field(ge=1)] | None = None
+    """CPU threads; null keeps torch's number. Results on the CPU are equal only for equal threads."""
     log_steps: Annotated[int, Field(ge=1)] = 20
+    """Log the mean losses every so many steps."""
     checkpoint_steps: Annotated[int, Field(ge=1)] | None = None
+    """Also write a checkpoint every so many steps; null writes one after each epoch only."""
     validate_epochs: Annotated[int, Field(ge=1)] = 1
+    """Score the validation split every so many epochs, and after the last."""
     patience: Annotated[int, Field(ge=1)] | None = None
+    """Stop after so many epochs without a better validation score; null never stops early."""
     tensorboard: bool = True
+    """Also write TensorBoard events."""
+
+
+class MethodSettings(Section):
+    """The settings of one run of a method; each method adds its own sections."""
+
+    loop: LoopConfig = LoopConfig()
+    """How to optimise."""
+
+    @property
+    @abstractmethod
+    def dataset(self) -> str:
+        """The dataset of the store's ``questions`` table."""
+
+    @property
+    @abstractmethod
+    def features(self) -> tuple[str, ...]:
+        """Names of the features that the model reads, frames last; none if it answers from the question alone."""

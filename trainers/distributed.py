@@ -1,4 +1,4 @@
-"""One process or many: ranks under torchrun, Ray Train or nothing."""
+"""One process or many: ranks under torchrun, under Ray Train, or neither."""
 
 from __future__ import annotations
 
@@ -12,13 +12,24 @@ from torch import distributed
 
 from trainers.errors import TrainingError
 
-# Rank 0 validates alone while the others wait.
 PATIENCE = datetime.timedelta(hours=6)
+"""How long a rank waits for another: rank 0 validates alone while the others wait."""
+_GLOO_GRACE_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """Which process this is, and its device."""
+    """Which of several processes this one is, and its device.
+
+    Attributes
+    ----------
+    rank
+        Number of this process, from 0.
+    world
+        Number of processes.
+    device
+        Where this process computes.
+    """
 
     rank: int
     world: int
@@ -26,6 +37,7 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
+        """Whether this process writes the files of the run."""
         return self.rank == 0
 
     def barrier(self) -> None:
@@ -34,7 +46,7 @@ class Ranks:
             distributed.barrier()
 
     def agree(self, flag: bool) -> bool:
-        """True on every rank as soon as it is on one."""
+        """Return true on every rank as soon as ``flag`` is true on one."""
         if self.world == 1:
             return flag
         value = torch.tensor([float(flag)], device=self.device)
@@ -43,16 +55,17 @@ class Ranks:
 
 
 def join(device: str) -> Ranks:
-    """Join the process group that the environment names, if it names one (torchrun, Ray Train).
+    """Join the process group that the environment describes, if it describes one (torchrun, Ray Train).
 
     Parameters
     ----------
-    device : ``auto``, ``cpu``, ``cuda`` or ``cuda:N``. With several local ranks, ``cuda`` is each one's own.
+    device
+        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``. With several local ranks, ``cuda`` gives each its own GPU.
 
     Raises
     ------
     TrainingError
-        If the device is not there.
+        If the device does not exist.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_RANK", "0"))
@@ -65,12 +78,16 @@ def join(device: str) -> Ranks:
 
 
 def leave() -> None:
-    """Leave the process group that :func:`join` joined."""
-    if distributed.is_initialized():
-        distributed.destroy_process_group()
-        # Gloo's threads outlive the group where DistributedDataParallel was used, and need the interpreter to let go of
-        # the last tensors that were reduced: a process that ended before they could would abort.
-        time.sleep(0.2)
+    """Leave the process group that ``join`` joined."""
+    if not distributed.is_initialized():
+        return
+    uses_gloo = distributed.get_backend() == "gloo"
+    distributed.destroy_process_group()
+    if uses_gloo:
+        # A race in PyTorch (github.com/pytorch/pytorch/pull/179291): Gloo's worker threads outlive the group and may
+        # still hold tensors of the last reductions. A thread that drops one while the interpreter shuts down asks for
+        # its lock and aborts the process. PyTorch offers nothing to wait for, so each gets this long to drop them.
+        time.sleep(_GLOO_GRACE_S)
 
 
 def _device(name: str, local_rank: int) -> torch.device:
@@ -79,10 +96,10 @@ def _device(name: str, local_rank: int) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise TrainingError(f"device {name!r}: not a device; say auto, cpu, cuda or cuda:N") from error
+        raise TrainingError(f"device {name!r}: not a device; use auto, cpu, cuda or cuda:N") from error
     if device.type == "cuda":
         if not torch.cuda.is_available():
-            raise TrainingError(f"device {name!r}: no GPU is visible; say device=cpu")
+            raise TrainingError(f"device {name!r}: no GPU is visible; use device=cpu")
         device = torch.device("cuda", local_rank if device.index is None else device.index)
         torch.cuda.set_device(device)
     return device

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class TrainingError(Exception):
-    """Raised when training, or drawing a trained run, cannot start or go on."""
+    """Raised when training, or drawing a trained run, cannot start or continue."""
 
 
 class EvaluationError(Exception):

@@ -16,19 +16,21 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from settings.workers import runtime_environment
 from trainers.distributed import PATIENCE
 from trainers.errors import TrainingError
-from trainers.run import RESULTS, Request, run
+from trainers.folder import RESULTS
+from trainers.results import TrainRequest, TrainResult
+from trainers.run import run
 
 
-def launch(request: Request, workers: int, device: str) -> dict[str, Any]:
-    """Run :func:`trainers.run.run` on ``workers`` processes.
+def launch(request: TrainRequest, workers: int, device: str) -> TrainResult:
+    """Run ``trainers.run.run`` in ``workers`` processes.
 
-    Each has one GPU, unless ``device`` is ``cpu``, or ``auto`` and the cluster has none. Every node must see the store
-    and ``request.out``: rank 0 writes checkpoints there and all ranks resume from them.
+    Each process has one GPU, unless ``device`` is ``cpu``, or is ``auto`` and the cluster has no GPU. Every node must
+    see the store and ``request.out``: rank 0 writes checkpoints there, and all ranks resume from them.
 
     Raises
     ------
     TrainingError
-        With the first line of what a worker raised; if the cluster has GPUs, but not for every worker.
+        If a worker fails (with the last line of its error), or the cluster has GPUs, but fewer than workers.
     """
     owned = not ray.is_initialized()
     if owned:
@@ -39,15 +41,17 @@ def launch(request: Request, workers: int, device: str) -> dict[str, Any]:
             runtime_env=runtime_environment(),
         )
     try:
-        there = int(ray.cluster_resources().get("GPU", 0))
-        gpus = device != "cpu" and (there > 0 or device != "auto")
-        if gpus and there < workers:
-            raise TrainingError(f"ray: {workers} workers need a GPU each, the cluster has {there}; use loop.device=cpu")
+        gpus = int(ray.cluster_resources().get("GPU", 0))
+        use_gpu = device != "cpu" and (gpus > 0 or device != "auto")
+        if use_gpu and gpus < workers:
+            raise TrainingError(
+                f"ray: {workers} workers need one GPU each, but the cluster has {gpus}; use loop.device=cpu"
+            )
         trainer = TorchTrainer(
             _worker,
             train_loop_config=asdict(request),
             torch_config=TorchConfig(timeout_s=int(PATIENCE.total_seconds())),
-            scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus),
+            scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu),
             run_config=RunConfig(name="reelstore", storage_path=str(Path(request.out).absolute() / "ray")),
         )
         trainer.fit()
@@ -58,16 +62,15 @@ def launch(request: Request, workers: int, device: str) -> dict[str, Any]:
     finally:
         if owned:
             ray.shutdown()
-    summary: dict[str, Any] = json.loads((Path(request.out) / RESULTS).read_text())
-    return summary
+    return TrainResult.from_json(json.loads((Path(request.out) / RESULTS).read_text()))
 
 
-def _worker(settings: dict[str, Any]) -> None:
-    run(Request(**settings))
+def _worker(fields: dict[str, Any]) -> None:
+    run(TrainRequest(**fields))
 
 
 def _cause(error: TrainingFailedError) -> str:
-    """What the first worker raised, in one line."""
+    """Return what the first worker that failed raised, in one line."""
     failures = getattr(error, "worker_failures", {})
     return _last_line(failures[min(failures)] if failures else error)
 

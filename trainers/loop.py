@@ -1,8 +1,8 @@
 """The training loop that every method shares.
 
-A step depends on the settings and its number alone: its batch on (seed, rank, epoch, step), its dropout masks on
-(seed, rank, step). So a run that was killed goes on from its last checkpoint with the same losses, and on a CPU two
-runs of one seed are equal bit by bit.
+A step depends only on the settings and its number: its batch on (seed, rank, epoch, step), its dropout masks on
+(seed, rank, step). So a run that was killed continues from its last checkpoint with the same losses, and two runs with
+the same seed on a CPU are equal bit by bit.
 """
 
 from __future__ import annotations
@@ -26,11 +26,13 @@ from trainers import checkpoint, schedule
 from trainers.config import LoopConfig
 from trainers.distributed import Ranks
 from trainers.errors import TrainingError
-from trainers.reporting import Journal, Reporter
+from trainers.folder import LAST, SETTINGS
+from trainers.journal import Journal
+from trainers.progress import Progress
+from trainers.resume import task_description
 from trainers.task import Batch, Evaluation, Task
 
-SETTINGS = "settings.json"
-# Settings that may change between a run and its continuation: none of them changes a step.
+# Settings that may differ when a run resumes: none of them changes a step.
 _FREE = ("device", "log_steps", "checkpoint_steps", "tensorboard")
 
 
@@ -40,9 +42,14 @@ class Outcome:
 
     Attributes
     ----------
-    best : metrics of the validation split at the best checkpoint.
-    best_epoch : 1-based.
-    stopped_by : the signal that ended the run early, or None.
+    steps
+        Optimiser steps since the beginning of the run.
+    best
+        Metrics of the validation split at the best checkpoint.
+    best_epoch
+        The epoch of the best checkpoint, counted from 1.
+    stopped_by
+        The signal that ended the run early, or None.
     """
 
     steps: int
@@ -53,34 +60,34 @@ class Outcome:
 
 @dataclass(slots=True)
 class _State:
-    """Everything of a run but tensors."""
+    """The state of a run apart from its tensors."""
 
     step: int = 0
     best: dict[str, float] = field(default_factory=dict)
     best_epoch: int = 0
 
 
-def train(task: Task, config: LoopConfig, folder: Path, ranks: Ranks, reporter: Reporter) -> Outcome:
-    """Train ``task``, or go on with the run in ``folder``; leave the best checkpoint there.
+def train(task: Task, config: LoopConfig, folder: Path, ranks: Ranks, progress: Progress) -> Outcome:
+    """Train ``task``, or continue the run in ``folder``; leave the best checkpoint there.
 
     Raises
     ------
     TrainingError
         If the folder holds another run, or a loss is not finite.
     """
-    with reporter, _stop_signals() as stop:
-        return _Loop(task, config, folder, ranks, reporter).run(stop)
+    with progress, _stop_signals() as stop:
+        return _Loop(task, config, folder, ranks, progress).run(stop)
 
 
 def evaluate(task: Task, split: str, config: LoopConfig, ranks: Ranks) -> Evaluation:
-    """Score a split with the model as it stands."""
+    """Score a split with the model as it is."""
     task.model.to(ranks.device).eval()
     with torch.inference_mode(), _autocast(config, ranks.device):
         return task.evaluate(split)
 
 
 class _Losses(nn.Module):
-    """Calls ``task.loss`` as a forward pass, so that DistributedDataParallel sees it."""
+    """A module whose forward pass is ``task.loss``, so that DistributedDataParallel sees it."""
 
     def __init__(self, task: Task) -> None:
         super().__init__()
@@ -92,13 +99,15 @@ class _Losses(nn.Module):
 
 
 class _Loop:
-    def __init__(self, task: Task, config: LoopConfig, folder: Path, ranks: Ranks, reporter: Reporter) -> None:
-        self.task, self.config, self.folder, self.ranks, self.reporter = task, config, folder, ranks, reporter
+    """One run, from its last checkpoint on."""
+
+    def __init__(self, task: Task, config: LoopConfig, folder: Path, ranks: Ranks, progress: Progress) -> None:
+        self.task, self.config, self.folder, self.ranks, self.progress = task, config, folder, ranks, progress
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         self.steps = task.steps_per_epoch()
         if self.steps < 1:
-            raise TrainingError("there is not one full training batch; make the batch smaller")
+            raise TrainingError("the training split does not fill one batch; make the batch smaller")
         task.model.to(ranks.device)
         self.optimizer = _optimizer(task.model, config)
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=config.precision == "float16")
@@ -110,7 +119,7 @@ class _Loop:
         }
         self._resume()
         losses = _Losses(task)
-        # A method may own parameters that a step does not touch (an intervention that is switched off).
+        # A method may have parameters that a step does not use, such as those of an intervention that is switched off.
         self.losses = DistributedDataParallel(losses, find_unused_parameters=True) if ranks.world > 1 else losses
 
     def run(self, stop: list[signal.Signals]) -> Outcome:
@@ -133,7 +142,7 @@ class _Loop:
         return self._outcome()
 
     def _epoch(self, epoch: int, journal: Journal | None, stop: list[signal.Signals]) -> bool:
-        """Train to the end of an epoch; true if a signal cut it short."""
+        """Train to the end of an epoch; return whether a signal cut it short."""
         self.losses.train()
         window: list[dict[str, torch.Tensor]] = []
         for batch in self.task.batches(epoch, self.state.step - epoch * self.steps):
@@ -146,15 +155,13 @@ class _Loop:
                 self._log(epoch, window, journal)
                 window = []
             if ended:
-                continue  # validated first: what is saved at the end of an epoch has its score
+                continue  # validation comes first: the checkpoint at the end of an epoch holds its score
             if stopping:
                 return True
             if checkpointing:
                 self._checkpoint()
         if self.state.step != (epoch + 1) * self.steps:
-            raise TrainingError(
-                f"epoch {epoch + 1} gave {self.state.step - epoch * self.steps} of {self.steps} batches"
-            )
+            raise TrainingError(f"epoch {epoch + 1} had {self.state.step - epoch * self.steps} of {self.steps} batches")
         return False
 
     def _step(self, batch: Batch) -> dict[str, torch.Tensor]:
@@ -172,7 +179,7 @@ class _Loop:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         logged = {name: value.detach() for name, value in losses.items()}
-        # Half precision overflows while its scale is sought; the scaler leaves such steps out by itself.
+        # Half precision overflows until the scaler has found its scale; the scaler skips such steps by itself.
         return logged if self.scaler.is_enabled() else {**logged, "gradient": norm}
 
     def _lr_factor(self, step: int) -> float:
@@ -186,7 +193,7 @@ class _Loop:
         return ramp
 
     def _log(self, epoch: int, window: list[dict[str, torch.Tensor]], journal: Journal | None) -> None:
-        """Log the mean losses and norm of the gradient since the last time; refuse to go on if they are no numbers."""
+        """Log the mean losses and gradient norm since the last call; raise TrainingError if one is not finite."""
         means = {name: float(torch.stack([losses[name].float() for losses in window]).mean()) for name in window[0]}
         if not all(map(math.isfinite, means.values())):
             raise TrainingError(
@@ -199,7 +206,7 @@ class _Loop:
             journal.write(self.state.step, epoch + 1, "train", {**means, "lr": lr})
         done = self.state.step - epoch * self.steps
         if self.ranks.is_first:
-            self.reporter.step(f"epoch {epoch + 1}/{self.config.epochs} loss {means['total']:.4f}", done, self.steps)
+            self.progress.step(f"epoch {epoch + 1}/{self.config.epochs} loss {means['total']:.4f}", done, self.steps)
 
     def _validate(self, epoch: int, journal: Journal | None) -> None:
         if self.ranks.is_first:
@@ -208,7 +215,7 @@ class _Loop:
             if journal is not None:
                 journal.write(self.state.step, epoch + 1, split, metrics)
             score = metrics[self.task.select]
-            # A tie goes to the later epoch, as in the published loops of both papers.
+            # Of equal scores the later epoch wins, as in the published loops of both papers.
             if not self.state.best or score >= self.state.best[self.task.select]:
                 self.state.best, self.state.best_epoch = metrics, epoch + 1
                 checkpoint.save_best(
@@ -216,7 +223,7 @@ class _Loop:
                 )
             best = "" if self.state.best_epoch != epoch + 1 else ", the best so far"
             shown = ", ".join(f"{name} {value:.2f}" for name, value in metrics.items())
-            self.reporter.line(f"epoch {epoch + 1}/{self.config.epochs}: {split}: {shown}{best}")
+            self.progress.line(f"epoch {epoch + 1}/{self.config.epochs}: {split}: {shown}{best}")
         self.ranks.barrier()
 
     def _out_of_patience(self, epochs_done: int) -> bool:
@@ -230,7 +237,7 @@ class _Loop:
         self.ranks.barrier()
 
     def _saved(self) -> dict[str, Any]:
-        """What a checkpoint holds."""
+        """Return what a checkpoint holds."""
         return {
             "settings": json.dumps(self.settings, sort_keys=True),
             "model": self.task.model.state_dict(),
@@ -251,10 +258,9 @@ class _Loop:
                 (self.folder / SETTINGS).write_text(json.dumps(self.settings, indent=1, sort_keys=True) + "\n")
             return
         if not isinstance(saved, dict) or saved.keys() != self._saved().keys():
-            raise TrainingError(
-                f"{self.folder / checkpoint.LAST}: not a checkpoint of this trainer; name another --out"
-            )
-        difference = _first_difference(json.loads(saved["settings"]), self.settings)
+            raise TrainingError(f"{self.folder / LAST}: not a checkpoint of this trainer; name another --out")
+        before = json.loads(saved["settings"])
+        difference = _first_difference({**before, "task": task_description(before)}, self.settings)
         if difference:
             raise TrainingError(f"{self.folder}: holds a run with other settings ({difference}); name another --out")
         self.task.model.load_state_dict(saved["model"])
@@ -263,16 +269,16 @@ class _Loop:
         self.state = _State(saved["step"], saved["best"], saved["best_epoch"])
         if self.ranks.is_first:
             total = self.steps * self.config.epochs
-            self.reporter.line(f"{self.folder}: going on after step {saved['step']} of {total}")
+            self.progress.line(f"{self.folder}: continuing after step {saved['step']} of {total}")
 
     def _outcome(self, stopped_by: signal.Signals | None = None) -> Outcome:
         return Outcome(self.state.step, self.state.best, self.state.best_epoch, stopped_by)
 
 
 def _optimizer(model: nn.Module, config: LoopConfig) -> torch.optim.Optimizer:
-    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+    optimizer = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return kind(trained, lr=config.lr, weight_decay=config.weight_decay, amsgrad=config.amsgrad)
+    return optimizer(trained, lr=config.lr, weight_decay=config.weight_decay, amsgrad=config.amsgrad)
 
 
 def _autocast(config: LoopConfig, device: torch.device) -> torch.autocast:
@@ -285,12 +291,12 @@ def _seed(*numbers: int) -> int:
 
 
 def _first_difference(before: Any, now: Any, path: str = "") -> str | None:
-    """Where two JSON values differ first, in the order of keys."""
+    """Return where two JSON values first differ, in the order of their keys; None if they are equal."""
     if isinstance(before, dict) and isinstance(now, dict):
         for key in sorted({*before, *now}):
-            found = _first_difference(before.get(key), now.get(key), f"{path}.{key}" if path else key)
-            if found:
-                return found
+            difference = _first_difference(before.get(key), now.get(key), f"{path}.{key}" if path else key)
+            if difference:
+                return difference
         return None
     return None if before == now else f"{path}: {_short(before)} there, {_short(now)} now"
 
@@ -302,21 +308,26 @@ def _short(value: Any) -> str:
 
 @contextmanager
 def _stop_signals() -> Iterator[list[signal.Signals]]:
-    """The SIGTERM and SIGINT that have come, in order; the second one acts at once."""
-    seen: list[signal.Signals] = []
-    before: dict[signal.Signals, Any] = {}
+    """Collect SIGTERM and SIGINT instead of acting on them; a second signal of a kind acts at once.
+
+    Yields
+    ------
+    The signals received so far, in order.
+    """
+    received: list[signal.Signals] = []
+    handlers: dict[signal.Signals, Any] = {}
 
     def note(number: int, frame: FrameType | None) -> None:
-        seen.append(signal.Signals(number))
-        signal.signal(number, before[signal.Signals(number)])
+        received.append(signal.Signals(number))
+        signal.signal(number, handlers[signal.Signals(number)])
 
     try:
-        for each in (signal.SIGTERM, signal.SIGINT):
-            before[each] = signal.signal(each, note)
-    except ValueError:  # not the main thread (Ray Train): whoever started it sees to signals
-        before.clear()
+        for stop_signal in (signal.SIGTERM, signal.SIGINT):
+            handlers[stop_signal] = signal.signal(stop_signal, note)
+    except ValueError:  # not the main thread (Ray Train): whoever started the thread handles signals
+        handlers.clear()
     try:
-        yield seen
+        yield received
     finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        for stop_signal, handler in handlers.items():
+            signal.signal(stop_signal, handler)

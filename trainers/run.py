@@ -1,103 +1,82 @@
-"""One training run, from settings to scored predictions; what ``jobs/train.py`` and Ray Train call."""
+"""One training run, from settings to scored predictions: what ``jobs/train.py`` and Ray Train call."""
 
 from __future__ import annotations
 
-import importlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
-from pydantic import BaseModel
+import torch
 
 from stores import Store
 from trainers import checkpoint
 from trainers.config import LoopConfig
 from trainers.distributed import Ranks, join, leave
-from trainers.loop import Outcome, evaluate, train
-from trainers.reporting import Reporter
+from trainers.errors import TrainingError
+from trainers.folder import BEST, write_results
+from trainers.loop import evaluate, train
+from trainers.methods import find_method
+from trainers.progress import Progress
+from trainers.results import TrainRequest, TrainResult
 from trainers.task import Task
 
-METHODS = ("coqo", "cra")
-RESULTS = "results.json"
 
+def run(request: TrainRequest) -> TrainResult:
+    """Train, or continue training; then score every split with the best checkpoint.
 
-class MethodSettings(BaseModel):
-    """What the settings of every method have in common."""
-
-    loop: LoopConfig
-
-
-class Method(Protocol):
-    """The module ``trainers.<method>.task``."""
-
-    Settings: type[MethodSettings]
-
-    def build(self, settings: Any, store: Store, ranks: Ranks) -> Task:
-        """Make the task; raise TrainingError when the store cannot feed it."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """Plain values, so that it travels to a Ray worker.
-
-    Attributes
-    ----------
-    settings : the validated settings, as JSON.
-    version : the store's version to train on.
-    """
-
-    method: str
-    store: str
-    version: int
-    out: str
-    settings: Mapping[str, Any]
-
-
-def method(name: str) -> Method:
-    """The task module of a method."""
-    module: Any = importlib.import_module(f"trainers.{name}.task")
-    return module  # type: ignore[no-any-return]
-
-
-def run(request: Request) -> dict[str, Any]:
-    """Train (or go on training), then score every split with the best checkpoint.
-
-    Returns
-    -------
-    JSON-able: ``steps``, ``best_epoch``, ``metrics`` by split, ``files``; ``stopped_by`` names a signal that ended
-    the run early, with ``exit_code`` 128 + its number.
+    Rank 0 writes ``results.json`` beside the checkpoints. The results of other ranks have no metrics and no files.
 
     Raises
     ------
     TrainingError
-        If the store lacks what the method needs, the folder holds another run, or a loss is not finite.
+        If there is no such method, the store lacks what it needs, the folder holds another run, a loss is not finite,
+        or a batch is too large for the device.
     """
-    chosen = method(request.method)
-    settings = chosen.Settings.model_validate(request.settings)
+    method = find_method(request.method)
+    settings = method.settings.model_validate(request.settings)
+    loop: LoopConfig = settings.loop
     out = Path(request.out)
-    ranks = join(settings.loop.device)
+    ranks = join(loop.device)
     try:
         with Store.open(request.store, request.version) as store:
-            task = chosen.build(settings, store, ranks)
-            outcome = train(task, settings.loop, out, ranks, Reporter())
-            scored = _score(task, settings.loop, out, ranks) if ranks.is_first and not outcome.stopped_by else {}
-            summary = _summary(request, outcome, scored)
-            if ranks.is_first:
-                (out / RESULTS).write_text(json.dumps(summary, indent=1) + "\n")
+            task = method.build(settings, store, ranks)
+            outcome = train(task, loop, out, ranks, Progress())
+            scores = _score(task, loop, out, ranks) if ranks.is_first and not outcome.stopped_by else _Scores({}, ())
+        result = TrainResult(
+            method=request.method,
+            store=request.store,
+            store_version=request.version,
+            out=request.out,
+            steps=outcome.steps,
+            best_epoch=outcome.best_epoch,
+            metrics=scores.metrics,
+            files=scores.files,
+            stopped_by=outcome.stopped_by.name if outcome.stopped_by else None,
+        )
+        if ranks.is_first:
+            write_results(out, result.to_json())
         ranks.barrier()
-        return summary
+        return result
+    except torch.OutOfMemoryError as error:
+        reason = str(error).splitlines()[0]
+        raise TrainingError(f"{reason} Make the batch smaller (data.batch…), or use loop.precision=bfloat16") from error
     finally:
         leave()
 
 
-def _score(task: Task, loop: LoopConfig, out: Path, ranks: Ranks) -> dict[str, Any]:
-    """Predictions and metrics of the best checkpoint, written beside it."""
-    checkpoint.load_best(out / checkpoint.BEST, task.model)
-    metrics: dict[str, Any] = {}
-    files = [str(out / checkpoint.BEST)]
+@dataclass(frozen=True, slots=True)
+class _Scores:
+    """Metrics by split, and the files that hold the weights and their predictions."""
+
+    metrics: dict[str, dict[str, float]]
+    files: tuple[str, ...]
+
+
+def _score(task: Task, loop: LoopConfig, out: Path, ranks: Ranks) -> _Scores:
+    """Score every split with the best checkpoint, and write its predictions beside it."""
+    checkpoint.load_best(out / BEST, task.model)
+    metrics: dict[str, dict[str, float]] = {}
+    files = [str(out / BEST)]
     for split in task.splits():
         evaluation = evaluate(task, split, loop, ranks)
         metrics[split] = dict(evaluation.metrics)
@@ -105,19 +84,4 @@ def _score(task: Task, loop: LoopConfig, out: Path, ranks: Ranks) -> dict[str, A
             path = out / f"{stem}_{split}.json"
             path.write_text(json.dumps(value) + "\n")
             files.append(str(path))
-    return {"metrics": metrics, "files": files}
-
-
-def _summary(request: Request, outcome: Outcome, scored: Mapping[str, Any]) -> dict[str, Any]:
-    stopped = outcome.stopped_by
-    return {
-        "method": request.method,
-        "store": request.store,
-        "store_version": request.version,
-        "out": request.out,
-        "steps": outcome.steps,
-        "best_epoch": outcome.best_epoch,
-        **scored,
-        "stopped_by": stopped.name if stopped else None,
-        "exit_code": 128 + stopped if stopped else 0,
-    }
+    return _Scores(metrics, tuple(files))

@@ -1,6 +1,6 @@
-"""Features on one scale: centred and divided by their deviation over the training videos, number by number.
+"""Features on one scale: every number is centred and divided by its standard deviation over the training videos.
 
-The outputs of a trained tower are of one size already; hand-made features are not, and a first linear layer would
+The outputs of a trained network have similar sizes already. Hand-made features do not, and a first linear layer would
 mostly see the largest.
 """
 
@@ -11,17 +11,20 @@ from torch import Tensor, nn
 
 from stores.loading import QuestionDataset, VideoDataset
 
-_VIDEOS = 64  # at a time
-# A number that hardly changes is not blown up.
+_VIDEOS_AT_ONCE = 64
+# A number that hardly varies keeps its size instead of being blown up.
 _LEAST_DEVIATION = 1e-3
 
 
 class Standardise(nn.Module):
-    """(x - mean) / std over the last axis, in float32. What it divides by is saved with the model, and not trained.
+    """(x - mean) / std over the last axis, in float32. Mean and std are saved with the model but not trained.
 
     Parameters
     ----------
-    mean, std : ``[C]``.
+    mean
+        ``[C]``.
+    std
+        ``[C]``; values below 0.001 count as 0.001.
     """
 
     mean: Tensor
@@ -33,16 +36,16 @@ class Standardise(nn.Module):
         self.register_buffer("std", std.float().clamp_min(_LEAST_DEVIATION))
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[..., C]`` to the same."""
+        """Standardise ``[..., C]``; the result has the same shape."""
         return (x.float() - self.mean) / self.std
 
 
 def standardise(dataset: QuestionDataset | VideoDataset, view: str) -> Standardise:
-    """The scale of a view: each number's mean and deviation over all valid steps (and cells) of the videos."""
+    """Measure the mean and standard deviation of a view over all valid steps (and cells) of a dataset's videos."""
     count, total, squares = 0, torch.zeros(()), torch.zeros(())
-    for first in range(0, len(dataset.videos), _VIDEOS):
-        features, valid, _ = dataset.table.gather(range(first, min(first + _VIDEOS, len(dataset.videos))))
-        steps = features[view][valid[view]].double().flatten(0, -2)
+    for first in range(0, len(dataset.videos), _VIDEOS_AT_ONCE):
+        features, valid, _ = dataset.table.gather(range(first, min(first + _VIDEOS_AT_ONCE, len(dataset.videos))))
+        steps = features[view][valid[view]].double().flatten(0, -2)  # [steps * cells, C]
         count, total, squares = count + len(steps), total + steps.sum(0), squares + (steps**2).sum(0)
     mean = total / max(count, 1)
     return Standardise(mean, (squares / max(count, 1) - mean**2).clamp_min(0).sqrt())

@@ -6,9 +6,10 @@ import math
 
 
 def cosine(step: int, warmup: int, total: int, final: float) -> float:
-    """Linear warm-up from 0 to 1 over ``warmup`` steps, then half a cosine down to ``final`` at ``total``.
+    """Return the factor after a linear warm-up from 0 to 1, then along half a cosine down to ``final`` at ``total``.
 
-    What CRA's released configuration calls ``warmup`` (facts: 533 steps of 15,990, final 1e-3).
+    This is the schedule that CRA's published configuration calls ``warmup``: 533 of 15,990 steps warm up, and
+    ``final`` is 1e-3 (``docs/facts/cra.md`` section 5.6).
     """
     if step < warmup:
         return step / warmup
@@ -17,5 +18,5 @@ def cosine(step: int, warmup: int, total: int, final: float) -> float:
 
 
 def staircase(step: int, every: int, factor: float) -> float:
-    """``factor`` to the number of completed periods of ``every`` steps (the MUSIC-AVQA family's StepLR)."""
+    """Return ``factor`` to the power of the completed periods of ``every`` steps (StepLR in MUSIC-AVQA's code)."""
     return factor ** (step // every)

@@ -1,4 +1,4 @@
-"""What the training loop needs to know of a method: a model, batches, a loss, an evaluation."""
+"""What the training loop needs to know about a method: a model, batches, a loss and an evaluation."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json
 
 
 class Batch(Protocol):
-    """What a task yields; the loop only moves it to the device."""
+    """What a task yields. The loop only moves it to the device."""
 
-    def to(self, device: torch.device, non_blocking: bool = False) -> Any: ...
+    def to(self, device: torch.device, non_blocking: bool = False) -> Any:
+        """Return the same batch on ``device``."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Metrics of one split, and the predictions that they were computed from.
+    """Metrics of one split, and the predictions from which they were computed.
 
     Attributes
     ----------
-    metrics :
-        Name to value; rates in percent.
-    predictions :
-        File stem to a JSON-able value, as ``jobs/evaluate.py`` reads it.
+    metrics
+        Name to value; rates are in percent.
+    predictions
+        File stem to a value that JSON can hold, as ``jobs/evaluate.py`` reads it.
     """
 
     metrics: Mapping[str, float]
@@ -40,9 +42,9 @@ class Task(ABC):
 
     Attributes
     ----------
-    model :
-        All trainable parameters; the loop moves it to the device and calls ``train()`` and ``eval()``.
-    select :
+    model
+        Holds all trainable parameters. The loop moves it to the device and calls ``train()`` and ``eval()``.
+    select
         The validation metric whose maximum picks the best checkpoint.
     """
 
@@ -51,28 +53,32 @@ class Task(ABC):
 
     @abstractmethod
     def steps_per_epoch(self) -> int:
-        """Optimiser steps of one epoch on one rank; the same on every rank."""
+        """Return the number of optimiser steps of one epoch on one rank; every rank has the same."""
 
     @abstractmethod
     def batches(self, epoch: int, start_step: int) -> Iterator[Batch]:
-        """The batches of an epoch from ``start_step`` on.
+        """Yield the batches of an epoch from ``start_step`` on.
 
-        A batch depends on nothing but the task's settings, its rank, ``epoch`` and its step: resuming in the middle
-        gives the same ones.
+        A batch depends only on the task's settings, the rank, the epoch and the step, so that a run that resumes in the
+        middle of an epoch gets the same batches.
         """
 
     @abstractmethod
     def loss(self, batch: Any) -> dict[str, torch.Tensor]:
-        """Scalars: ``total`` is minimised, the others are logged."""
+        """Return scalars by name: ``total`` is minimised, the others are logged."""
 
     @abstractmethod
     def evaluate(self, split: str) -> Evaluation:
-        """Score a split with ``model`` as it stands (in evaluation mode, without gradients)."""
+        """Score a split with ``model`` as it is. The loop has set evaluation mode and disabled gradients."""
 
     @abstractmethod
     def splits(self) -> Sequence[str]:
-        """What can be scored after training, the validation split first."""
+        """Return the splits to score after training, the validation split first."""
 
     @abstractmethod
     def describe(self) -> dict[str, Json]:
-        """What it takes to use a checkpoint: settings, vocabularies, the store and its version."""
+        """Return what it takes to use a checkpoint.
+
+        Every task names its ``method``, its ``settings`` without those of the loop, and the ``store_version`` that it
+        reads; it adds its vocabularies and the digests of its features' specs.
+        """

@@ -1,8 +1,9 @@
-"""`clip`: the text tower of any open_clip model.
+"""``clip``: the text tower of any open_clip model.
 
-The projected embedding, not normalised: what open_clip's and OpenAI's `encode_text` return (768 numbers for ViT-L/14),
-and what the published method embeds its graph nodes with (CRA-GQA's notebook: CLIP text features of ViT-L/14, texts
-cut after 77 tokens). Weights, digests and activation are those of the `clip` extractor, see `extractors.clip`.
+A vector is the projected embedding, not normalised: what ``encode_text`` of open_clip and OpenAI returns (768 numbers
+for ViT-L/14). The published CRA-GQA embeds its graph nodes with the same features (its notebook uses ViT-L/14 and cuts
+texts after 77 tokens). Weights, digests and activation follow the rules of the ``clip`` extractor, see
+``extractors/clip.py``.
 """
 
 from __future__ import annotations
@@ -13,23 +14,27 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from extractors import clip_models
-from extractors.base import Json
+from extractors.base import Execution, Json
 from extractors.clip import Clip
 from extractors.text.base import TextEncoder, TextModel
 from extractors.weights import identity
 
-_CONTEXT_LENGTH = 77  # open_clip's where a model file does not say
+_CONTEXT_LENGTH = 77  # open_clip's own, for model files that name none
 
 
 class ClipText(TextEncoder):
-    """Options of the `clip` text encoder.
+    """Options of the ``clip`` text encoder.
 
     Attributes
     ----------
-    model, weights, sha256:
-        As for the `clip` extractor: an open_clip name; a hub tag, a file, or `random:<seed>`; the file's digest.
-    activation:
-        `auto` follows the weights.
+    model
+        An open_clip model name, as for the ``clip`` extractor.
+    weights
+        A hub tag, a ``.safetensors`` or torch file, or ``random:<seed>``.
+    sha256
+        Digest that the weights file must have.
+    activation
+        ``auto`` follows the weights.
     """
 
     name: ClassVar[str] = "clip"
@@ -47,34 +52,42 @@ class ClipText(TextEncoder):
 
     @cached_property
     def clip(self) -> Clip:
-        """The image tower of the same weights, which knows how to load them."""
+        """The extractor of the same weights, which checks their options."""
         return Clip(model=self.model, weights=self.weights, sha256=self.sha256)
 
     @property
     def context_length(self) -> int:
-        """Tokens of the longest text, begin and end included; what is longer is cut."""
+        """Tokens of the longest text, begin and end included; longer texts are cut."""
         length: int = clip_models.config(self.clip.model)["text_cfg"].get("context_length", _CONTEXT_LENGTH)
         return length
 
     @property
     def hub_tokenizer(self) -> str | None:
-        """The repository of the tokenizer; None for the one that open_clip carries."""
+        """Repository of the tokenizer; None for the one that open_clip ships."""
         name: str | None = clip_models.config(self.clip.model)["text_cfg"].get("hf_tokenizer_name")
         return name or None
 
     def quick_gelu(self) -> bool:
-        """True if the blocks use QuickGELU. Raises WeightsError, ExtractorError as the `clip` extractor does."""
+        """Tell whether the blocks use QuickGELU.
+
+        Raises
+        ------
+        ExtractorError
+            If the model's name contradicts its weights.
+        WeightsError
+            If a weights file cannot be read or belongs to another model.
+        """
         if self.activation != "auto":
             return self.activation == "quick_gelu"
         return clip_models.quick_gelu(self.clip.tower, self.clip.source, self.clip.facts)
 
     def spec(self) -> dict[str, Json]:
-        """The recipe. Reads (and hashes, once per process) a weights file; imports no torch."""
+        """Return the spec. Reads (and hashes, once per process) a weights file; imports no torch."""
         return {
             "encoder": self.name,
             "version": self.version,
             "model": self.clip.tower.model,
-            "weights": identity(self.clip.source, self.sha256),
+            "weights": identity(self.clip.pinned_weights),
             "layer": "projected embedding, not normalised",
             "activation": "quick_gelu" if self.quick_gelu() else "gelu",
             "tokenizer": self.hub_tokenizer or "open_clip",
@@ -91,7 +104,17 @@ class ClipText(TextEncoder):
         return self.clip.random_weights
 
     def load(self, device: str, threads: int | None = None) -> TextModel:
-        """Build the model, load its weights strictly, keep its text tower. Raises WeightsError, ExtractorError."""
-        from extractors.text import clip_tower as text_clip_tower
+        """Build the model, load its weights strictly and keep its text tower.
 
-        return text_clip_tower.load(self, device, threads)
+        Raises
+        ------
+        WeightsError
+            If the weights or the tokenizer cannot be obtained, or the weights do not fit.
+        ExtractorError
+            If the model's name contradicts its weights, or open_clip cannot build the model.
+        """
+        from extractors.text import clip_tower
+
+        clip = self.clip
+        network = clip_models.ClipNetwork(clip.model, clip.pinned_weights, clip.tower.image_size, self.quick_gelu())
+        return clip_tower.load(network, self.hub_tokenizer, self.dim, Execution(device, threads=threads))

@@ -1,10 +1,10 @@
-"""`hashed`: character n-grams, hashed and projected. No weights, no network, the same bytes on every machine.
+"""``hashed``: character n-grams, hashed and projected. No weights, no network, the same bytes on every machine.
 
-The encoder of demonstrations and tests: strings that share words come out near each other, meaning is not known to it.
+The encoder of demonstrations and tests: strings that share words get similar vectors, but it knows no meanings.
 
 All arithmetic before the final division is on whole numbers, so that no order of summation can show: counts of
-hashed n-grams (MurmurHash3 with alternating signs, scikit-learn's `HashingVectorizer`) times a projection of signs ±1
-(Achlioptas, "Database-friendly random projections", 2003) drawn from SHAKE-256 of the seed.
+hashed n-grams (MurmurHash3 with alternating signs, scikit-learn's ``HashingVectorizer``) times a projection of signs ±1
+(Dimitris Achlioptas, "Database-friendly random projections", 2003) drawn from SHAKE-256 of the seed.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _TEXTS_AT_ONCE = 1024
 
 
 class HashedText(TextEncoder):
-    """Options of the `hashed` text encoder.
+    """Options of the ``hashed`` text encoder.
 
     Attributes
     ----------
-    size:
+    size
         Numbers in a vector.
-    seed:
-        Of the projection.
+    seed
+        Random seed of the projection.
     """
 
     name: ClassVar[str] = "hashed"
@@ -46,7 +46,7 @@ class HashedText(TextEncoder):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
     def spec(self) -> dict[str, Json]:
-        """The recipe; there are no weights."""
+        """Return the spec, which has no weights."""
         return {
             "encoder": self.name,
             "version": self.version,
@@ -64,11 +64,13 @@ class HashedText(TextEncoder):
         return self.size
 
     def load(self, device: str = "cpu", threads: int | None = None) -> TextModel:
-        """Draw the projection; it runs on the CPU whatever the device."""
+        """Draw the projection. The model runs on the CPU, whatever the device."""
         return _Hashed(self.size, self.seed)
 
 
 class _Hashed(TextModel):
+    """Counts of hashed n-grams times a projection."""
+
     def __init__(self, size: int, seed: int) -> None:
         self._vectorizer = _vectorizer()
         bits = np.frombuffer(hashlib.shake_256(str(seed).encode()).digest(_BUCKETS * size // 8), np.uint8)
@@ -76,7 +78,7 @@ class _Hashed(TextModel):
         self._signs = np.unpackbits(bits).reshape(_BUCKETS, size).astype(np.int32) * 2 - 1
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """`[N, size] float32` of length 1; a text without a letter is all zeros."""
+        """Return ``[N, size] float32`` vectors of length 1; the vector of an empty text is all zeros."""
         vectors = np.empty((len(texts), self._signs.shape[1]), np.float32)
         for start in range(0, len(texts), _TEXTS_AT_ONCE):
             chunk = texts[start : start + _TEXTS_AT_ONCE]
@@ -87,7 +89,7 @@ class _Hashed(TextModel):
         return vectors
 
     def numerics(self) -> dict[str, Json]:
-        """Nothing: whole numbers have no last bits."""
+        """Return nothing: whole numbers have no last bits."""
         return {}
 
 

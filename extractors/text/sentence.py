@@ -1,13 +1,13 @@
-"""`sentence`: a sentence encoder of the transformers library, as all-MiniLM-L6-v2.
+"""``sentence``: a sentence encoder of the transformers library, for example all-MiniLM-L6-v2.
 
-The mean of the last hidden states over the tokens of the text, scaled to length 1 (Reimers and Gurevych,
-"Sentence-BERT", 2019). The model is a local folder or a repository of the Hugging Face hub that holds `config.json`,
-`tokenizer.json` and `model.safetensors`; a repository and a copy of its files are one and the same encoder.
+A vector is the mean of the last hidden states over the tokens of the text, scaled to length 1 (Reimers and Gurevych,
+"Sentence-BERT", 2019). The model is a local folder or a repository of the Hugging Face hub that holds ``config.json``,
+``tokenizer.json`` and ``model.safetensors``; a repository and a copy of its files are the same encoder. The papers and
+the licences are in ``extractors/text/sentence_tower.py``.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from functools import cached_property
 from pathlib import Path
@@ -16,25 +16,26 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import Field, model_validator
 
 from extractors import hub
-from extractors.base import ExtractorError, Json, WeightsError
+from extractors.base import Execution, ExtractorError, Json, WeightsError
 from extractors.text.base import TextEncoder, TextModel
 from extractors.weights import check_pin, digest
+from settings.messages import one_line
 
 _CONFIG, _TOKENIZER, _WEIGHTS = "config.json", "tokenizer.json", "model.safetensors"
 _LENGTH, _POOLING = "sentence_bert_config.json", "1_Pooling/config.json"
 
 
 class SentenceText(TextEncoder):
-    """Options of the `sentence` text encoder.
+    """Options of the ``sentence`` text encoder.
 
     Attributes
     ----------
-    model:
-        A folder, or a repository such as `sentence-transformers/all-MiniLM-L6-v2`.
-    sha256:
-        Digest that `model.safetensors` must have.
-    max_length:
-        Tokens of the longest text, begin and end included; what is longer is cut. None is the model's own.
+    model
+        A folder, or a repository such as ``sentence-transformers/all-MiniLM-L6-v2``.
+    sha256
+        Digest that ``model.safetensors`` must have.
+    max_length
+        Tokens of the longest text, begin and end included; longer texts are cut. None is the model's own number.
     """
 
     name: ClassVar[str] = "sentence"
@@ -53,34 +54,35 @@ class SentenceText(TextEncoder):
 
     @property
     def folder(self) -> Path:
-        """Where a local model is."""
+        """Folder of a local model."""
         return Path(self.model).expanduser().absolute()
 
     def file(self, name: str) -> Path:
-        """One file of the model. Raises WeightsError if it is not there or cannot be downloaded."""
+        """Return one file of the model. Raises WeightsError if it is missing or cannot be downloaded."""
         if not self.folder.is_dir():
             return hub.hugging_face_file(f"{self.model} {name}", self.model, name)
         if not (path := self.folder / name).is_file():
-            raise WeightsError(f"{self.folder}: no {name}; a sentence encoder is config, tokenizer and safetensors")
+            raise WeightsError(f"{self.folder}: no {name}; it must hold {_CONFIG}, {_TOKENIZER} and {_WEIGHTS}")
         return path
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """The model's `config.json`, its own `max_length` under that name.
+        """The model's ``config.json``, with the longest text that it takes as ``max_length``.
 
         Raises
         ------
-        ExtractorError:
-            The model's vectors are pooled otherwise than by the mean.
+        ExtractorError
+            If the model does not pool its vectors by the mean.
         """
-        read = _read_json(self.file(_CONFIG))
+        config = _read_json(self.file(_CONFIG))
         pooling = self._optional(_POOLING)
         if not pooling.get("pooling_mode_mean_tokens", True):
             raise ExtractorError(f"{self.model} is not pooled by the mean of its tokens; only that is supported")
-        longest = read.get("max_position_embeddings", 512)
-        return {**read, "max_length": min(self._optional(_LENGTH).get("max_seq_length") or longest, longest)}
+        longest = config.get("max_position_embeddings", 512)
+        return {**config, "max_length": min(self._optional(_LENGTH).get("max_seq_length") or longest, longest)}
 
     def _optional(self, name: str) -> dict[str, Any]:
+        """Read a JSON file of the model; a missing one is empty."""
         try:
             return _read_json(self.file(name))
         except WeightsError:
@@ -95,12 +97,12 @@ class SentenceText(TextEncoder):
         return self.max_length or own
 
     def spec(self) -> dict[str, Json]:
-        """The recipe. Reads and hashes the model's files (once per process); imports no torch."""
+        """Return the spec. Reads and hashes the model's files (once per process); imports no torch."""
         return {
             "encoder": self.name,
             "version": self.version,
             "weights": {"sha256": check_pin(self.file(_WEIGHTS), self.sha256)},
-            "config_sha256": hashlib.sha256(self.file(_CONFIG).read_bytes()).hexdigest(),
+            "config_sha256": digest(self.file(_CONFIG)),
             "tokenizer_sha256": digest(self.file(_TOKENIZER)),
             "pooling": "mean",
             "normalise": "l2",
@@ -114,18 +116,27 @@ class SentenceText(TextEncoder):
         return size
 
     def load(self, device: str, threads: int | None = None) -> TextModel:
-        """Load the network, every weight of it from the file. Raises WeightsError, ExtractorError."""
-        from extractors.text import sentence_tower as text_sentence_tower
+        """Load the network, every weight of it from the file.
+
+        Raises
+        ------
+        WeightsError
+            If a file of the model is missing, is not the pinned one, or does not fit.
+        ExtractorError
+            If the model cannot be used with these options, or the device cannot be used.
+        """
+        from extractors.text import sentence_tower
 
         check_pin(self.file(_WEIGHTS), self.sha256)
-        return text_sentence_tower.load(self, self.file(_TOKENIZER), device, threads)
+        files = sentence_tower.Files(self.file(_CONFIG), self.file(_TOKENIZER), self.file(_WEIGHTS))
+        return sentence_tower.load(files, self.context_length, self.dim, Execution(device, threads=threads))
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        read = json.loads(path.read_text("utf-8"))
+        value = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise WeightsError(f"{path} cannot be read: {error}") from error
-    if not isinstance(read, dict):
+        raise WeightsError(f"{path} cannot be read: {one_line(error)}") from error
+    if not isinstance(value, dict):
         raise WeightsError(f"{path} is not a JSON object")
-    return read
+    return value

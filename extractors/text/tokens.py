@@ -1,4 +1,4 @@
-"""What text encoders with a network share: tokens of equal length go through it in micro-batches of one shape."""
+"""What text encoders with a network share: texts of equal length go through it in micro-batches of one shape."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ Tokenize: TypeAlias = Callable[[Sequence[str]], list[NDArray[np.int64]]]
 
 
 class TokenTextModel(TextModel):
-    """A network of token ids under the rules of `extractors.batching`.
+    """A network over token ids, run under the rules of ``extractors.batching``.
 
-    Strings are short beside the context that networks were made for, so each is padded to a length of its own, which
+    Most strings are far shorter than the context that networks were made for. Each is therefore padded to a length that
     follows from its text alone, and texts of one length share micro-batches.
 
     Parameters
     ----------
-    tokenize:
-        Texts to their padded ids, `int64 [L_i]` each.
-    model:
-        `int64 [M, L]` to `float32 [M, dim]`.
+    tokenize
+        Turns texts into their padded ids, ``int64 [L_i]`` each.
+    model
+        Turns ids ``int64 [M, L]`` into ``float32 [M, dim]``.
     """
 
     def __init__(self, tokenize: Tokenize, model: Model) -> None:
@@ -38,7 +38,7 @@ class TokenTextModel(TextModel):
         self._batchers: dict[int, MicroBatcher] = {}
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """`[N, dim] float32`; each distinct text is computed once."""
+        """Return ``[N, dim] float32`` vectors; each distinct text is computed once."""
         place = {text: index for index, text in enumerate(dict.fromkeys(texts))}
         unique = list(place)
         by_length: dict[int, list[tuple[str, NDArray[np.int64]]]] = {}
@@ -52,11 +52,11 @@ class TokenTextModel(TextModel):
         return vectors[[place[text] for text in texts]]
 
     def numerics(self) -> dict[str, Json]:
-        """The network's, and the smallest micro-batch that memory allowed."""
-        used = [batcher.micro_batch for batcher in self._batchers.values()]
-        return {**self._model.numerics(), "micro_batch": min(used, default=MICRO_BATCH)}
+        """Return the network's numerics and the smallest micro-batch that memory allowed."""
+        sizes = [batcher.micro_batch for batcher in self._batchers.values()]
+        return {**self._model.numerics(), "micro_batch": min(sizes, default=MICRO_BATCH)}
 
 
 def padded_length(tokens: int, limit: int) -> int:
-    """Length that a text of some tokens is padded to: the next multiple of `LENGTH_STEP`, at most `limit`."""
+    """Return the length to pad a number of tokens to: the next multiple of ``LENGTH_STEP``, at most ``limit``."""
     return min(-(-tokens // LENGTH_STEP) * LENGTH_STEP, limit)

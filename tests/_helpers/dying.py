@@ -1,4 +1,4 @@
-"""An extractor whose process dies once: the first to make the marker file is killed."""
+"""An extractor whose process dies once: the process that first makes the marker file is killed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from extractors.rgb_grid import RgbGrid, RgbGridModel
 
 
 class Dying(RgbGrid):
-    """The marker's path is an option, since workers do not share the driver's environment."""
+    """A ``rgb_grid`` whose process dies once.
+
+    The marker's path is an option, because workers do not share the driver's environment.
+    """
 
     marker: str = Field(default_factory=lambda: os.environ.get("REELSTORE_TEST_DIED", ""))
 

@@ -1,4 +1,4 @@
-"""A small torch tower that computes in the dtype it is told to."""
+"""A small torch tower that computes in the dtype of its option ``compute_dtype``."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from extractors.base import Extractor, Json, Model, OutputSpec
+from extractors.base import Execution, Extractor, Json, Model, OutputSpec
 from extractors.rgb_grid import RgbGrid
-from extractors.torch_model import Execution, TorchModel
+from extractors.torch_model import TorchModel
 
 
 class Linear(Extractor):

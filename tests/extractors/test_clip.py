@@ -36,7 +36,7 @@ def features(extractor: Extractor, frames: NDArray[np.uint8]) -> NDArray[np.floa
 
 
 def reference_model(**overrides: Any) -> Any:
-    """ViT-S-32-alt as open_clip's own factory builds it from the same seed."""
+    """Build ViT-S-32-alt with open_clip's own factory from the same seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         return open_clip.create_model("ViT-S-32-alt", force_image_size=64, **overrides).eval()
@@ -52,10 +52,10 @@ def test_cls_is_what_open_clip_encodes(frames: NDArray[np.uint8], activation: st
     with torch.inference_mode():
         model = reference_model(force_quick_gelu=quick_gelu)
         expected = model.encode_image(reference_images(frames)).numpy()
-    found = features(build("clip", {**SMALL, "activation": activation}), frames)
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
-    assert np.abs(np.linalg.norm(found, axis=1) - 1).max() > 0.01, "must not be normalised"
+    actual = features(build("clip", {**SMALL, "activation": activation}), frames)
+    assert actual.dtype == np.float32
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5)
+    assert np.abs(np.linalg.norm(actual, axis=1) - 1).max() > 0.01, "must not be normalised"
 
 
 def test_patch_tokens_are_the_last_block_after_ln_post_class_token_first(frames: NDArray[np.uint8]) -> None:
@@ -68,9 +68,9 @@ def test_patch_tokens_are_the_last_block_after_ln_post_class_token_first(frames:
     assert patch.output().step_shape == (1 + 2 * 2, 384)
     assert both.output().step_shape == (1 + 2 * 2, 256)
     np.testing.assert_allclose(features(patch, frames), tokens.numpy(), rtol=0, atol=1e-5)
-    found = features(both, frames)
-    np.testing.assert_allclose(found, projected.numpy(), rtol=0, atol=1e-5)
-    np.testing.assert_allclose(found[:, 0], features(build("clip", SMALL), frames), rtol=0, atol=1e-5)
+    actual = features(both, frames)
+    np.testing.assert_allclose(actual, projected.numpy(), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(actual[:, 0], features(build("clip", SMALL), frames), rtol=0, atol=1e-5)
 
 
 def test_the_activation_moves_the_numbers_and_is_in_the_spec(frames: NDArray[np.uint8]) -> None:
@@ -97,7 +97,7 @@ def test_the_activation_follows_the_weights(options: dict[str, str], expected: s
     assert build("clip", options).spec()["activation"] == expected
 
 
-def test_the_quickgelu_name_is_the_same_recipe() -> None:
+def test_the_quickgelu_name_is_the_same_spec() -> None:
     plain = build("clip", {"model": "ViT-L/14", "weights": "openai"})
     assert plain.spec() == build("clip", {"model": "ViT-L-14-quickgelu", "weights": "OpenAI"}).spec()
 
@@ -155,9 +155,9 @@ def test_other_towers_return_the_shape_they_promise(model: str, frames: NDArray[
 
 def test_coca_returns_its_pooled_embedding_not_normalised(frames: NDArray[np.uint8]) -> None:
     extractor = build("clip", {"model": "coca_ViT-B-32", "weights": "random:0"})
-    found = features(extractor, frames[:1])
-    assert found.shape == (1, 512)
-    assert abs(float(np.linalg.norm(found)) - 1) > 0.01
+    actual = features(extractor, frames[:1])
+    assert actual.shape == (1, 512)
+    assert abs(float(np.linalg.norm(actual)) - 1) > 0.01
 
 
 def test_random_weights_are_the_same_in_every_process_and_leave_the_random_state_alone() -> None:
@@ -204,8 +204,8 @@ def test_an_absent_device_is_one_line() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"model": "ViT-L-41"}, "no model 'ViT-L-41'; near: .*ViT-L-14"),
-        ({"weights": "openia"}, "ViT-L-14 has no weights 'openia'; it has: .*openai"),
+        ({"model": "ViT-L-41"}, "no model 'ViT-L-41'; did you mean .*'ViT-L-14'"),
+        ({"weights": "openia"}, "ViT-L-14 has no weights 'openia' \\(available: .*openai"),
         ({"model": "ViT-S-32-alt", "weights": "openai"}, "open_clip has no weights for it"),
         ({"weights": "random"}, "write random:<seed>"),
         ({"weights": "random:-1"}, "write random:<seed>"),
@@ -219,7 +219,7 @@ def test_an_absent_device_is_one_line() -> None:
         ({"weights": "random:0", "sha256": "0" * 64}, "random weights have none"),
         ({"sha256": "12"}, "option 'sha256'"),
         ({"std": [0.2, 0.0, 0.2]}, "option 'std'"),
-        ({"crops": "squash"}, "unknown option 'crops', did you mean 'crop'"),
+        ({"crops": "squash"}, "unknown option 'crops'; did you mean 'crop'"),
     ],
 )
 def test_a_wrong_option_is_one_clear_line(options: dict[str, Any], message: str) -> None:

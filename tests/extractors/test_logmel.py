@@ -20,7 +20,7 @@ SECOND = 16_000
 
 
 def published(samples: NDArray[np.float64]) -> NDArray[np.float64]:
-    """torchvggish's frames of a waveform at 16 kHz, `[n, 64]`."""
+    """Compute torchvggish's frames of a waveform at 16 kHz, ``[n, 64]``."""
     frames: NDArray[np.float64] = mel_features.log_mel_spectrogram(
         samples,
         audio_sample_rate=vggish_params.SAMPLE_RATE,
@@ -35,7 +35,7 @@ def published(samples: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def published_examples(samples: NDArray[np.float64]) -> NDArray[np.float64]:
-    """torchvggish's examples of a waveform at 16 kHz, `[n, 96, 64]`."""
+    """Compute torchvggish's examples of a waveform at 16 kHz, ``[n, 96, 64]``."""
     examples: NDArray[np.float64] = vggish_input.waveform_to_examples(samples, SECOND, return_tensor=False)
     return examples
 
@@ -50,7 +50,7 @@ def chirp() -> NDArray[np.float64]:
 
 
 def noise(count: int = SECOND) -> NDArray[np.float64]:
-    """A linear congruential generator, updated before use."""
+    """Return noise of a linear congruential generator, updated before use."""
     values, state = np.empty(count), 12345
     for index in range(count):
         state = (1664525 * state + 1013904223) % 2**32
@@ -62,8 +62,8 @@ def moments(frames: NDArray[np.float64]) -> list[float]:
     return [frames.mean(), frames.std()]
 
 
-def close(found: object, expected: object, tolerance: float = 1e-6) -> None:
-    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance)
+def close(actual: object, expected: object, tolerance: float = 1e-6) -> None:
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance)
 
 
 def test_a_sine() -> None:

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from extractors import ExtractorError, build, logmel
 
 
-def found(windows: NDArray[np.float32], bands: int = 16) -> NDArray[np.float32]:
+def features(windows: NDArray[np.float32], bands: int = 16) -> NDArray[np.float32]:
     extractor = build("logmel_bands", {"bands": bands})
     return extractor.load("cpu").forward(extractor.prepare(windows))
 
 
 def test_silence_is_the_logarithm_of_the_offset() -> None:
-    values = found(np.zeros((2, 16_000), np.float32))
+    values = features(np.zeros((2, 16_000), np.float32))
     assert values.shape == (2, 16) and values.dtype == np.float32
     np.testing.assert_allclose(values, math.log(0.01), rtol=1e-6)
 
@@ -31,15 +31,15 @@ def test_a_tone_is_loudest_in_its_own_band(hertz: float) -> None:
 
     # Triangle k of 64 peaks at the (k + 1)-th of 66 equal steps of mel between 125 and 7500 Hz; four make a band.
     triangle = (mel(hertz) - mel(125)) / (mel(7500) - mel(125)) * 65 - 1
-    assert found(tone[None])[0].argmax() == round(triangle) // 4
+    assert features(tone[None])[0].argmax() == round(triangle) // 4
 
 
 def test_bands_are_means_of_the_front_end() -> None:
     windows = np.random.default_rng(0).uniform(-1, 1, (3, 16_000)).astype(np.float32)
     frames = logmel.log_mel(windows)
-    np.testing.assert_allclose(found(windows, 64), frames.mean(1), rtol=1e-5)
-    np.testing.assert_allclose(found(windows, 1)[:, 0], frames.mean((1, 2)), rtol=1e-5)
-    assert found(windows[1:2]).tobytes() == found(windows)[1:2].tobytes()
+    np.testing.assert_allclose(features(windows, 64), frames.mean(1), rtol=1e-5)
+    np.testing.assert_allclose(features(windows, 1)[:, 0], frames.mean((1, 2)), rtol=1e-5)
+    assert features(windows[1:2]).tobytes() == features(windows)[1:2].tobytes()
 
 
 @pytest.mark.parametrize("bands", [0, 3, 128])

@@ -24,7 +24,7 @@ def preprocessing(crop: Crop, interpolation: Interpolation = "bicubic") -> Prepr
 
 
 def reference(ours: Preprocessing, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """What open_clip's transform makes of a frame, before normalisation, on the 0..255 scale."""
+    """Transform a frame as open_clip does, before normalisation, on the 0..255 scale."""
     transform = open_clip.image_transform(
         ours.size,
         is_train=False,

@@ -1,4 +1,4 @@
-"""Names to extractors, a user's own backbone, and what importing costs."""
+"""Extractors by name, a user's own backbone, and what importing costs."""
 
 from __future__ import annotations
 
@@ -92,8 +92,8 @@ def test_a_backbone_of_the_users_own_is_one_short_file(
     [
         (
             "clop",
-            "unknown extractor 'clop', did you mean 'clip'\\?; "
-            "known: clip, hue_hog, logmel_bands, rgb_grid, swin, vggish",
+            "unknown extractor 'clop'; did you mean 'clip'\\? "
+            "\\(available: clip, hue_hog, logmel_bands, rgb_grid, swin, vggish\\)",
         ),
         ("no_such_module:Thing", "cannot be imported: No module named 'no_such_module'"),
         ("extractors.base:Nothing", "cannot be imported: .*Nothing"),
@@ -117,16 +117,16 @@ def test_every_name_builds_with_its_defaults() -> None:
 def test_rgb_grid_is_the_mean_colour_of_each_cell() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (3, 40, 80, 3), np.uint8)
     extractor = build("rgb_grid", {"grid": 4})
-    found = extractor.load("cpu").forward(extractor.prepare(pixels))
-    assert found.shape == (3, *extractor.output().step_shape) == (3, 48)
-    assert found.dtype == np.float32
+    actual = extractor.load("cpu").forward(extractor.prepare(pixels))
+    assert actual.shape == (3, *extractor.output().step_shape) == (3, 48)
+    assert actual.dtype == np.float32
     exact = pixels.reshape(3, 4, 10, 4, 20, 3).mean(axis=(2, 4)).reshape(3, 48) / 255
-    assert np.abs(found - exact).max() < 1 / 255
+    assert np.abs(actual - exact).max() < 1 / 255
 
 
 def test_rgb_grid_puts_the_left_cell_first() -> None:
     pixels = np.zeros((1, 40, 40, 3), np.uint8)
     pixels[0, :20, 20:, 1] = 255
     extractor = build("rgb_grid", {"grid": 2})
-    found = extractor.load("cpu").forward(extractor.prepare(pixels)).reshape(2, 2, 3)
-    assert found.tolist() == [[[0, 0, 0], [0, 1, 0]], [[0, 0, 0], [0, 0, 0]]]
+    actual = extractor.load("cpu").forward(extractor.prepare(pixels)).reshape(2, 2, 3)
+    assert actual.tolist() == [[[0, 0, 0], [0, 1, 0]], [[0, 0, 0], [0, 0, 0]]]

@@ -44,7 +44,7 @@ def swin(weights: object, **options: Any) -> Any:
 
 
 def timm_model(name: str, seed: int, **options: Any) -> Any:
-    """What timm's own factory builds from a seed."""
+    """Build a model with timm's own factory from a seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return timm.create_model(name, pretrained=False, **options).eval()
@@ -57,9 +57,9 @@ def reference_images(name: str, frames: NDArray[np.uint8]) -> torch.Tensor:
 
 
 def original_layout(network: Any) -> dict[str, torch.Tensor]:
-    """A timm model's tensors as the original repository saves them, buffers included.
+    """Return a timm model's tensors as the original repository saves them, buffers included.
 
-    There, a stage ends with the patch merging into the next one, the classifier is a plain linear layer `head`, and
+    There, a stage ends with the patch merging into the next one, the classifier is a plain linear layer ``head``, and
     the indices and masks of the windows are persistent.
     """
     state = {}
@@ -79,7 +79,7 @@ def network() -> Any:
 
 @pytest.fixture(scope="module")
 def checkpoint(network: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`network` as the original repository would publish it."""
+    """Save ``network`` as the original repository would publish it."""
     path = tmp_path_factory.mktemp("original") / f"{NAME}.pth"
     torch.save({"model": original_layout(network)}, path)
     return path
@@ -87,7 +87,7 @@ def checkpoint(network: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def hub_cache(network: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A hub cache in which the tag `ms_in1k` is `network`, as timm's hub would send it."""
+    """Make a hub cache in which the tag ``ms_in1k`` is ``network``, as timm's hub would send it."""
     cache = tmp_path_factory.mktemp("hub")
     repository = cache / f"models--timm--{NAME}.ms_in1k"
     (repository / "snapshots" / "abc").mkdir(parents=True)
@@ -155,10 +155,10 @@ def test_the_map_is_after_the_final_norm_and_its_mean_is_what_timm_pools(frames:
     assert normed.shape == (2, 7, 7, 768)
     for options, expected in (({}, normed), ({"pool": "mean"}, pooled)):
         extractor = swin(f"random:{SEED}", **options)
-        found = extractor.load("cpu", 1).forward(extractor.prepare(frames))
-        assert found.dtype == np.float32
-        assert found.shape == (2, *extractor.output().step_shape)
-        np.testing.assert_allclose(found, expected.numpy(), rtol=0, atol=2e-5)
+        actual = extractor.load("cpu", 1).forward(extractor.prepare(frames))
+        assert actual.dtype == np.float32
+        assert actual.shape == (2, *extractor.output().step_shape)
+        np.testing.assert_allclose(actual, expected.numpy(), rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize(("row", "column"), [(0, 6), (6, 0)])
@@ -186,12 +186,12 @@ def test_a_checkpoint_of_the_original_repository_gives_bitwise_the_same_map(
     timms = tmp_path / "timm.safetensors"
     save_file(network.state_dict(), timms)
     prepared = original.prepare(frames[:1])
-    found = original.load("cpu", 1).forward(prepared)
+    actual = original.load("cpu", 1).forward(prepared)
     same = build("swin", {"model": name, "weights": str(timms)}).load("cpu", 1).forward(prepared)
-    assert found.tobytes() == same.tobytes()
+    assert actual.tobytes() == same.tobytes()
     with torch.inference_mode():
         expected = network.forward_features(reference_images(name, frames[:1])).numpy()
-    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5)
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=2e-5)
 
 
 def test_what_does_not_fit_is_listed(checkpoint: Path, tmp_path: Path) -> None:
@@ -237,7 +237,7 @@ def test_a_tag_its_fetched_file_and_the_original_checkpoint_are_the_same_weights
     assert not [name for name in load_file(tmp_path / written.file) if name.startswith("head")]
     fetched = swin(tmp_path / written.file, sha256=written.sha256)
     by_tag, by_file, by_original = (
-        each.load("cpu", 1).forward(pixels[:1]).tobytes() for each in (tag, fetched, swin(checkpoint))
+        extractor.load("cpu", 1).forward(pixels[:1]).tobytes() for extractor in (tag, fetched, swin(checkpoint))
     )
     assert by_tag == by_file == by_original
     assert tag.spec()["weights"] == {"tag": "ms_in1k"}
@@ -291,7 +291,7 @@ def test_preprocessing_is_explicit_in_the_spec() -> None:
         build("swin", {"weights": "random:0", **options}).spec()["preprocessing"]
         for options in ({}, {"short_side": 256}, {"crop": "squash"})
     )
-    assert [each["short_side"] for each in (default, published, squash)] == [248, 256, None]
+    assert [preprocessing["short_side"] for preprocessing in (default, published, squash)] == [248, 256, None]
     assert build("swin", {"weights": "random:0", "short_side": 248}).spec()["preprocessing"] == default
 
 
@@ -337,10 +337,10 @@ def test_planning_and_preparing_import_no_torch() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"model": "swin_bass_patch4_window7_224"}, "no Swin model .*; near: .*swin_base_patch4_window7_224"),
-        ({"model": "swin_base_patch4_window7_224.ms_in22k"}, "near: swin_base_patch4_window7_224"),
-        ({"weights": "ms_in21k"}, "has no weights 'ms_in21k'; it has: ms_in1k, ms_in22k, ms_in22k_ft_in1k"),
-        ({"model": V2}, "it has: ms_in1k$"),
+        ({"model": "swin_bass_patch4_window7_224"}, "no Swin model .*; did you mean .*'swin_base_patch4_window7_224'"),
+        ({"model": "swin_base_patch4_window7_224.ms_in22k"}, "did you mean 'swin_base_patch4_window7_224'"),
+        ({"weights": "ms_in21k"}, "has no weights 'ms_in21k' \\(available: ms_in1k, ms_in22k, ms_in22k_ft_in1k\\)"),
+        ({"model": V2}, "\\(available: ms_in1k\\)$"),
         ({"weights": "random:0", "sha256": "0" * 64}, "random weights have none"),
         ({"crop": "squash", "short_side": 256}, "belongs to crop=center_crop"),
         ({"short_side": 200}, "200 is below 224"),

@@ -65,7 +65,7 @@ def model() -> TorchModel:
 
 @pytest.fixture(scope="module")
 def checkpoint(model: TorchModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The 18 tensors as torchvggish releases them."""
+    """Save the 18 tensors as torchvggish releases them."""
     path = tmp_path_factory.mktemp("weights") / "vggish.pth"
     torch.save(dict(model.network.state_dict()), path)
     return path
@@ -73,7 +73,7 @@ def checkpoint(model: TorchModel, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture(scope="module")
 def pca(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Made-up PCA parameters that spread the values over more than -2..2."""
+    """Make up PCA parameters that spread the values over more than -2..2."""
     generator = np.random.default_rng(0)
     path = tmp_path_factory.mktemp("pca") / "pca.npz"
     np.savez(path, pca_eigen_vectors=generator.standard_normal((128, 128)), pca_means=generator.standard_normal(128))
@@ -122,10 +122,10 @@ def test_the_forward_is_torchvggishs(model: TorchModel, windows: NDArray[np.floa
     patches = build("vggish", {"weights": "random:1"}).prepare(windows)
     with torch.inference_mode():
         expected = reference(torch.from_numpy(patches)[:, None]).numpy()
-    found = model.forward(patches)
-    assert (found.dtype, found.shape) == (np.float32, (3, 128))
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
-    assert np.abs(found[0] - found[2]).max() > 1e-5, "sounds must differ"
+    actual = model.forward(patches)
+    assert (actual.dtype, actual.shape) == (np.float32, (3, 128))
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-6)
+    assert np.abs(actual[0] - actual[2]).max() > 1e-5, "sounds must differ"
 
 
 def test_the_final_relu_is_an_option(
@@ -133,23 +133,23 @@ def test_the_final_relu_is_an_option(
 ) -> None:
     before = build("vggish", {"weights": str(checkpoint), "final_relu": False})
     patches = before.prepare(windows)
-    found = before.load("cpu", 1).forward(patches)
-    assert (found < 0).any()
-    np.testing.assert_array_equal(np.maximum(found, 0), model.forward(patches))
+    actual = before.load("cpu", 1).forward(patches)
+    assert (actual < 0).any()
+    np.testing.assert_array_equal(np.maximum(actual, 0), model.forward(patches))
     after = build("vggish", {"weights": str(checkpoint)})
     assert (before.spec()["final_relu"], after.spec()["final_relu"]) == (False, True)
     whitened = build("vggish", {"weights": str(checkpoint), "final_relu": False, "pca": str(pca)})
     eight_bit = build("vggish", {"weights": str(checkpoint), "final_relu": False, "pca": str(pca), "quantise": True})
     with np.load(pca) as parameters:
-        expected = (found.astype(np.float64) - parameters["pca_means"]) @ parameters["pca_eigen_vectors"].T
+        expected = (actual.astype(np.float64) - parameters["pca_means"]) @ parameters["pca_eigen_vectors"].T
     assert np.abs(expected).max() > 2
     np.testing.assert_allclose(whitened.load("cpu", 1).forward(patches), expected, rtol=1e-6, atol=1e-6)
     truncated = ((np.clip(expected, -2, 2) + 2) * 63.75).astype(np.uint8)
     levels = eight_bit.load("cpu", 1).forward(patches)
     assert levels.dtype == np.float32
     np.testing.assert_array_equal(levels, truncated)
-    assert len({str(each.spec()) for each in (before, after, whitened, eight_bit)}) == 4
-    assert len({each.output().units for each in (before, after, whitened, eight_bit)}) == 4
+    assert len({str(extractor.spec()) for extractor in (before, after, whitened, eight_bit)}) == 4
+    assert len({extractor.output().units for extractor in (before, after, whitened, eight_bit)}) == 4
 
 
 def test_the_published_pca_gives_the_published_8_bits(shared: Path) -> None:
@@ -174,8 +174,8 @@ def test_pca_parameters_are_the_same_from_torchvggishs_file(pca: Path, tmp_path:
     assert b"numpy.core.multiarray" in written
     (tmp_path / "old.pth").write_bytes(written)
     for name in ("new.pth", "old.pth"):
-        for found, expected in zip(read_pca(tmp_path / name), read_pca(pca), strict=True):
-            np.testing.assert_array_equal(found, expected)
+        for actual, expected in zip(read_pca(tmp_path / name), read_pca(pca), strict=True):
+            np.testing.assert_array_equal(actual, expected)
 
 
 @pytest.mark.parametrize(
@@ -263,7 +263,7 @@ def test_a_minute_is_a_row_of_sixty_whatever_runs_beside_it(model: TorchModel) -
     assert together["b"].tobytes() == alone["b"].tobytes()
 
 
-def test_compilation_is_numerics_and_not_recipe(model: TorchModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compilation_is_in_the_numerics_and_not_in_the_spec(model: TorchModel, monkeypatch: pytest.MonkeyPatch) -> None:
     graphs = []
 
     def capture(graph: torch.fx.GraphModule, _: object) -> Any:
@@ -308,7 +308,7 @@ def test_loading_needs_neither_the_resampler_nor_the_audio_reader() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"weights": "audioset"}, "no weights 'audioset'; it has: torchvggish"),
+        ({"weights": "audioset"}, "no weights 'audioset' \\(available: torchvggish\\)"),
         ({"quantise": True}, "name a pca file"),
         ({"pca": "yes"}, "write none or a .npz or .pth file"),
         ({"weights": "random:0", "sha256": "0" * 64}, "random weights have none"),
@@ -329,7 +329,7 @@ def test_a_missing_pca_file_stops_planning(tmp_path: Path) -> None:
 
 
 def test_the_released_weights_pass_tensorflows_smoke_test(shared: Path) -> None:
-    """Figures of TensorFlow's own test for three seconds of a 1 kHz sine, without and with the final ReLU."""
+    """Compare with TensorFlow's own test: three seconds of a 1 kHz sine, without and with the final ReLU."""
     file = os.environ.get("REELSTORE_VGGISH_WEIGHTS")
     if not file:
         pytest.skip("needs the released weights (set REELSTORE_VGGISH_WEIGHTS)")
@@ -338,8 +338,8 @@ def test_the_released_weights_pass_tensorflows_smoke_test(shared: Path) -> None:
     options = {"weights": file, "pca": str(shared / "data" / "audio" / "vggish_pca_params.npz"), "quantise": True}
     for relu, mean, std, level, spread in ((False, 0.000657, 0.343, 126.0, 89.3), (True, 0.131, 0.238, 123.0, 75.0)):
         extractor = build("vggish", {"weights": file, "final_relu": relu})
-        found = extractor.load("cpu", 1).forward(extractor.prepare(sine))
-        assert found.mean() == pytest.approx(mean, rel=0.1, abs=5e-3)
-        assert found.std() == pytest.approx(std, rel=0.1)
+        actual = extractor.load("cpu", 1).forward(extractor.prepare(sine))
+        assert actual.mean() == pytest.approx(mean, rel=0.1, abs=5e-3)
+        assert actual.std() == pytest.approx(std, rel=0.1)
         levels = build("vggish", {**options, "final_relu": relu}).load("cpu", 1).forward(extractor.prepare(sine))
         assert (levels.mean(), levels.std()) == (pytest.approx(level, rel=0.1), pytest.approx(spread, rel=0.1))

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
-from extractors import Extractor, WeightsError, build, weights
+from extractors import Extractor, WeightsError, build, tensors, weights
 
 if TYPE_CHECKING:
     from tests.extractors.conftest import Tiny
@@ -59,7 +59,7 @@ def test_a_fetched_file_carries_the_preprocessing_of_its_tag(tiny: Tiny, tmp_pat
     assert file.spec()["activation"] == tag.spec()["activation"] == "gelu"
 
 
-def test_a_pinned_tag_and_its_file_are_one_recipe(tiny: Tiny) -> None:
+def test_a_pinned_tag_and_its_file_are_one_spec(tiny: Tiny) -> None:
     sha256 = weights.digest(tiny.hub_file)
     tag = tiny_clip("openai", sha256=sha256)
     file = tiny_clip(tiny.hub_file, activation="quick_gelu")
@@ -107,9 +107,9 @@ def test_position_embeddings_of_another_size_are_interpolated_only_when_asked(
     save_file(larger, tmp_path / "larger.safetensors")
     with pytest.raises(WeightsError, match=r"positional_embedding \[17, 64\] instead of \[5, 64\]"):
         tiny_clip(tmp_path / "larger.safetensors").load("cpu", 1)
-    asked = tiny_clip("openai", image_size=64, tokens="patch")
-    assert asked.spec()["position_embedding"] == "interpolated"
-    assert features(asked, frames).shape == (len(frames), 17, 64)
+    resized = tiny_clip("openai", image_size=64, tokens="patch")
+    assert resized.spec()["position_embedding"] == "interpolated"
+    assert features(resized, frames).shape == (len(frames), 17, 64)
 
 
 def test_a_file_of_another_model_is_named(tiny: Tiny, tmp_path: Path) -> None:
@@ -126,6 +126,30 @@ def test_a_damaged_file_is_a_weights_error(tiny: Tiny, tmp_path: Path, name: str
     with pytest.raises(WeightsError, match=name) as caught:
         tiny_clip(path).load("cpu", 1)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["zip.pth", "old.pth", "tensors.safetensors"])
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_cuts_and_flipped_bits_are_weights_errors_or_harmless(name: str, tmp_path: Path) -> None:
+    state = {f"layer{index}.weight": torch.ones(4, 4) for index in range(3)}
+    if name.endswith(".safetensors"):
+        save_file(state, tmp_path / name)
+    else:
+        torch.save(state, tmp_path / name, _use_new_zipfile_serialization=name != "old.pth")
+    intact = (tmp_path / name).read_bytes()
+    generator = np.random.default_rng(0)
+    refused = 0
+    for _ in range(150):
+        damaged = bytearray(intact[: generator.integers(1, 2 * len(intact))])
+        for at in generator.integers(0, len(damaged), 2):
+            damaged[at] ^= 1 << int(generator.integers(0, 8))
+        (tmp_path / name).write_bytes(damaged)
+        try:
+            tensors.read_state_dict(tmp_path / name)
+        except WeightsError as error:
+            assert str(tmp_path / name) in str(error) and "\n" not in str(error)
+            refused += 1
+    assert refused > 50
 
 
 def test_files_that_run_code_are_refused(tiny: Tiny, tmp_path: Path) -> None:
@@ -171,6 +195,17 @@ def test_fetch_lists_what_it_wrote_and_verify_finds_a_flipped_bit(tiny: Tiny, tm
         extractor.verify(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [("[1", "Invalid JSON"), ("{}", "files Field required"), ('{"files": [{"file": "a"}]}', "files.0.sha256 Field")],
+)
+def test_a_damaged_index_is_one_line(content: str, problem: str, tmp_path: Path) -> None:
+    (tmp_path / tensors.INDEX_NAME).write_text(content)
+    with pytest.raises(WeightsError, match=f"weights.json is not an index of weights: .*{problem}") as caught:
+        tensors.read_index(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
 def test_random_weights_and_files_need_no_fetching(tiny: Tiny, tmp_path: Path) -> None:
     for extractor in (tiny_clip("random:0"), tiny_clip(tiny.hub_file), build("rgb_grid", {})):
         assert extractor.fetch(tmp_path / "none") is None
@@ -190,6 +225,6 @@ def test_the_job_says_it_in_one_line(arguments: list[str], code: int, words: str
     command = [sys.executable, str(ROOT / "jobs" / "weights.py"), *arguments, "--dir", str(tmp_path)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == code, done.stderr
-    said = done.stdout if code == 0 else done.stderr
-    assert words in said
-    assert len(said.splitlines()) == 1
+    output = done.stdout if code == 0 else done.stderr
+    assert words in output
+    assert len(output.splitlines()) == 1

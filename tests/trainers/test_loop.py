@@ -21,8 +21,9 @@ from trainers import checkpoint, schedule
 from trainers.config import LoopConfig
 from trainers.distributed import Ranks
 from trainers.errors import TrainingError
+from trainers.folder import BEST, JOURNAL, LAST
 from trainers.loop import Outcome, train
-from trainers.reporting import Reporter
+from trainers.progress import Progress
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 
@@ -32,11 +33,11 @@ def loop(**more: Any) -> LoopConfig:
 
 
 def run(folder: Path, task: Clouds | None = None, **more: Any) -> Outcome:
-    return train(task or Clouds(), loop(**more), folder, ALONE, Reporter())
+    return train(task or Clouds(), loop(**more), folder, ALONE, Progress())
 
 
 def journal(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (folder / JOURNAL).read_text().splitlines()]
 
 
 def start(folder: Path, *before: str, task: dict[str, Any] | None = None, **more: Any) -> subprocess.Popen[str]:
@@ -100,13 +101,14 @@ def test_another_run_is_not_overwritten(tmp_path: Path) -> None:
 
 
 def test_validation_may_be_rarer_than_epochs(tmp_path: Path) -> None:
-    run(tmp_path / "each")
+    run(tmp_path / "always")
     run(tmp_path / "rare", validate_epochs=2)
     epochs = {
-        name: [line["epoch"] for line in journal(tmp_path / name) if line["kind"] == "val"] for name in ("each", "rare")
+        name: [line["epoch"] for line in journal(tmp_path / name) if line["kind"] == "val"]
+        for name in ("always", "rare")
     }
-    assert epochs == {"each": [1, 2, 3], "rare": [2, 3]}
-    trained = [[line for line in journal(tmp_path / name) if line["kind"] == "train"] for name in ("each", "rare")]
+    assert epochs == {"always": [1, 2, 3], "rare": [2, 3]}
+    trained = [[line for line in journal(tmp_path / name) if line["kind"] == "train"] for name in ("always", "rare")]
     assert trained[0] == trained[1]
 
 
@@ -129,7 +131,7 @@ def test_a_loss_that_is_not_finite_is_refused_and_never_saved(tmp_path: Path) ->
 
 def test_the_best_checkpoint_says_what_it_is_and_fits_only_its_model(tmp_path: Path) -> None:
     outcome = run(tmp_path)
-    path = tmp_path / checkpoint.BEST
+    path = tmp_path / BEST
     description = checkpoint.read_description(path)
     assert description["task"] == {"steps": 5} and description["val"] == outcome.best
     assert description["epoch"] == outcome.best_epoch and description["loop"]["lr"] == 0.01
@@ -140,7 +142,7 @@ def test_the_best_checkpoint_says_what_it_is_and_fits_only_its_model(tmp_path: P
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(TrainingError, match="not readable"):
         checkpoint.read_description(path)
-    (tmp_path / checkpoint.LAST).write_bytes(b"x")
+    (tmp_path / LAST).write_bytes(b"x")
     with pytest.raises(TrainingError, match="remove it to start anew"):
         run(tmp_path)
 
@@ -150,7 +152,7 @@ def test_a_crash_in_the_middle_of_a_checkpoint_leaves_the_old_one(tmp_path: Path
     with pytest.raises(AttributeError):
         checkpoint.save_last(tmp_path, {"step": lambda: 2})
     assert checkpoint.load_last(tmp_path) == {"step": 1}
-    assert [path.name for path in tmp_path.iterdir()] == [checkpoint.LAST]
+    assert [path.name for path in tmp_path.iterdir()] == [LAST]
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
@@ -207,14 +209,14 @@ def test_a_gradient_that_is_not_finite_is_refused_and_never_saved(tmp_path: Path
 
     with pytest.raises(TrainingError, match="a loss or gradient is not finite in epoch 1"):
         run(tmp_path, Broken())
-    assert not (tmp_path / "last.pt").exists()
+    assert not (tmp_path / LAST).exists()
 
 
 def test_files_of_other_makers_are_one_line(tmp_path: Path) -> None:
-    torch.save({"weights": 1}, tmp_path / "last.pt")
+    torch.save({"weights": 1}, tmp_path / LAST)
     with pytest.raises(TrainingError, match=r"last\.pt: not a checkpoint of this trainer"):
         run(tmp_path)
-    (tmp_path / "last.pt").unlink()
-    (tmp_path / "metrics.jsonl").write_text("hello\n")
-    with pytest.raises(TrainingError, match=r"metrics\.jsonl: line 1 is not of this journal"):
+    (tmp_path / LAST).unlink()
+    (tmp_path / JOURNAL).write_text("hello\n")
+    with pytest.raises(TrainingError, match=r"metrics\.jsonl: line 1 does not belong to a training journal"):
         run(tmp_path)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -11,8 +11,8 @@ import settings
 from examples.toyworld import World, write
 from pipeline.refresh import load_dataset, refresh
 from stores import Store
-from trainers.config import PRESETS
-from trainers.run import Request, method, run
+from trainers import PRESETS, TrainRequest, find_method
+from trainers.run import run
 
 pytestmark = pytest.mark.slow
 
@@ -26,15 +26,14 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out / "store"
 
 
-def trained(store: Path, out: Path, name: str, *overrides: str) -> dict[str, dict[str, float]]:
+def trained(store: Path, out: Path, name: str, *overrides: str) -> Mapping[str, Mapping[str, float]]:
     """Metrics by split of a short training."""
     short = [*overrides, "loop.threads=1", "loop.device=cpu", "loop.tensorboard=false"]
     raw, origin = settings.read(PRESETS, f"{name}-toyworld", None, short)
-    chosen = settings.validate(method(name).Settings, raw, origin).model_dump(mode="json")
+    chosen = settings.validate(find_method(name).settings, raw, origin).model_dump(mode="json")
     with Store.open(store, lease=False) as opened:
-        request = Request(name, str(store), opened.version, str(out), chosen)
-    metrics: dict[str, Any] = run(request)["metrics"]
-    return metrics
+        version = opened.version
+    return run(TrainRequest(method=name, store=str(store), version=version, out=str(out), settings=chosen)).metrics
 
 
 def test_cra_grounds_better_than_temp_clip_out_of_distribution(store: Path, tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
-"""Alignment of sight and sound between videos (facts 3.7) and within one (3.8)."""
+"""Alignment of picture and sound between videos and within one (``docs/facts/coqo.md`` sections 3.7 and 3.8).
+
+B videos, N questions of each, L words of a question, d width of the network, P pairs.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,10 @@ from torch.nn import functional as F
 
 
 class MatchingHead(nn.Module):
-    """Do this picture and this sound belong together? The family's ReLU pyramid, 2d → d → d/2 → d/4 → 2."""
+    """Classifies whether a picture and a sound belong together.
+
+    The ReLU pyramid 2d → d → d/2 → d/4 → 2 is that of the MUSIC-AVQA family.
+    """
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -20,13 +26,13 @@ class MatchingHead(nn.Module):
         self.net = nn.Sequential(*layers, nn.Linear(dim // 4, 2))
 
     def forward(self, audio: Tensor, visual: Tensor) -> Tensor:
-        """``[..., d]`` each → logits ``[..., 2]``; class 1 is a match."""
+        """Classify pairs ``[..., d]``; return logits ``[..., 2]``, of which class 1 is a match."""
         out: Tensor = self.net(torch.cat([audio, visual], dim=-1))
         return out
 
 
 def matching_loss(positive: Tensor, negative: Tensor) -> Tensor:
-    """CE(1, y_pos) + CE(0, y_neg) of logits ``[P, 2]``; 0 for no pairs."""
+    """Return CE(1, y_pos) + CE(0, y_neg) of logits ``[P, 2]``; 0 without pairs."""
     if not len(positive):
         return positive.sum()
     ones = torch.ones(len(positive), dtype=torch.int64, device=positive.device)
@@ -34,17 +40,18 @@ def matching_loss(positive: Tensor, negative: Tensor) -> Tensor:
 
 
 def other_videos(videos: Tensor) -> tuple[Tensor, Tensor]:
-    """A random row of another video for each row.
+    """Draw a random row of another video for each row.
 
     Parameters
     ----------
-    videos : int64 ``[B]``, equal for rows of the same video.
+    videos
+        ``[B] int64``, equal for rows of the same video.
 
     Returns
     -------
-    Row numbers int64 ``[P]`` of the rows that have such a partner, and the partners' row numbers ``[P]``.
+    The indices ``[P] int64`` of the rows for which there is another video, and the indices ``[P]`` of their partners.
     """
-    others = videos[:, None] != videos[None]
+    others = videos[:, None] != videos[None]  # [B, B]
     rows = others.any(1).nonzero().squeeze(1)
     if not len(rows):
         return rows, rows
@@ -60,11 +67,21 @@ class InterAlignment(nn.Module):
         self.temperature = temperature
 
     def forward(self, audio: Tensor, visual: Tensor, videos: Tensor) -> Tensor:
-        """Pooled ``[B, d]`` each; rows of one video (``videos`` equal) are never each other's negatives."""
+        """Return the loss of pooled features ``[B, d]``; rows of the same video are never each other's negatives.
+
+        Parameters
+        ----------
+        audio
+            ``[B, d]``.
+        visual
+            ``[B, d]``.
+        videos
+            ``[B] int64``, equal for rows of the same video.
+        """
         return self.matching(audio, visual, videos) + self.contrast(audio, visual, videos)
 
     def matching(self, audio: Tensor, visual: Tensor, videos: Tensor) -> Tensor:
-        """L_AVM: a negative has either its picture or its sound from another video, by the toss of a coin."""
+        """Return L_AVM: each negative takes either its picture or its sound from another video, at random."""
         rows, partners = other_videos(videos)
         swap = torch.rand(len(rows), 1, device=audio.device) < 0.5
         negative_audio = torch.where(swap, audio[partners], audio[rows])
@@ -72,7 +89,7 @@ class InterAlignment(nn.Module):
         return matching_loss(self.head(audio[rows], visual[rows]), self.head(negative_audio, negative_visual))
 
     def contrast(self, audio: Tensor, visual: Tensor, videos: Tensor) -> Tensor:
-        """L_AVC: InfoNCE of cosines, both directions."""
+        """Return L_AVC: InfoNCE of cosines in both directions."""
         itself = torch.eye(len(videos), dtype=torch.bool, device=videos.device)
         pairs = (videos[:, None] != videos[None]) | itself
         rows = torch.ones_like(pairs[:1])
@@ -80,28 +97,44 @@ class InterAlignment(nn.Module):
 
 
 def intra_alignment(audio: Tensor, visual: Tensor, q_mask: Tensor, words: Tensor, temperature: float) -> Tensor:
-    """L_intra: InfoNCE over the N x N questions of each video, both directions; a video with one adds 0.
+    """Return L_intra: InfoNCE over the N x N questions of each video in both directions.
+
+    A positive pair belongs to one question, a negative pair to two. A video with one question adds 0.
 
     Parameters
     ----------
-    audio, visual : CLS^a, CLS^v ``[B, N, d]``. Positives are of the same question, negatives of another question.
-    q_mask : bool ``[B, N]``, false for padded questions.
-    words : int64 ``[B, N, L]``; two rows of equal words are one question, so neither is the other's negative.
+    audio
+        CLS^a ``[B, N, d]``.
+    visual
+        CLS^v ``[B, N, d]``.
+    q_mask
+        ``[B, N] bool``, false for padded questions.
+    words
+        ``[B, N, L] int64``. Rows with equal words are the same question, so they are no negatives of each other.
+    temperature
+        tau.
     """
-    same = (words[:, :, None] == words[:, None]).all(-1)
+    same = (words[:, :, None] == words[:, None]).all(-1)  # [B, N, N]
     itself = torch.eye(q_mask.shape[1], dtype=torch.bool, device=words.device)
     pairs = (q_mask[:, None] & q_mask[:, :, None] & ~same) | itself
     return _info_nce(audio, visual, pairs, q_mask, temperature)
 
 
 def _info_nce(a: Tensor, v: Tensor, pairs: Tensor, rows: Tensor, temperature: float) -> Tensor:
-    """-1/2 mean over rows of log softmax_j(s_ij)_i + log softmax_j(s_ji)_i, s the cosine over tau.
+    """Return -1/2 times the mean over rows of log softmax_j(s_ij)_i + log softmax_j(s_ji)_i; s is the cosine over tau.
 
-    ``a``, ``v`` ``[B, N, d]``; ``pairs`` ``[B, N, N]``: what counts, symmetric, with the diagonal; ``rows`` ``[B, N]``.
+    Parameters
+    ----------
+    a, v
+        ``[B, N, d]``.
+    pairs
+        ``[B, N, N] bool``, the pairs that count: symmetric, with the diagonal.
+    rows
+        ``[B, N] bool``, the rows that count.
     """
     with torch.autocast(a.device.type, enabled=False):  # cosines over tau reach 14, where bfloat16 has steps of 1/16
         a, v = F.normalize(a.float(), dim=-1), F.normalize(v.float(), dim=-1)
         scores = (a @ v.transpose(-1, -2) / temperature).masked_fill(~pairs, -math.inf)
-    both = scores.log_softmax(-1) + scores.log_softmax(-2)
-    each = -0.5 * both.diagonal(dim1=-2, dim2=-1)
-    return each.masked_fill(~rows, 0).sum() / rows.sum().clamp(min=1)
+    both = scores.log_softmax(-1) + scores.log_softmax(-2)  # [B, N, N]
+    losses = -0.5 * both.diagonal(dim1=-2, dim2=-1)  # [B, N]
+    return losses.masked_fill(~rows, 0).sum() / rows.sum().clamp(min=1)

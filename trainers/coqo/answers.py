@@ -10,24 +10,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# MUSIC-AVQA's 42 classes in the order of the published answer2idx.json (facts 1.5).
 MUSIC_AVQA = (
     *("two", "cello", "congas", "zero", "no", "pipa", "six", "yes", "one", "four", "three", "seven", "five"),
     *("ukulele", "right", "piano", "left", "accordion", "clarinet", "guzheng", "more than ten", "nine", "indoor"),
     *("saxophone", "drum", "violin", "middle", "outdoor", "bagpipe", "bassoon", "acoustic_guitar", "banjo"),
     *("electric_bass", "ten", "eight", "flute", "simultaneously", "trumpet", "erhu", "xylophone", "tuba", "suona"),
 )
+"""The 42 classes of MUSIC-AVQA, in the order of the published answer2idx.json (``docs/facts/coqo.md`` section 1.5)."""
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerVocabulary:
-    """Answers in class order; independent of the order of rows."""
+    """The answers in the order of their classes, which does not depend on the order of rows."""
 
     answers: tuple[str, ...]
 
     @classmethod
     def of(cls, dataset: str, train_answers: Iterable[str]) -> AnswerVocabulary:
-        """The published 42 for ``music_avqa``, else the distinct answers of the train split, sorted."""
+        """Return the 42 published answers for ``music_avqa``, else the distinct training answers, sorted."""
         return cls(MUSIC_AVQA if dataset == "music_avqa" else tuple(sorted(set(train_answers))))
 
     def __len__(self) -> int:
@@ -35,11 +35,11 @@ class AnswerVocabulary:
 
     @property
     def digest(self) -> str:
-        """Hexadecimal; equal for equal classes only."""
+        """A hexadecimal digest of the classes."""
         return hashlib.sha256(json.dumps({"answers": 1, "classes": self.answers}).encode()).hexdigest()[:16]
 
     def encode(self, answers: Sequence[Sequence[str | None]], count: int) -> Tensor:
-        """Class of each answer, int64 ``[B, count]``; -1 where there is none, or it is not a class."""
+        """Return the class of each answer, ``[B, count] int64``; -1 for padding and for answers outside the list."""
         index = {answer: number for number, answer in enumerate(self.answers)}
         out = torch.full((len(answers), count), -1, dtype=torch.int64)
         for b, video in enumerate(answers):

@@ -1,7 +1,8 @@
-"""Settings of CoQo, its ablations and the baselines that share its loop.
+"""Settings of CoQo, its ablations, and the baselines that share its loop.
 
-The review through which CoQo is known leaves many choices open (facts 3.4, 3.6, 3.9, 3.11). Each is a named setting
-here; *assumed* marks a default that is reasoned, not published.
+The review through which CoQo is known leaves many choices open (``docs/facts/coqo.md`` sections 3.4, 3.6, 3.9 and
+3.11). Each of them is a setting here; *assumed* marks a default that is reasoned, not published. "Section N" refers to
+that page. Settings of the training loop are in ``trainers/config.py``, presets in ``trainers/presets``.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from trainers.config import LoopConfig, Section
+from settings import Section
+from trainers.config import LoopConfig, MethodSettings
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -18,151 +20,144 @@ Weight = Annotated[float, Field(ge=0)]
 
 
 class DataConfig(Section):
-    """What is read from the store.
-
-    Attributes
-    ----------
-    dataset, train, val, tests :
-        Dataset and splits of the ``questions`` table. Splits are never mixed: test videos also occur in train.
-    audio, visual :
-        Feature names in the store: ``[T, *]`` audio; ``[T, H, W, C]`` or ``[T, C]`` visual.
-    stride :
-        Use every so many-th step (AVST reads ``[::6]``); unknown for CoQo, assumed 1.
-    pool :
-        Average maps ``[T, H, W, C]`` to ``[T, C]`` while reading: no spatial stage, a fraction of the memory.
-    standardise :
-        Centre each number of a step or cell, and divide it by its deviation over the training videos: for features that
-        no trained tower has scaled.
-    collective :
-        All train questions of a video in one row (CoQo); false trains on single questions.
-    batch_videos, batch_questions :
-        Rows of a step on each rank: videos in collective training, else questions (also while answering). Assumed 16
-        and 64: 64 questions are the family's batch, and a video has 3.45 train questions on average (facts 1.6).
-    max_questions :
-        At most so many questions of a video, drawn anew each epoch; null takes all.
-    quotas :
-        At most so many questions of each modality of a video, e.g. ``{Audio: 1, Audio-Visual: 2}``.
-    allow :
-        Findings of the completeness check to train in spite of: ``missing`` (such a video counts as one without that
-        modality), ``steps``, ``random_weights``, ``mixed_numerics``.
-    """
+    """What is read from the store."""
 
     dataset: str = "music_avqa"
+    """Dataset of the ``questions`` table."""
     train: str = "train"
+    """The split to learn from. Splits are never mixed, since test videos also occur in train."""
     val: str = "val"
+    """The split whose score picks the best checkpoint."""
     tests: tuple[str, ...] = ("test",)
+    """Splits that are scored after training, besides ``val``."""
     audio: str = "vggish"
+    """Sound features in the store, ``[T, *]``."""
     visual: str = "swin_b"
+    """Frame features in the store, ``[T, H, W, C]`` or ``[T, C]``."""
     stride: Count = 1
+    """Use every so many-th step; AVST reads ``[::6]``, CoQo's is unknown and assumed 1."""
     pool: bool = False
+    """Average maps ``[T, H, W, C]`` to ``[T, C]`` while reading: no spatial stage, and a fraction of the memory."""
     standardise: bool = False
+    """Centre each number of a step or cell and divide it by its standard deviation over the training videos.
+
+    For hand-made features; those of a trained network have similar sizes already.
+    """
     collective: bool = True
+    """Train on all questions of a video in one row (CoQo); false trains on single questions."""
     batch_videos: Count = 16
+    """Videos per step on each rank in collective training; assumed.
+
+    Videos have 3.45 training questions on average (section 1.6), so 16 make about one batch of the MUSIC-AVQA family.
+    """
     batch_questions: Count = 64
+    """Questions per step on each rank in training on single questions, and while answering; 64 in the family."""
     max_questions: Count | None = None
+    """Most questions of a video in a step, drawn anew each epoch; null takes all."""
     quotas: dict[str, Count] | None = None
+    """Most questions of each modality of a video in a step, e.g. ``{Audio: 1, Audio-Visual: 2}``; null takes all."""
     allow: tuple[str, ...] = ()
+    """Findings of the completeness check that do not stop training.
+
+    ``missing`` (a video without a row counts as one without that modality), ``steps``, ``random_weights``,
+    ``mixed_numerics``.
+    """
 
 
 class QuestionConfig(Section):
-    """The question encoder (facts 3.3, the MUSIC-AVQA family's).
-
-    Attributes
-    ----------
-    vocabulary :
-        ``published`` is MUSIC-AVQA's 92 words and refuses others; ``built`` takes the words of all splits and has
-        one vector for any other word.
-    """
+    """The question encoder of the MUSIC-AVQA family (section 3.3)."""
 
     vocabulary: Literal["built", "published"] = "built"
+    """Which words are known.
+
+    ``published`` has MUSIC-AVQA's 92 words and refuses others. ``built`` takes the words of all splits, and has one
+    vector for any other word.
+    """
     embed: Count = 512
+    """Length of a word vector."""
     hidden: Count = 512
+    """Width of the LSTM."""
 
 
 class QgtConfig(Section):
-    """The Question Guided Transformer (facts 3.4).
-
-    Attributes
-    ----------
-    layers, heads, ffn, dropout :
-        Assumed 2, 8, 2048, 0.1.
-    tokens :
-        m, the number of learnable tokens R; assumed 8. 0 takes them away.
-    token_sharing :
-        ``stack``: each transformer (audio, spatial, temporal) has its own R (assumed); ``model``: one R for all.
-    lambda_init, lambda_learnable :
-        The weight of the cross attention; assumed learnable from 1.0.
-    norm :
-        Where layer normalisation sits; assumed ``pre``.
-    question_update :
-        ``residual``: the questions' self-attention is added to its input (assumed); ``plain``: it replaces it, as
-        printed.
-    guidance :
-        Reading (A) ``shared``: all questions of a video guide one set of features, and each question enters alone in
-        the decoder (default; what the printed equation says). Reading (B) ``per_question``: question i and R alone
-        guide the features that answer question i.
-    """
+    """The Question Guided Transformer (section 3.4)."""
 
     layers: Count = 2
+    """Layers; assumed."""
     heads: Count = 8
+    """Attention heads; assumed."""
     ffn: Count = 2048
+    """Hidden width of the feed-forward networks; assumed."""
     dropout: Fraction = 0.1
+    """Dropout everywhere in it; assumed."""
     tokens: Annotated[int, Field(ge=0)] = 8
+    """Number of learnable tokens R, called m; assumed. 0 has none."""
     token_sharing: Literal["stack", "model"] = "stack"
+    """Whether each transformer (audio, spatial, temporal) has its own R (``stack``, assumed) or all share one."""
     lambda_init: float = 1.0
+    """Initial weight of the cross attention, lambda; assumed."""
     lambda_learnable: bool = True
+    """Train lambda; assumed."""
     norm: Literal["pre", "post"] = "pre"
+    """Where layer normalisation sits; assumed."""
     question_update: Literal["residual", "plain"] = "residual"
+    """Add the questions' self-attention to its input (``residual``, assumed) or replace it (``plain``, as printed)."""
     guidance: Literal["shared", "per_question"] = "shared"
+    """Which questions guide the features of a video.
+
+    Reading (A), ``shared``: all questions guide one set of features, and each question enters alone in the decoder; so
+    says the printed equation. Reading (B), ``per_question``: only question i and R guide the features that answer
+    question i.
+    """
 
 
 class HcrnConfig(Section):
-    """The HCRN host: a video is ``clips`` clips of ``frames`` frames (HCRN uses 8 of 16).
-
-    Attributes
-    ----------
-    qgt :
-        Guide the features with the questions before the relation units: the plug-in.
-    """
+    """The HCRN host, which takes a video as clips of frames."""
 
     clips: Annotated[int, Field(ge=5)] = 8
+    """Clips of a video; 8 in HCRN."""
     frames: Annotated[int, Field(ge=5)] = 8
+    """Frames of a clip; 16 in HCRN."""
     qgt: bool = False
+    """Guide the features with the questions before the relation units: the plug-in."""
 
 
 class ModelConfig(Section):
-    """Which model answers.
-
-    Attributes
-    ----------
-    method :
-        ``coqo``, the dataset's own baseline ``avst``, or the VideoQA host ``hcrn``.
-    inputs :
-        What the model may perceive besides the question; the ablations leave something out.
-    dim :
-        d; assumed 512, as in the whole family.
-    positions :
-        ``sinusoidal`` adds the time of each step, and the row and column of each map cell, to the projected features;
-        ``none`` leaves order to the features themselves. The sources name no encoding; assumed ``sinusoidal``, since
-        attention alone cannot tell first from last or left from right.
-    fusion :
-        ``product_sum``: tanh(F_av * F_q + F_av + F_q) (assumed: the source mixes two element-wise operations);
-        ``product``: tanh(F_av * F_q), the family's.
-    spatial_chunk, checkpoint :
-        The spatial stage takes so many frames of each video at a time, and recomputes them in the backward pass.
-        Neither changes a result (chunks do draw other dropout masks). Live tensors of a bfloat16 step on Swin-B maps,
-        T = 60, 16 videos, 6 questions, parameters included: 1.5 GiB; 4.1 GiB, and no second forward pass, without
-        ``checkpoint``. Under reading (B) 6.3 GiB, or 2.4 GiB with chunks of 4. The optimiser adds 0.5 GiB.
-    """
+    """Which model answers."""
 
     method: Literal["coqo", "avst", "hcrn"] = "coqo"
+    """CoQo, the dataset's own baseline AVST, or the VideoQA host HCRN."""
     inputs: Literal["audio_visual", "audio", "visual", "question"] = "audio_visual"
+    """What the model perceives besides the question; the ablations leave something out."""
     dim: Annotated[int, Field(ge=8, multiple_of=8)] = 512
+    """Width of the network, d; assumed, as in the whole family."""
     dropout: Fraction = 0.1
+    """Dropout before the classifier; in ``avst``, of its temporal grounding."""
     positions: Literal["sinusoidal", "none"] = "sinusoidal"
+    """Whether features are told where and when they are.
+
+    ``sinusoidal`` adds the time of each step, and the row and column of each cell of a map, to the projected features.
+    ``none`` leaves order to the features themselves. The sources name no encoding; ``sinusoidal`` is assumed, since
+    attention alone cannot tell first from last or left from right.
+    """
     fusion: Literal["product_sum", "product"] = "product_sum"
+    """How F_av and F_q are mixed.
+
+    ``product_sum`` is tanh(F_av * F_q + F_av + F_q), assumed because the source mixes two element-wise operations.
+    ``product`` is the family's tanh(F_av * F_q).
+    """
     spatial_chunk: Count = 15
+    """Frames of each video that the spatial stage takes at a time.
+
+    This changes no result, except that other chunks draw other dropout masks. A bfloat16 step on Swin-B maps with
+    T = 60, 16 videos and 6 questions holds 1.5 GiB of tensors, parameters included; under reading (B) 6.3 GiB, or
+    2.4 GiB with chunks of 4. The optimiser adds 0.5 GiB.
+    """
     checkpoint: bool = True
+    """Recompute the spatial stage in the backward pass.
+
+    This changes no result. Without it, the step above holds 4.1 GiB and needs no second forward pass.
+    """
     question: QuestionConfig = QuestionConfig()
     qgt: QgtConfig = QgtConfig()
     hcrn: HcrnConfig = HcrnConfig()
@@ -173,7 +168,7 @@ class ModelConfig(Section):
         return tuple(name for name in ("audio", "visual") if self.inputs in (name, "audio_visual"))
 
     @model_validator(mode="after")
-    def _possible(self) -> Self:
+    def _check(self) -> Self:
         if self.dim % self.qgt.heads:
             raise ValueError(f"model.qgt.heads: {self.qgt.heads} does not divide model.dim {self.dim}")
         if self.method == "avst" and self.inputs != "audio_visual":
@@ -182,45 +177,54 @@ class ModelConfig(Section):
 
 
 class LossConfig(Section):
-    """L = L_qa + inter * L_inter + intra * L_intra (facts 3.7, 3.8), or L_qa + match * L_match for AVST (4.2).
-
-    Attributes
-    ----------
-    inter, intra, temperature :
-        w1, w2 and tau; assumed 0.5, 0.5 and 0.07.
-    inter_level :
-        ``guided``: videos are compared by their features after the QGT (assumed); ``projected``: by those before it,
-        which hold nothing of the questions.
-    match :
-        AVST's published 0.5.
-    """
+    """L = L_qa + inter * L_inter + intra * L_intra (sections 3.7 and 3.8); L_qa + match * L_match for AVST (4.2)."""
 
     inter: Weight = 0.5
+    """Weight of the alignment between videos, w1; assumed."""
     intra: Weight = 0.5
+    """Weight of the alignment within a video, w2; assumed."""
     temperature: Annotated[float, Field(gt=0)] = 0.07
+    """Temperature of both alignments, tau; assumed."""
     inter_level: Literal["guided", "projected"] = "guided"
+    """Compare videos by their features after the QGT (``guided``, assumed) or before it.
+
+    Those before it know nothing about the questions.
+    """
     match: Weight = 0.5
+    """Weight of AVST's matching loss, as published."""
 
 
-class CoqoConfig(Section):
-    """Everything of a run; the optimiser's defaults are the family's (facts 3.11)."""
+class CoqoConfig(MethodSettings):
+    """All settings of a run. The optimiser has the family's defaults (section 3.11)."""
 
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
     loop: LoopConfig = LoopConfig(epochs=30, seed=1, schedule="staircase", decay_epochs=8, warmup_epochs=0.0)
 
+    @property
+    def dataset(self) -> str:
+        return self.data.dataset
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        return tuple(self.feature(modality) for modality in self.model.modalities)
+
+    def feature(self, modality: str) -> str:
+        """Return the name of the feature of a modality, ``audio`` or ``visual``."""
+        return self.data.audio if modality == "audio" else self.data.visual
+
     @model_validator(mode="before")
     @classmethod
     def _loop_defaults(cls, raw: object) -> object:
-        """A file that sets one key of ``loop`` keeps this method's defaults for the others."""
+        """Keep this method's defaults for the keys of ``loop`` that a file does not give."""
         if isinstance(raw, dict) and isinstance(raw.get("loop"), dict):
             defaults = cls.model_fields["loop"].default.model_dump(exclude_unset=True)
             return {**raw, "loop": {**defaults, **raw["loop"]}}
         return raw
 
     @model_validator(mode="after")
-    def _single_questions(self) -> Self:
+    def _check(self) -> Self:
         if self.model.method == "avst" and self.data.collective:
             raise ValueError("data.collective: avst trains on single questions; set it to false")
         return self

@@ -1,4 +1,7 @@
-"""Batches of the store as model inputs."""
+"""Batches of the store as inputs of the model.
+
+B videos, N questions of each, L words of a question.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +18,22 @@ from trainers.coqo.question import Vocabulary
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What a model takes, and what it should say.
+    """What a model takes, and what it should answer.
 
     Attributes
     ----------
-    words : int64 ``[B, N, L]``.
-    q_mask : bool ``[B, N]``.
-    audio, visual : None where the batch holds no such feature.
-    videos : int64 ``[B]``, equal for rows of the same video.
-    labels : int64 ``[B, N]``; -1 for padding, and for answers that are not among the classes.
+    words
+        ``[B, N, L] int64``, word ids.
+    q_mask
+        ``[B, N] bool``, false for padded questions.
+    audio
+        The sound; None if the batch has no such feature.
+    visual
+        The frames; None if the batch has no such feature.
+    videos
+        ``[B] int64``, equal for rows of the same video.
+    labels
+        ``[B, N] int64``, answer classes; -1 for padding and for answers outside the classes.
     """
 
     words: Tensor
@@ -34,7 +44,7 @@ class Inputs:
     labels: Tensor
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Inputs:
-        """The same on ``device``."""
+        """Return the same inputs on ``device``."""
 
         def move(part: Tensor) -> Tensor:
             return part.to(device, non_blocking=non_blocking)
@@ -46,17 +56,17 @@ class Inputs:
 
 @dataclass(frozen=True, slots=True)
 class Encoder:
-    """Turns batches into :class:`Inputs`. Features are those named ``audio`` and ``visual`` in the batch."""
+    """Turns batches into ``Inputs``; the views of a batch are called ``audio`` and ``visual``."""
 
     vocabulary: Vocabulary
     answers: AnswerVocabulary
 
     def videos(self, batch: VideoBatch) -> Inputs:
-        """Collective: N questions of each video."""
+        """Encode N questions of each video: collective training."""
         return self._inputs(batch, batch.questions, batch.answers, batch.q_mask)
 
     def questions(self, batch: QuestionBatch) -> Inputs:
-        """Single: N = 1."""
+        """Encode single questions: N = 1."""
         single = torch.ones(len(batch), 1, dtype=torch.bool)
         return self._inputs(batch, [[text] for text in batch.questions], [[text] for text in batch.answers], single)
 

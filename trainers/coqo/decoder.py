@@ -1,4 +1,8 @@
-"""One answer-relevant vector for each question and modality (facts 3.6)."""
+"""One answer-relevant vector for each question and modality (``docs/facts/coqo.md`` section 3.6).
+
+B videos, N questions of each, T steps, d width of the network. Features shared by all questions of a video are
+``[B, 1, T, d]``, features of each question ``[B, N, T, d]``.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +28,12 @@ class AudioAttention(nn.Module):
 
         Parameters
         ----------
-        questions : q ``[B, N, d]``.
-        audio : F''_a ``[B, 1 or N, T, d]``.
-        valid : bool ``[B, T]``, at least one true in each row.
+        questions
+            q ``[B, N, d]``.
+        audio
+            F''_a ``[B, 1 or N, T, d]``.
+        valid
+            ``[B, T] bool``, at least one true per row.
 
         Returns
         -------
@@ -34,7 +41,7 @@ class AudioAttention(nn.Module):
         """
         q, k = self.question(questions)[:, :, None], self.audio(audio)  # [B, N, 1, d], [B, 1 or N, T, d]
         if k.shape[1] == 1:
-            scores = q[:, :, 0] @ k[:, 0].transpose(-1, -2)
+            scores = q[:, :, 0] @ k[:, 0].transpose(-1, -2)  # [B, N, T]
         else:
             scores = (q @ k.transpose(-1, -2)).squeeze(2)
         scores = (scores / math.sqrt(q.shape[-1])).masked_fill(~valid[:, None], -math.inf)
@@ -59,18 +66,21 @@ class Decoder(nn.Module):
 
         Parameters
         ----------
-        questions : q ``[B, N, d]``.
-        memory : F~_m ``[B, 1 or N, T, d]``.
-        valid : bool ``[B, T]``, at least one true in each row.
+        questions
+            q ``[B, N, d]``.
+        memory
+            F~_m ``[B, 1 or N, T, d]``.
+        valid
+            ``[B, T] bool``, at least one true per row.
 
         Returns
         -------
-        CLS ``[B, N, d]`` and attention over steps ``[B, N, T]``, mean of the heads.
+        CLS ``[B, N, d]``, and the attention over steps ``[B, N, T]``, averaged over the heads.
         """
         batch, count, dim = questions.shape
-        groups = memory.shape[1]
-        x = (self.cls + questions).view(batch * groups, count // groups, dim)
-        steps = valid.repeat_interleave(groups, dim=0)
+        groups = memory.shape[1]  # 1, or N groups of one question each
+        x = (self.cls + questions).view(batch * groups, count // groups, dim)  # [B * groups, N / groups, d]
+        steps = valid.repeat_interleave(groups, dim=0)  # [B * groups, T]
         read, weights = self.cross_attention.with_weights(
             self.norms["query"](x), self.norms["memory"](memory.flatten(0, 1)), steps
         )

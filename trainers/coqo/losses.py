@@ -10,19 +10,24 @@ from trainers.coqo.config import LossConfig
 from trainers.coqo.model import Answers
 
 
-def objective(said: Answers, labels: Tensor, config: LossConfig) -> dict[str, Tensor]:
-    """L = L_qa + w1 L_inter + w2 L_intra (CoQo), or L_qa + w L_match (AVST).
+def objective(answers: Answers, labels: Tensor, config: LossConfig) -> dict[str, Tensor]:
+    """Return L = L_qa + w1 L_inter + w2 L_intra (CoQo), or L_qa + w L_match (AVST).
 
     Parameters
     ----------
-    labels : int64 ``[B, N]``; -1 is left out. L_qa is the mean over the others, 0 without any.
+    answers
+        What the model answers.
+    labels
+        ``[B, N] int64``, answer classes; -1 is left out. L_qa is the mean over the others, 0 if there are none.
+    config
+        The weights.
 
     Returns
     -------
-    ``total`` and each unweighted part, scalars.
+    Scalars: ``total``, and each part without its weight.
     """
     known = labels >= 0
-    qa = F.cross_entropy(said.logits[known].float(), labels[known], reduction="sum") / known.sum().clamp(min=1)
+    qa = F.cross_entropy(answers.logits[known].float(), labels[known], reduction="sum") / known.sum().clamp(min=1)
     weights = {"inter": config.inter, "intra": config.intra, "match": config.match}
-    total = torch.stack([qa, *(weights[name] * loss for name, loss in said.losses.items())]).sum()
-    return {"total": total, "qa": qa, **said.losses}
+    total = torch.stack([qa, *(weights[name] * loss for name, loss in answers.losses.items())]).sum()
+    return {"total": total, "qa": qa, **answers.losses}

@@ -1,4 +1,10 @@
-"""CoQo: answer a video's questions together, or any one of them alone (facts 3)."""
+"""CoQo: answer all questions of a video together, or any one of them alone.
+
+"Guiding Audio-Visual Question Answering with Collective Question Reasoning", Pei et al., IJCV 133(10), 2025. The
+forward pass follows ``docs/facts/coqo.md`` section 3, and the symbols in comments are those of that page.
+
+B videos, N questions of each, L words of a question, T steps, H x W cells of a map, d width of the network.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +24,18 @@ from trainers.coqo.spatial_temporal import DividedQGT
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """What the data says about a model's shapes.
+    """The sizes of a model that depend on its data.
 
     Attributes
     ----------
-    words, answers : lengths of the vocabularies.
-    audio, visual : step shapes, e.g. ``(128,)`` and ``(7, 7, 1024)``.
+    words
+        Length of the vocabulary of questions.
+    answers
+        Number of answer classes.
+    audio
+        Shape of one step of sound, e.g. ``(128,)``.
+    visual
+        Shape of one frame, e.g. ``(7, 7, 1024)``.
     """
 
     words: int
@@ -34,13 +46,16 @@ class Sizes:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What a model says.
+    """What a model answers.
 
     Attributes
     ----------
-    logits : ``[B, N, answers]``.
-    losses : unweighted auxiliary losses, scalars; only while training.
-    attention : by modality (``audio``, ``visual``), ``[B, N, T]``: each question's weights over the steps.
+    logits
+        ``[B, N, answers]``.
+    losses
+        Auxiliary losses by name, scalars without their weights; only in training mode.
+    attention
+        Modality (``audio``, ``visual``) to ``[B, N, T]``, each question's weights over the steps.
     """
 
     logits: Tensor
@@ -54,10 +69,14 @@ class Stream:
 
     Attributes
     ----------
-    cls : ``[B, N, d]``, what each question reads.
-    pooled : ``[B, d]``, the video's mean over time (and questions, under reading (B)).
-    present : bool ``[B]``; false where the video lacks the modality.
-    attention : ``[B, N, T]``.
+    cls
+        ``[B, N, d]``, what each question reads.
+    pooled
+        ``[B, d]``, the mean over time, and under reading (B) over questions.
+    present
+        ``[B] bool``, false if the video lacks the modality.
+    attention
+        ``[B, N, T]``, each question's weights over the steps.
     """
 
     cls: Tensor
@@ -67,7 +86,7 @@ class Stream:
 
 
 class AudioProjection(nn.Sequential):
-    """F_a = Lin(ReLU(Lin(A))), ``[B, T, *step]`` → ``[B, T, d]`` (facts 3.2, AVST's)."""
+    """F_a = Lin(ReLU(Lin(A))): maps ``[B, T, *step]`` to ``[B, T, d]``, as in AVST (section 3.2)."""
 
     def __init__(self, step: tuple[int, ...], dim: int) -> None:
         width = torch.Size(step).numel()
@@ -75,19 +94,23 @@ class AudioProjection(nn.Sequential):
 
 
 def clock(steps: Steps, config: ModelConfig) -> Tensor:
-    """The encoding of each step's time ``[B, T, d]``, zeros without positions."""
+    """Return the encoding of each step's time, ``[B, T, d]``; zeros if the settings have no positions."""
     if config.positions == "none":
         return torch.zeros(*steps.times.shape, config.dim, device=steps.times.device)
     return time_encoding(steps.times, config.dim)
 
 
 class Fusion(nn.Module):
-    """F_av = FC(tanh([CLS^a; CLS^v])), mixed with F_q, then the classifier (facts 3.9).
+    """F_av = FC(tanh([CLS^a; CLS^v])), mixed with F_q, then the classifier (section 3.9).
 
     Parameters
     ----------
-    streams :
-        How many modalities there are; with none the question answers alone.
+    config
+        Width, dropout, and how F_av and F_q are mixed.
+    streams
+        Number of modalities; without any, the question answers alone.
+    answers
+        Number of answer classes.
     """
 
     def __init__(self, config: ModelConfig, streams: int, answers: int) -> None:
@@ -98,10 +121,10 @@ class Fusion(nn.Module):
         self.classifier = nn.Linear(config.dim, answers)
 
     def forward(self, questions: Tensor, streams: list[Tensor]) -> Tensor:
-        """F_q and each CLS ``[B, N, d]`` → logits ``[B, N, answers]``."""
+        """Classify F_q and the CLS of each stream, ``[B, N, d]`` each; return logits ``[B, N, answers]``."""
         fused = questions
         if self.join is not None:
-            joined = self.join(torch.tanh(torch.cat(streams, dim=-1)))  # F_av
+            joined = self.join(torch.tanh(torch.cat(streams, dim=-1)))  # F_av [B, N, d]
             fused = joined * questions
             if self.kind == "product_sum":
                 fused = fused + joined + questions
@@ -110,7 +133,7 @@ class Fusion(nn.Module):
 
 
 class AudioStream(nn.Module):
-    """Sound: projection, temporal QGT, audio attention, decoder."""
+    """The sound: projection, temporal QGT, audio attention, decoder."""
 
     def __init__(self, config: ModelConfig, step: tuple[int, ...], tokens: nn.Parameter | None) -> None:
         super().__init__()
@@ -121,18 +144,19 @@ class AudioStream(nn.Module):
         self.decoder = Decoder(config.dim, config.qgt)
 
     def forward(self, steps: Steps, questions: Tensor, q_mask: Tensor, level: str) -> Stream:
+        """Read the sound for questions F_q ``[B, N, d]``; ``level`` is ``LossConfig.inter_level``."""
         present, steps = steps.valid.any(1), nonempty(steps)
-        projected = self.project(steps.features.float())  # F_a
+        projected = self.project(steps.features.float())  # F_a [B, T, d]
         x = projected + clock(steps, self.config).to(projected.dtype)
-        guided = self.qgt(x, steps.valid, questions, q_mask)  # F''_a
-        stressed, alpha = self.attention(questions, guided, steps.valid)  # F~_a
-        cls, _ = self.decoder(questions, stressed, steps.valid)
+        guided = self.qgt(x, steps.valid, questions, q_mask)  # F''_a [B, 1 or N, T, d]
+        stressed, alpha = self.attention(questions, guided, steps.valid)  # F~_a [B, N, T, d], [B, N, T]
+        cls, _ = self.decoder(questions, stressed, steps.valid)  # CLS^a [B, N, d]
         pooled = pool(guided, q_mask, steps.valid) if level == "guided" else masked_mean(projected, steps.valid)
         return Stream(cls, pooled, present, alpha)
 
 
 class VisualStream(nn.Module):
-    """Sight: projection, divided spatial and temporal QGT, decoder."""
+    """The picture: projection, divided spatial and temporal QGT, decoder."""
 
     def __init__(self, config: ModelConfig, step: tuple[int, ...], tokens: nn.Parameter | None) -> None:
         super().__init__()
@@ -142,10 +166,12 @@ class VisualStream(nn.Module):
         self.decoder = Decoder(config.dim, config.qgt)
 
     def forward(self, steps: Steps, questions: Tensor, q_mask: Tensor, level: str) -> Stream:
+        """Read the frames for questions F_q ``[B, N, d]``; ``level`` is ``LossConfig.inter_level``."""
         present, steps = steps.valid.any(1), nonempty(steps)
-        projected = self.project(steps.features.float())  # F_v
-        guided = self.qgt(projected, clock(steps, self.config), steps.valid, questions, q_mask)  # F''_v
-        cls, weights = self.decoder(questions, guided, steps.valid)
+        projected = self.project(steps.features.float())  # F_v [B, T, H, W, d] or [B, T, d]
+        # F''_v [B, 1 or N, T, d]
+        guided = self.qgt(projected, clock(steps, self.config), steps.valid, questions, q_mask)
+        cls, weights = self.decoder(questions, guided, steps.valid)  # CLS^v [B, N, d], [B, N, T]
         if level == "guided":
             pooled = pool(guided, q_mask, steps.valid)
         else:
@@ -155,13 +181,13 @@ class VisualStream(nn.Module):
 
 
 def pool(guided: Tensor, q_mask: Tensor, valid: Tensor) -> Tensor:
-    """F'' ``[B, 1 or N, T, d]`` → its mean over steps, and over questions where each has its own, ``[B, d]``."""
-    steps = masked_mean(guided, valid[:, None])
+    """Average F'' ``[B, 1 or N, T, d]`` over steps, and over questions if each has its own; return ``[B, d]``."""
+    steps = masked_mean(guided, valid[:, None])  # [B, 1 or N, d]
     return steps[:, 0] if steps.shape[1] == 1 else masked_mean(steps, q_mask)
 
 
 class CoQo(nn.Module):
-    """The full model, or an ablation that lacks a modality.
+    """CoQo, or an ablation that lacks a modality.
 
     Training takes N questions of each video at once, padded and masked; answering takes N = 1. Nothing else differs.
     """
@@ -185,12 +211,18 @@ class CoQo(nn.Module):
 
         Parameters
         ----------
-        words : int64 ``[B, N, L]``.
-        q_mask : bool ``[B, N]``, false for padded questions; at least one true in each row.
-        audio, visual : features ``[B, T, *step]``; None where the model has no such input.
-        videos : int64 ``[B]``, equal for rows of the same video.
+        words
+            ``[B, N, L] int64``, word ids.
+        q_mask
+            ``[B, N] bool``, false for padded questions; at least one true per row.
+        audio
+            The sound, ``[B, T, *step]``; None if the model has no such input.
+        visual
+            The frames, ``[B, T, *step]``; None if the model has no such input.
+        videos
+            ``[B] int64``, equal for rows of the same video.
         """
-        questions = self.question(words)  # F_q
+        questions = self.question(words)  # F_q [B, N, d]
         streams: dict[str, Stream] = {}
         if self.audio is not None and audio is not None:
             streams["audio"] = self.audio(audio, questions, q_mask, self.loss.inter_level)
@@ -203,7 +235,7 @@ class CoQo(nn.Module):
     def _alignment(
         self, audio: Stream, visual: Stream, words: Tensor, q_mask: Tensor, videos: Tensor
     ) -> dict[str, Tensor]:
-        """Unweighted L_inter and L_intra over the videos that have both modalities."""
+        """Return L_inter and L_intra, without weights, over the videos that have both modalities."""
         if not self.training:
             return {}
         both = audio.present & visual.present

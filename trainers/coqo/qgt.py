@@ -1,4 +1,11 @@
-"""The Question Guided Transformer (facts 3.4)."""
+"""The Question Guided Transformer of CoQo (``docs/facts/coqo.md`` section 3.4).
+
+"Guiding Audio-Visual Question Answering with Collective Question Reasoning", Pei et al., IJCV 133(10), 2025.
+
+B videos, N questions of each, m learnable tokens R, d width of the network. G guides of K tokens each: under reading
+(A), G = B and K = N + m; under reading (B), G = B * N and K = 1 + m. Each guides P sequences of S tokens of a modality:
+the cells of P frames, or P = 1 sequence of steps.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +19,14 @@ from trainers.coqo.config import QgtConfig
 
 
 class Guide(NamedTuple):
-    """What one layer's cross attention reads.
+    """What the cross attention of one layer reads.
 
     Attributes
     ----------
-    tokens : ``[G, K, d]``, F^_t: questions and R after their self-attention.
-    valid : bool ``[G, K]``; false for padded questions.
+    tokens
+        F^_t ``[G, K, d]``, questions and R after their self-attention.
+    valid
+        ``[G, K] bool``, false for padded questions.
     """
 
     tokens: Tensor
@@ -25,7 +34,7 @@ class Guide(NamedTuple):
 
 
 class QGTLayer(nn.Module):
-    """One layer. Layer normalisation, heads and widths are assumed; see :class:`QgtConfig`."""
+    """One layer. Layer normalisation, heads and widths are assumed; see ``QgtConfig``."""
 
     def __init__(self, dim: int, config: QgtConfig) -> None:
         super().__init__()
@@ -45,7 +54,7 @@ class QGTLayer(nn.Module):
         self.norms = nn.ModuleDict({name: nn.LayerNorm(dim) for name in names})
 
     def questions(self, guide: Guide) -> Guide:
-        """F_t ``[B, N + m, d]`` → F^_t = SelfAttn(F_t) of the same shape."""
+        """Return F^_t = SelfAttn(F_t); both are ``[B, N + m, d]``."""
         pre = self.config.norm == "pre"
         x = guide.tokens
         y = self.norms["question"](x) if pre else x
@@ -59,9 +68,12 @@ class QGTLayer(nn.Module):
 
         Parameters
         ----------
-        x : F_m ``[G, P, S, d]``: P sequences of S tokens (frames of cells, or one sequence of steps) for each guide.
-        guide : F^_t of this layer, ``[G, K, d]``.
-        valid : bool ``[G, P, S]``, at least one true in each sequence; None where every token is.
+        x
+            F_m ``[G, P, S, d]``.
+        guide
+            F^_t of this layer, ``[G, K, d]``.
+        valid
+            ``[G, P, S] bool``, at least one true per sequence; None if every token is valid.
 
         Returns
         -------
@@ -69,11 +81,11 @@ class QGTLayer(nn.Module):
         """
         pre = self.config.norm == "pre"
         y = self.norms["modality"](x) if pre else x
-        flat = y.flatten(0, 1)
+        flat = y.flatten(0, 1)  # [G * P, S, d]
         mask = None if valid is None else valid.flatten(0, 1)
         itself = self.self_attention(flat, flat, mask).view_as(x)  # F^_m
         y = self.norms["cross"](itself) if pre else itself
-        # Every cell of every frame asks the same questions: the guide need not be repeated for each frame.
+        # Every cell of every frame reads the same guide, so it is not repeated for each frame: [G, P * S, d].
         clues = self.cross_attention(y.flatten(1, 2), guide.tokens, guide.valid).view_as(x)  # F^_c
         x = self.dropout(itself + self.weight * clues) + x  # F'_m
         if not pre:
@@ -84,13 +96,18 @@ class QGTLayer(nn.Module):
 
 
 class QGT(nn.Module):
-    """Layers of :class:`QGTLayer` and their learnable tokens R.
+    """A stack of layers and its learnable tokens R.
 
     F_t = [F_q; R] enters the first layer; each further layer takes the F^_t of the one before.
 
     Parameters
     ----------
-    tokens : R ``[m, d]`` to share with other stacks; None makes this stack's own.
+    dim
+        d.
+    config
+        Layers, heads, tokens, and the choices that the sources leave open.
+    tokens
+        R ``[m, d]``, shared with other stacks; None gives this stack its own.
     """
 
     def __init__(self, dim: int, config: QgtConfig, tokens: nn.Parameter | None = None) -> None:
@@ -98,34 +115,32 @@ class QGT(nn.Module):
         self.config = config
         self.tokens = learnable_tokens(dim, config) if tokens is None else tokens
         self.layers = nn.ModuleList(QGTLayer(dim, config) for _ in range(config.layers))
-        # A stack of pre-norm layers ends in a normalisation; post-norm layers have done theirs.
+        # A stack of pre-norm layers ends in a normalisation; post-norm layers bring their own.
         self.norm = nn.LayerNorm(dim) if config.norm == "pre" else nn.Identity()
 
     def guides(self, questions: Tensor, q_mask: Tensor) -> list[Guide]:
-        """What each layer reads of the questions.
+        """Return what each layer reads from the questions, ``[G, K, d]`` per layer.
 
         Parameters
         ----------
-        questions : F_q ``[B, N, d]``.
-        q_mask : bool ``[B, N]``, false for padded questions.
-
-        Returns
-        -------
-        For each layer ``[G, K, d]``. Reading (A): G = B, K = N + m. Reading (B): G = B * N, K = 1 + m.
+        questions
+            F_q ``[B, N, d]``.
+        q_mask
+            ``[B, N] bool``, false for padded questions.
         """
         batch, count = q_mask.shape
-        tokens = self.tokens.to(questions.dtype).expand(batch, -1, -1)  # F_r
-        valid = torch.cat([q_mask, q_mask.new_ones(batch, tokens.shape[1])], dim=1)
-        guide = Guide(torch.cat([questions, tokens], dim=1), valid)  # F_t
-        out = []
+        tokens = self.tokens.to(questions.dtype).expand(batch, -1, -1)  # F_r [B, m, d]
+        valid = torch.cat([q_mask, q_mask.new_ones(batch, tokens.shape[1])], dim=1)  # [B, N + m]
+        guide = Guide(torch.cat([questions, tokens], dim=1), valid)  # F_t [B, N + m, d]
+        guides = []
         for layer in self.layers:
             assert isinstance(layer, QGTLayer)
             guide = layer.questions(guide)
-            out.append(guide if self.config.guidance == "shared" else _one_question_each(guide, count))
-        return out
+            guides.append(guide if self.config.guidance == "shared" else _single_questions(guide, count))
+        return guides
 
     def guide(self, x: Tensor, guides: list[Guide], valid: Tensor | None) -> Tensor:
-        """F_m ``[G, P, S, d]`` (see :class:`QGTLayer`) → F''_m of the last layer."""
+        """Guide F_m ``[G, P, S, d]`` through all layers; return F''_m ``[G, P, S, d]``."""
         for layer, guide in zip(self.layers, guides, strict=True):
             x = layer(x, guide, valid)
         out: Tensor = self.norm(x)
@@ -136,8 +151,14 @@ class QGT(nn.Module):
 
         Parameters
         ----------
-        x : F_m ``[B, T, d]``, or ``[G, T, d]`` when an earlier stage was guided by each question.
-        valid : bool ``[B, T]``.
+        x
+            F_m ``[B, T, d]``, or ``[G, T, d]`` if an earlier stage was guided already.
+        valid
+            ``[B, T] bool``, at least one true per row.
+        questions
+            F_q ``[B, N, d]``.
+        q_mask
+            ``[B, N] bool``, false for padded questions.
 
         Returns
         -------
@@ -145,20 +166,20 @@ class QGT(nn.Module):
         """
         guides = self.guides(questions, q_mask)
         groups = guides[0].tokens.shape[0]
-        x = x.repeat_interleave(groups // len(x), dim=0)
-        steps = valid.repeat_interleave(groups // len(valid), dim=0)
-        out = self.guide(x[:, None], guides, steps[:, None])
-        return out.view(len(valid), -1, *x.shape[1:])
+        x = x.repeat_interleave(groups // len(x), dim=0)  # [G, T, d]
+        steps = valid.repeat_interleave(groups // len(valid), dim=0)  # [G, T]
+        out = self.guide(x[:, None], guides, steps[:, None])  # [G, 1, T, d]
+        return out.view(len(valid), -1, *x.shape[1:])  # [B, G / B, T, d]
 
 
 def learnable_tokens(dim: int, config: QgtConfig) -> nn.Parameter:
-    """R, ``[m, d]``."""
+    """Make R, ``[m, d]``."""
     return nn.Parameter(0.02 * torch.randn(config.tokens, dim))
 
 
-def _one_question_each(guide: Guide, count: int) -> Guide:
-    """Reading (B): ``[q^_i; R^]`` for every question, ``[B * N, 1 + m, d]``."""
-    questions, tokens = guide.tokens[:, :count, None], guide.tokens[:, None, count:]
-    each = torch.cat([questions, tokens.expand(-1, count, -1, -1)], dim=2).flatten(0, 1)
-    # A padded question guides only its own copy, which nobody reads; masking it could leave attention no key at all.
-    return Guide(each, torch.ones(each.shape[:2], dtype=torch.bool, device=each.device))
+def _single_questions(guide: Guide, count: int) -> Guide:
+    """Return ``[q^_i; R^]`` for every question, ``[B * N, 1 + m, d]``: reading (B)."""
+    questions, tokens = guide.tokens[:, :count, None], guide.tokens[:, None, count:]  # [B, N, 1, d], [B, 1, m, d]
+    single = torch.cat([questions, tokens.expand(-1, count, -1, -1)], dim=2).flatten(0, 1)  # [B * N, 1 + m, d]
+    # A padded question guides only its own copy, which nobody reads. Masking it could leave attention without any key.
+    return Guide(single, torch.ones(single.shape[:2], dtype=torch.bool, device=single.device))

@@ -1,4 +1,7 @@
-"""Questions as word ids, and the LSTM that turns them into vectors."""
+"""Questions as word ids, and the LSTM that turns them into vectors.
+
+B videos, N questions of each, L words of a question.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,6 @@ from trainers.errors import TrainingError
 PAD = "<pad>"
 UNKNOWN = "<unknown>"
 
-# The 92 words of MUSIC-AVQA's filled-in questions over all splits (facts 1.3).
 _WORDS = """Are How Is What Where Which a accordion acoustic_guitar after always and appeared are as at bagpipe banjo
 bassoon before beginning cello clarinet comes coming congas did drum electric_bass end entire erhu fifth first flute
 fourth from guzheng heard in instrument instruments is it kind last left leftest longer louder loudest lowest makes
@@ -24,25 +26,26 @@ many middle more musical not of on performance piano pipa playing rhythmic right
 sounding sounds suona than that the there third this throughout time to trumpet tuba types ukulele video violin
 voiceover were xylophone"""
 PUBLISHED_WORDS = tuple(_WORDS.split())
+"""The 92 words of MUSIC-AVQA's filled-in questions over all splits (``docs/facts/coqo.md`` section 1.3)."""
 
 
 def tokenise(question: str) -> list[str]:
-    """The words of a question as every trainer of this family cuts them: by spaces, case kept, ``?`` dropped."""
+    """Split a question at spaces as every trainer of this family does: case is kept, a final ``?`` is dropped."""
     return question.rstrip().rstrip("?？").split()
 
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """Words in the order of their ids; id 0 is padding.
+    """The words that a model knows, in the order of their ids; id 0 is padding.
 
-    The order is that of code points, so that a vocabulary depends on which words there are, not on the order of rows.
+    Words are sorted by code points, so that a vocabulary depends on its words and not on the order of rows.
 
     Attributes
     ----------
-    words :
-        Ids 1 … n.
-    has_unknown :
-        Whether id n + 1 stands for every other word; without it another word is an error.
+    words
+        The words with ids 1 … n.
+    has_unknown
+        Whether id n + 1 stands for every other word; otherwise another word is an error.
     """
 
     words: tuple[str, ...]
@@ -50,12 +53,12 @@ class Vocabulary:
 
     @classmethod
     def published(cls) -> Vocabulary:
-        """MUSIC-AVQA's: 93 ids with padding, none for unknown words."""
+        """Return the vocabulary of MUSIC-AVQA: 93 ids including padding, none for unknown words."""
         return cls(PUBLISHED_WORDS, has_unknown=False)
 
     @classmethod
     def build(cls, questions: Iterable[str]) -> Vocabulary:
-        """The words of ``questions`` (of all splits: a rare word may be missing from train)."""
+        """Build the vocabulary of ``questions``; take all splits, since a rare word may be missing from train."""
         return cls(tuple(sorted({word for question in questions for word in tokenise(question)})), has_unknown=True)
 
     def __len__(self) -> int:
@@ -63,25 +66,26 @@ class Vocabulary:
 
     @property
     def digest(self) -> str:
-        """Hexadecimal; equal for equal ids only."""
+        """A hexadecimal digest of the ids."""
         tokens = [PAD, *self.words, *([UNKNOWN] if self.has_unknown else [])]
         return hashlib.sha256(json.dumps({"question_words": 1, "tokens": tokens}).encode()).hexdigest()[:16]
 
     def encode(self, questions: Sequence[Sequence[str]]) -> Tensor:
-        """Word ids of each video's questions.
+        """Encode the questions of each video as word ids.
 
         Parameters
         ----------
-        questions : B lists of at most N questions; ``""`` is padding.
+        questions
+            B lists of at most N questions; ``""`` is padding.
 
         Returns
         -------
-        int64 ``[B, N, L]``; 0 pads words on the right and questions at the end.
+        ``[B, N, L] int64``; 0 pads words on the right and questions at the end.
 
         Raises
         ------
         TrainingError
-            If a word is not in a vocabulary that knows no unknown words.
+            If the vocabulary lacks a word and has no id for unknown ones.
         """
         ids = {word: index for index, word in enumerate(self.words, start=1)}
         rows = [[self._encode(question, ids) for question in video] for video in questions]
@@ -106,10 +110,10 @@ class Vocabulary:
 
 
 class QuestionEncoder(nn.Module):
-    """Embedding, tanh, LSTM; F_q = Linear(tanh[h; c]) (facts 3.3).
+    """Embedding, tanh, LSTM; F_q = Linear(tanh[h; c]) (``docs/facts/coqo.md`` section 3.3).
 
-    The published code runs the LSTM over padding to 14 steps. Here the state is taken at the last word, so padding
-    never changes a vector.
+    The published code runs the LSTM over padding, 14 steps in all. Here the state is taken at the last word, so that
+    padding never changes a vector.
     """
 
     def __init__(self, vocabulary: int, embed: int, hidden: int, dim: int) -> None:
@@ -119,13 +123,13 @@ class QuestionEncoder(nn.Module):
         self.out = nn.Linear(2 * hidden, dim)
 
     def forward(self, words: Tensor) -> Tensor:
-        """Word ids int64 ``[B, N, L]``, 0 on the right of each question → F_q ``[B, N, dim]``."""
-        flat = words.flatten(0, 1)
-        # A padded question counts as one padding word: packing refuses empty sequences, and its mask drops it later.
+        """Encode word ids ``[B, N, L] int64``, padded with 0 on the right, as F_q ``[B, N, dim]``."""
+        flat = words.flatten(0, 1)  # [B * N, L]
+        # Packing refuses empty sequences, so a padded question counts as one padding word. Its mask drops it later.
         lengths = (flat != 0).sum(1).clamp(min=1).cpu()
         packed = pack_padded_sequence(torch.tanh(self.embedding(flat)), lengths, batch_first=True, enforce_sorted=False)
-        # Few processors have LSTM kernels for half precision, and it is a thousandth of a step.
+        # Few processors have LSTM kernels for half precision, and this is a thousandth of a step's work.
         with torch.autocast(words.device.type, enabled=False):
-            _, (h, c) = self.lstm(packed)
+            _, (h, c) = self.lstm(packed)  # [1, B * N, hidden] each
         out: Tensor = self.out(torch.tanh(torch.cat([h[0], c[0]], dim=-1)))
         return out.view(*words.shape[:2], -1)

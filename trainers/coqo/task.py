@@ -35,11 +35,9 @@ from trainers.metrics.avqa import Question, score
 from trainers.scaling import Standardise, standardise
 from trainers.task import Evaluation, Json, Task
 
-Settings = CoqoConfig
-
 
 def build(settings: CoqoConfig, store: Store, ranks: Ranks) -> CoqoTask:
-    """The task on one rank.
+    """Make the task on one rank.
 
     Raises
     ------
@@ -50,7 +48,7 @@ def build(settings: CoqoConfig, store: Store, ranks: Ranks) -> CoqoTask:
 
 
 def build_model(config: CoqoConfig, sizes: Sizes) -> nn.Module:
-    """The network that the settings name, with random weights."""
+    """Make the network that the settings ask for, with random weights."""
     if config.model.method == "avst":
         return AVST(config.model, sizes)
     if config.model.method == "hcrn":
@@ -68,30 +66,32 @@ class ScaledSteps(nn.Module):
     def forward(
         self, words: Tensor, q_mask: Tensor, audio: Steps | None, visual: Steps | None, videos: Tensor
     ) -> Answers:
-        """As :meth:`trainers.coqo.model.CoQo.forward`."""
+        """Answer questions; see ``trainers.coqo.model.CoQo.forward``."""
         audio, visual = self._scaled("audio", audio), self._scaled("visual", visual)
-        said: Answers = self.network(words, q_mask, audio, visual, videos)
-        return said
+        answers: Answers = self.network(words, q_mask, audio, visual, videos)
+        return answers
 
     def _scaled(self, name: str, steps: Steps | None) -> Steps | None:
         return None if steps is None else steps._replace(features=self.scales[name](steps.features))
 
 
 class CoqoTask(Task):
-    """Collective or single-question training; single-question answering."""
+    """Audio-visual question answering: trained on all questions of a video together or on single ones.
+
+    Answers are always given to single questions.
+    """
 
     select = "overall"
 
     def __init__(self, config: CoqoConfig, store: Store, ranks: Ranks) -> None:
         self.config, self.store, self.ranks = config, store, ranks
         data = config.data
-        features = [self._feature(name) for name in config.model.modalities]
         for split in (data.train, data.val, *data.tests):
-            check(store, features, split, data.dataset).require(data.allow)
+            check(store, config.features, split, data.dataset).require(data.allow)
         self.train = self._videos() if data.collective else self._questions(data.train)
         self.scored = {split: self._questions(split) for split in (data.val, *data.tests)}
         for split, dataset in self.scored.items():
-            _scored(dataset, split)  # a hidden answer is better found before training
+            _scored_questions(dataset, split)  # a hidden answer is better found before training
         self.sampler = self._sampler()
         answers = [answer for answer in self.train.questions.answers if answer is not None]
         self.encoder = Encoder(_vocabulary(store, config), AnswerVocabulary.of(data.dataset, answers))
@@ -116,15 +116,15 @@ class CoqoTask(Task):
         return objective(self.answer(batch), batch.labels, self.config.loss)
 
     def answer(self, batch: Inputs) -> Answers:
-        """What the model says of a batch."""
-        said: Answers = self.model(batch.words, batch.q_mask, batch.audio, batch.visual, batch.videos)
-        return said
+        """Answer the questions of a batch."""
+        answers: Answers = self.model(batch.words, batch.q_mask, batch.audio, batch.visual, batch.videos)
+        return answers
 
     def evaluate(self, split: str) -> Evaluation:
-        """Each question alone, as it would be asked.
+        """Score a split, of which each question is answered alone.
 
-        Predictions: ``answers`` as ``jobs/evaluate.py avqa`` reads them; ``attention``, by question and modality the
-        weights of the valid steps, and ``times``, by video and modality their seconds, as panels show them.
+        The predictions are ``answers`` as ``jobs/evaluate.py avqa`` reads them; for panels, ``attention`` has the
+        weights of the valid steps by question and modality, and ``times`` their seconds by video and modality.
         """
         dataset = self.scored[split]
         order = BatchSampler(ShuffleSampler(len(dataset), shuffle=False), self.config.data.batch_questions)
@@ -132,16 +132,16 @@ class CoqoTask(Task):
         attention: dict[str, dict[str, list[float]]] = {}
         times: dict[str, dict[str, list[float]]] = {}
         for batch in read_ahead(dataset, order):
-            said = self.answer(self.encoder.questions(batch).to(self.ranks.device))
-            classes = said.logits[:, 0].argmax(-1).tolist()
+            predicted = self.answer(self.encoder.questions(batch).to(self.ranks.device))
+            classes = predicted.logits[:, 0].argmax(-1).tolist()
             answers |= zip(batch.question_ids, (self.encoder.answers.answers[index] for index in classes), strict=True)
-            for name, weights in said.attention.items():
-                valid, seconds, alone = batch.valid[name], batch.times[name], weights[:, 0].float().cpu()
+            for name, weights in predicted.attention.items():
+                valid, seconds, single = batch.valid[name], batch.times[name], weights[:, 0].float().cpu()
                 for row, (question, video) in enumerate(zip(batch.question_ids, batch.video_ids, strict=True)):
-                    attention.setdefault(question, {})[name] = alone[row][valid[row]].tolist()
+                    attention.setdefault(question, {})[name] = single[row][valid[row]].tolist()
                     times.setdefault(video, {})[name] = seconds[row][valid[row]].tolist()
-        report = score(_scored(dataset, split), answers)
-        rates = {"overall": report.overall, **report.groups, **report.types}
+        scores = score(_scored_questions(dataset, split), answers)
+        rates = {"overall": scores.overall, **scores.groups, **scores.types}
         metrics = {name: rate.accuracy for name, rate in rates.items() if rate.accuracy is not None}
         return Evaluation(metrics, {"answers": answers, "attention": attention, "times": times})
 
@@ -151,7 +151,8 @@ class CoqoTask(Task):
     def describe(self) -> dict[str, Json]:
         vocabulary, answers = self.encoder.vocabulary, self.encoder.answers
         return {
-            "method": self.config.model_dump(mode="json", exclude={"loop"}),
+            "method": "coqo",
+            "settings": self.config.model_dump(mode="json", exclude={"loop"}),
             "store_version": self.store.version,
             "words": {
                 "digest": vocabulary.digest,
@@ -161,7 +162,7 @@ class CoqoTask(Task):
             "answers": {"digest": answers.digest, "answers": answers.answers},
             "sizes": {"audio": self.sizes.audio, "visual": self.sizes.visual},
             "feature_specs": {
-                name: self.store.spec_digest(self._feature(name)) for name in self.config.model.modalities
+                name: self.store.spec_digest(self.config.feature(name)) for name in self.config.model.modalities
             },
         }
 
@@ -191,15 +192,12 @@ class CoqoTask(Task):
         items = ShuffleSampler(len(self.train), self.config.loop.seed, rank=ranks.rank, world=ranks.world)
         return BatchSampler(items, data.batch_questions)
 
-    def _feature(self, modality: str) -> str:
-        return self.config.data.audio if modality == "audio" else self.config.data.visual
-
     def _views(self) -> dict[str, View]:
-        """Stored dtypes travel to the device; the model computes in its own."""
+        """Read features in their stored dtypes, which are smaller; the model converts them on the device."""
         stride = slice(None, None, self.config.data.stride)
         pooled = {"visual"} if self.config.data.pool else set()
         return {
-            name: View(self._feature(name), stride, "mean" if name in pooled else None, dtype=None)
+            name: View(self.config.feature(name), stride, "mean" if name in pooled else None, dtype=None)
             for name in self.config.model.modalities
         }
 
@@ -209,26 +207,27 @@ class CoqoTask(Task):
         for name in self.config.model.modalities:
             features, *_ = self.train.table.gather([self.train.first_present(name)])
             values = features[name]
-            shapes[name], steps[self._feature(name)] = tuple(values.shape[2:]), values.shape[1]
+            shapes[name], steps[self.config.feature(name)] = tuple(values.shape[2:]), values.shape[1]
         if self.config.model.method == "avst" and len(set(steps.values())) > 1:
-            told = ", ".join(f"{name} has {count}" for name, count in steps.items())
-            raise TrainingError(f"{self.store.path}: AVST needs sound and frames of the same steps; {told}")
+            counts = ", ".join(f"{name} has {count}" for name, count in steps.items())
+            raise TrainingError(f"{self.store.path}: AVST needs as many steps of sound as frames; {counts}")
         if shapes["visual"] and len(shapes["visual"]) not in (1, 3):
             raise TrainingError(
-                f"{self.store.path}: feature {self.config.data.visual!r}: a step is {shapes['visual']}; visual steps "
-                "are vectors [C] or maps [H, W, C]"
+                f"{self.store.path}: feature {self.config.data.visual!r}: steps have shape {shapes['visual']}; visual "
+                "steps must be vectors [C] or maps [H, W, C]"
             )
         return Sizes(len(self.encoder.vocabulary), len(self.encoder.answers), **shapes)
 
 
-def _scored(dataset: QuestionDataset, split: str) -> list[Question]:
-    asked = dataset.questions
-    rows = []
-    for name, kind, modality, answer in zip(asked.ids, asked.types, asked.modalities, asked.answers, strict=True):
+def _scored_questions(dataset: QuestionDataset, split: str) -> list[Question]:
+    """Return the questions of a split as the metric takes them; raise TrainingError if an answer is hidden."""
+    table = dataset.questions
+    questions = []
+    for name, kind, modality, answer in zip(table.ids, table.types, table.modalities, table.answers, strict=True):
         if answer is None:
             raise TrainingError(f"{dataset.store.path}: split {split!r}: the answer of question {name!r} is hidden")
-        rows.append(Question(name, name, kind, modality, answer))
-    return rows
+        questions.append(Question(name, name, kind, modality, answer))
+    return questions
 
 
 def _vocabulary(store: Store, config: CoqoConfig) -> Vocabulary:

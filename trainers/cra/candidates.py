@@ -1,7 +1,8 @@
-"""What a training question is shown among: resampled options, and questions that may belong to its video.
+"""Candidates of a training question: resampled options, and questions that may belong to its video.
 
-The published loader's draws (facts/cra.md section 3), made a function of (seed, epoch, question id) alone, so that a
-resumed run sees what the undisturbed one would have seen.
+Candidates are drawn as in the published loader (``docs/facts/cra.md`` section 3), except that a draw depends only on
+the seed, the epoch and the question's id. A run that resumes therefore sees the same candidates as one that was never
+interrupted.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stores.loading.questions import Questions
+from stores.loading import Questions
 from trainers.cra.config import DataConfig
 from trainers.errors import TrainingError
 
@@ -26,7 +27,10 @@ _WHAT = {
 
 
 def coarse_type(question: str) -> str:
-    """How a question asks, by its first two words: whata, whatb, whato, how, howm, who, which, why, where or other."""
+    """Return how a question asks, by its first two words.
+
+    The types are those of the published loader: whata, whatb, whato, how, howm, who, which, why, where and other.
+    """
     first, second = (*question.lower().split()[:2], "", "")[:2]
     if first == "what":
         return _WHAT.get(second, "whato")
@@ -41,8 +45,16 @@ class Draw:
 
     Attributes
     ----------
-    question, options, answer : the question, perhaps paraphrased; its options; the right one's index.
-    questions, right : questions of which number ``right`` belongs to the video.
+    question
+        The question or a paraphrase of it.
+    options
+        Texts that may answer it.
+    answer
+        Index of the right option.
+    questions
+        Questions that may belong to the video.
+    right
+        Index of the one that does.
     """
 
     question: str
@@ -53,12 +65,18 @@ class Draw:
 
 
 class CandidateSampler:
-    """Draws from pools of the training split.
+    """Draws candidates from pools of the training split.
 
     Parameters
     ----------
-    questions : the training split.
-    paraphrases : of questions, by question id.
+    questions
+        The training split.
+    config
+        How often candidates are resampled, and from which pools.
+    seed
+        Seed of all draws.
+    paraphrases
+        Paraphrases of questions by question id.
     """
 
     def __init__(
@@ -71,41 +89,41 @@ class CandidateSampler:
         self._questions, self._config, self._seed = questions, config, seed
         self._paraphrases = paraphrases or {}
         answers: dict[str, list[str]] = defaultdict(list)
-        asked: dict[str, list[str]] = defaultdict(list)
+        alike: dict[str, list[str]] = defaultdict(list)
         by_video: dict[str, list[str]] = defaultdict(list)
         for index, text in enumerate(questions.texts):
             answer = questions.answers[index]
             if answer is not None:
                 answers[coarse_type(text)].append(answer)
-            # Types of NExT-QA that begin with D ask for a description, which fits many videos.
+            # Types of NExT-QA that begin with D ask for a description, and such a question fits many videos.
             if not (questions.dataset == "nextgqa" and questions.types[index].startswith("D")):
-                asked[coarse_type(text)].append(text)
+                alike[coarse_type(text)].append(text)
                 by_video[questions.video_ids[index]].append(text)
-        self._answers, self._asked, self._by_video = map(_unique_sorted, (answers, asked, by_video))
+        self._answers, self._alike, self._by_video = map(_unique_sorted, (answers, alike, by_video))
         self._all_answers = _union(self._answers)
-        self._all_asked = _union(self._asked)
+        self._all_questions = _union(self._alike)
 
     def draw(self, index: int, epoch: int) -> Draw:
-        """Question ``index`` of the split in an epoch."""
-        asked, config = self._questions, self._config
-        identity = hashlib.sha256(asked.ids[index].encode()).digest()
+        """Draw question ``index`` of the split for an epoch."""
+        split, config = self._questions, self._config
+        identity = hashlib.sha256(split.ids[index].encode()).digest()
         rng = np.random.default_rng([self._seed, epoch, int.from_bytes(identity[:8], "little")])
-        question, options = asked.texts[index], list(asked.options[index])
+        question, options = split.texts[index], list(split.options[index])
         kind = coarse_type(question)
-        answer_text = options[int(asked.answer_index[index])]
-        paraphrases = self._paraphrases.get(asked.ids[index], ())
+        answer_text = options[int(split.answer_index[index])]
+        paraphrases = self._paraphrases.get(split.ids[index], ())
         if rng.random() < config.paraphrase and paraphrases:
             question = paraphrases[int(rng.integers(len(paraphrases)))]
             kind = coarse_type(question) if config.paraphrase_types else kind
         if rng.random() < config.distractors:
             options = self._options(rng, kind, answer_text, options)
         # Of equal options the first is the right one, as in the published loader.
-        answer = int(asked.answer_index[index]) if options == asked.options[index] else options.index(answer_text)
-        questions = self._candidates(rng, kind, question, asked.texts[index], asked.video_ids[index], len(options) - 1)
+        answer = int(split.answer_index[index]) if options == split.options[index] else options.index(answer_text)
+        questions = self._candidates(rng, kind, question, split.texts[index], split.video_ids[index], len(options) - 1)
         return Draw(question, options, answer, questions, questions.index(question))
 
     def _options(self, rng: np.random.Generator, kind: str, answer: str, options: list[str]) -> list[str]:
-        """The right answer among others to questions that ask alike; the given options where there are too few."""
+        """Mix the right answer with answers to questions that ask alike; return ``options`` if there are too few."""
         excluded = {answer} if self._config.distinct_candidates else set()
         pools = (self._answers.get(kind, []), self._all_answers)
         wrong = _take(rng, pools, len(options) - 1, excluded)
@@ -114,21 +132,26 @@ class CandidateSampler:
     def _candidates(
         self, rng: np.random.Generator, kind: str, question: str, original: str, video: str, count: int
     ) -> list[str]:
-        """The question among up to ``count`` others."""
+        """Mix the question with up to ``count`` others."""
         excluded = {question, original} if self._config.distinct_candidates else set()
-        pools = [self._asked.get(kind, []), self._all_asked]
+        pools = [self._alike.get(kind, []), self._all_questions]
         if rng.random() < self._config.same_video:
             pools.insert(0, self._by_video.get(video, []))
         return _shuffled(rng, [*_take(rng, pools, count, excluded), question])
 
 
 def read_paraphrases(path: Path) -> dict[str, list[str]]:
-    """``{question id: {"gen": [paraphrases]}}``, without their question marks.
+    """Read paraphrases by question id, without their question marks.
+
+    Parameters
+    ----------
+    path
+        A JSON file ``{question id: {"gen": [paraphrases]}}``.
 
     Raises
     ------
     TrainingError
-        If the file is not of that form.
+        If the file cannot be read or has another form.
     """
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
@@ -148,7 +171,7 @@ def _union(pools: Mapping[str, Iterable[str]]) -> list[str]:
 
 
 def _take(rng: np.random.Generator, pools: Sequence[Sequence[str]], count: int, excluded: Collection[str]) -> list[str]:
-    """Up to ``count`` different texts that are not excluded, from the first pool while it lasts, then the next."""
+    """Draw up to ``count`` different texts that are not excluded: from the first pool while it lasts, then the next."""
     taken: list[str] = []
     for pool in pools:
         if len(taken) == count:

@@ -1,8 +1,9 @@
 """Settings of CRA, its ablations, and the baseline Temp[CLIP].
 
-Two recipes: ``paper`` does what the paper states; ``released`` does what the published code does. Every difference is
-a setting of its own. A number in brackets is that of the finding in facts/cra.md section 9 (or its section, as §5.1)
-that the setting answers to; what is given for ``released`` there is repeated here.
+There are two recipes: ``paper`` does what the paper states, ``released`` does what the published code does. Each
+difference between them is a setting, whose docstring gives its ``released`` value and, as "fact N" or "section N", the
+place in ``docs/facts/cra.md`` that describes it (facts are numbered in its section 9). Settings of the training loop
+are in ``trainers/config.py``, presets in ``trainers/presets``.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from trainers.config import LoopConfig, Section
+from settings import Section
+from trainers.config import LoopConfig, MethodSettings
 from trainers.cra.spans import Interval
 
 Rate = Annotated[float, Field(ge=0, lt=1)]
@@ -36,144 +38,139 @@ RELEASED: Mapping[str, Mapping[str, Any]] = {
     "loss": {"bidirectional": False, "negatives": 32},
     "evaluation": {"published_spans": True, "published_times": True},
 }
+"""What the recipe ``released`` sets, by section."""
 _LOOP: Mapping[str, Any] = {"epochs": 30, "seed": 2024, "amsgrad": True, "lr": 1e-5, "warmup_epochs": 1.0}
 
 
-class DataConfig(Section):
-    """What is read from the store, and how candidates are drawn for training (§3).
-
-    Attributes
-    ----------
-    dataset, train, val, tests :
-        Dataset and splits of the ``questions`` table.
-    feature, pool :
-        Frame features ``[T, F]``; ``pool`` averages maps ``[T, H, W, F]`` to that while reading.
-    standardise :
-        Centre each number of a frame, and divide it by its deviation over the training videos: for features that no
-        trained tower has scaled.
-    batch :
-        Questions of a step on each rank, and of an evaluation step.
-    paraphrases, paraphrase :
-        JSON ``{question id: {"gen": [paraphrases]}}``; how often one of them replaces a question.
-    distractors :
-        How often the wrong options are replaced by answers to training questions that ask alike.
-    same_video :
-        How often the wrong candidates of "which question belongs to this video" come from the same video.
-    distinct_candidates :
-        Keep the right one out of the pools that wrong ones are drawn from. ``released``: false (10).
-    paraphrase_types :
-        Draw by the way the paraphrase asks, not the question. ``released``: true (12).
-    allow :
-        Findings of the completeness check to train in spite of: ``missing`` (questions about such a video are left
-        out, and counted in a warning), ``steps``, ``random_weights``, ``mixed_numerics``, stale dictionaries.
-    """
+class DataConfig(Section, use_attribute_docstrings=True):
+    """What is read from the store, and how candidates are drawn for training (section 3)."""
 
     dataset: str = "nextgqa"
+    """Dataset of the ``questions`` table."""
     train: str = "train"
+    """The split to learn from."""
     val: str = "val"
+    """The split whose score picks the best checkpoint."""
     tests: tuple[str, ...] = ("test",)
+    """Splits that are scored after training, besides ``val``."""
     feature: str = "clip"
+    """Frame features in the store, ``[T, F]``."""
     pool: bool = False
+    """Average maps ``[T, H, W, F]`` to ``[T, F]`` while reading."""
     standardise: bool = False
-    batch: Count = 64
-    paraphrases: Path | None = None
-    paraphrase: Share = 0.3
-    distractors: Share = 0.3
-    same_video: Share = 0.3
-    distinct_candidates: bool = True
-    paraphrase_types: bool = False
-    allow: tuple[str, ...] = ()
+    """Centre each number of a frame and divide it by its standard deviation over the training videos.
 
-
-class TextConfig(Section):
-    """How candidates become vectors (§3).
-
-    Attributes
-    ----------
-    encoder :
-        ``roberta`` fine-tunes a transformers encoder; ``words`` learns word vectors and a small transformer from
-        scratch; ``stored`` projects frozen embeddings of the store's ``embeddings`` table.
-    weights :
-        ``roberta``: a folder, or a name on the model hub.
-    embeddings :
-        ``stored``: the text encoder's digest, or how it begins; empty where the store has one only.
-    question_tokens, option_tokens :
-        Longest question, and longest question with option.
-    layers, heads, dropout :
-        ``words``: the transformer.
-    mask_padding :
-        Padding takes no part in pooling. ``released``: false (7).
-    keep_options :
-        What is too long loses the end of the question. ``released``: false, the end of the option (§3).
+    For hand-made features; those of a trained network have similar sizes already.
     """
+    batch: Count = 64
+    """Questions per step on each rank, and per evaluation step."""
+    paraphrases: Path | None = None
+    """A JSON file ``{question id: {"gen": [paraphrases]}}``; null paraphrases nothing."""
+    paraphrase: Share = 0.3
+    """How often a paraphrase replaces a question."""
+    distractors: Share = 0.3
+    """How often answers to other training questions of the same coarse type replace the wrong options."""
+    same_video: Share = 0.3
+    """How often the wrong candidates of "which question belongs to this video" come from the same video."""
+    distinct_candidates: bool = True
+    """Never draw the right candidate as a wrong one. ``released``: false (fact 10)."""
+    paraphrase_types: bool = False
+    """Draw by the coarse type of the paraphrase instead of the question. ``released``: true (fact 12)."""
+    allow: tuple[str, ...] = ()
+    """Findings of the completeness check that do not stop training.
+
+    ``missing`` (questions about a video without a row are left out, and counted in a warning), ``steps``,
+    ``random_weights``, ``mixed_numerics``, ``stale`` (a dictionary).
+    """
+
+
+class TextConfig(Section, use_attribute_docstrings=True):
+    """How candidates become vectors (section 3)."""
 
     encoder: Literal["roberta", "words", "stored"] = "roberta"
-    weights: str = "roberta-base"
-    embeddings: str = ""
-    question_tokens: Annotated[int, Field(ge=4)] = 30
-    option_tokens: Annotated[int, Field(ge=4)] = 38
-    layers: Count = 1
-    heads: Count = 4
-    dropout: Rate = 0.1
-    mask_padding: bool = True
-    keep_options: bool = True
+    """What encodes a text.
 
-
-class ModelConfig(Section):
-    """The network (§5.2, §5.3), and which modules it has.
-
-    Attributes
-    ----------
-    method :
-        ``cra``, or the baseline ``temp_clip``.
-    dim, heads, layers :
-        d, and the transformer over frames; ``temp_clip`` has the same.
-    dropout :
-        Of the video embedding; of all of ``temp_clip``.
-    decoder_dropout, attention_dropout :
-        Of the transformer over frames. The published settings say .3; the code takes ``released``: .1 and none (9).
-        The layer behind grounding drops .1 in both.
-    layer_norm :
-        Of the transformer over frames: ``standard``, or ``unbiased`` (divides by the sample's standard deviation, which
-        epsilon is added to). ``released``: unbiased (§5.1).
-    gsg, gaussian :
-        Gaussian Smoothing Grounding; without it frames are weighed by a head that does not know the question.
-        ``gaussian``: with the filter.
-    gated :
-        GSG's score of a frame: the published gate, of which the norm behind it leaves only the sign; else cross-modal
-        attention, as the paper's abstract says. ``released``: true (§5.3, step 5).
-    double_softmax :
-        A second softmax after the filter, which leaves the weights nearly uniform; else they are divided by their sum.
-        ``released``: true (3).
-    front, batch_mixing :
-        Explicit Causal Intervention on the video. ``batch_mixing``: every sample attends to the others of its batch, in
-        evaluation too. ``released``: true (1).
-    back :
-        Explicit Causal Intervention on language: on the query of GSG. ``released``: false (2).
-    proposal :
-        ``temp_clip``: ``posthoc`` reads the span from the attention; ``gaussian`` (NG, and with ``loss.vq`` NG+)
-        predicts a centre and a width that the transformer's attention is weighed with.
+    ``roberta`` fine-tunes a pretrained transformers encoder, ``words`` learns word vectors and a small transformer from
+    scratch, ``stored`` projects frozen embeddings of the store's ``embeddings`` table.
     """
+    weights: str = "roberta-base"
+    """For ``roberta``: a folder, or a name on the model hub."""
+    embeddings: str = ""
+    """For ``stored``: digest of the text encoder, or its first characters; may be empty if the store has only one."""
+    question_tokens: Annotated[int, Field(ge=4)] = 30
+    """Longest question, in tokens."""
+    option_tokens: Annotated[int, Field(ge=4)] = 38
+    """Longest question with option, in tokens."""
+    layers: Count = 1
+    """For ``words``: layers of the transformer."""
+    heads: Count = 4
+    """For ``words``: heads of its attention."""
+    dropout: Rate = 0.1
+    """For ``words``: dropout everywhere in it."""
+    mask_padding: bool = True
+    """Leave padding out of pooling. ``released``: false (fact 7)."""
+    keep_options: bool = True
+    """Cut the question if a text is too long. ``released``: false, which cuts the end of the option (section 3)."""
+
+
+class ModelConfig(Section, use_attribute_docstrings=True):
+    """The network (sections 5.2 and 5.3), and which modules it has."""
 
     method: Literal["cra", "temp_clip"] = "cra"
+    """CRA, or the baseline Temp[CLIP]."""
     dim: Annotated[int, Field(ge=8, multiple_of=8)] = 768
+    """Width of the network, d."""
     heads: Count = 8
+    """Attention heads of the transformer over frames."""
     layers: Count = 2
+    """Layers of the transformer over frames."""
     dropout: Rate = 0.3
+    """Dropout on the video embedding; in ``temp_clip``, everywhere."""
     decoder_dropout: Rate = 0.3
+    """Dropout in the transformer over frames. ``released``: 0.1, though the published settings say 0.3 (fact 9).
+
+    The layer behind grounding drops 0.1 in both recipes.
+    """
     attention_dropout: Rate = 0.3
+    """Dropout on attention weights in the transformer over frames. ``released``: 0 (fact 9)."""
     layer_norm: Literal["standard", "unbiased"] = "standard"
+    """Layer normalisation in the transformer over frames. ``released``: unbiased (section 5.1).
+
+    ``unbiased`` divides by the sample's standard deviation, to which epsilon is added.
+    """
     gsg: bool = True
+    """Use Gaussian Smoothing Grounding; without it, frames are weighted without looking at the question."""
     gaussian: bool = True
+    """Smooth the weights of GSG in time with the Gaussian filter."""
     gated: bool = False
+    """Score frames in GSG by the published gate. ``released``: true (section 5.3, step 5).
+
+    The normalisation behind the gate leaves only its sign. Otherwise frames are scored by cross-modal attention, as in
+    the paper's abstract.
+    """
     double_softmax: bool = False
+    """Normalise the smoothed weights by a second softmax, which makes them nearly uniform. ``released``: true (fact 3).
+
+    Otherwise they are divided by their sum.
+    """
     front: bool = True
+    """Use Explicit Causal Intervention on the video: the front door."""
     batch_mixing: bool = False
+    """Let every sample attend to the others of its batch in the front door. ``released``: true (fact 1).
+
+    It does so in evaluation too, so that an answer depends on the batch.
+    """
     back: bool = True
+    """Use Explicit Causal Intervention on the query of GSG: the back door. ``released``: false (fact 2)."""
     proposal: Literal["posthoc", "gaussian"] = "posthoc"
+    """How ``temp_clip`` grounds.
+
+    ``posthoc`` reads the span from the attention. ``gaussian`` (NG, and NG+ with ``loss.vq``) predicts a centre and a
+    width, which also weight the transformer's attention.
+    """
 
     @model_validator(mode="after")
-    def _possible(self) -> Self:
+    def _check(self) -> Self:
         if self.dim % self.heads:
             raise ValueError(f"model.heads: {self.heads} does not divide model.dim {self.dim}")
         if self.method == "cra" and self.back and not self.gsg:
@@ -182,70 +179,55 @@ class ModelConfig(Section):
 
     @property
     def dictionaries(self) -> tuple[str, ...]:
-        """Tables of the store that the network is made from."""
+        """Tables of the store from which the network is initialised."""
         if self.method != "cra":
             return ()
         needed = (("linguistic_dictionary", self.back), ("visual_dictionary", self.front))
         return tuple(name for name, used in needed if used)
 
 
-class LossConfig(Section):
-    """L = vqa * L_VQA + vq * L_VQ + align * (InfoNCE of both) (§5.5).
-
-    Attributes
-    ----------
-    vqa, vq :
-        Which option answers; which question belongs to the video. ``vq=0`` leaves that out.
-    align :
-        Cross-Modal Alignment; 0 leaves it out. ``temp_clip`` has none.
-    temperature :
-        tau.
-    bidirectional :
-        Also from video to text. ``released``: false (6).
-    negatives :
-        So many, drawn with replacement from the batch; null: the whole batch. ``released``: 32 (6).
-    """
+class LossConfig(Section, use_attribute_docstrings=True):
+    """L = vqa * L_VQA + vq * L_VQ + align * (InfoNCE of both) (section 5.5)."""
 
     vqa: Weight = 1.0
+    """Weight of "which option answers the question"."""
     vq: Weight = 1.0
+    """Weight of "which question belongs to the video"; 0 leaves it out."""
     align: Weight = 0.5
+    """Weight of Cross-Modal Alignment; 0 leaves it out. ``temp_clip`` never has it."""
     temperature: Annotated[float, Field(gt=0)] = 0.07
+    """Temperature of InfoNCE, tau."""
     bidirectional: bool = True
+    """Also align from video to text. ``released``: false (fact 6)."""
     negatives: Count | None = None
+    """Negatives per sample, drawn with replacement; null takes the whole batch. ``released``: 32 (fact 6)."""
 
     @model_validator(mode="after")
-    def _possible(self) -> Self:
+    def _check(self) -> Self:
         if self.bidirectional and self.negatives is not None:
             raise ValueError("loss.negatives: drawn from text to video only; set loss.bidirectional to false")
         return self
 
 
-class EvaluationConfig(Section):
-    """How attention becomes a span (§5.4).
-
-    Attributes
-    ----------
-    interval :
-        ``posthoc``, ``window`` or ``merge``.
-    published_spans :
-        The published functions with their slips. ``released``: true (4, 5).
-    published_times :
-        Spans by the times that the frames' published recipe claims, where the store has them: NExT-QA's are rounded to
-        0.1 s and come 1/6 s late; else by the true ones. ``released``: true (16).
-    """
+class EvaluationConfig(Section, use_attribute_docstrings=True):
+    """How attention becomes a span (section 5.4)."""
 
     interval: Interval = "posthoc"
+    """The rule that reads a span from the attention."""
     published_spans: bool = False
+    """Use the published rules with their known errors. ``released``: true (facts 4 and 5)."""
     published_times: bool = False
+    """Take the times of frames from the published files where the store has them. ``released``: true (fact 16).
 
-
-class CraConfig(Section):
-    """Everything of a run. ``recipe`` decides what is not given.
-
-    The optimiser's defaults are the published ones (§5.6).
+    Those of NExT-QA are rounded to 0.1 s and run 1/6 s late. Otherwise the true times are used.
     """
 
+
+class CraConfig(MethodSettings):
+    """All settings of a run. The optimiser has the published defaults (section 5.6)."""
+
     recipe: Literal["paper", "released"] = "paper"
+    """Decides every setting that is not given."""
     data: DataConfig = DataConfig()
     text: TextConfig = TextConfig()
     model: ModelConfig = ModelConfig()
@@ -253,19 +235,27 @@ class CraConfig(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     loop: LoopConfig = LoopConfig(**_LOOP)
 
+    @property
+    def dataset(self) -> str:
+        return self.data.dataset
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        return (self.data.feature,)
+
     @model_validator(mode="after")
-    def _fits(self) -> Self:
+    def _check(self) -> Self:
         if self.text.encoder == "words" and self.model.dim % self.text.heads:
             raise ValueError(f"text.heads: {self.text.heads} does not divide model.dim {self.model.dim}")
         if self.text.encoder == "stored" and self.data.paraphrases is not None:
             raise ValueError(
-                "data.paraphrases: a store has no embeddings of paraphrases; text.encoder=stored takes none"
+                "data.paraphrases: a store has no embeddings of paraphrases, so text.encoder=stored cannot use them"
             )
         return self
 
     @model_validator(mode="before")
     @classmethod
-    def _fill_in(cls, raw: object) -> object:
+    def _fill_in_recipe(cls, raw: object) -> object:
         if not isinstance(raw, dict):
             return raw
         defaults: dict[str, Mapping[str, Any]] = {"loop": _LOOP}

@@ -1,4 +1,7 @@
-"""Batches of the store as the model's inputs."""
+"""Batches of the store as inputs of the model.
+
+B questions, K candidates of each, T frames, F numbers of a frame.
+"""
 
 from __future__ import annotations
 
@@ -13,18 +16,22 @@ from trainers.cra.candidates import Draw
 from trainers.cra.tokens import PADDING, Candidate, Encoder
 from trainers.errors import TrainingError
 
-VIDEO = "video"  # the name of the view
+VIDEO = "video"
+"""Name of the view that holds the frames."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One right among K candidates, for each of B questions.
+    """K candidates for each of B questions, of which one is right.
 
     Attributes
     ----------
-    candidates : ``[B, K, *]``, as the text module reads them.
-    exists : ``[B, K] bool``.
-    right : ``[B] int64``, -1 unknown.
+    candidates
+        ``[B, K, *]``, as the text module reads them.
+    exists
+        ``[B, K] bool``, false for padding.
+    right
+        ``[B] int64``, index of the right candidate; -1 if it is unknown.
     """
 
     candidates: Tensor
@@ -32,8 +39,9 @@ class Choice:
     right: Tensor
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Choice:
-        moved = {each.name: getattr(self, each.name).to(device, non_blocking=non_blocking) for each in fields(self)}
-        return Choice(**moved)
+        """Return the same candidates on ``device``."""
+        names = [field.name for field in fields(self)]
+        return Choice(**{name: getattr(self, name).to(device, non_blocking=non_blocking) for name in names})
 
 
 @dataclass(frozen=True)
@@ -42,8 +50,14 @@ class Inputs:
 
     Attributes
     ----------
-    video : ``[B, T, F]``; ``valid [B, T] bool``.
-    options : question and option; ``questions``: which one belongs to the video, in training.
+    video
+        ``[B, T, F]``, features of the frames.
+    valid
+        ``[B, T] bool``, false for padding.
+    options
+        Each question with its options: which option answers it.
+    questions
+        Questions alone: which one belongs to the video. None in evaluation, and if training leaves it out.
     """
 
     video: Tensor
@@ -52,6 +66,7 @@ class Inputs:
     questions: Choice | None = None
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Inputs:
+        """Return the same inputs on ``device``."""
         return replace(
             self,
             video=self.video.to(device, non_blocking=non_blocking),
@@ -62,7 +77,7 @@ class Inputs:
 
 
 def choice(encoder: Encoder, rows: Sequence[Sequence[Candidate]], right: Sequence[int]) -> Choice:
-    """Encode candidates; shorter rows are padded."""
+    """Encode rows of candidates, and pad the shorter rows."""
     width = max(map(len, rows))
     exists = torch.tensor([[k < len(row) for k in range(width)] for row in rows])
     padded = [[*row, *[PADDING] * (width - len(row))] for row in rows]
@@ -70,7 +85,7 @@ def choice(encoder: Encoder, rows: Sequence[Sequence[Candidate]], right: Sequenc
 
 
 def evaluation_inputs(batch: QuestionBatch, encoder: Encoder) -> Inputs:
-    """Questions with the options that they came with."""
+    """Encode the questions of a batch with the options that they came with."""
     rows = [
         [(question, option) for option in options]
         for question, options in zip(batch.questions, batch.options, strict=True)
@@ -79,20 +94,37 @@ def evaluation_inputs(batch: QuestionBatch, encoder: Encoder) -> Inputs:
 
 
 def training_inputs(batch: QuestionBatch, draws: Sequence[Draw], encoder: Encoder, questions: bool) -> Inputs:
-    """Questions as this epoch draws them; ``questions``: also which one belongs to the video."""
+    """Encode the questions of a batch as an epoch draws them.
+
+    Parameters
+    ----------
+    batch
+        The questions and their videos.
+    draws
+        One draw for each question of the batch.
+    encoder
+        Encodes candidates for the text module.
+    questions
+        Also encode the questions that may belong to the video.
+
+    Raises
+    ------
+    TrainingError
+        If all frames of a video are padding.
+    """
     options = choice(
         encoder,
         [[(draw.question, option) for option in draw.options] for draw in draws],
         [draw.answer for draw in draws],
     )
-    asked = None
+    matched = None
     if questions:
-        asked = choice(
+        matched = choice(
             encoder,
             [[(text, None) for text in draw.questions] for draw in draws],
             [draw.right for draw in draws],
         )
-    return Inputs(*_video(batch), options, asked)
+    return Inputs(*_video(batch), options, matched)
 
 
 def _video(batch: QuestionBatch) -> tuple[Tensor, Tensor]:
@@ -100,5 +132,5 @@ def _video(batch: QuestionBatch) -> tuple[Tensor, Tensor]:
     empty = ~valid.any(1)
     if empty.any():
         video = batch.video_ids[int(empty.nonzero()[0])]
-        raise TrainingError(f"video {video!r}: all its frames are padding; leave it out, or extract it again")
+        raise TrainingError(f"video {video!r}: all its frames are padding; leave the video out, or extract it again")
     return batch.features[VIDEO], valid

@@ -1,32 +1,44 @@
-"""The confounder dictionaries that CRA's interventions start from, read from the store."""
+"""The confounder dictionaries from which CRA's interventions are initialised, read from the store."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from stores import Store
-from stores.describe.dictionaries import dictionary_spec
+from stores.describe import dictionary_spec
 from trainers.cra.config import DataConfig
-from trainers.cra.intervention import NODES
+from trainers.cra.intervention import EDGES, NODES
 from trainers.errors import TrainingError
 
 _SWITCH = {"linguistic": "model.back", "visual": "model.front"}
 
 
 def load_dictionary(store: Store, name: str, data: DataConfig) -> Tensor:
-    """Cluster centres in the order of their clusters: linguistic ``[K, 8, E]``, visual ``[K, F]``, float32.
+    """Read the centres of a dictionary in the order of their clusters.
 
     Parameters
     ----------
-    name : ``linguistic_dictionary`` or ``visual_dictionary``.
-    data : what is trained on; a dictionary made from another feature or recipe, dataset or split is refused.
+    store
+        The store to read.
+    name
+        ``linguistic_dictionary`` or ``visual_dictionary``.
+    data
+        What the model is trained on. The dictionary must be made from the same feature, dataset and split.
+
+    Returns
+    -------
+    Linguistic ``[K, 8, E]`` or visual ``[K, F]``, float32, of K clusters.
 
     Raises
     ------
     TrainingError
-        If there is no such dictionary, it is of something else, or its centres are not finite.
+        If there is no such dictionary, it is made from something else, its graphs have other nodes or edges than the
+        back door, or its centres are not finite.
     """
     kind = name.removesuffix("_dictionary")
     remedy = f"run jobs/cluster.py --kind {kind}"
@@ -34,21 +46,29 @@ def load_dictionary(store: Store, name: str, data: DataConfig) -> Tensor:
         raise TrainingError(
             f"{store.path}: no {name} in version {store.version}; {remedy}, or set {_SWITCH[kind]} to false"
         )
-    wanted = {"dataset": data.dataset, "split": data.train, "feature": data.feature.partition("@")[0]}
-    spec = dictionary_spec(store, kind)
-    for what, value in wanted.items():
-        made_from = spec.get(what)
-        if made_from is not None and made_from.partition("@")[0] != value:
-            raise TrainingError(f"{store.path}: its {name} was made from {what} {made_from!r}, not {value!r}; {remedy}")
-    clustered, used = spec.get("feature_spec"), store.spec_digest(data.feature)
-    if clustered is not None and clustered != used:
-        raise TrainingError(
-            f"{store.path}: its {name} was made from recipe {clustered[:8]} of {wanted['feature']!r}, not {used[:8]}; "
-            + remedy
-        )
+    difference = _difference(dictionary_spec(store, kind), store, data)
+    if difference is not None:
+        raise TrainingError(f"{store.path}: its {name} {difference}; {remedy}")
     centres = store.table(name).sort_by("cluster").column("center").combine_chunks()
     values = centres.flatten().to_numpy(zero_copy_only=False).astype(np.float32).reshape(len(centres), -1)
     if not np.isfinite(values).all():
         raise TrainingError(f"{store.path}: {name} has centres that are not finite; {remedy}")
-    tensor = torch.from_numpy(values)
-    return tensor.view(len(tensor), NODES, -1) if kind == "linguistic" else tensor
+    tensor = torch.from_numpy(values)  # [K, 8 E] or [K, F]
+    return tensor.view(len(tensor), len(NODES), -1) if kind == "linguistic" else tensor
+
+
+def _difference(spec: Mapping[str, Any], store: Store, data: DataConfig) -> str | None:
+    """Return why a dictionary of this spec does not fit; None if it does. A key that the spec lacks is not compared."""
+    wanted = {"dataset": data.dataset, "split": data.train, "feature": data.feature.partition("@")[0]}
+    for what, value in wanted.items():
+        source = spec.get(what)
+        if source is not None and source.partition("@")[0] != value:
+            return f"was made from {what} {source!r}, not {value!r}"
+    clustered, used = spec.get("feature_spec"), store.spec_digest(data.feature)
+    if clustered is not None and clustered != used:
+        return f"was made from spec {clustered[:8]} of {wanted['feature']!r}, not {used[:8]}"
+    graph = {"nodes": list(NODES), "edges": [list(edge) for edge in EDGES]}
+    for part, expected in graph.items():
+        if spec.get(part, expected) != expected:
+            return f"has graphs with other {part} than CRA's back door"
+    return None

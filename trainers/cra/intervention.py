@@ -1,4 +1,8 @@
-"""Explicit Causal Intervention: front-door on the video, back-door on language (facts/cra.md sections 4.5, 4.6)."""
+"""Explicit Causal Intervention: front door on the video, back door on language.
+
+``docs/facts/cra.md`` sections 4.5 and 4.6. B questions, K clusters of a dictionary, d width of the network, F numbers
+of a frame's feature, E numbers of a node's text embedding.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,14 @@ import math
 import torch
 from torch import Tensor, nn
 
-# The semantic graph of a question and its answer: question, question_type, subject, verbs, objects, answer,
-# answer_verbs, answer_objects; (source, target), the same for every question.
-NODES = 8
+NODES = ("question", "question_type", "subject", "verbs", "objects", "answer", "answer_verbs", "answer_objects")
+"""Nodes of the semantic graph of a question and its answer, in the order of a dictionary's rows."""
 EDGES = ((0, 5), (0, 1), (0, 2), (0, 3), (0, 4), (2, 4), (2, 3), (4, 3), (5, 6), (5, 7), (6, 7), (2, 5))
+"""Edges (source, target) of the graph, as positions in ``NODES``; the same for every question."""
 
 
 def attend(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v: ``[B, d]``, ``[K, d]``, ``[K, d]`` to ``[B, d]``."""
+    """Return softmax(q k^T / sqrt(d)) v: ``[B, d]`` of ``[B, d]``, ``[K, d]`` and ``[K, d]``."""
     return torch.softmax(query @ keys.T / math.sqrt(query.shape[-1]), dim=-1) @ values
 
 
@@ -23,11 +27,14 @@ class FrontDoor(nn.Module):
 
     Parameters
     ----------
-    dictionary : X_hat ``[K, F]``, cluster centres of training frames; trained on.
-    dim : d.
-    batch_mixing : a1 attends over the videos of the whole batch, as published. Otherwise a video attends to itself
-        alone, so that a1 = 1 and the mediator enters through the residual: what the published code does for a batch of
-        one.
+    dictionary
+        X_hat ``[K, F]``, cluster centres of training frames. They are parameters and change in training.
+    dim
+        d.
+    batch_mixing
+        Attend over the videos of the whole batch, as published (a1 in section 4.6). Otherwise each video attends only
+        to itself, so that a1 = 1 and the mediator enters through the residual, as the published code does for a batch
+        of one.
     """
 
     def __init__(self, dictionary: Tensor, dim: int, batch_mixing: bool = False) -> None:
@@ -42,10 +49,10 @@ class FrontDoor(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor, m: Tensor) -> Tensor:
-        """x* (the mean frame) and m (the grounded segment), both ``[B, d]``, to z ``[B, d]``."""
-        px = self.prob_x(x)
+        """Adjust x* (the mean frame) and m (the grounded segment), both ``[B, d]``, to z ``[B, d]``."""
+        px = self.prob_x(x)  # [B, d]
         ph = self.prob_x_hat(self.dictionary)  # [K, d]
-        own = px if self.prob_m is None else attend(self.prob_m(m), px, px)
+        own = px if self.prob_m is None else attend(self.prob_m(m), px, px)  # a1 px
         u = self.prob_x_m(own)  # P(M | X)
         v = self.prob_x_hat_x(attend(px, ph, ph))  # P(Y | X_hat, M) P(X_hat)
         z: Tensor = self.norm(self.out(torch.cat([u, v], dim=-1)) + m)
@@ -53,8 +60,11 @@ class FrontDoor(nn.Module):
 
 
 def normalised_adjacency() -> Tensor:
-    """``[8, 8]``: D^-1/2 (A + I) D^-1/2, row = target; D counts edges into a node, its own loop included."""
-    adjacency = torch.eye(NODES)
+    """Return D^-1/2 (A + I) D^-1/2, ``[8, 8]``.
+
+    Rows are targets. D counts the edges into a node, including the loop of I.
+    """
+    adjacency = torch.eye(len(NODES))
     for source, target in EDGES:
         adjacency[target, source] = 1
     scale = adjacency.sum(1).rsqrt()
@@ -62,7 +72,7 @@ def normalised_adjacency() -> Tensor:
 
 
 class GraphConvolution(nn.Module):
-    """One graph convolution (Kipf and Welling 2017) over the 8 nodes: A_hat X W + b."""
+    """A graph convolution over the 8 nodes, A_hat X W + b (Kipf and Welling, ICLR 2017, arXiv:1609.02907)."""
 
     adjacency: Tensor
 
@@ -73,28 +83,30 @@ class GraphConvolution(nn.Module):
         self.register_buffer("adjacency", normalised_adjacency(), persistent=False)
 
     def forward(self, nodes: Tensor) -> Tensor:
-        """``[..., 8, in_dim]`` to ``[..., 8, out_dim]``."""
+        """Map ``[..., 8, in_dim]`` to ``[..., 8, out_dim]``."""
         return self.adjacency @ (nodes @ self.weight) + self.bias
 
 
 class BackDoor(nn.Module):
-    """P(Y | do(Q)): the query, adjusted by the confounders of a dictionary of semantic graphs.
+    """P(Y | do(Q)): the query, adjusted for the confounders in a dictionary of semantic graphs.
 
     Parameters
     ----------
-    dictionary : ``[K, 8, E]``, cluster centres of training questions' graphs; trained on.
-    dim : d; each node gives d / 8 numbers of a confounder.
+    dictionary
+        ``[K, 8, E]``, cluster centres of the graphs of training questions. They are parameters and change in training.
+    dim
+        d. Each of the 8 nodes gives d / 8 numbers of a confounder.
     """
 
     def __init__(self, dictionary: Tensor, dim: int) -> None:
         super().__init__()
         self.dictionary = nn.Parameter(dictionary.clone())
-        self.graph = GraphConvolution(dictionary.shape[2], dim // NODES)
+        self.graph = GraphConvolution(dictionary.shape[2], dim // len(NODES))
         self.query, self.key, self.value = nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, dim)
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, query: Tensor) -> Tensor:
-        """``[B, d]`` to ``[B, d]``."""
+        """Adjust the query ``[B, d]``."""
         confounders = self.graph(self.dictionary).flatten(1)  # Z [K, d]
         adjusted: Tensor = self.norm(attend(self.query(query), self.key(confounders), self.value(confounders)) + query)
         return adjusted

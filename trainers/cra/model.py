@@ -1,4 +1,11 @@
-"""CRA: cross-modal causal relation alignment for grounded video question answering (facts/cra.md section 5.3)."""
+"""CRA: cross-modal causal relation alignment for grounded video question answering.
+
+"Cross-modal Causal Relation Alignment for Video Question Grounding", Chen et al., CVPR 2025, arXiv:2503.07635. The
+forward pass follows ``docs/facts/cra.md`` section 5.3, and the names of its variables are those of that section.
+
+B questions, K candidates of each, T frames, F numbers of a frame's feature, d width of the network, C clusters of a
+dictionary, E numbers of a node's text embedding.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +23,18 @@ from trainers.scaling import Standardise
 
 
 class Cra(nn.Module):
-    """Video and candidates to answers and frame weights.
+    """Answers a question about a video, and weights the frames by what they tell about the answer.
 
     Parameters
     ----------
-    text : candidates to ``[B, K, d]``, from :mod:`trainers.cra.text`.
-    feature_dim : F.
-    dictionaries : ``linguistic_dictionary [K, 8, E]`` if ``config.back``, ``visual_dictionary [K, F']`` if
-        ``config.front``.
+    config
+        Sizes, dropout, and which modules there are.
+    text
+        Maps candidates to ``[B, K, d]``; one of ``trainers.cra.text``.
+    feature_dim
+        F.
+    dictionaries
+        ``linguistic_dictionary [C, 8, E]`` if ``config.back``, ``visual_dictionary [C, F]`` if ``config.front``.
     """
 
     def __init__(
@@ -49,23 +60,30 @@ class Cra(nn.Module):
 
         Parameters
         ----------
-        video : ``[B, T, F]``; ``valid [B, T] bool``, at least one frame each.
-        candidates : ``[B, K, *]``, as the text module reads them; ``exists [B, K] bool``.
-        right : ``[B] int64``. Given, the query is that candidate (questions that may belong to the video); else it is
-            the maximum over candidates (options).
+        video
+            ``[B, T, F]``.
+        valid
+            ``[B, T] bool``, false for padding; at least one frame per row.
+        candidates
+            ``[B, K, *]``, as the text module reads them.
+        exists
+            ``[B, K] bool``, false for padding.
+        right
+            ``[B] int64``. If it is given, the query is the candidate with this index (questions that may belong to the
+            video); else it is the elementwise maximum over the candidates (options).
         """
-        texts = self.text(candidates)
-        frames = self.decoder(self.embedding(video), valid)  # x_bar
-        query = query_of(texts, exists, right)
+        texts = self.text(candidates)  # [B, K, d]
+        frames = self.decoder(self.embedding(video), valid)  # x_bar [B, T, d]
+        query = query_of(texts, exists, right)  # [B, d]
         if self.back is not None:
             query = self.back(query)
         if isinstance(self.grounding, Grounding):
-            p, w = self.grounding(frames, query, valid)
+            p, w = self.grounding(frames, query, valid)  # [B, T] each
         else:
             p = w = self.grounding(frames, valid)
-        z = self.out(pool(frames, w))
+        z = self.out(pool(frames, w))  # [B, d]
         if self.front is not None:
-            mean = valid / valid.sum(1, keepdim=True)
+            mean = valid / valid.sum(1, keepdim=True)  # [B, T]
             z = self.front(self.out(pool(frames, mean)), z)
         return Grounded.of(texts, exists, z, p, w)
 
@@ -80,7 +98,7 @@ class ScaledFrames(nn.Module):
     def forward(
         self, video: Tensor, valid: Tensor, candidates: Tensor, exists: Tensor, right: Tensor | None = None
     ) -> Grounded:
-        """As :meth:`Cra.forward`."""
+        """Ground and answer; see ``Cra.forward``."""
         grounded: Grounded = self.network(self.scale(video), valid, candidates, exists, right)
         return grounded
 
@@ -92,15 +110,23 @@ def build_model(
     dictionaries: Mapping[str, Tensor],
     scale: Standardise | None = None,
 ) -> Cra | TempClip | ScaledFrames:
-    """The network that the settings name, with random weights but for the dictionaries.
+    """Make the network that the settings ask for, with random weights except for its dictionaries.
 
     Parameters
     ----------
-    scale : of the frames, and of the visual dictionary, whose centres are frames too.
+    config
+        Which network, and its sizes.
+    text
+        Maps candidates to ``[B, K, d]``.
+    feature_dim
+        F.
+    dictionaries
+        See ``Cra``.
+    scale
+        Standardises the frames, and the visual dictionary, whose centres are frames too.
     """
-    if scale is not None:
-        frames = "visual_dictionary"
-        dictionaries = {name: scale(each) if name == frames else each for name, each in dictionaries.items()}
+    if scale is not None and "visual_dictionary" in dictionaries:
+        dictionaries = {**dictionaries, "visual_dictionary": scale(dictionaries["visual_dictionary"])}
     network = (
         TempClip(config, text, feature_dim)
         if config.method == "temp_clip"

@@ -1,4 +1,7 @@
-"""What a grounded question-answering model gives, and its query."""
+"""What a grounded question-answering model returns, and the query that it looks for in the video.
+
+B questions, K candidates of each, T frames, d width of the network.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +13,22 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Grounded:
-    """Answers and where they were seen.
+    """Answers, and where in the video they show.
 
     Attributes
     ----------
-    logits : ``[B, K]``, unnormalised dot products; -inf where there is no candidate.
-    attention : p ``[B, T]``, weights of the frames before smoothing; sum 1.
-    weights : w ``[B, T]``, after smoothing; sum 1.
-    video : z ``[B, d]``, the grounded video.
-    texts : the candidates ``[B, K, d]``.
-    interval : ``[B, 2]``, fractions of the video, from models that predict one.
+    logits
+        ``[B, K]``, dot products of candidates and video; -inf where there is no candidate.
+    attention
+        p ``[B, T]``, weights of the frames before smoothing; they sum to 1.
+    weights
+        w ``[B, T]``, the same after smoothing.
+    video
+        z ``[B, d]``, the grounded video.
+    texts
+        ``[B, K, d]``, the candidates.
+    interval
+        ``[B, 2]``, start and end as fractions of the video, from models that predict them; else None.
     """
 
     logits: Tensor
@@ -40,22 +49,27 @@ class Grounded:
         interval: Tensor | None = None,
     ) -> Grounded:
         """Score candidates by their dot product with the grounded video."""
-        logits = (texts.float() * video.float()[:, None]).sum(-1)  # not a matrix product: that would be autocast
+        # Not a matrix product: autocast would round that to half precision.
+        logits = (texts.float() * video.float()[:, None]).sum(-1)  # [B, K]
         logits = logits.masked_fill(~exists, -torch.inf)
         return cls(logits, attention, weights, video, texts, interval)
 
     def text(self, right: Tensor) -> Tensor:
-        """``[B, d]``: the candidates number ``right [B]``."""
+        """Return the candidates ``[B, d]`` with the indices ``right [B]``."""
         return select(self.texts, right)
 
 
 def select(texts: Tensor, index: Tensor) -> Tensor:
-    """``[B, K, d]`` and ``[B]`` to ``[B, d]``."""
+    """Pick candidate ``index [B]`` from each row of ``texts [B, K, d]``; return ``[B, d]``."""
     return texts[torch.arange(len(texts), device=texts.device), index]
 
 
 def query_of(texts: Tensor, exists: Tensor, right: Tensor | None) -> Tensor:
-    """What is looked for in the video, ``[B, d]``: the right question, or the elementwise maximum over the options."""
+    """Return what to look for in the video, ``[B, d]``.
+
+    That is the candidate with index ``right [B]`` if it is given (questions that may belong to the video), else the
+    elementwise maximum over the candidates that exist (options).
+    """
     if right is not None:
         return select(texts, right)
     return texts.masked_fill(~exists[:, :, None], -torch.inf).amax(1)

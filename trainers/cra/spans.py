@@ -1,6 +1,6 @@
-"""From attention over frames to one span (facts/cra.md section 5.4). No torch here: evaluators import it alone.
+"""From attention over frames to one span (``docs/facts/cra.md`` section 5.4), without torch.
 
-Every rule has a published form, with its quirks, and a clean one.
+Every rule has a published form, including its known errors, and a corrected one.
 """
 
 from __future__ import annotations
@@ -23,18 +23,22 @@ def posthoc(
 ) -> list[float]:
     """Grow a span around the peak (the published ``find_seg_ada``).
 
-    A frame joins while its rescaled weight, damped by its distance to the peak, reaches 1.3 times the mean; a side
-    ends at a frame that does not, more than 10 s away. Nearer gaps are bridged.
+    A frame joins the span if its rescaled weight, divided by 1 + its distance to the peak / 10 s, is at least 1.3 times
+    the mean weight. Each side ends at the first frame that does not join and is more than 10 s away; nearer gaps are
+    bridged.
 
     Parameters
     ----------
-    attention : ``[T]`` weights of the frames.
-    times : ``[T]`` seconds of the frames, ascending.
-    published : do not look at the first frame, as the published scan to the left.
+    attention
+        ``[T]`` weights of the frames.
+    times
+        ``[T]`` times of the frames in seconds, ascending.
+    published
+        Never look at the first frame, like the published scan to the left.
 
     Returns
     -------
-    ``[start, end]`` seconds, times of two frames; equal where the peak stands alone.
+    ``[start, end]`` in seconds: the times of two frames, equal if no other frame joins the peak.
     """
     weights = np.asarray(attention, dtype=np.float64)
     weights = (weights - weights.min()) / (weights.max() - weights.min() + 1e-12)
@@ -57,10 +61,10 @@ def posthoc(
 
 
 def best_window(attention: Sequence[float] | NDArray[np.floating]) -> tuple[int, int]:
-    """The window of 1, 3 or 5 frames around the peak with the largest sum, as (first frame, frames).
+    """Return the window around the peak with the largest sum, as (first frame, number of frames).
 
-    Windows wider than half the frames are not tried; of equal sums the narrower, then the earlier wins. Positive
-    weights always give the widest (the published ``find_best_interval``).
+    Windows have 1, 3 or 5 frames, but not more than half of all frames. Of equal sums the narrower window wins, then
+    the earlier one. Positive weights always give the widest (the published ``find_best_interval``).
     """
     weights = np.asarray(attention, dtype=np.float64)
     peak = int(weights.argmax())
@@ -76,9 +80,9 @@ def best_window(attention: Sequence[float] | NDArray[np.floating]) -> tuple[int,
 
 
 def window(attention: Sequence[float] | NDArray[np.floating], published: bool = False) -> list[float]:
-    """:func:`best_window` as ``[start, end]`` fractions of the video, of which frame t of T stands at t / (T - 1).
+    """Return the best window as ``[start, end]`` fractions of the video; frame t of T is at t / (T - 1).
 
-    ``published``: the end is the frame after the window, so that it can lie beyond 1.
+    If ``published``, the span ends at the frame after the window, so that its end can exceed 1.
     """
     start, width = best_window(attention)
     last = max(1, len(attention) - 1)
@@ -89,9 +93,9 @@ def window(attention: Sequence[float] | NDArray[np.floating], published: bool = 
 def merge(
     fractions: Sequence[float], seconds: Sequence[float], duration: float, published: bool = False
 ) -> list[float]:
-    """The intersection of a span in fractions and one in seconds; the latter where they are apart.
+    """Intersect a span in fractions with one in seconds; return the latter if they are disjoint.
 
-    ``published`` rounds the fractions' seconds to 0.1 first.
+    If ``published``, the first span is rounded to 0.1 s before.
     """
     start, end = to_seconds(fractions, duration, published)
     start, end = max(start, seconds[0]), min(end, seconds[1])
@@ -99,9 +103,9 @@ def merge(
 
 
 def to_seconds(fractions: Sequence[float], duration: float, published: bool = False) -> list[float]:
-    """Fractions of a video as seconds, rounded to 0.1 if ``published``."""
+    """Convert fractions of a video to seconds, rounded to 0.1 s if ``published``."""
     seconds = [fraction * duration for fraction in fractions]
-    return [round(each, 1) for each in seconds] if published else seconds
+    return [round(second, 1) for second in seconds] if published else seconds
 
 
 def span(
@@ -111,19 +115,32 @@ def span(
     duration: float,
     published: bool = False,
 ) -> list[float]:
-    """``[start, end]`` seconds by one of the three rules; ``window`` needs no times.
+    """Return the span ``[start, end]`` in seconds that a rule reads from attention.
+
+    Parameters
+    ----------
+    interval
+        The rule: ``posthoc``, ``window``, or ``merge``, the intersection of both.
+    attention
+        ``[T]`` weights of the frames.
+    times
+        ``[T]`` times of the frames in seconds, ascending; ``window`` does not need them.
+    duration
+        Duration of the video in seconds.
+    published
+        Use the published form of the rule.
 
     Raises
     ------
     ValueError
-        If times are needed and not given, or not one for each weight.
+        If the rule needs times and there are none, or their number is not that of the weights.
     """
     if interval == "window":
         return to_seconds(window(attention, published), duration, published)
     if times is None:
         raise ValueError(f"interval {interval!r} needs the times of the frames")
     if len(times) != len(attention):
-        raise ValueError(f"{len(attention)} weights for {len(times)} times")
+        raise ValueError(f"{len(attention)} weights, but {len(times)} times")
     seconds = posthoc(attention, times, published)
     if interval == "posthoc":
         return seconds

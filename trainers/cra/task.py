@@ -5,14 +5,21 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from stores import Store
-from stores.loading import BatchSampler, QuestionBatch, QuestionDataset, ShuffleSampler, View, check, read_ahead
-from stores.loading.questions import load_vectors
+from stores.loading import (
+    BatchSampler,
+    QuestionBatch,
+    QuestionDataset,
+    ShuffleSampler,
+    View,
+    check,
+    load_vectors,
+    read_ahead,
+)
 from trainers.cra import alignment, spans
 from trainers.cra.candidates import CandidateSampler, read_paraphrases
 from trainers.cra.config import CraConfig, LossConfig
@@ -20,24 +27,22 @@ from trainers.cra.data import VIDEO, Choice, Inputs, evaluation_inputs, training
 from trainers.cra.dictionaries import load_dictionary
 from trainers.cra.model import build_model
 from trainers.cra.outputs import Grounded
-from trainers.cra.text import Pretrained, StoredText, TokenText, Words, load_pretrained
+from trainers.cra.text import Pooling, Pretrained, StoredText, TokenText, Words, load_pretrained
 from trainers.cra.tokens import Encoder, RobertaTokens, StoredVectors, WordTokens
 from trainers.distributed import Ranks
 from trainers.errors import TrainingError
-from trainers.metrics.grounding import Answer, GroundedQuestion, score
+from trainers.metrics.grounding import Answer, GroundedQuestion, Span, score
 from trainers.scaling import standardise
 from trainers.task import Evaluation, Json, Task
 
-Settings = CraConfig
-
 
 def build(settings: CraConfig, store: Store, ranks: Ranks) -> CraTask:
-    """The task on one rank.
+    """Make the task on one rank.
 
     Raises
     ------
     TrainingError, StoreError
-        If the store lacks what the settings ask for, or what it has is not fit to train on.
+        If the store lacks what the settings ask for, or its data is not fit to train on.
     """
     data = settings.data
     needed = settings.model.dictionaries
@@ -52,8 +57,8 @@ def build(settings: CraConfig, store: Store, ranks: Ranks) -> CraTask:
     paraphrases = read_paraphrases(data.paraphrases) if data.paraphrases is not None else {}
     if data.paraphrase and not paraphrases:
         warnings.warn(
-            "no question is paraphrased: published CRA does so with train_gpt4_sub.json; name it as data.paraphrases, "
-            "or set data.paraphrase to 0",
+            "no question is paraphrased: published CRA paraphrases with train_gpt4_sub.json; name it as "
+            "data.paraphrases, or set data.paraphrase to 0",
             stacklevel=2,
         )
     torch.manual_seed(settings.loop.seed)
@@ -77,14 +82,14 @@ def _text(
     datasets: Mapping[str, QuestionDataset],
     paraphrases: Mapping[str, Sequence[str]],
 ) -> tuple[nn.Module, Encoder]:
-    """The text module and what encodes candidates for it."""
+    """Make the text module and the encoder of candidates that belongs to it."""
     config, dim = settings.text, settings.model.dim
-    pooling: Any = "attention" if settings.model.method == "cra" else "mean"
+    pooling: Pooling = "attention" if settings.model.method == "cra" else "mean"
     if config.encoder == "stored":
         texts = sorted({text for dataset in datasets.values() for text in _texts(dataset, paraphrases)})
-        found = load_vectors(store, texts, config.embeddings or None)
-        vectors = dict(zip(texts, found.vectors[found.at].numpy(), strict=True))
-        width = found.vectors.shape[1]
+        stored = load_vectors(store, texts, config.embeddings or None)
+        vectors = dict(zip(texts, stored.vectors[stored.at].numpy(), strict=True))
+        width = stored.vectors.shape[1]
         return StoredText(width, dim), StoredVectors(vectors, width)
     if config.encoder == "words":
         words = WordTokens.build(config, _texts(datasets[settings.data.train], paraphrases))
@@ -92,12 +97,12 @@ def _text(
         return TokenText(states, dim, dim, words.special.pad, pooling, config.mask_padding), words
     pretrained, tokenizer = load_pretrained(config.weights)
     tokens = RobertaTokens(config, tokenizer)
-    hidden = int(pretrained.config.hidden_size)  # type: ignore[union-attr, arg-type]
+    hidden = int(pretrained.config.hidden_size)
     return TokenText(Pretrained(pretrained), hidden, dim, tokens.special.pad, pooling, config.mask_padding), tokens
 
 
 def _texts(dataset: QuestionDataset, paraphrases: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    """All that candidates of a split are made of."""
+    """Yield every text that candidates of a split are made of."""
     for question, text, options in zip(
         dataset.questions.ids, dataset.questions.texts, dataset.questions.options, strict=True
     ):
@@ -107,7 +112,7 @@ def _texts(dataset: QuestionDataset, paraphrases: Mapping[str, Sequence[str]]) -
 
 
 class CraTask(Task):
-    """Grounded question answering; only the right option is learned from, never a span."""
+    """Grounded question answering, learned from the right options alone and never from spans."""
 
     select = "acc_vqa"
 
@@ -155,12 +160,12 @@ class CraTask(Task):
         if aligned:
             losses["align"] = _align(answered, batch.options, weights)
         if batch.questions is not None:
-            asked = batch.questions
-            matched = self.model(batch.video, batch.valid, asked.candidates, asked.exists, asked.right)
-            losses["vq"] = _cross_entropy(matched, asked)
+            questions = batch.questions
+            matched = self.model(batch.video, batch.valid, questions.candidates, questions.exists, questions.right)
+            losses["vq"] = _cross_entropy(matched, questions)
             total = total + weights.vq * losses["vq"]
             if aligned:
-                losses["align"] = losses["align"] + _align(matched, asked, weights)
+                losses["align"] = losses["align"] + _align(matched, questions, weights)
         if aligned:
             total = total + weights.align * losses["align"]
         return {"total": total, **losses}
@@ -169,7 +174,11 @@ class CraTask(Task):
         return [self.config.data.val, *self.config.data.tests]
 
     def evaluate(self, split: str) -> Evaluation:
-        """Answers, spans (s), attention, frame times (s) as ``jobs/evaluate.py grounding`` reads them, and logits."""
+        """Score a split.
+
+        The predictions are answers, spans in seconds, attention and frame times in seconds as ``jobs/evaluate.py
+        grounding`` reads them; for panels, also the logits and the attention before smoothing.
+        """
         dataset, device = self._datasets[split], next(self.model.parameters()).device
         order = BatchSampler(ShuffleSampler(self._shown[split], shuffle=False), self.config.data.batch)
         collected = _Collected(self.config, self.store)
@@ -192,16 +201,16 @@ class CraTask(Task):
 
 
 def _with_frames(dataset: QuestionDataset, split: str) -> list[int]:
-    """The questions whose video has a row; says how many have none."""
+    """Return the indices of the questions whose video has a row; warn about the others."""
     missing = set(dataset.missing[VIDEO])
-    shown = [index for index, video in enumerate(dataset.questions.video_ids) if video not in missing]
+    kept = [index for index, video in enumerate(dataset.questions.video_ids) if video not in missing]
     if missing:
-        left_out = len(dataset.questions.video_ids) - len(shown)
+        left_out = len(dataset.questions.video_ids) - len(kept)
         warnings.warn(
             f"split {split!r}: {left_out} questions about {len(missing)} videos without a row are left out",
             stacklevel=3,
         )
-    return shown
+    return kept
 
 
 def _refuse_open_questions(store: Store, split: str, dataset: QuestionDataset) -> None:
@@ -227,13 +236,13 @@ def _align(grounded: Grounded, choice: Choice, config: LossConfig) -> Tensor:
 
 @dataclass
 class _Collected:
-    """Predictions of a split, question by question."""
+    """The predictions of a split, collected batch by batch."""
 
     config: CraConfig
     store: Store
     questions: list[GroundedQuestion] = field(default_factory=list)
     answers: dict[str, Answer] = field(default_factory=dict)
-    spans: dict[str, tuple[float, float]] = field(default_factory=dict)
+    spans: dict[str, Span] = field(default_factory=dict)
     scores: dict[str, list[float]] = field(default_factory=dict)
     attention: dict[str, list[float]] = field(default_factory=dict)
     unsmoothed: dict[str, list[float]] = field(default_factory=dict)
@@ -257,24 +266,32 @@ class _Collected:
             duration = self._duration(video, float(batch.duration[row]))
             proposed = None if intervals is None else intervals[row]
             self.spans[key] = self._span(self.attention[key], self.times[video], duration, proposed)
-            true = tuple(batch.spans[row])
-            count = len(batch.options[row])
             self.questions.append(
-                GroundedQuestion(key, video, batch.types[row], self.answers[key].stated, count, duration, true)
+                GroundedQuestion(
+                    key=key,
+                    video_id=video,
+                    type=batch.types[row],
+                    answer=self.answers[key].stated,
+                    options=len(batch.options[row]),
+                    duration=duration,
+                    spans=tuple(batch.spans[row]),
+                )
             )
 
     def evaluation(self) -> Evaluation:
-        known = [each for each in self.questions if each.answer is not None]
+        known = [question for question in self.questions if question.answer is not None]
         metrics: dict[str, float] = {"n": len(known)}
         if known:
-            right = sum(self.answers[each.key].prediction == each.answer for each in known)
+            right = sum(self.answers[question.key].prediction == question.answer for question in known)
             metrics["acc_vqa"] = 100 * right / len(known)
-        grounded = [each for each in known if each.spans]
+        grounded = [question for question in known if question.spans]
         if grounded:
             rates = score(grounded, self.answers, self.spans).overall
             metrics |= {name: rate for name, rate in rates.items() if name not in ("acc_vqa", "n")}
             metrics["n_grounded"] = len(grounded)
-        answers = {key: {"prediction": each.prediction, "answer": each.stated} for key, each in self.answers.items()}
+        answers = {
+            key: {"prediction": answer.prediction, "answer": answer.stated} for key, answer in self.answers.items()
+        }
         predictions = {
             "answers": answers,
             "scores": self.scores,
@@ -285,9 +302,7 @@ class _Collected:
         }
         return Evaluation(metrics, predictions)
 
-    def _span(
-        self, weights: list[float], times: list[float], duration: float, proposed: list[float] | None
-    ) -> tuple[float, float]:
+    def _span(self, weights: list[float], times: list[float], duration: float, proposed: list[float] | None) -> Span:
         config = self.config.evaluation
         if proposed is not None:
             start, end = spans.to_seconds(proposed, duration, config.published_spans)
@@ -296,18 +311,18 @@ class _Collected:
         return start, end
 
     def _times(self, video: str, true: Tensor, valid: Tensor) -> list[float]:
-        """Seconds of the valid frames, by the clock that the settings name."""
+        """Return the times of the valid frames in seconds, true or published as the settings say."""
         published = None
         if self.config.evaluation.published_times and valid.any():
             published = self.store.published_times(self.config.data.feature, video)
-        found: list[float] = (true if published is None else torch.tensor(published))[valid].tolist()
-        return found
+        times: list[float] = (true if published is None else torch.tensor(published))[valid].tolist()
+        return times
 
     def _duration(self, video: str, annotated: float) -> float:
-        """Seconds, as annotated or else as decoded."""
+        """Return the duration in seconds: as annotated, else as decoded."""
         return annotated if annotated > 0 else self.store.clip(self.config.data.feature, video)[1]
 
 
 def _key(video: str, question: str) -> str:
-    """``<video>_<question>``, which ids of NExT-GQA already are."""
+    """Return ``<video>_<question>``, the form that question ids of NExT-GQA have already."""
     return question if question.startswith(f"{video}_") else f"{video}_{question}"

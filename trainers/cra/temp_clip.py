@@ -1,4 +1,10 @@
-"""Temp[CLIP], the baseline that CRA builds on, with post-hoc or Gaussian grounding (facts/cra.md section 5.2)."""
+"""Temp[CLIP], the baseline that CRA builds on, with post-hoc or Gaussian grounding.
+
+"Can I Trust Your Answer? Visually Grounded Video Question Answering", Xiao et al., CVPR 2024, arXiv:2309.01327;
+``docs/facts/cra.md`` section 5.2.
+
+B questions, K candidates of each, T frames, F numbers of a frame's feature, d width of the network.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +17,14 @@ from trainers.cra.grounding import FrameAttention, pool
 from trainers.cra.outputs import Grounded, query_of
 from trainers.cra.video import SelfAttention, positions
 
+# Names and values of the published settings.
 _SIGMA = 9.0
 _GAMMA = 1.0
 _MIN_WIDTH = 0.01
 
 
 class _Block(nn.Module):
-    """Post-norm: norm(x + MHA x), then norm(x + FFN x)."""
+    """A post-norm transformer layer: norm(x + MHA x), then norm(x + FFN x)."""
 
     def __init__(self, dim: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -33,13 +40,24 @@ class _Block(nn.Module):
 
 
 def gaussian_weights(centre: Tensor, width: Tensor, valid: Tensor) -> Tensor:
-    """``[B, T]``: a bell of height 1 over the frames that are ``valid [B, T]``, the first at 0 and the last at 1.
+    """Weight the valid frames by a Gaussian over time whose largest weight is 1.
 
-    ``centre`` and ``width`` ``[B]`` are fractions of the video.
+    Parameters
+    ----------
+    centre
+        ``[B]``, as a fraction of the video: its first valid frame is at 0, the last at 1.
+    width
+        ``[B]``, as a fraction of the video.
+    valid
+        ``[B, T] bool``.
+
+    Returns
+    -------
+    ``[B, T]``, 0 where a frame is not valid.
     """
     place = (valid.cumsum(1) - 1).clamp_min(0)
-    t = place / place.amax(1, keepdim=True).clamp_min(1)
-    s = width.clamp_min(_MIN_WIDTH)[:, None] / _SIGMA
+    t = place / place.amax(1, keepdim=True).clamp_min(1)  # [B, T] in 0 … 1
+    s = width.clamp_min(_MIN_WIDTH)[:, None] / _SIGMA  # [B, 1]
     bell = torch.exp(-0.5 * ((t - centre[:, None]) / s) ** 2) * valid
     # A narrow bell between two frames must not vanish.
     return bell / bell.amax(1, keepdim=True).clamp_min(torch.finfo(bell.dtype).tiny)
@@ -50,8 +68,12 @@ class TempClip(nn.Module):
 
     Parameters
     ----------
-    text : candidates to ``[B, K, d]``.
-    feature_dim : F.
+    config
+        Width, layers and dropout, and how spans are found.
+    text
+        Maps candidates to ``[B, K, d]``.
+    feature_dim
+        F.
     """
 
     def __init__(self, config: ModelConfig, text: nn.Module, feature_dim: int) -> None:
@@ -80,20 +102,20 @@ class TempClip(nn.Module):
     def forward(
         self, video: Tensor, valid: Tensor, candidates: Tensor, exists: Tensor, right: Tensor | None = None
     ) -> Grounded:
-        """As :meth:`trainers.cra.model.Cra.forward`."""
-        texts = self.text(candidates)
-        x = self.video_norm(F.gelu(self.video_linear(video)))
+        """Ground and answer; see ``trainers.cra.model.Cra.forward``."""
+        texts = self.text(candidates)  # [B, K, d]
+        x = self.video_norm(F.gelu(self.video_linear(video)))  # [B, T, d]
         x = self.dropout(self.embedding_norm(x + positions(x.shape[1], x.shape[2], x.device)))
         prior = interval = None
         if self.proposal is not None:
-            query = query_of(texts, exists, right)
+            query = query_of(texts, exists, right)  # [B, d]
             centre, width = self._propose(x, valid, query)
-            prior = gaussian_weights(centre, width, valid)
+            prior = gaussian_weights(centre, width, valid)  # [B, T]
             half = _GAMMA * width / _SIGMA
-            interval = torch.stack([(centre - half).clamp_min(0), (centre + half).clamp_max(1)], dim=1)
-        frames = self._transform(x, valid, prior)
-        weights = self.frame_attention(frames, valid)
-        z = self.out(pool(frames, weights))
+            interval = torch.stack([(centre - half).clamp_min(0), (centre + half).clamp_max(1)], dim=1)  # [B, 2]
+        frames = self._transform(x, valid, prior)  # [B, T, d]
+        weights = self.frame_attention(frames, valid)  # [B, T]
+        z = self.out(pool(frames, weights))  # [B, d]
         return Grounded.of(texts, exists, z, weights, weights, interval)
 
     def _transform(self, x: Tensor, valid: Tensor, prior: Tensor | None = None) -> Tensor:
@@ -102,11 +124,11 @@ class TempClip(nn.Module):
         return x
 
     def _propose(self, x: Tensor, valid: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
-        """Centre and width ``[B]`` in (0, 1), from frames and query seen together."""
+        """Predict centre and width, ``[B]`` in (0, 1) each, from the frames and the query together."""
         assert self.proposal is not None
-        valid = torch.cat([valid, torch.ones_like(valid[:, :1])], dim=1)
-        seen = self._transform(torch.cat([x, query[:, None].to(x.dtype)], dim=1), valid)
-        both = self.proposal["head"](pool(seen, self.proposal["attention"](seen, valid))).float()
+        valid = torch.cat([valid, torch.ones_like(valid[:, :1])], dim=1)  # [B, T + 1]
+        joint = self._transform(torch.cat([x, query[:, None].to(x.dtype)], dim=1), valid)  # [B, T + 1, d]
+        both = self.proposal["head"](pool(joint, self.proposal["attention"](joint, valid))).float()  # [B, 2]
         return both[:, 0], both[:, 1]
 
 

@@ -1,6 +1,8 @@
-"""Candidates as tensors: token ids, or stored vectors (facts/cra.md section 3).
+"""Candidates as tensors: token ids, or stored vectors (``docs/facts/cra.md`` section 3).
 
 A candidate is a question alone, or a question with one of its options.
+
+B questions, K candidates of each, L tokens of a candidate, E numbers of a stored embedding.
 """
 
 from __future__ import annotations
@@ -26,16 +28,16 @@ _WORD = re.compile(r"\w+|[^\w\s]")
 
 
 class Encoder(ABC):
-    """Turns candidates into what the text module of the model reads."""
+    """Encodes candidates as the text module of the model reads them."""
 
     @abstractmethod
     def __call__(self, rows: Sequence[Sequence[Candidate]]) -> Tensor:
-        """B rows of K candidates as ``[B, K, *]``."""
+        """Encode B rows of K candidates as ``[B, K, *]``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Special:
-    """Ids around and between the pieces: ``start`` question ``separator`` option ``end``."""
+    """Ids around and between texts: ``start``, question, ``separator``, option, ``end``; ``pad`` fills up."""
 
     pad: int
     separator: int
@@ -44,7 +46,10 @@ class Special:
 
 
 class TokenEncoder(Encoder):
-    """``[B, K, L] int64`` token ids. L is fixed if padding takes part in pooling, else the longest of the batch."""
+    """Encodes candidates as token ids ``[B, K, L] int64``.
+
+    L is fixed if padding takes part in pooling; otherwise it is the length of the longest candidate of the batch.
+    """
 
     def __init__(self, config: TextConfig, special: Special) -> None:
         self.config, self.special = config, special
@@ -52,17 +57,17 @@ class TokenEncoder(Encoder):
 
     @abstractmethod
     def pieces(self, text: str) -> list[int]:
-        """Ids of a text, without any around it."""
+        """Return the ids of a text, without special ones."""
 
     def ids(self, candidate: Candidate) -> list[int]:
-        """All ids of a candidate but padding; of what is too long the end is cut, or that of the question."""
+        """Return the ids of a candidate without padding; a long one loses its end, or the end of its question."""
         question, option = candidate
         frame = len(self.special.start) + len(self.special.end)
         if option is None:
             inner = self._pieces(question)[: self.config.question_tokens - frame]
         else:
             room = self.config.option_tokens - frame
-            # The published text is "question </s> option": the blanks belong to the texts beside the separator.
+            # The published text is "question </s> option": the spaces belong to the texts beside the separator.
             head, tail = self._pieces(f"{question} "), [self.special.separator, *self._pieces(f" {option}")]
             if self.config.keep_options:
                 head = head[: max(0, room - len(tail))]
@@ -80,14 +85,13 @@ class TokenEncoder(Encoder):
         return torch.tensor(padded, dtype=torch.int64)
 
     def _pieces(self, text: str) -> list[int]:
-        found = self._cache.get(text)
-        if found is None:
-            found = self._cache[text] = self.pieces(text)
-        return found
+        if text not in self._cache:
+            self._cache[text] = self.pieces(text)
+        return self._cache[text]
 
 
 class RobertaTokens(TokenEncoder):
-    """The tokenizer that belongs to a pretrained encoder."""
+    """Encodes with the tokenizer of a pretrained encoder."""
 
     def __init__(self, config: TextConfig, tokenizer: Any) -> None:
         if tokenizer.sep_token_id is None or tokenizer.pad_token_id is None or tokenizer.cls_token_id is None:
@@ -104,20 +108,26 @@ class RobertaTokens(TokenEncoder):
 
 
 def split_words(text: str) -> list[str]:
-    """Lower-case words and punctuation marks."""
+    """Split a text into lower-case words and punctuation marks."""
     return _WORD.findall(text.lower())
 
 
 class WordTokens(TokenEncoder):
-    """Words of a vocabulary that was built from training texts.
+    """Encodes words by a vocabulary that was built from training texts.
 
     Parameters
     ----------
-    words : sorted, without repetition. Word i has id i + 3; 0 is padding, 1 any other word, 2 the separator.
+    config
+        Lengths of texts.
+    words
+        The vocabulary, sorted and without repetition. Word i has id i + 3; 0 is padding, 1 any other word, 2 the
+        separator.
     """
 
-    VERSION = 1  # of the splitting into words
+    VERSION = 1
+    """Version of ``split_words``, kept in checkpoints."""
     FIRST = 3
+    """Id of the first word."""
 
     def __init__(self, config: TextConfig, words: Sequence[str]) -> None:
         super().__init__(config, Special(pad=0, separator=2))
@@ -126,7 +136,7 @@ class WordTokens(TokenEncoder):
 
     @classmethod
     def build(cls, config: TextConfig, texts: Iterable[str]) -> WordTokens:
-        """The vocabulary of ``texts``."""
+        """Build the vocabulary of ``texts``."""
         return cls(config, sorted({word for text in texts for word in split_words(text)}))
 
     def __len__(self) -> int:
@@ -136,11 +146,21 @@ class WordTokens(TokenEncoder):
         return [self._number.get(word, 1) for word in split_words(text)]
 
     def ids(self, candidate: Candidate) -> list[int]:
-        return super().ids(candidate) or [1]  # nothing but padding could not be pooled
+        return super().ids(candidate) or [1]  # a row of padding alone could not be pooled
 
 
 class StoredVectors(Encoder):
-    """``[B, K, 2 E] float32``: frozen embeddings of question and option side by side; zeros for no option."""
+    """Encodes candidates as frozen embeddings of question and option, side by side: ``[B, K, 2 E] float32``.
+
+    A candidate without an option has zeros in its place.
+
+    Parameters
+    ----------
+    vectors
+        Text to its embedding, ``[E]``.
+    dim
+        E.
+    """
 
     def __init__(self, vectors: Mapping[str, NDArray[np.float32]], dim: int) -> None:
         self._vectors, self.dim = vectors, dim
@@ -153,10 +173,12 @@ class StoredVectors(Encoder):
                     out[b, k, 0] = self._vector(question)
                 if option is not None:
                     out[b, k, 1] = self._vector(option)
-        return torch.from_numpy(out).flatten(2)
+        return torch.from_numpy(out).flatten(2)  # [B, K, 2 E]
 
     def _vector(self, text: str) -> NDArray[np.float32]:
-        found = self._vectors.get(text)
-        if found is None:
-            raise TrainingError(f"the embeddings table has no vector for the text {text!r}; parse its split again")
-        return found
+        if text not in self._vectors:
+            raise TrainingError(
+                f"the embeddings table has no vector for the text {text!r}; run jobs/refresh.py with the text encoder "
+                "under option_embeddings"
+            )
+        return self._vectors[text]

@@ -1,11 +1,11 @@
-"""Audio-visual question answering, scored: top-1 accuracy by question type and modality (facts/coqo.md 1.8).
+"""Scores of audio-visual question answering: top-1 accuracy by question type and modality.
 
-Every rate is micro: right answers over questions of the group, never a mean of rates. A question without a prediction
-is wrong.
+The protocol is that of MUSIC-AVQA (``docs/facts/coqo.md`` section 1.8). Every rate is micro: right answers over
+questions of the group, never a mean of rates. A question without a prediction is wrong.
 
-The original MUSIC-AVQA files hold some question ids twice, with contradictory answers (facts 1.7). Published numbers
-count both rows, and so does this: each is scored against the one prediction of its id, or against one of its own if
-the predictions name rows as the store does (``<id>#2``). The updated files have no such ids.
+The original MUSIC-AVQA files hold some question ids twice, with contradictory answers (section 1.7). Published numbers
+count both rows, and so do these: each row is scored against the one prediction of its id, or against its own if the
+predictions name rows as the store does (``<id>#2``). The updated files have no such ids.
 """
 
 from __future__ import annotations
@@ -21,24 +21,32 @@ import pyarrow as pa
 from trainers.errors import EvaluationError
 from trainers.metrics.files import read_object
 
-# In the order of published tables (facts 1.8).
 MODALITIES = ("Audio", "Visual", "Audio-Visual")
+"""Groups of question types, in the order of published tables (``docs/facts/coqo.md`` section 1.8)."""
 TYPES = (
     *("Audio Counting", "Audio Comparative", "Visual Counting", "Visual Location", "Audio-Visual Existential"),
     *("Audio-Visual Counting", "Audio-Visual Location", "Audio-Visual Comparative", "Audio-Visual Temporal"),
 )
+"""The nine question types of MUSIC-AVQA, in the order of published tables."""
 _REPEATED = frozenset(("contradictory_answer", "duplicate_question_id"))
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What the annotations say of a question.
+    """What the annotations say about a question.
 
     Attributes
     ----------
-    question_id : unique.
-    published_id : as the annotation file has it; the same for both rows of an id given twice.
-    modality : None where the dataset has no such groups.
+    question_id
+        A unique id.
+    published_id
+        The id in the annotation file; both rows of an id given twice have the same.
+    type
+        Type of the question.
+    modality
+        One of ``MODALITIES``; None if the dataset has no such groups.
+    answer
+        The right answer.
     """
 
     question_id: str
@@ -50,22 +58,39 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """Accuracy in percent, unrounded; None of no questions."""
+    """Accuracy of a group.
+
+    Attributes
+    ----------
+    accuracy
+        Percentage of right answers, unrounded; None if the group has no questions.
+    n
+        Number of questions.
+    """
 
     accuracy: float | None
     n: int
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class AvqaScores:
     """Scores of one split.
 
     Attributes
     ----------
-    groups, types : by name, in the order of published tables; the nine types of MUSIC-AVQA even where there are none.
-    missing : questions without a prediction, counted as wrong.
-    unknown : predictions for questions that are not in the annotations, not counted.
-    repeated : ids that the annotations give more than once, every row counted.
+    overall
+        The rate of all questions.
+    groups
+        Modality to rate, in the order of published tables; empty if the dataset has no modalities.
+    types
+        Question type to rate, in the order of published tables. If the dataset has modalities, these include all nine
+        types of MUSIC-AVQA.
+    missing
+        Ids of questions without a prediction, which count as wrong.
+    unknown
+        Ids of predictions for questions that are not in the annotations, which do not count.
+    repeated
+        Ids that the annotations give more than once; every row counts.
     """
 
     overall: Rate
@@ -76,35 +101,37 @@ class Report:
     repeated: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """The attributes by name; a rate is ``{"accuracy": percent, "n": int}``."""
+        """Return the attributes by name; a rate is ``{"accuracy": percent, "n": int}``."""
         return asdict(self)
 
 
-def score(questions: Sequence[Question], predictions: Mapping[str, str]) -> Report:
-    """Compare predictions, by question id, with the annotated answers; texts must be equal."""
-    found = [_prediction(question, predictions) for question in questions]
-    right = [said == question.answer for said, question in zip(found, questions, strict=True)]
+def score(questions: Sequence[Question], predictions: Mapping[str, str]) -> AvqaScores:
+    """Compare predictions by question id with the annotated answers; a right one is the same text."""
+    answers = [_prediction(question, predictions) for question in questions]
+    right = [answer == question.answer for answer, question in zip(answers, questions, strict=True)]
     musical = any(question.modality for question in questions)
     published_types = TYPES if musical else ()
     types = [*published_types, *sorted({question.type for question in questions} - set(published_types))]
-    times = Counter(question.published_id for question in questions)
+    rows = Counter(question.published_id for question in questions)
     known = {name for question in questions for name in (question.question_id, question.published_id)}
 
-    def rates(names: Sequence[str], of: Sequence[str | None]) -> dict[str, Rate]:
-        return {name: _rate([r for r, group in zip(right, of, strict=True) if group == name]) for name in names}
+    def rates(names: Sequence[str], groups: Sequence[str | None]) -> dict[str, Rate]:
+        return {
+            name: _rate([flag for flag, group in zip(right, groups, strict=True) if group == name]) for name in names
+        }
 
-    return Report(
+    return AvqaScores(
         overall=_rate(right),
         groups=rates(MODALITIES if musical else (), [question.modality for question in questions]),
         types=rates(types, [question.type for question in questions]),
-        missing=tuple(q.question_id for said, q in zip(found, questions, strict=True) if said is None),
+        missing=tuple(q.question_id for answer, q in zip(answers, questions, strict=True) if answer is None),
         unknown=tuple(name for name in predictions if name not in known),
-        repeated=tuple(name for name, rows in times.items() if rows > 1),
+        repeated=tuple(name for name, count in rows.items() if count > 1),
     )
 
 
 def questions_of(table: pa.Table) -> list[Question]:
-    """The questions of an annotation file, as the ``questions`` table of a store has them.
+    """Return the questions of a table with the columns of a store's ``questions`` table.
 
     Raises
     ------
@@ -112,24 +139,24 @@ def questions_of(table: pa.Table) -> list[Question]:
         If an answer is hidden.
     """
     columns = ("question_id", "type", "modality", "answer", "flags")
-    out = []
+    questions = []
     for row in table.select(columns).to_pylist():
         name = row["question_id"]
         if row["answer"] is None:
-            raise EvaluationError(f"question {name!r}: its answer is hidden; such files cannot be scored")
+            raise EvaluationError(f"question {name!r}: its answer is hidden; only files with all answers can be scored")
         repeated = not _REPEATED.isdisjoint(row["flags"])
         published = name.rpartition("#")[0] if repeated and "#" in name else name
-        out.append(Question(name, published, row["type"], row["modality"], row["answer"]))
-    return out
+        questions.append(Question(name, published, row["type"], row["modality"], row["answer"]))
+    return questions
 
 
 def read_predictions(path: Path) -> dict[str, str]:
-    """``{"<question_id>": "<answer>"}``.
+    """Read answers by question id from a JSON file ``{"<question_id>": "<answer>"}``.
 
     Raises
     ------
     EvaluationError
-        If the file cannot be read or is not of that form.
+        If the file cannot be read or has another form.
     """
     predictions = read_object(path)
     for name, answer in predictions.items():

@@ -1,9 +1,10 @@
-"""Grounded question answering, scored: Acc@VQA, Acc@GQA, IoP and IoU (NExT-GQA; facts/cra.md section 6.1).
+"""Scores of grounded question answering: Acc@VQA, Acc@GQA, IoP and IoU (NExT-GQA; ``docs/facts/cra.md`` section 6.1).
 
-``official`` follows the published evaluator (NExT-GQA ``eval_ground.py``) in everything it does: a question without a
-prediction is left out, not wrong; the right answer is the one that the prediction file states. Otherwise every
+``official`` follows the published evaluator (``eval_ground.py`` of NExT-GQA) in everything: a question without a
+prediction is left out, not wrong, and the right answer is the one that the prediction file states. Otherwise every
 annotated question counts, and the annotations say what is right. In both, a span without length that lies inside the
-truth has IoP 1, so that the midpoint of the video beats published models: see ``Report.zero_length`` and ``baselines``.
+truth has IoP 1, so that the midpoint of the video beats published models. ``GroundingScores`` therefore names such
+spans, and gives the scores of spans that need no model.
 """
 
 from __future__ import annotations
@@ -13,22 +14,36 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 Span = tuple[float, float]
+"""Start and end in seconds."""
+Rates = dict[str, float]
+"""Metric to value in percent, and ``n``."""
 
 THRESHOLDS = (0.3, 0.5)
+"""IoP and IoU are also given as shares of questions that reach these values."""
 FAITHFUL = 0.5
+"""The least IoP of a span that counts as grounded."""
 
 
 @dataclass(frozen=True, slots=True)
 class GroundedQuestion:
-    """What the annotations say of a question.
+    """What the annotations say about a question.
 
     Attributes
     ----------
-    key : ``<video>_<question>``, as predictions name it.
-    answer : index of the right option; None if not known.
-    options : how many there are; 0 if not known.
-    duration : seconds of the video.
-    spans : the seconds that show the answer; at least one.
+    key
+        ``<video>_<question>``, as predictions name it.
+    video_id
+        The video that the question is about.
+    type
+        Type of the question.
+    answer
+        Index of the right option; None if it is unknown.
+    options
+        Number of options; 0 if it is unknown.
+    duration
+        Duration of the video in seconds.
+    spans
+        The spans that show the answer, in seconds; at least one.
     """
 
     key: str
@@ -42,35 +57,61 @@ class GroundedQuestion:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A predicted option, and the right one as the prediction file states it."""
+    """An answer as the prediction file has it.
+
+    Attributes
+    ----------
+    prediction
+        Index of the predicted option.
+    stated
+        Index of the option that the file states to be right, or None.
+    """
 
     prediction: int
     stated: int | None
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """One question scored: right or wrong, and its best IoU and IoP over the true spans."""
+class ScoredQuestion:
+    """One question, scored.
+
+    Attributes
+    ----------
+    right
+        Whether the answer is right.
+    iou
+        Best IoU over the true spans.
+    iop
+        Best IoP over the true spans.
+    """
 
     right: bool
     iou: float
     iop: float
 
 
-Rates = dict[str, float]
-
-
 @dataclass(frozen=True, slots=True)
-class Report:
-    """Rates in percent, unrounded; ``n`` is their denominator.
+class GroundingScores:
+    """Scores of one split, in percent and unrounded.
 
     Attributes
     ----------
-    overall : ``acc_vqa, acc_gqa, miop, iop_30, iop_50, miou, iou_30, iou_50``; ``unfaithful`` (right answer, IoP below
-        0.5), ``bias_errors`` (wrong answer, IoP below 0.5), ``faithful`` (Acc@GQA of Acc@VQA); ``n``.
-    types : the same for each question type, sorted.
-    baselines : the same answers with spans that no model needs: the full video, its midpoint, its middle half.
-    missing_answers, missing_spans, zero_length, reversed : keys, in the order of the annotations.
+    overall
+        ``acc_vqa``, ``acc_gqa``, ``miop``, ``iop_30``, ``iop_50``, ``miou``, ``iou_30``, ``iou_50``; ``unfaithful``
+        (right answer, IoP below 0.5), ``bias_errors`` (wrong answer, IoP below 0.5), ``faithful`` (Acc@GQA as a share
+        of Acc@VQA); ``n``, the number of questions.
+    types
+        The same for each question type, in alphabetical order.
+    baselines
+        The same answers with spans that need no model: the full video, its midpoint, its middle half.
+    missing_answers
+        Keys of questions without an answer, in the order of the annotations.
+    missing_spans
+        Keys of questions without a predicted span.
+    zero_length
+        Keys of predicted spans whose end is their start.
+    reversed
+        Keys of predicted spans that end before they start.
     """
 
     overall: Rates
@@ -82,34 +123,35 @@ class Report:
     reversed: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """``overall`` at the top, the rest by name."""
+        """Return the rates of ``overall`` and the other attributes as one object."""
         rest = asdict(self)
         return {**rest.pop("overall"), **rest}
 
 
-def _full(duration: float) -> Span:
-    return 0.0, duration
+def _full_video(question: GroundedQuestion) -> Span:
+    return 0.0, question.duration
 
 
-def _midpoint(duration: float) -> Span:
-    return duration / 2, duration / 2
+def _midpoint(question: GroundedQuestion) -> Span:
+    return question.duration / 2, question.duration / 2
 
 
-def _middle_half(duration: float) -> Span:
-    return duration / 4, 3 * duration / 4
+def _middle_half(question: GroundedQuestion) -> Span:
+    return question.duration / 4, 3 * question.duration / 4
 
 
-BASELINES: dict[str, Callable[[float], Span]] = {
-    "full_video": _full,
+BASELINES: Mapping[str, Callable[[GroundedQuestion], Span]] = {
+    "full_video": _full_video,
     "midpoint": _midpoint,
     "middle_half": _middle_half,
 }
+"""Spans that need no model, by name."""
 
 
 def overlap(truth: Span, span: Span) -> tuple[float, float]:
-    """(IoU, IoP) of one true span, as published: may be negative, where the spans are apart.
+    """Return IoU and IoP of a span and one true span, as published: negative if the two are disjoint.
 
-    The union is the hull of both. A span without length has IoP 1 inside the truth, ends included, and IoU 0; a
+    The union is the hull of both. A span without length has IoU 0, and IoP 1 inside the truth, ends included. A
     reversed span has IoP 0.
     """
     start, end = span
@@ -122,31 +164,31 @@ def overlap(truth: Span, span: Span) -> tuple[float, float]:
 
 
 def best_overlap(truths: Iterable[Span], span: Span) -> tuple[float, float]:
-    """The greatest IoU and, apart from it, the greatest IoP over the true spans; at least 0."""
+    """Return the greatest IoU and, independently, the greatest IoP over the true spans; both are at least 0."""
     pairs = [(0.0, 0.0), *(overlap(truth, span) for truth in truths)]
     return max(iou for iou, _ in pairs), max(iop for _, iop in pairs)
 
 
-def rates(outcomes: Sequence[Outcome]) -> Rates:
-    """Percentages over ``outcomes``, of which there is at least one."""
-    n = len(outcomes)
+def rates(questions: Sequence[ScoredQuestion]) -> Rates:
+    """Summarise at least one scored question in percent; see ``GroundingScores.overall``."""
+    n = len(questions)
 
-    def percent(of: Iterable[float]) -> float:
-        return 100.0 * sum(of) / n
+    def percent(values: Iterable[float]) -> float:
+        return 100.0 * sum(values) / n
 
-    right = percent(each.right for each in outcomes)
-    grounded = percent(each.right and each.iop >= FAITHFUL for each in outcomes)
-    measured: Rates = {"acc_vqa": right, "acc_gqa": grounded}
+    right = percent(question.right for question in questions)
+    grounded = percent(question.right and question.iop >= FAITHFUL for question in questions)
+    summary: Rates = {"acc_vqa": right, "acc_gqa": grounded}
     for name in ("iop", "iou"):
-        values = [getattr(each, name) for each in outcomes]
-        measured[f"m{name}"] = percent(values)
+        values = [getattr(question, name) for question in questions]
+        summary[f"m{name}"] = percent(values)
         for threshold in THRESHOLDS:
-            measured[f"{name}_{round(100 * threshold)}"] = percent(value >= threshold for value in values)
-    measured["unfaithful"] = percent(each.right and each.iop < FAITHFUL for each in outcomes)
-    measured["bias_errors"] = percent(not each.right and each.iop < FAITHFUL for each in outcomes)
-    measured["faithful"] = 100.0 * grounded / right if right else 0.0
-    measured["n"] = n
-    return measured
+            summary[f"{name}_{round(100 * threshold)}"] = percent(value >= threshold for value in values)
+    summary["unfaithful"] = percent(question.right and question.iop < FAITHFUL for question in questions)
+    summary["bias_errors"] = percent(not question.right and question.iop < FAITHFUL for question in questions)
+    summary["faithful"] = 100.0 * grounded / right if right else 0.0
+    summary["n"] = n
+    return summary
 
 
 def score(
@@ -154,41 +196,49 @@ def score(
     answers: Mapping[str, Answer],
     spans: Mapping[str, Span],
     official: bool = False,
-) -> Report:
-    """Score predictions; ``spans`` are seconds of the video.
+) -> GroundingScores:
+    """Score predicted answers and spans.
+
+    Parameters
+    ----------
+    questions
+        What the annotations say.
+    answers
+        Predicted answers by key.
+    spans
+        Predicted spans by key, in seconds of the video.
+    official
+        Score as the published evaluator does.
 
     Raises
     ------
     ValueError
-        If there is nothing to score, or the right answer of a question is not known (one line).
+        If there is nothing to score, or the right answer of a question is unknown (one line).
     """
-    missing_answers = tuple(each.key for each in questions if each.key not in answers)
-    missing_spans = tuple(each.key for each in questions if each.key not in spans)
+    missing_answers = tuple(question.key for question in questions if question.key not in answers)
+    missing_spans = tuple(question.key for question in questions if question.key not in spans)
     if official:
-        questions = [each for each in questions if each.key in answers and each.key in spans]
+        questions = [question for question in questions if question.key in answers and question.key in spans]
     if not questions:
         raise ValueError("no question of the annotations has a prediction")
-    right = [_is_right(each, answers.get(each.key), official) for each in questions]
+    right = [_is_right(question, answers.get(question.key), official) for question in questions]
 
-    def outcomes(span_of: Callable[[GroundedQuestion], Span | None]) -> list[Outcome]:
-        return [_outcome(each, correct, span_of(each)) for each, correct in zip(questions, right, strict=True)]
+    def scored(span_of: Callable[[GroundedQuestion], Span | None]) -> list[ScoredQuestion]:
+        return [_scored(question, flag, span_of(question)) for question, flag in zip(questions, right, strict=True)]
 
-    scored = outcomes(lambda each: spans.get(each.key))
-    by_type: dict[str, list[Outcome]] = {}
-    for each, outcome in zip(questions, scored, strict=True):
-        by_type.setdefault(each.type, []).append(outcome)
-    predicted = [(each.key, *spans[each.key]) for each in questions if each.key in spans]
-    return Report(
-        overall=rates(scored),
+    predicted = scored(lambda question: spans.get(question.key))
+    by_type: dict[str, list[ScoredQuestion]] = {}
+    for question, result in zip(questions, predicted, strict=True):
+        by_type.setdefault(question.type, []).append(result)
+    predictions = [(question.key, *spans[question.key]) for question in questions if question.key in spans]
+    return GroundingScores(
+        overall=rates(predicted),
         types={name: rates(by_type[name]) for name in sorted(by_type)},
-        baselines={
-            name: rates(outcomes(lambda each, span=span: span(each.duration)))  # type: ignore[misc]
-            for name, span in BASELINES.items()
-        },
+        baselines={name: rates(scored(span_of)) for name, span_of in BASELINES.items()},
         missing_answers=missing_answers,
         missing_spans=missing_spans,
-        zero_length=tuple(key for key, start, end in predicted if start == end),
-        reversed=tuple(key for key, start, end in predicted if start > end),
+        zero_length=tuple(key for key, start, end in predictions if start == end),
+        reversed=tuple(key for key, start, end in predictions if start > end),
     )
 
 
@@ -201,6 +251,6 @@ def _is_right(question: GroundedQuestion, answer: Answer | None, official: bool)
     return answer.prediction == truth
 
 
-def _outcome(question: GroundedQuestion, right: bool, span: Span | None) -> Outcome:
+def _scored(question: GroundedQuestion, right: bool, span: Span | None) -> ScoredQuestion:
     iou, iop = best_overlap(question.spans, span) if span is not None else (0.0, 0.0)
-    return Outcome(right, iou, iop)
+    return ScoredQuestion(right, iou, iop)

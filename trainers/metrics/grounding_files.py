@@ -1,4 +1,7 @@
-"""The files that grounding is scored from: annotations of NExT-GQA or STAR form, predictions, spans, attention."""
+"""The files from which grounding is scored: annotations as of NExT-GQA or STAR, answers, spans, attention.
+
+A question's key is ``<video>_<question>``.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from settings.messages import first_few
 from trainers.cra import spans as intervals
 from trainers.errors import EvaluationError
 from trainers.metrics.files import read_object
@@ -20,7 +24,17 @@ _LARGEST = 1e300
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """What a csv row says that scoring needs."""
+    """What scoring needs from a row of the csv.
+
+    Attributes
+    ----------
+    type
+        Type of the question.
+    answer
+        Index of the right option; None if it is hidden or not among the options.
+    options
+        Number of options.
+    """
 
     type: str
     answer: int | None
@@ -28,28 +42,32 @@ class _Row:
 
 
 def read_questions(annotations: Path, questions: Path, official: bool = False) -> list[GroundedQuestion]:
-    """The questions with true spans, in the order of ``annotations``.
+    """Read the questions that have true spans, in the order of ``annotations``.
 
     Parameters
     ----------
-    annotations : JSON ``{video: {"duration": s, "location": {question: [[start, end], …]}}}``.
-    questions : csv with ``video_id, qid, type, answer`` (the right option's text) ``, a0 … aN``.
-    official : a question that the csv does not know has type ``?``; otherwise it is an error.
+    annotations
+        A JSON file ``{video: {"duration": seconds, "location": {question: [[start, end], …]}}}``.
+    questions
+        A csv with the columns ``video_id``, ``qid``, ``type``, ``answer`` (the text of the right option) and
+        ``a0`` … ``aN``.
+    official
+        Give a question that the csv lacks the type ``?``; otherwise it is an error.
 
     Raises
     ------
     EvaluationError
-        If a file cannot be read or is not of that form.
+        If a file cannot be read or has another form.
     """
     rows = _read_rows(questions)
-    found: dict[str, GroundedQuestion] = {}
+    grounded: dict[str, GroundedQuestion] = {}
     for video, record in read_object(annotations).items():
         duration = _duration(annotations, video, record)
         for question, segments in record["location"].items():
             key = f"{video}_{question}"
             row = rows.get(key)
-            if key in found:
-                raise EvaluationError(f"{annotations}: two questions are called {key!r}")
+            if key in grounded:
+                raise EvaluationError(f"{annotations}: two questions have the key {key!r}")
             if row is None:
                 if not official:
                     raise EvaluationError(f"{annotations}: question {key!r} is not in {questions}")
@@ -57,21 +75,30 @@ def read_questions(annotations: Path, questions: Path, official: bool = False) -
             if not isinstance(segments, list) or not segments:
                 raise EvaluationError(f"{annotations}: question {key!r}: must have a list of [start, end] spans")
             spans = tuple(_pair(annotations, key, segment) for segment in segments)
-            found[key] = GroundedQuestion(key, video, row.type, row.answer, row.options, duration, spans)
-    if not found:
+            grounded[key] = GroundedQuestion(key, video, row.type, row.answer, row.options, duration, spans)
+    if not grounded:
         raise EvaluationError(f"{annotations}: no question has a span")
-    return list(found.values())
+    return list(grounded.values())
 
 
 def read_answers(path: Path, questions: Sequence[GroundedQuestion], official: bool = False) -> dict[str, Answer]:
-    """``{key: {"prediction": i, "answer": j}}``; ``official`` ignores keys that have no span.
+    """Read answers by key from a JSON file ``{key: {"prediction": index, "answer": index}}``.
+
+    Parameters
+    ----------
+    path
+        The file.
+    questions
+        The questions that are scored.
+    official
+        Ignore keys of other questions, and require the right ``answer`` of each.
 
     Raises
     ------
     EvaluationError
-        If the file is not of that form, names an unknown question, or (official) does not state the right answer.
+        If the file has another form, or a key or an answer is wrong.
     """
-    options = {each.key: each.options for each in questions}
+    options = {question.key: question.options for question in questions}
 
     def answer(key: str, value: Any) -> Answer:
         if not isinstance(value, dict) or not _is_index(value.get("prediction")):
@@ -81,7 +108,7 @@ def read_answers(path: Path, questions: Sequence[GroundedQuestion], official: bo
             raise EvaluationError(f"{path}: question {key!r}: its answer must be the index of an option")
         if not official and value["prediction"] >= options[key]:
             raise EvaluationError(
-                f"{path}: question {key!r}: prediction {value['prediction']} of {options[key]} options"
+                f"{path}: question {key!r}: prediction {value['prediction']} of {options[key]} options, counted from 0"
             )
         return Answer(value["prediction"], stated)
 
@@ -91,17 +118,26 @@ def read_answers(path: Path, questions: Sequence[GroundedQuestion], official: bo
 def read_spans(
     path: Path, questions: Sequence[GroundedQuestion], fractions: bool = False, official: bool = False
 ) -> dict[str, Span]:
-    """``{key: [start, end]}`` in seconds, or in ``fractions`` of the video; returned in seconds.
+    """Read spans in seconds by key from a JSON file ``{key: [start, end]}``.
 
-    ``official`` reads the first and the last of however many numbers, rounds fractions' seconds to 0.1, and ignores
-    keys that have no true span.
+    Parameters
+    ----------
+    path
+        The file.
+    questions
+        The questions that are scored.
+    fractions
+        The file has fractions of the video instead of seconds.
+    official
+        Read the first and the last of any number of numbers, round fractions to 0.1 s, and ignore keys of other
+        questions.
 
     Raises
     ------
     EvaluationError
-        If the file is not of that form or names an unknown question.
+        If the file has another form or names an unknown question.
     """
-    durations = {each.key: each.duration for each in questions}
+    durations = {question.key: question.duration for question in questions}
 
     def span(key: str, value: Any) -> Span:
         if official and isinstance(value, list) and value:
@@ -121,17 +157,30 @@ def read_attention(
     questions: Sequence[GroundedQuestion],
     official: bool = False,
 ) -> dict[str, Span]:
-    """Spans derived from attention: ``{key: [weights]}``, and ``times`` ``{video: [seconds]}`` of the same frames.
+    """Read attention by key from a JSON file ``{key: [weights]}``, and return the spans that a rule reads from it.
+
+    Parameters
+    ----------
+    path
+        The file.
+    times
+        A JSON file ``{video: [seconds]}`` with the times of the same frames; ``window`` does not need it.
+    interval
+        The rule.
+    questions
+        The questions that are scored.
+    official
+        Use the published form of the rule, and ignore keys of other questions.
 
     Raises
     ------
     EvaluationError
-        If a file is not of that form, names an unknown question, or times are needed and not there.
+        If a file has another form or names an unknown question, or times are missing.
     """
     if times is None and interval != "window":
         raise EvaluationError(f"--interval {interval} needs --times, the seconds of the frames")
     table = {} if times is None else read_object(times)
-    by_key = {each.key: each for each in questions}
+    by_key = {question.key: question for question in questions}
 
     def span(key: str, value: Any) -> Span:
         weights = _numbers(path, key, value)
@@ -139,7 +188,7 @@ def read_attention(
         seconds = None
         if times is not None:
             if question.video_id not in table:
-                raise EvaluationError(f"{times}: video {question.video_id!r} of question {key!r} is not there")
+                raise EvaluationError(f"{times}: no times of video {question.video_id!r}, which question {key!r} needs")
             seconds = _numbers(times, question.video_id, table[question.video_id])
         try:
             start, end = intervals.span(interval, weights, seconds, question.duration, official)
@@ -153,13 +202,12 @@ def read_attention(
 def _predictions(
     path: Path, questions: Sequence[GroundedQuestion], official: bool, convert: Callable[[str, Any], _Value]
 ) -> dict[str, _Value]:
-    known = {each.key for each in questions}
+    known = {question.key for question in questions}
     values = read_object(path)
-    strangers = [key for key in values if key not in known]
-    if strangers and not official:
-        more = f" and {len(strangers) - 1} more" if len(strangers) > 1 else ""
+    unknown = [key for key in values if key not in known]
+    if unknown and not official:
         raise EvaluationError(
-            f"{path}: question {strangers[0]!r}{more}: not in the annotations (--official ignores such)"
+            f"{path}: question {first_few(unknown, 1, repr)}: not in the annotations (--official ignores unknown keys)"
         )
     return {key: convert(key, value) for key, value in values.items() if key in known}
 
@@ -183,11 +231,11 @@ def _pair(path: Path, key: str, value: Any) -> Span:
 def _numbers(path: Path, key: str, value: Any) -> list[float]:
     if not isinstance(value, list) or not value or not all(map(_is_number, value)):
         raise EvaluationError(f"{path}: {key!r}: must be a list of finite numbers")
-    return [float(each) for each in value]
+    return [float(number) for number in value]
 
 
 def _is_number(value: Any) -> bool:
-    # Not isfinite: JSON has integers that are too large for it.
+    # Not isfinite: JSON has integers that are too large to become floats.
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST
 
 
@@ -209,7 +257,7 @@ def _read_rows(path: Path) -> dict[str, _Row]:
             for record in reader:
                 key = f"{record['video_id']}_{record['qid']}"
                 if key in rows:
-                    raise EvaluationError(f"{path}: line {reader.line_num}: question {key!r} is there twice")
+                    raise EvaluationError(f"{path}: line {reader.line_num}: question {key!r} is given twice")
                 rows[key] = _row(record, columns)
             return rows
     except OSError as error:
@@ -221,5 +269,5 @@ def _read_rows(path: Path) -> dict[str, _Row]:
 def _row(record: Mapping[str, str | None], columns: Sequence[str]) -> _Row:
     options = [record[name] for name in columns]
     answer = record["answer"]
-    # The first of equal options, as the published loaders have it.
+    # Of equal options the first is the right one, as in the published loaders.
     return _Row(record["type"] or "?", options.index(answer) if answer and answer in options else None, len(options))

@@ -1,10 +1,8 @@
-"""One audio-visual question at a glance: frames, spectrogram, and where the model listened and looked."""
+"""The panel of an audio-visual question: frames, spectrogram, and when the model listened and looked."""
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,7 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from trainers.errors import TrainingError
+from trainers.panels.clip import RATE, Frame, read_frames, read_waveform
+from trainers.panels.figure import new_figure, page, to_png
+from trainers.panels.finished import ShownQuestion
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,12 +24,14 @@ _FFT, _HOP, _BANDS = 1024, 512, 64
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """Where a modality was attended.
+    """When a modality was attended to.
 
     Attributes
     ----------
-    times : ``[T]`` seconds of the steps, ascending.
-    weights : ``[T]``; in the panel they are scaled to their greatest.
+    times
+        ``[T]``, times of the steps in seconds, ascending.
+    weights
+        ``[T]``; the panel scales them to a maximum of 1.
     """
 
     times: NDArray[np.float64]
@@ -42,16 +44,30 @@ class Attention:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """What is shown of a question.
+    """What is shown about a question.
 
     Attributes
     ----------
-    question, predicted, answer : texts; ``answer`` None if hidden.
-    duration : seconds.
-    audio, visual : None where the model has no such input.
-    frames, frame_times : images ``[H, W, 3] uint8`` of one size and their seconds, ascending; evenly spaced ones are
-        shown. The one that the model looked at most is framed.
-    waveform, rate : mono ``[S] float32`` and samples per second; None shows no spectrogram.
+    question
+        Its text.
+    predicted
+        The predicted answer.
+    answer
+        The right answer; None if it is hidden.
+    duration
+        Duration of the video in seconds.
+    audio
+        When the model listened; None if it has no such input.
+    visual
+        When the model looked; None if it has no such input.
+    frames
+        Images of one size. Evenly spaced ones are shown, and the one that the model looked at most is framed.
+    frame_times
+        Times of the frames in seconds, ascending.
+    waveform
+        The sound, mono ``[S] float32``; None shows no spectrogram.
+    rate
+        Its samples per second.
     """
 
     question: str
@@ -60,36 +76,60 @@ class Panel:
     duration: float
     audio: Attention | None = None
     visual: Attention | None = None
-    frames: Sequence[NDArray[np.uint8]] = ()
+    frames: Sequence[Frame] = ()
     frame_times: Sequence[float] = ()
     waveform: NDArray[np.float32] | None = None
-    rate: int = 16000
+    rate: int = RATE
 
     def __post_init__(self) -> None:
         if len(self.frames) != len(self.frame_times):
             raise ValueError(f"{len(self.frames)} frames, {len(self.frame_times)} times of frames")
 
 
+def draw_question(shown: ShownQuestion) -> tuple[bytes, str]:
+    """Draw a question of a finished run, as a PNG and as an HTML page.
+
+    Raises
+    ------
+    TrainingError
+        If nothing is predicted for the question, its video cannot be decoded, or matplotlib is not installed.
+    """
+    questions, row, video = shown.questions, shown.row, shown.video
+    # A model that sees nothing but the question has no attention.
+    weights = shown.predictions("attention").get(shown.question_id, {})
+    times = shown.predictions("times").get(shown.video_id, {})
+    attention = {
+        modality: Attention(np.array(times[modality]), np.array(values, np.float32))
+        for modality, values in weights.items()
+    }
+    seconds = times.get("visual") or next(iter(times.values()), [0.0])
+    duration = shown.duration(seconds)
+    panel = Panel(
+        question=questions.texts[row],
+        predicted=shown.prediction("answers", shown.question_id),
+        answer=questions.answers[row],
+        duration=duration,
+        audio=attention.get("audio"),
+        visual=attention.get("visual"),
+        frames=() if video is None else read_frames(video, seconds, shown.start_s),
+        frame_times=() if video is None else seconds,
+        waveform=None if video is None else read_waveform(video, shown.start_s, duration),
+    )
+    return draw(panel), to_html(panel)
+
+
 def draw(panel: Panel) -> bytes:
-    """The panel as PNG; equal panels give equal bytes.
+    """Draw a panel as PNG; equal panels give equal bytes.
 
     Raises
     ------
     TrainingError
         If matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise TrainingError("panels need matplotlib: pip install matplotlib") from error
     heights = [*([1.1] if panel.frames else []), *([1.6] if panel.waveform is not None else []), 1.6]
-    figure = Figure(figsize=(14, sum(heights) + 1.4), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
-    truth = "hidden" if panel.answer is None else panel.answer
-    title = f"{panel.question}\npredicted: {panel.predicted}   right: {truth}"
-    figure.suptitle(title, fontsize=12, parse_math=False)
-    rows = iter(figure.add_gridspec(len(heights), 1, height_ratios=heights))
+    title = f"{panel.question}\npredicted: {panel.predicted}   right: {_truth(panel)}"
+    figure, grid = new_figure(title, heights, margin=1.4)
+    rows = iter(grid)
     if panel.frames:
         strip = next(rows).subgridspec(1, _FRAMES, wspace=0.02)
         for place, (index, framed) in enumerate(shown_frames(panel)):
@@ -97,26 +137,30 @@ def draw(panel: Panel) -> bytes:
     if panel.waveform is not None:
         _draw_spectrogram(figure.add_subplot(next(rows)), panel.waveform, panel)
     _draw_attention(figure.add_subplot(next(rows)), panel)
-    file = io.BytesIO()
-    figure.savefig(file, format="png", metadata={"Software": None})
-    return file.getvalue()
+    return to_png(figure)
 
 
 def to_html(panel: Panel) -> str:
-    """The panel as one HTML file that needs no other."""
-    image = base64.b64encode(draw(panel)).decode()
-    truth = "hidden" if panel.answer is None else panel.answer
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{html.escape(panel.question)}</title>
-<style>body{{font-family:sans-serif;max-width:1400px;margin:1em auto}}img{{width:100%}}</style></head>
-<body><h1>{html.escape(panel.question)}</h1>
-<p>predicted: {html.escape(panel.predicted)}; right: {html.escape(truth)}</p>
-<img alt="frames, spectrogram and attention" src="data:image/png;base64,{image}"></body></html>
-"""
+    """Draw a panel as an HTML page that needs no other file.
+
+    Raises
+    ------
+    TrainingError
+        If matplotlib is not installed.
+    """
+    summary = f"predicted: {html.escape(panel.predicted)}; right: {html.escape(_truth(panel))}"
+    return page(panel.question, summary, draw(panel), "frames, spectrogram and attention")
+
+
+def _truth(panel: Panel) -> str:
+    return "hidden" if panel.answer is None else panel.answer
 
 
 def shown_frames(panel: Panel) -> list[tuple[int, bool]]:
-    """Which frames are shown, and whether each is the one nearest to the most attended second."""
+    """Choose evenly spaced frames; return their indices, and for each whether it is to be framed.
+
+    The framed one is nearest to the time that the model looked at most.
+    """
     count = len(panel.frames)
     chosen = sorted({round(place) for place in np.linspace(0, count - 1, min(count, _FRAMES))})
     if panel.visual is None:
@@ -127,11 +171,11 @@ def shown_frames(panel: Panel) -> list[tuple[int, bool]]:
 
 
 def log_mel(waveform: NDArray[np.float32], rate: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """A spectrogram to look at, not a model's input: log magnitude in 64 mel bands, and the seconds of its columns.
+    """Compute a spectrogram to look at; it is not what models read.
 
     Returns
     -------
-    ``[64, F]`` and ``[F]``.
+    Log magnitudes in 64 mel bands ``[64, F]``, and the times of their columns in seconds ``[F]``.
     """
     padded = np.pad(np.asarray(waveform, np.float64), (0, max(0, _FFT - len(waveform))))
     windows = np.lib.stride_tricks.sliding_window_view(padded, _FFT)[::_HOP]

@@ -1,42 +1,59 @@
-"""One grounded question at a glance: frames, attention before and after smoothing, spans, options with their scores."""
+"""The panel of a grounded question: frames, attention before and after smoothing, spans, options with their scores."""
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trainers.errors import TrainingError
+from trainers.metrics.grounding import Span
+from trainers.panels.clip import Frame, read_frames
+from trainers.panels.figure import new_figure, page, to_png
+from trainers.panels.finished import ShownQuestion
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Frame = NDArray[np.uint8]
-Span = tuple[float, float]
-
 _TRUE, _PREDICTED, _RAW = "#2a9d4a", "#2563c9", "#9a9a9a"
-_PER_ROW = 16
+_PER_ROW = 16  # frames
+_STYLE = f"""
+td,th{{padding:.2em .8em;text-align:left}}.right{{color:{_TRUE};font-weight:bold}}"""
 
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """What is shown of a question.
+    """What is shown about a question.
 
     Attributes
     ----------
-    question, options : texts; ``scores`` one logit an option.
-    answer, prediction : indices of options; ``answer`` None if hidden.
-    times : ``[T]`` seconds of the frames, ascending; ``attention`` (p) and ``weights`` (w) ``[T]``.
-    duration : seconds.
-    true_spans, predicted_span : seconds.
-    frames : T images ``[H, W, 3] uint8`` of one size, or none.
+    question
+        Its text.
+    options
+        Texts of its options.
+    scores
+        One logit per option.
+    answer
+        Index of the right option; None if it is hidden.
+    prediction
+        Index of the predicted option.
+    times
+        ``[T]``, times of the frames in seconds, ascending.
+    attention
+        p ``[T]``, weights of the frames before smoothing.
+    weights
+        w ``[T]``, weights of the frames after smoothing.
+    duration
+        Duration of the video in seconds.
+    true_spans
+        Annotated spans in seconds.
+    predicted_span
+        Predicted span in seconds.
+    frames
+        T images of one size, or none.
     """
 
     question: str
@@ -62,79 +79,57 @@ class Panel:
             raise ValueError(f"{len(self.options)} options, {len(self.scores)} scores")
 
 
-def read_frames(path: str | Path, times: Sequence[float], start_s: float = 0.0, height: int = 90) -> list[Frame]:
-    """The frames that are shown at ``times`` (seconds after ``start_s``, ascending), scaled to a height in pixels.
+def draw_question(shown: ShownQuestion) -> tuple[bytes, str]:
+    """Draw a question of a finished run, as a PNG and as an HTML page.
 
     Raises
     ------
     TrainingError
-        If the file cannot be opened or holds no frame.
+        If nothing is predicted for the question, its video cannot be decoded, or matplotlib is not installed.
     """
-    import av  # only panels decode
-
-    thumbnails: list[Frame] = []
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.best("video")
-            if stream is None:
-                raise TrainingError(f"{path}: no video stream")
-            shown = None
-            frames: Any = container.decode(stream)  # typed by av as frames of any stream
-            for frame in frames:
-                if frame.time is None:
-                    raise TrainingError(f"{path}: its frames have no times")
-                while (
-                    shown is not None and len(thumbnails) < len(times) and frame.time > start_s + times[len(thumbnails)]
-                ):
-                    thumbnails.append(_thumbnail(shown, height))
-                shown = frame
-                if len(thumbnails) == len(times):
-                    break
-    except av.FFmpegError as error:
-        raise TrainingError(f"{path}: not readable ({error.strerror})") from error
-    if shown is None:
-        raise TrainingError(f"{path}: no frame could be decoded")
-    last = _thumbnail(shown, height)
-    return thumbnails + [last] * (len(times) - len(thumbnails))
-
-
-def _thumbnail(frame: Any, height: int) -> Frame:
-    width = max(1, round(frame.width * height / frame.height))
-    pixels: Frame = frame.reformat(width=width, height=height, format="rgb24").to_ndarray()
-    return pixels
+    questions, row = shown.questions, shown.row
+    keys = (shown.question_id, f"{shown.video_id}_{shown.question_id}")
+    times = shown.prediction("times", shown.video_id)
+    start, end = shown.prediction("spans", *keys)
+    answer = int(questions.answer_index[row])
+    panel = Panel(
+        question=questions.texts[row],
+        options=questions.options[row],
+        scores=shown.prediction("scores", *keys),
+        answer=None if answer < 0 else answer,
+        prediction=shown.prediction("answers", *keys)["prediction"],
+        times=times,
+        attention=shown.prediction("unsmoothed", *keys),
+        weights=shown.prediction("attention", *keys),
+        duration=shown.duration(times),
+        true_spans=questions.spans[row],
+        predicted_span=(start, end),
+        frames=() if shown.video is None else read_frames(shown.video, times, shown.start_s),
+    )
+    return draw(panel), to_html(panel)
 
 
 def draw(panel: Panel) -> bytes:
-    """The panel as PNG.
+    """Draw a panel as PNG; equal panels give equal bytes.
 
     Raises
     ------
     TrainingError
         If matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise TrainingError("panels need matplotlib: pip install matplotlib") from error
     rows = -(-len(panel.frames) // _PER_ROW)
     heights = [0.9] * rows + [2.2, 0.35 * len(panel.options) + 0.3]
-    figure = Figure(figsize=(14, sum(heights) + 0.9), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(panel.question, fontsize=12, parse_math=False)
-    grid = figure.add_gridspec(len(heights), 1, height_ratios=heights)
+    figure, grid = new_figure(panel.question, heights, margin=0.9)
     for row in range(rows):
         steps = range(row * _PER_ROW, min((row + 1) * _PER_ROW, len(panel.frames)))
         _draw_frames(figure.add_subplot(grid[row]), panel, steps)
     _draw_attention(figure.add_subplot(grid[rows]), panel)
     _draw_options(figure.add_subplot(grid[rows + 1]), panel)
-    file = io.BytesIO()
-    figure.savefig(file, format="png", metadata={"Software": None})
-    return file.getvalue()
+    return to_png(figure)
 
 
 def _draw_frames(axes: Axes, panel: Panel, steps: range) -> None:
-    """One row of frames; the last row may have fewer."""
+    """Draw one row of frames; the last row may have fewer."""
     height, width, _ = panel.frames[0].shape
     axes.imshow(np.concatenate([panel.frames[step] for step in steps], axis=1))
     axes.set_xlim(0, width * min(_PER_ROW, len(panel.frames)))
@@ -168,7 +163,7 @@ def _draw_options(axes: Axes, panel: Panel) -> None:
     chances = _softmax(panel.scores)
     bars = axes.barh(range(len(panel.options)), chances, color=colours)
     labels = [f"{'▸ ' if index == panel.prediction else ''}{text}" for index, text in enumerate(panel.options)]
-    axes.set_yticks(range(len(panel.options)), labels, parse_math=False)  # a $ is a $
+    axes.set_yticks(range(len(panel.options)), labels, parse_math=False)  # a $ in a text is no formula
     for index, name in enumerate(axes.get_yticklabels()):
         name.set_color(_TRUE if index == panel.answer else "black")  # a bar of no length has no colour
     axes.bar_label(bars, [f"{chance:.2f}" for chance in chances], padding=3, fontsize=8)
@@ -178,8 +173,13 @@ def _draw_options(axes: Axes, panel: Panel) -> None:
 
 
 def to_html(panel: Panel) -> str:
-    """The panel as one HTML file that needs no other."""
-    image = base64.b64encode(draw(panel)).decode()
+    """Draw a panel as an HTML page that needs no other file.
+
+    Raises
+    ------
+    TrainingError
+        If matplotlib is not installed.
+    """
     chances = _softmax(panel.scores)
     rows = "\n".join(
         f"<tr{' class=right' if index == panel.answer else ''}><td>{'▸' if index == panel.prediction else ''}</td>"
@@ -187,17 +187,17 @@ def to_html(panel: Panel) -> str:
         for index, option in enumerate(panel.options)
     )
     true = ", ".join(_seconds(span) for span in panel.true_spans) or "unknown"
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{html.escape(panel.question)}</title>
-<style>body{{font-family:sans-serif;max-width:1400px;margin:1em auto}}img{{width:100%}}
-td,th{{padding:.2em .8em;text-align:left}}.right{{color:{_TRUE};font-weight:bold}}</style></head>
-<body><h1>{html.escape(panel.question)}</h1>
-<p>true span: {true}; predicted: {_seconds(panel.predicted_span)}</p>
-<img alt="frames, attention and options" src="data:image/png;base64,{image}">
+    return page(
+        panel.question,
+        f"true span: {true}; predicted: {_seconds(panel.predicted_span)}",
+        draw(panel),
+        "frames, attention and options",
+        body=f"""
 <table><tr><th></th><th>option</th><th>score</th><th>softmax</th></tr>
 {rows}
-</table></body></html>
-"""
+</table>""",
+        style=_STYLE,
+    )
 
 
 def _seconds(span: Span) -> str:

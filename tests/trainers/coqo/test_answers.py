@@ -7,7 +7,7 @@ from trainers.coqo.answers import AnswerVocabulary
 
 
 def test_music_avqa_has_the_published_42_classes() -> None:
-    """Facts 1.5, and the same list that the annotation reader indexes by."""
+    """``docs/facts/coqo.md`` section 1.5, and the same list that the annotation reader indexes by."""
     answers = AnswerVocabulary.of("music_avqa", ["suona", "two"])
     assert answers.answers == music_avqa.ANSWERS
     assert (len(answers), answers.answers[0], answers.answers[20], answers.answers[41]) == (

@@ -14,7 +14,7 @@ from trainers.coqo.task import build_model
 
 
 def test_spatial_grounding_is_the_published_formula() -> None:
-    """Facts 4.2: s = softmax(V^ . a^), g = s V^, v = Lin(tanh[avgpool(V); g])."""
+    """``docs/facts/coqo.md`` section 4.2: s = softmax(V^ . a^), g = s V^, v = Lin(tanh[avgpool(V); g])."""
     torch.manual_seed(0)
     module, audio, frame = SpatialGrounding(8), torch.randn(8), torch.randn(3, 2, 8)
     cells = frame.reshape(6, 8)
@@ -34,7 +34,7 @@ def test_avst_refuses_several_questions() -> None:
 
 
 def test_audio_attention_is_the_formula() -> None:
-    """Facts 3.6: alpha = softmax_t((W1 q_i)(W2 F_t)/sqrt(d)), F~ = alpha F + F."""
+    """``docs/facts/coqo.md`` section 3.6: alpha = softmax_t((W1 q_i)(W2 F_t)/sqrt(d)), F~ = alpha F + F."""
     torch.manual_seed(0)
     module, questions, audio = AudioAttention(8), torch.randn(2, 3, 8), torch.randn(2, 1, 5, 8)
     valid = torch.ones(2, 5, dtype=torch.bool)
@@ -53,7 +53,7 @@ def test_features_of_each_question_are_read_by_that_question() -> None:
     attention, decoder = AudioAttention(32), Decoder(32, config.qgt).eval()
     questions, memory = torch.randn(2, 3, 32), torch.randn(2, 1, 5, 32)
     valid = torch.tensor([[True] * 5, [True, True, True, False, False]])
-    shared, repeated = [attention(questions, each, valid) for each in (memory, memory.expand(-1, 3, -1, -1))]
+    shared, repeated = [attention(questions, features, valid) for features in (memory, memory.expand(-1, 3, -1, -1))]
     torch.testing.assert_close(shared, repeated)
     one = decoder(questions, memory, valid)
     torch.testing.assert_close(decoder(questions, memory.expand(-1, 3, -1, -1).contiguous(), valid), one)
@@ -85,19 +85,19 @@ def test_clips_are_evenly_spaced_valid_steps() -> None:
     hierarchy = Hierarchy(4, 5, 6)
     x = torch.arange(60.0)[None, :, None].expand(1, 60, 4)
     valid = torch.ones(1, 60, dtype=torch.bool)
-    assert hierarchy._clips(x, valid)[0, :, :, 0].flatten().tolist() == list(range(0, 60, 2))
+    assert hierarchy.split(x, valid)[0, :, :, 0].flatten().tolist() == list(range(0, 60, 2))
     valid[0, 10:] = False
-    picked = hierarchy._clips(x, valid)[0, :, :, 0].flatten().tolist()
+    picked = hierarchy.split(x, valid)[0, :, :, 0].flatten().tolist()
     assert picked == sorted(picked) and set(picked) == set(range(10))
 
 
 def test_the_matching_loss_of_avst_is_the_published_one() -> None:
-    """Facts 4.2: cross-entropy of a batch in which right and wrong pairs take turns."""
+    """``docs/facts/coqo.md`` section 4.2: cross-entropy of a batch in which right and wrong pairs take turns."""
     torch.manual_seed(0)
     network = build_model(settings(data={"collective": False}, method="avst"), sizes()).train()
     right, wrong = torch.randn(6, 2), torch.randn(6, 2)
-    said = iter((right, wrong))
-    network.match.forward = lambda *pair: next(said)
+    logits = iter((right, wrong))
+    network.match.forward = lambda *pair: next(logits)
     given = inputs(questions=1)
     loss = network(given.words, given.q_mask, given.audio, given.visual, given.videos).losses["match"]
     turns = torch.stack([right, wrong], 1).flatten(0, 1)

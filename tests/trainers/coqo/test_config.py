@@ -22,7 +22,7 @@ def preset(name: str, *overrides: str) -> CoqoConfig:
 
 def parameters(config: CoqoConfig) -> int:
     network = build_model(config, Sizes(93, 42, (128,), (1024,) if config.data.pool else (7, 7, 1024)))
-    return sum(each.numel() for each in network.parameters())
+    return sum(parameter.numel() for parameter in network.parameters())
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -31,7 +31,7 @@ def test_presets_are_valid(name: str) -> None:
 
 
 def test_a_key_of_the_loop_keeps_the_familys_other_ones() -> None:
-    """Facts 3.11: Adam, 1e-4, x0.1 every 8 epochs, 30 epochs, seed 1."""
+    """``docs/facts/coqo.md`` section 3.11: Adam, 1e-4, x0.1 every 8 epochs, 30 epochs, seed 1."""
     loop = preset("coqo", "loop.epochs=3").loop
     assert (loop.epochs, loop.lr, loop.schedule, loop.decay_epochs, loop.decay_factor, loop.seed) == (
         3,
@@ -65,7 +65,7 @@ def test_what_cannot_be_is_said_in_one_line(name: str, override: str, message: s
 
 
 def test_avst_has_the_published_size() -> None:
-    """Facts 4.2, layer by layer, at 512 wide maps (so no projection of ours)."""
+    """``docs/facts/coqo.md`` section 4.2, layer by layer, at 512 wide maps (so no projection of ours)."""
     network = build_model(preset("avst"), Sizes(93, 42, (128,), (14, 14, 512)))
 
     def linear(a: int, b: int) -> int:
@@ -83,10 +83,10 @@ def test_avst_has_the_published_size() -> None:
         "join": linear(1024, 512),
         "classifier": linear(512, 42),
     }
-    found: dict[str, Any] = {
-        name: sum(each.numel() for each in part.parameters()) for name, part in network.named_children()
+    counts: dict[str, Any] = {
+        name: sum(parameter.numel() for parameter in part.parameters()) for name, part in network.named_children()
     }
-    assert found == expected
+    assert counts == expected
 
 
 def test_the_ablation_without_collective_questions_has_the_same_parameters() -> None:

@@ -44,9 +44,9 @@ def batch(name: str, **changes: Any) -> Inputs:
     return inputs(questions=1 if name == "avst" else 4, **changes)
 
 
-def say(network: nn.Module, given: Inputs) -> Answers:
-    said: Answers = network(given.words, given.q_mask, given.audio, given.visual, given.videos)
-    return said
+def answer(network: nn.Module, given: Inputs) -> Answers:
+    answers: Answers = network(given.words, given.q_mask, given.audio, given.visual, given.videos)
+    return answers
 
 
 def same(one: Tensor, other: Tensor) -> None:
@@ -62,7 +62,7 @@ def rows(given: Inputs, index: list[int]) -> Inputs:
 
 
 def longer(steps: Steps | None, more: int) -> Steps:
-    """Padded with ``more`` steps of garbage that are not valid."""
+    """Pad with ``more`` steps of garbage that are not valid."""
     assert steps is not None
     features, valid, times = steps
     batch_size, step = len(features), features.shape[2:]
@@ -77,21 +77,21 @@ def longer(steps: Steps | None, more: int) -> Steps:
 def test_padded_steps_change_nothing(name: str) -> None:
     network, given = model(name), batch(name)
     padded = replace(given, audio=longer(given.audio, 3), visual=longer(given.visual, 3))
-    same(say(network, padded).logits, say(network, given).logits)
+    same(answer(network, padded).logits, answer(network, given).logits)
 
 
 @every
 def test_invalid_steps_are_not_read(name: str) -> None:
     """The first video's last step is not valid: what it holds cannot matter."""
     network, given = model(name), batch(name)
-    expected = say(network, given)
+    expected = answer(network, given)
     assert given.audio is not None and given.visual is not None
     assert not given.audio.valid[0, -1] and not given.visual.valid[0, -1]
     given.audio.features[0, -1] = 1e4
     given.visual.features[0, -1] = float("nan")
-    said = say(network, given)
-    same(said.logits, expected.logits)
-    for weights in said.attention.values():
+    changed = answer(network, given)
+    same(changed.logits, expected.logits)
+    for weights in changed.attention.values():
         same(weights[0, :, -1], torch.zeros(weights.shape[1]))
 
 
@@ -100,7 +100,7 @@ def test_permuting_questions_permutes_answers(name: str) -> None:
     network, given = model(name), batch(name)
     order = torch.tensor([2, 0, 3, 1])
     moved = replace(given, words=given.words[:, order], q_mask=given.q_mask[:, order])
-    same(say(network, moved).logits, say(network, given).logits[:, order])
+    same(answer(network, moved).logits, answer(network, given).logits[:, order])
 
 
 @collective
@@ -110,27 +110,27 @@ def test_padded_questions_and_words_change_nothing(name: str) -> None:
     words[:, :4, :5] = given.words
     words[:, 4:] = 3  # garbage behind the mask
     q_mask = torch.cat([given.q_mask, torch.zeros(3, 2, dtype=torch.bool)], 1)
-    padded = say(network, replace(given, words=words, q_mask=q_mask)).logits[:, :4]
-    same(padded[given.q_mask], say(network, given).logits[given.q_mask])
+    padded = answer(network, replace(given, words=words, q_mask=q_mask)).logits[:, :4]
+    same(padded[given.q_mask], answer(network, given).logits[given.q_mask])
 
 
 @every
 def test_an_answer_does_not_depend_on_the_batch(name: str) -> None:
     network = model(name)
     given = inputs(questions=1)
-    together = say(network, given).logits
+    together = answer(network, given).logits
     for row in range(3):
-        same(say(network, rows(given, [row])).logits, together[row : row + 1])
+        same(answer(network, rows(given, [row])).logits, together[row : row + 1])
 
 
 @collective
 def test_one_question_answers_alike_alone_and_padded(name: str) -> None:
-    """Facts 3.10: at inference N = 1 and nothing else changes."""
+    """``docs/facts/coqo.md`` section 3.10: at inference N = 1 and nothing else changes."""
     network, given = model(name), inputs(questions=1)
     padded = torch.zeros(3, 4, given.words.shape[2], dtype=torch.int64)
     padded[:, :1] = given.words
     q_mask = torch.tensor([[True, False, False, False]]).expand(3, 4)
-    same(say(network, replace(given, words=padded, q_mask=q_mask)).logits[:, :1], say(network, given).logits)
+    same(answer(network, replace(given, words=padded, q_mask=q_mask)).logits[:, :1], answer(network, given).logits)
 
 
 def test_in_training_questions_share_clues() -> None:
@@ -138,8 +138,8 @@ def test_in_training_questions_share_clues() -> None:
     network, given = model("coqo"), batch("coqo")
     other = given.words.clone()
     other[:, 3] = torch.tensor([9, 9, 9, 9, 9])
-    changed = say(network, replace(given, words=other)).logits
-    assert not torch.allclose(changed[0, 0], say(network, given).logits[0, 0], atol=1e-6)
+    changed = answer(network, replace(given, words=other)).logits
+    assert not torch.allclose(changed[0, 0], answer(network, given).logits[0, 0], atol=1e-6)
 
 
 @every
@@ -147,10 +147,14 @@ def test_in_training_questions_share_clues() -> None:
 def test_gradients_reach_every_parameter(name: str, maps: bool) -> None:
     network, given = model(name, maps).train(), batch(name, maps=maps)
     for _ in range(8 if "hcrn" in name else 1):  # HCRN draws subsets: a step leaves some relations out
-        objective(say(network, given), given.labels, settings().loss)["total"].backward()
-    unreached = [key for key, each in network.named_parameters() if each.grad is None or not each.grad.abs().sum() > 0]
+        objective(answer(network, given), given.labels, settings().loss)["total"].backward()
+    unreached = [
+        name
+        for name, parameter in network.named_parameters()
+        if parameter.grad is None or not parameter.grad.abs().sum() > 0
+    ]
     # A softmax is not changed by a bias that is the same for every key or score.
-    assert [key for key in unreached if not key.endswith((".key.bias", ".score.bias"))] == []
+    assert [name for name in unreached if not name.endswith((".key.bias", ".score.bias"))] == []
 
 
 @every
@@ -159,10 +163,10 @@ def test_silent_and_blind_videos_give_finite_answers_and_gradients(name: str) ->
     assert given.audio is not None and given.visual is not None
     given.audio.valid[:2] = False
     given.visual.valid[1] = False
-    losses = objective(say(network, given), given.labels, settings().loss)
+    losses = objective(answer(network, given), given.labels, settings().loss)
     losses["total"].backward()
     assert losses["total"].isfinite()
-    assert all(each.grad is None or each.grad.isfinite().all() for each in network.parameters())
+    assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in network.parameters())
 
 
 @every
@@ -171,10 +175,10 @@ def test_bfloat16_trains(name: str) -> None:
     network, given = model(name), batch(name)
     assert given.audio is not None and given.visual is not None
     stored = replace(given, visual=given.visual._replace(features=given.visual.features.half()))
-    expected = say(network, given).logits
+    expected = answer(network, given).logits
     with torch.autocast("cpu", torch.bfloat16):
-        torch.testing.assert_close(say(network, stored).logits.float(), expected, rtol=0.1, atol=0.1)
-        losses = objective(say(network.train(), stored), given.labels, settings().loss)
+        torch.testing.assert_close(answer(network, stored).logits.float(), expected, rtol=0.1, atol=0.1)
+        losses = objective(answer(network.train(), stored), given.labels, settings().loss)
     losses["total"].backward()
     assert losses["total"].dtype == torch.float32 and losses["total"].isfinite()
 
@@ -184,7 +188,7 @@ def test_losses_are_those_of_the_paper(level: str) -> None:
     config = settings(loss={"inter": 0.25, "intra": 2.0, "inter_level": level})
     torch.manual_seed(0)
     network, given = build_model(config, sizes()).train(), inputs()
-    losses = objective(say(network, given), given.labels, config.loss)
+    losses = objective(answer(network, given), given.labels, config.loss)
     assert set(losses) == {"total", "qa", "inter", "intra"}
     expected = losses["qa"] + 0.25 * losses["inter"] + 2.0 * losses["intra"]
     same(losses["total"], expected)
@@ -192,7 +196,7 @@ def test_losses_are_those_of_the_paper(level: str) -> None:
 
 def test_intra_loss_is_zero_for_single_questions_and_inter_is_not() -> None:
     network, given = model("coqo").train(), inputs(questions=1)
-    losses = objective(say(network, given), given.labels, settings().loss)
+    losses = objective(answer(network, given), given.labels, settings().loss)
     assert float(losses["intra"].detach()) == 0
     assert float(losses["inter"].detach()) > 0
 
@@ -200,17 +204,17 @@ def test_intra_loss_is_zero_for_single_questions_and_inter_is_not() -> None:
 def test_padded_and_unknown_labels_are_left_out() -> None:
     logits = torch.randn(2, 3, 5)
     labels = torch.tensor([[1, -1, 4], [-1, -1, -1]])
-    found = objective(Answers(logits), labels, settings().loss)["total"]
+    loss = objective(Answers(logits), labels, settings().loss)["total"]
     expected = -(logits[0, 0].log_softmax(0)[1] + logits[0, 2].log_softmax(0)[4]) / 2
-    same(found, expected)
+    same(loss, expected)
     assert float(objective(Answers(logits), torch.full((2, 3), -1), settings().loss)["total"]) == 0
 
 
 @pytest.mark.parametrize("name", ["coqo", "avst", "audio", "visual"])
 def test_attention_over_steps_sums_to_one(name: str) -> None:
-    said, given = say(model(name), batch(name)), batch(name)
-    assert set(said.attention) == {"coqo": {"audio", "visual"}, "avst": {"audio", "visual"}}.get(name, {name})
-    for weights in said.attention.values():
+    answers, given = answer(model(name), batch(name)), batch(name)
+    assert set(answers.attention) == {"coqo": {"audio", "visual"}, "avst": {"audio", "visual"}}.get(name, {name})
+    for weights in answers.attention.values():
         assert weights.shape == (3, given.words.shape[1], 6)
         same(weights.sum(-1), torch.ones(weights.shape[:2]))
 
@@ -222,10 +226,10 @@ def test_the_state_dict_is_the_whole_model(name: str) -> None:
     options = {key: dict(value) if isinstance(value, dict) else value for key, value in ALL[name].items()}
     other = build_model(settings(data={"collective": name != "avst"}, **options), sizes()).eval()
     other.load_state_dict(network.state_dict())
-    same(say(other, given).logits, say(network, given).logits)
+    same(answer(other, given).logits, answer(network, given).logits)
 
 
 def test_small_is_small() -> None:
     """The demo's size must stay quick on a laptop."""
-    assert sum(each.numel() for each in model("coqo").parameters()) < 150_000
+    assert sum(parameter.numel() for parameter in model("coqo").parameters()) < 150_000
     assert SMALL["dim"] == 32

@@ -50,7 +50,7 @@ def config(**changes: object) -> QgtConfig:
 
 
 def equations(qgt: QGT, x: Tensor, valid: Tensor, questions: Tensor, q_mask: Tensor) -> Tensor:
-    """Facts 3.4, line by line, for one post-norm layer whose self-attention of F_t has no residual."""
+    """``docs/facts/coqo.md`` section 3.4 line by line: one post-norm layer, no residual in the attention of F_t."""
     layer = qgt.layers[0]
     assert isinstance(layer, QGTLayer)
     f_t = torch.cat([questions, qgt.tokens.expand(len(x), -1, -1)], dim=1)
@@ -90,13 +90,13 @@ def test_lambda_is_a_parameter_or_a_constant() -> None:
 
 
 def test_both_readings_coincide_for_one_question() -> None:
-    """Facts 3.6: at inference N = 1 and (A) and (B) are the same."""
+    """``docs/facts/coqo.md`` section 3.6: at inference N = 1 and (A) and (B) are the same."""
     torch.manual_seed(0)
     shared = QGT(DIM, config(layers=2)).eval()
-    each = QGT(DIM, config(layers=2, guidance="per_question")).eval()
-    each.load_state_dict(shared.state_dict())
+    per_question = QGT(DIM, config(layers=2, guidance="per_question")).eval()
+    per_question.load_state_dict(shared.state_dict())
     x, valid, question, one = torch.randn(3, 6, DIM), mask(6, 4, 5), torch.randn(3, 1, DIM), mask(1, 1, 1)
-    torch.testing.assert_close(shared(x, valid, question, one), each(x, valid, question, one))
+    torch.testing.assert_close(shared(x, valid, question, one), per_question(x, valid, question, one))
 
 
 @pytest.mark.parametrize("guidance", ["shared", "per_question"])

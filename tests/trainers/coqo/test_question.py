@@ -14,12 +14,12 @@ from trainers.errors import TrainingError
 
 
 def test_published_vocabulary_has_93_ids() -> None:
-    """Facts 1.3: 92 words and ``<pad>``, the LSTM embedding of 93."""
+    """``docs/facts/coqo.md`` section 1.3: 92 words and ``<pad>``, the LSTM embedding of 93."""
     assert len(Vocabulary.published()) == 93
 
 
 def test_every_real_question_is_in_the_published_vocabulary(shared: Path) -> None:
-    """Facts 1.3: 4 to 14 words after the published tokenisation, all of them among the 92."""
+    """``docs/facts/coqo.md`` section 1.3: 4 to 14 words after the published tokenisation, all of them among the 92."""
     table = read_annotations("music_avqa", shared / "data/annotations/music_avqa/avqa-val.json", "val")
     texts = table.column("question").to_pylist()
     ids = Vocabulary.published().encode([[text] for text in texts])
@@ -54,7 +54,7 @@ def test_the_published_vocabulary_names_a_word_it_lacks() -> None:
 
 
 def test_padding_never_changes_a_question() -> None:
-    """The published encoder runs over its padding; this one must not (issue: padding-safe)."""
+    """The published encoder runs over its padding; this one must not."""
     torch.manual_seed(0)
     encoder = QuestionEncoder(30, 8, 12, 16)
     words = torch.randint(1, 30, (2, 3, 6))
@@ -67,11 +67,11 @@ def test_padding_never_changes_a_question() -> None:
 
 
 def test_encoder_is_the_familys() -> None:
-    """Facts 3.3: Linear(tanh[h; c]) of an LSTM over tanh(embedding), step by step with an LSTMCell."""
+    """Linear(tanh[h; c]) of an LSTM over tanh(embedding), step by step (``docs/facts/coqo.md`` section 3.3)."""
     torch.manual_seed(0)
     encoder = QuestionEncoder(93, 512, 512, 512)
     lstm = 4 * 512 * (512 + 512) + 2 * 4 * 512
-    assert sum(each.numel() for each in encoder.parameters()) == 93 * 512 + lstm + 1024 * 512 + 512
+    assert sum(parameter.numel() for parameter in encoder.parameters()) == 93 * 512 + lstm + 1024 * 512 + 512
     cell = torch.nn.LSTMCell(512, 512)
     cell.load_state_dict({name.removesuffix("_l0"): value for name, value in encoder.lstm.state_dict().items()})
     words = torch.tensor([4, 8, 15, 16])

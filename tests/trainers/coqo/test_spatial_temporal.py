@@ -26,7 +26,7 @@ def data() -> tuple[Tensor, Tensor, Tensor]:
 
 
 def test_each_frame_alone_with_repeated_questions_gives_the_same() -> None:
-    """Facts 3.5: reshape to (B*T, H*W, d) with F_t repeated T times; here nothing is repeated."""
+    """``docs/facts/coqo.md`` section 3.5 repeats F_t for each of B*T frames; here nothing is repeated."""
     module = spatial()
     x, questions, q_mask = data()
     together = module(x, questions, q_mask)
@@ -38,21 +38,21 @@ def test_each_frame_alone_with_repeated_questions_gives_the_same() -> None:
 @pytest.mark.parametrize("guidance", ["shared", "per_question"])
 def test_chunks_and_recomputation_change_neither_values_nor_gradients(guidance: str) -> None:
     x, questions, q_mask = data()
-    found = []
+    results = []
     for chunk, checkpoint in ((5, False), (2, False), (5, True), (2, True)):
         module = spatial(spatial_chunk=chunk, checkpoint=checkpoint, qgt={"guidance": guidance})
         out = module(x, questions, q_mask)
         out.square().sum().backward()
-        found.append([out.detach(), *(each.grad for each in module.parameters())])
-    assert all(grad is not None for grad in found[0])
-    for other in found[1:]:
-        torch.testing.assert_close(other, found[0], rtol=1e-4, atol=1e-4)
+        results.append([out.detach(), *(parameter.grad for parameter in module.parameters())])
+    assert all(grad is not None for grad in results[0])
+    for other in results[1:]:
+        torch.testing.assert_close(other, results[0], rtol=1e-4, atol=1e-4)
 
 
 def test_recomputation_keeps_a_fraction_of_the_activations() -> None:
     def kept(**model: Any) -> int:
         module, (x, questions, q_mask) = spatial(**model), data()
-        weights = {each.untyped_storage().data_ptr() for each in module.parameters()}
+        weights = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
         storages: dict[int, int] = {}
 
         def pack(tensor: Tensor) -> Tensor:

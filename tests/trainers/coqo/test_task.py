@@ -22,7 +22,7 @@ from trainers.coqo.task import CoqoTask, ScaledSteps, build
 from trainers.distributed import Ranks
 from trainers.errors import TrainingError
 from trainers.loop import evaluate, train
-from trainers.reporting import Reporter
+from trainers.progress import Progress
 
 RANKS = Ranks(0, 1, torch.device("cpu"))
 
@@ -94,7 +94,7 @@ METHODS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_trains_and_answers_through_the_loop(root: Path, tmp_path: Path, name: str) -> None:
     chosen = task(root, loop={"epochs": 1}, **METHODS[name])
-    outcome = train(chosen, chosen.config.loop, tmp_path, RANKS, Reporter())
+    outcome = train(chosen, chosen.config.loop, tmp_path, RANKS, Progress())
     assert outcome.steps == 3
     scored = evaluate(chosen, "test", chosen.config.loop, RANKS)
     assert len(scored.predictions["answers"]) == 8 * 3
@@ -112,27 +112,28 @@ def test_every_method_trains_and_answers_through_the_loop(root: Path, tmp_path: 
 def test_coqo_learns_what_eyes_and_ears_can_tell(root: Path, tmp_path: Path) -> None:
     loop = {"epochs": 120, "lr": 1e-3, "schedule": "constant"}
     chosen = task(root, loop=loop, dropout=0.0, qgt={**SMALL["qgt"], "layers": 1, "dropout": 0.0})
-    train(chosen, chosen.config.loop, tmp_path, RANKS, Reporter())
+    train(chosen, chosen.config.loop, tmp_path, RANKS, Progress())
     scored = evaluate(chosen, "test", chosen.config.loop, RANKS)
     assert scored.metrics["Audio-Visual"] > 90  # "where is the beeping colour" needs both
     assert scored.metrics["overall"] > 90
 
 
 def test_a_score_does_not_depend_on_the_batch_size(root: Path) -> None:
-    """Facts 1.8: the published loop is right at batch size 1 only."""
+    """``docs/facts/coqo.md`` section 1.8: the published loop is right at batch size 1 only."""
     many, one = (task(root, data={"batch_questions": size}) for size in (64, 1))
     one.model.load_state_dict(many.model.state_dict())
     expected = evaluate(many, "val", many.config.loop, RANKS)
-    found = evaluate(one, "val", one.config.loop, RANKS)
-    assert (found.metrics, found.predictions["answers"]) == (expected.metrics, expected.predictions["answers"])
+    scored = evaluate(one, "val", one.config.loop, RANKS)
+    assert (scored.metrics, scored.predictions["answers"]) == (expected.metrics, expected.predictions["answers"])
 
 
 def test_a_checkpoint_tells_its_vocabularies_and_version(root: Path) -> None:
-    said = task(root).describe()
-    assert said["store_version"] == Store.open(root, lease=False).version
-    assert said["answers"]["answers"] == ("green", "left", "no", "red", "right", "yes")  # type: ignore[call-overload,index]
-    assert "Which" in said["words"]["words"]  # type: ignore[operator,index]
-    json.dumps(said)
+    described = task(root).describe()
+    assert (described["method"], described["settings"]["data"]["dataset"]) == ("coqo", "toy")  # type: ignore[call-overload,index]
+    assert described["store_version"] == Store.open(root, lease=False).version
+    assert described["answers"]["answers"] == ("green", "left", "no", "red", "right", "yes")  # type: ignore[call-overload,index]
+    assert "Which" in described["words"]["words"]  # type: ignore[operator,index]
+    json.dumps(described)
 
 
 def test_what_the_store_lacks_is_said_before_training(root: Path, tmp_path: Path) -> None:
@@ -174,7 +175,7 @@ def test_batches_of_nothing_but_videos_without_a_row(tmp_path: Path, method: str
 def test_standardised_features_train_and_their_scale_is_saved(root: Path, tmp_path: Path, method: str) -> None:
     data = {"standardise": True, "collective": method != "avst"}
     chosen = task(root, data=data, loop={"epochs": 1}, method=method)
-    train(chosen, chosen.config.loop, tmp_path, RANKS, Reporter())
+    train(chosen, chosen.config.loop, tmp_path, RANKS, Progress())
     state = torch.load(tmp_path / "last.pt")["model"]
     assert {"scales.audio.mean", "scales.visual.std"} <= state.keys()
     batch = next(iter(chosen.batches(0, 0)))
@@ -189,5 +190,5 @@ def test_avst_needs_the_same_steps_of_both(root: Path, tmp_path: Path) -> None:
     rows = map(sound, range(8))
     short = [replace(row, values=row.values[:-1], time_s=row.time_s[:-1], valid=row.valid[:-1]) for row in rows]
     commit_rows(store, short, feature="hum", spec={**SOUND, "name": "hum", "steps": STEPS - 1})
-    with pytest.raises(TrainingError, match="AVST needs sound and frames of the same steps; hum has"):
+    with pytest.raises(TrainingError, match="AVST needs as many steps of sound as frames; hum has"):
         task(store, data={"audio": "hum", "collective": False}, method="avst")

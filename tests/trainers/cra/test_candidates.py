@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 import torch
 
-from stores.loading.questions import Questions
+from stores.loading import Questions
 from trainers.cra.candidates import CandidateSampler, coarse_type, read_paraphrases
 from trainers.cra.config import DataConfig
 from trainers.errors import TrainingError
 
 
 def test_coarse_types_of_the_real_validation_split(shared: Path) -> None:
-    """Facts section 3, counted with the published function."""
+    """``docs/facts/cra.md`` section 3, counted with the published function."""
     with (shared / "data/annotations/nextgqa/val.csv").open() as file:
-        found = Counter(coarse_type(row["question"]) for row in csv.DictReader(file))
-    assert found == {
+        counts = Counter(coarse_type(row["question"]) for row in csv.DictReader(file))
+    assert counts == {
         "why": 1473, "whata": 1018, "how": 680, "whatb": 121, "whato": 36, "where": 21, "who": 3, "other": 3,
         "which": 2, "howm": 1,
     }  # fmt: skip
@@ -81,7 +81,7 @@ def test_the_question_of_the_video_is_among_the_candidates_once(same_video: floa
 
 
 def test_as_released_the_positive_can_be_drawn_again() -> None:
-    """Facts 9.10: from the same video nearly always, since its pool is small."""
+    """``docs/facts/cra.md`` fact 10: from the same video nearly always, since its pool is small."""
     released = sampler(same_video=1.0, distinct_candidates=False, distractors=1.0)
     twice = 0
     for epoch in range(50):
@@ -117,8 +117,8 @@ def test_small_pools_give_fewer_candidates_and_keep_the_options() -> None:
 
 
 def test_descriptive_types_are_those_of_nextgqa_only() -> None:
-    found = [CandidateSampler(questions("other"), DataConfig(), 0).draw(2, epoch) for epoch in range(20)]
-    assert all(any(text.startswith("what") and "v0" not in text for text in draw.questions) for draw in found)
+    draws = [CandidateSampler(questions("other"), DataConfig(), 0).draw(2, epoch) for epoch in range(20)]
+    assert all(any(text.startswith("what") and "v0" not in text for text in draw.questions) for draw in draws)
 
 
 def test_bad_paraphrases_are_one_line(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from torch import Tensor
 from trainers.cra.config import CraConfig
 from trainers.cra.model import build_model
 from trainers.cra.text import StoredText, TokenText, Words
-from trainers.cra.video import Decoder
 from trainers.scaling import Standardise
 
 F_DIM, DIM, T, K = 12, 16, 10, 4
@@ -50,14 +49,14 @@ def test_a_sample_does_not_depend_on_its_batch(model: dict[str, Any]) -> None:
     network, given = build(settings(**model)), inputs()
     whole = network(*given)
     for row in range(5):
-        alone = network(*(each[row : row + 1] for each in given))
+        alone = network(*(tensor[row : row + 1] for tensor in given))
         torch.testing.assert_close(alone.logits[0], whole.logits[row])
         torch.testing.assert_close(alone.weights[0], whole.weights[row])
 
 
-def test_as_released_it_does() -> None:
+def test_as_released_a_sample_depends_on_its_batch() -> None:
     network, given = build(settings("released")), inputs()
-    alone = network(*(each[:1] for each in given))
+    alone = network(*(tensor[:1] for tensor in given))
     assert (alone.logits[0] - network(*given).logits[0]).abs().max() > 1e-3
 
 
@@ -91,7 +90,11 @@ def test_every_parameter_learns(model: dict[str, Any], recipe: str) -> None:
     for right in (None, torch.tensor([0, 1, 2, 3, 0])):
         grounded = network(video, valid, tokens, exists, right)
         (grounded.logits.logsumexp(1).sum() + grounded.video.pow(2).sum()).backward()
-    still = [name for name, each in network.named_parameters() if each.grad is None or not each.grad.abs().sum() > 0]
+    still = [
+        name
+        for name, parameter in network.named_parameters()
+        if parameter.grad is None or not parameter.grad.abs().sum() > 0
+    ]
     # softmax is blind to a constant added to all its inputs: biases of scores and of keys cannot learn.
     assert [name for name in still if not name.endswith((".bias", "words.weight"))] == []
 
@@ -112,9 +115,9 @@ def test_the_query_of_questions_is_the_right_one_alone() -> None:
     right = torch.tensor([0, 1, 2, 3, 0])
     changed = candidates.clone()
     changed[torch.arange(5), (right + 1) % K] += 1
-    before, after = (network(video, valid, each, exists, right) for each in (candidates, changed))
+    before, after = (network(video, valid, texts, exists, right) for texts in (candidates, changed))
     torch.testing.assert_close(before.weights, after.weights)
-    before, after = (network(video, valid, each, exists) for each in (candidates, changed))
+    before, after = (network(video, valid, texts, exists) for texts in (candidates, changed))
     assert (before.weights - after.weights).abs().max() > 1e-6
 
 
@@ -132,8 +135,11 @@ def test_rows_of_padding_alone_are_finite() -> None:
     assert text(torch.zeros(1, 2, 5, dtype=torch.int64)).isfinite().all()
 
 
-def test_the_words_transformer_is_the_decoder() -> None:
-    assert isinstance(Words(5, DIM, settings().text).decoder, Decoder)
+def test_a_word_is_encoded_in_the_context_of_the_others() -> None:
+    torch.manual_seed(0)
+    words, real = Words(5, DIM, settings().text).eval(), torch.ones(1, 3, dtype=torch.bool)
+    one, other = (words(torch.tensor([ids]), real)[0, 0] for ids in ([1, 2, 3], [1, 2, 4]))
+    assert (one - other).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("method", ["cra", "temp_clip"])
@@ -142,6 +148,6 @@ def test_a_scale_standardises_frames_and_the_visual_dictionary(method: str) -> N
     mean, std = torch.arange(F_DIM).float(), torch.linspace(0.5, 2, F_DIM)
     video, *rest = inputs()
     plain, scaled = build(config), build(config, scale=Standardise(mean, std))
-    found, expected = scaled(video * std + mean, *rest).logits, plain(video, *rest).logits
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    logits, expected = scaled(video * std + mean, *rest).logits, plain(video, *rest).logits
+    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
     assert {name for name in scaled.state_dict() if name.startswith("scale.")} == {"scale.mean", "scale.std"}

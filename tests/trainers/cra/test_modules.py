@@ -1,4 +1,4 @@
-"""Modules against the numbers of facts/cra.md, which come from running the published code."""
+"""Modules against the numbers of ``docs/facts/cra.md``, which come from running the published code."""
 
 from __future__ import annotations
 
@@ -65,15 +65,15 @@ def test_without_the_second_softmax_a_peak_stays_a_peak() -> None:
 
 
 def test_the_published_gate_tells_frames_only_the_sign_of_their_match() -> None:
-    """norm(g v) = norm(v) for every g > 0: frames that match the query more are not weighed otherwise."""
+    """norm(g v) = norm(v) for every g > 0: frames that match the query more are weighted no differently."""
     torch.manual_seed(0)
     frames, query = torch.randn(1, 32, 768), torch.randn(1, 768)
     shares = {}
     for gated in (True, False):
         module = Grounding(768, gated=gated)
-        asked = query.clone().requires_grad_()
-        p, _ = module(frames, asked, ALL)
-        (gradient,) = torch.autograd.grad(p[0, 3], asked)
+        leaf = query.clone().requires_grad_()
+        p, _ = module(frames, leaf, ALL)
+        (gradient,) = torch.autograd.grad(p[0, 3], leaf)
         shares[gated] = gradient.norm().item()
         v, q = module.video(frames)[0], module.query(query)[0]
         if gated:
@@ -152,7 +152,7 @@ def test_a_prior_multiplies_attention_and_renormalises_it() -> None:
     torch.manual_seed(0)
     module = SelfAttention(8, 2, 0.0)
     x, prior = torch.randn(2, 5, 8), torch.rand(2, 5)
-    q, k, v = (each(x).unflatten(-1, (2, 4)).transpose(1, 2) for each in (module.query, module.key, module.value))
+    q, k, v = (linear(x).unflatten(-1, (2, 4)).transpose(1, 2) for linear in (module.query, module.key, module.value))
     weights = torch.softmax(q @ k.transpose(-1, -2) / 2, -1) * (prior[:, None, None] + 1e-10)
     expected = module.out(((weights / weights.sum(-1, keepdim=True)) @ v).transpose(1, 2).flatten(2))
     torch.testing.assert_close(module(x, torch.ones(2, 5, dtype=torch.bool), prior), expected)
@@ -186,7 +186,7 @@ def test_bidirectional_alignment_is_the_mean_of_both_directions() -> None:
 
 
 def test_sampled_alignment_draws_others_only() -> None:
-    """Of two samples the only negative is the other one, 32 times: facts 5.5 by hand."""
+    """With two samples, the only negative is the other one, 32 times (``docs/facts/cra.md`` section 5.5 by hand)."""
     torch.manual_seed(0)
     video, text = torch.randn(2, 8), torch.randn(2, 8)
     z, t = F.normalize(video, dim=-1), F.normalize(text, dim=-1)

@@ -1,4 +1,4 @@
-"""Goldens of facts/cra.md section 5.4, from running the published functions."""
+"""Goldens of ``docs/facts/cra.md`` section 5.4, from running the published functions."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_short_videos_have_windows_too() -> None:
 
 
 def test_times_must_match_the_weights() -> None:
-    with pytest.raises(ValueError, match="2 weights for 1 times"):
+    with pytest.raises(ValueError, match="2 weights, but 1 times"):
         spans.span("posthoc", [0.1, 0.2], [1.0], 7.0)
     with pytest.raises(ValueError, match="needs the times"):
         spans.span("merge", [0.1, 0.2], None, 7.0)

@@ -17,85 +17,38 @@ from stores import Store
 from stores.commit import create_store
 from stores.errors import StoreError
 from stores.format import layout
-from stores.format.rows import Row
-from tests._helpers.building import cache_key, commit_rows
-from tests._helpers.question_worlds import put_questions, put_table, question
+from tests._helpers import cra_worlds
+from tests._helpers.building import commit_rows
+from tests._helpers.cra_worlds import (
+    SPEC,
+    STEPS,
+    WIDTH,
+    centres,
+    questions,
+    settings,
+    shown,
+    small_world,
+    video,
+)
+from tests._helpers.question_worlds import put_questions, put_table
 from trainers import checkpoint
 from trainers.cra.config import CraConfig
+from trainers.cra.intervention import EDGES, NODES
 from trainers.cra.task import CraTask, build
 from trainers.distributed import Ranks
 from trainers.errors import TrainingError
+from trainers.folder import BEST
 from trainers.loop import evaluate
 from trainers.loop import train as run_loop
 from trainers.metrics.grounding import Answer, GroundedQuestion, score
-from trainers.reporting import Reporter
+from trainers.progress import Progress
 
-STEPS, WIDTH = 8, 6
-SPEC = {"name": "clip", "steps": STEPS, "step_shape": [WIDTH], "dtype": "float32"}
-COLOURS = ("red", "green", "blue")
 RANKS = Ranks(0, 1, torch.device("cpu"))
-
-
-def shown(number: int) -> tuple[int, int]:
-    """(colour, first of the two steps that show it) of a video."""
-    return number % 3, (number * 5) % (STEPS - 1)
-
-
-def video(number: int) -> Row:
-    colour, first = shown(number)
-    values = np.random.default_rng(number).normal(0, 0.1, (STEPS, WIDTH)).astype(np.float32)
-    values[first : first + 2, colour] += 3
-    key = f"v{number}"
-    times = np.arange(STEPS) + 0.5
-    return Row(key, cache_key(key), values, times, np.ones(STEPS, bool), float(STEPS), 0.0, None, {"stream": 0})
-
-
-def asked(number: int, **columns: Any) -> dict[str, Any]:
-    colour, first = shown(number)
-    given = {
-        "question": "what colour does it show",
-        "options": list(COLOURS),
-        "answer": COLOURS[colour],
-        "answer_index": colour,
-        "spans": [[float(first), float(first + 2)]],
-        "duration": float(STEPS),
-    }
-    return question(f"v{number}", 0, **{**given, **columns})
-
-
-def centres(shape: tuple[int, ...]) -> pa.Table:
-    values = np.random.default_rng(0).normal(size=(4, int(np.prod(shape)))).astype(np.float32)
-    order = [2, 0, 3, 1]
-    column = pa.FixedSizeListArray.from_arrays(values[order].ravel(), values.shape[1])
-    return pa.table({"cluster": pa.array(order, pa.int32()), "center": column})
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("world") / "store"
-    create_store(root)
-    commit_rows(root, map(video, range(64)), feature="clip", spec=SPEC)
-    for split, numbers in (("train", range(48)), ("val", range(48, 64))):
-        put_questions(root, "toy", split, [asked(number) for number in numbers])
-    put_table(root, "linguistic_dictionary", centres((8, 5)), spec={"kind": "linguistic"})
-    put_table(root, "visual_dictionary", centres((WIDTH,)), spec={"kind": "visual", "feature": "clip"})
-    texts = sorted({"what colour does it show", *COLOURS})
-    vectors = np.random.default_rng(1).normal(size=(len(texts), 4)).astype(np.float32)
-    column = pa.FixedSizeListArray.from_arrays(vectors.ravel(), 4)
-    put_table(root, "embeddings", pa.table({"text": texts, "vector": column}), part="abc")
-    return root
-
-
-def settings(**sections: dict[str, Any]) -> CraConfig:
-    raw: dict[str, Any] = {
-        "data": {"dataset": "toy", "tests": [], "batch": 16, "distractors": 0.0, "paraphrase": 0.0},
-        "text": {"encoder": "words", "heads": 2},
-        "model": {"dim": 16, "heads": 2, "layers": 1, "dropout": 0.1, "decoder_dropout": 0.1, "attention_dropout": 0.0},
-        "loop": {"epochs": 2, "lr": 3e-3, "threads": 1},
-    }
-    for name, values in sections.items():
-        raw[name] = {**raw.get(name, {}), **values}
-    return CraConfig.model_validate(raw)
+    return cra_worlds.world(tmp_path_factory.mktemp("world") / "store")
 
 
 def task_of(root: Path, config: CraConfig, ranks: Ranks = RANKS) -> CraTask:
@@ -103,7 +56,7 @@ def task_of(root: Path, config: CraConfig, ranks: Ranks = RANKS) -> CraTask:
 
 
 def train(task: CraTask, epochs: int) -> list[float]:
-    """As the loop does, without files."""
+    """Train as the loop does, without files."""
     optimizer = torch.optim.Adam(task.model.parameters(), lr=task.config.loop.lr)
     losses = []
     for epoch in range(epochs):
@@ -122,29 +75,29 @@ def test_cra_learns_answers_and_where_they_show_without_seeing_a_span(world: Pat
     task = task_of(world, settings(loss={"vq": 0.0}))
     assert task.steps_per_epoch() == 3
     train(task, 15)
-    found = evaluate(task, "val", task.config.loop, RANKS)
-    assert found.metrics["n"] == found.metrics["n_grounded"] == 16
-    assert found.metrics["acc_vqa"] == 100
-    assert found.metrics["miop"] > 50  # 25 by chance
-    assert found.metrics["acc_gqa"] > 50
+    metrics = evaluate(task, "val", task.config.loop, RANKS).metrics
+    assert metrics["n"] == metrics["n_grounded"] == 16
+    assert metrics["acc_vqa"] == 100
+    assert metrics["miop"] > 50  # 25 by chance
+    assert metrics["acc_gqa"] > 50
 
 
 def test_predictions_are_what_the_evaluator_reads(world: Path) -> None:
     task = task_of(world, settings(evaluation={"interval": "window"}))
-    found = evaluate(task, "val", task.config.loop, RANKS)
-    files = json.loads(json.dumps(found.predictions))
+    scored = evaluate(task, "val", task.config.loop, RANKS)
+    files = json.loads(json.dumps(scored.predictions))
     assert set(files["answers"]) == {f"v{number}_0" for number in range(48, 64)}
     assert files["times"]["v50"] == [step + 0.5 for step in range(STEPS)]
     assert sum(files["attention"]["v50_0"]) == pytest.approx(1)
     assert np.argmax(files["scores"]["v50_0"]) == files["answers"]["v50_0"]["prediction"]
-    questions = [
+    annotated = [
         GroundedQuestion(f"v{n}_0", f"v{n}", "CW", shown(n)[0], 3, 8.0, ((float(shown(n)[1]), shown(n)[1] + 2.0),))
         for n in range(48, 64)
     ]
-    answers = {key: Answer(each["prediction"], each["answer"]) for key, each in files["answers"].items()}
-    report = score(questions, answers, {key: (start, end) for key, (start, end) in files["spans"].items()})
+    answers = {key: Answer(answer["prediction"], answer["answer"]) for key, answer in files["answers"].items()}
+    scores = score(annotated, answers, {key: (start, end) for key, (start, end) in files["spans"].items()})
     for name in ("acc_vqa", "acc_gqa", "miop", "miou", "unfaithful"):
-        assert found.metrics[name] == pytest.approx(report.overall[name])
+        assert scored.metrics[name] == pytest.approx(scores.overall[name])
 
 
 @pytest.mark.parametrize("recipe", ["paper", "released"])
@@ -223,17 +176,7 @@ def test_a_description_is_json_and_names_what_was_learned_from(world: Path) -> N
         "words": ["blue", "colour", "does", "green", "it", "red", "show", "what"],
     }
     assert described["store_version"] == Store.open(world, lease=False).version
-    assert described["settings"]["model"]["dim"] == 16
-
-
-def small_world(root: Path, train: dict[str, Any] | None = None, **tables: Any) -> Path:
-    create_store(root)
-    commit_rows(root, map(video, range(6)), feature="clip", spec=tables.pop("spec", SPEC))
-    put_questions(root, "toy", "train", [asked(number, **(train or {})) for number in range(4)])
-    put_questions(root, "toy", "val", [asked(number) for number in (4, 5)])
-    for name, spec in tables.items():
-        put_table(root, name, centres((8, 5) if name.startswith("l") else (WIDTH,)), spec=spec)
-    return root
+    assert (described["method"], described["settings"]["model"]["dim"]) == ("cra", 16)
 
 
 PLAIN = {"model": {"front": False, "back": False}, "data": {"batch": 2}}
@@ -253,7 +196,7 @@ def test_what_a_store_lacks_is_named(tmp_path: Path) -> None:
     put_table(
         root, "visual_dictionary", centres((WIDTH,)), spec={"feature": "clip", "feature_spec": "0123456789abcdef"}
     )
-    with pytest.raises(TrainingError, match=rf"from recipe 01234567 of 'clip', not {layout.digest(SPEC)[:8]}; run"):
+    with pytest.raises(TrainingError, match=rf"from spec 01234567 of 'clip', not {layout.digest(SPEC)[:8]}; run"):
         task_of(root, settings(model={"back": False}))
     assert task_of(root, settings(**PLAIN)).steps_per_epoch() == 2
     with pytest.raises(StoreError, match="embedding"):
@@ -264,6 +207,18 @@ def test_what_a_store_lacks_is_named(tmp_path: Path) -> None:
             part="e",
         )
         task_of(root, settings(**PLAIN, text={"encoder": "stored"}))
+
+
+def test_a_dictionary_of_other_graphs_is_refused(tmp_path: Path) -> None:
+    """Its rows are the nodes that the back door convolves over; in another order they would mean something else."""
+    graph = {"nodes": list(NODES), "edges": [list(edge) for edge in EDGES]}
+    root = small_world(tmp_path / "store", linguistic_dictionary={"kind": "linguistic", **graph})
+    only_back = settings(model={"front": False}, data={"batch": 2})
+    assert task_of(root, only_back).steps_per_epoch() == 2
+    for part, value in (("nodes", graph["nodes"][::-1]), ("edges", graph["edges"][:-1])):
+        put_table(root, "linguistic_dictionary", centres((8, 5)), spec={**graph, part: value})
+        with pytest.raises(TrainingError, match=f"has graphs with other {part} than CRA's back door; run jobs/cluster"):
+            task_of(root, only_back)
 
 
 def test_unfit_stores_are_refused_unless_allowed(tmp_path: Path) -> None:
@@ -289,10 +244,10 @@ def test_questions_that_cannot_be_learned_from_are_named(tmp_path: Path, columns
 
 def test_standardised_features_train_and_their_scale_is_saved(world: Path, tmp_path: Path) -> None:
     task = task_of(world, settings(data={"standardise": True}, loop={"epochs": 1, "tensorboard": False}))
-    run_loop(task, task.config.loop, tmp_path, RANKS, Reporter())
+    run_loop(task, task.config.loop, tmp_path, RANKS, Progress())
     again = task_of(world, task.config)
     again.model.scale.mean.zero_()
-    checkpoint.load_best(tmp_path / checkpoint.BEST, again.model)
+    checkpoint.load_best(tmp_path / BEST, again.model)
     with Store.open(world, lease=False) as store:
         rows = np.concatenate([store.row("clip", f"v{number}") for number in range(48)])
     np.testing.assert_allclose(again.model.scale.mean, rows.mean(0), atol=1e-5)
@@ -301,7 +256,7 @@ def test_standardised_features_train_and_their_scale_is_saved(world: Path, tmp_p
 
 def test_questions_about_videos_without_a_row_are_left_out_where_that_is_allowed(tmp_path: Path) -> None:
     root = small_world(tmp_path / "missing")
-    put_questions(root, "toy", "train", [asked(number) for number in (77, 0, 1, 2)])
+    put_questions(root, "toy", "train", questions((77, 0, 1, 2)))
     with pytest.raises(StoreError, match="allow: missing"):
         task_of(root, settings(**PLAIN))
     with pytest.warns(UserWarning, match="'train': 1 questions about 1 videos without a row are left out"):
@@ -311,13 +266,13 @@ def test_questions_about_videos_without_a_row_are_left_out_where_that_is_allowed
 
 
 def test_the_released_recipe_tells_spans_by_the_published_times(tmp_path: Path) -> None:
-    """Facts 9, 16: the published frame2time runs 1/6 s late; a store that has it keeps it beside the true times."""
+    """The published times run 1/6 s late; a store has them beside the true ones (``docs/facts/cra.md`` fact 16)."""
     root = tmp_path / "store"
     create_store(root)
     late = [replace(video(number), published_time_s=np.arange(STEPS) + 0.7) for number in range(6)]
     commit_rows(root, late, feature="clip", spec=SPEC)
     for split, numbers in (("train", range(4)), ("val", (4, 5))):
-        put_questions(root, "toy", split, [asked(number) for number in numbers])
+        put_questions(root, "toy", split, questions(numbers))
     for recipe, first in (("paper", 0.5), ("released", 0.7)):
         config = settings(**PLAIN).model_dump(exclude_unset=True) | {"recipe": recipe}
         task = task_of(root, CraConfig.model_validate(config))
@@ -326,7 +281,9 @@ def test_the_released_recipe_tells_spans_by_the_published_times(tmp_path: Path) 
 
 def test_options_that_are_embedded_in_the_store(tmp_path: Path) -> None:
     root = small_world(tmp_path / "stored")
-    with pytest.raises(StoreError, match=r"no embeddings of texts in version \d+; list its encoder under option_embed"):
+    with pytest.raises(
+        StoreError, match=r"no text embeddings in version \d+; list the text encoder under option_embed"
+    ):
         task_of(root, settings(**PLAIN, text={"encoder": "stored"}))
     with Store.open(root, lease=False) as store:
         texts = option_texts(store.table("questions"))

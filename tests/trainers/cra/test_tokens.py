@@ -42,7 +42,7 @@ def roberta(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("length", [38, 24, 12])
 def test_released_ids_are_those_of_the_published_text(roberta: Path, length: int) -> None:
-    """Facts section 3: question + " </s> " + option in one segment, padded and truncated to a fixed length."""
+    """Question + " </s> " + option in one segment of a fixed length (``docs/facts/cra.md`` section 3)."""
     _, tokenizer = load_pretrained(str(roberta))
     config = TextConfig(weights=str(roberta), option_tokens=length, mask_padding=False, keep_options=False)
     ours = RobertaTokens(config, tokenizer)([[(QUESTION, option) for option in OPTIONS]])
@@ -71,14 +71,14 @@ def test_a_pretrained_encoder_is_trained_whole(roberta: Path) -> None:
     out = text(tokens)
     assert out.shape == (2, 3, 8)
     out.pow(2).sum().backward()
-    still = [name for name, each in text.named_parameters() if each.grad is None]
+    still = [name for name, parameter in text.named_parameters() if parameter.grad is None]
     assert still == []
     text.eval()
     torch.testing.assert_close(text(torch.nn.functional.pad(tokens, (0, 5), value=1)), text(tokens))
 
 
 def test_weights_that_are_not_there_are_one_line(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"text\.weights .*: not to be had from that folder") as caught:
+    with pytest.raises(TrainingError, match=r"text\.weights .*: could not be loaded from that folder") as caught:
         load_pretrained(str(tmp_path))
     assert "\n" not in str(caught.value)
 

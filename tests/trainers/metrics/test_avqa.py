@@ -11,7 +11,7 @@ from parsers.annotations import read_annotations
 from trainers.errors import EvaluationError
 from trainers.metrics.avqa import MODALITIES, TYPES, Question, Rate, questions_of, read_predictions, score
 
-# Facts 1.6: rows per type of the updated validation file, in the order of TYPES.
+# docs/facts/coqo.md section 1.6: rows per type of the updated validation file, in the order of TYPES.
 VAL = (511, 295, 600, 613, 495, 633, 461, 549, 411)
 
 
@@ -53,7 +53,10 @@ def test_missing_is_wrong_and_named_and_strangers_are_named() -> None:
 
 
 def test_both_rows_of_a_repeated_id_count() -> None:
-    """Facts 1.7: contradictory rows; published numbers count both, so one prediction is right at most once."""
+    """Published numbers count both contradictory rows, of which one prediction is right at most once.
+
+    ``docs/facts/coqo.md`` section 1.7.
+    """
     questions = [ask("5", answer="yes"), ask("5#2", answer="no", published="5")]
     report = score(questions, {"5": "no"})
     assert (report.overall, report.missing, report.repeated) == (Rate(50.0, 2), (), ("5",))

@@ -11,7 +11,7 @@ from trainers.metrics.grounding_files import read_questions
 
 @pytest.mark.parametrize(
     ("truth", "span", "iou", "iop"),
-    [  # facts/cra.md 6.1, from running the published evaluator
+    [  # docs/facts/cra.md section 6.1, from running the published evaluator
         ((1.2, 5.8), (0, 34), 0.135294, 0.135294),
         ((1.2, 5.8), (2, 4), 0.434783, 1),
         ((1.2, 5.8), (6, 8), -0.029412, -0.1),
@@ -41,10 +41,10 @@ def val(shared: Path) -> list[GroundedQuestion]:
 
 
 def test_trivial_spans_score_on_real_annotations_what_is_published(val: list[GroundedQuestion]) -> None:
-    """Facts 6.2: full video 21.35 / 21.23 / 10.63, the same for IoU; midpoint 26.44 / 26.4, IoU 0."""
+    """Full video 21.35 / 21.23 / 10.63, IoP as IoU; midpoint IoP 26.44, IoU 0 (``docs/facts/cra.md`` section 6.2)."""
     assert len(val) == 3358
-    answers = {each.key: Answer(each.answer or 0, each.answer) for each in val}
-    report = score(val, answers, {each.key: (0.0, each.duration) for each in val}, official=True)
+    answers = {question.key: Answer(question.answer or 0, question.answer) for question in val}
+    report = score(val, answers, {question.key: (0.0, question.duration) for question in val}, official=True)
     for kind in ("iop", "iou"):
         values = [report.overall[name] for name in (f"m{kind}", f"{kind}_30", f"{kind}_50")]
         assert values == pytest.approx([21.35, 21.23, 10.63], abs=0.006)

@@ -12,8 +12,8 @@ from PIL import Image
 
 from examples.clips import encode, write_clip
 from trainers.errors import TrainingError
-from trainers.panels.cra import Panel, draw, read_frames, to_html
-from trainers.panels.of_run import read_waveform
+from trainers.panels.clip import read_frames, read_waveform
+from trainers.panels.cra import Panel, draw, to_html
 
 
 def panel(**changes: Any) -> Panel:

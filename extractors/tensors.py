@@ -1,0 +1,270 @@
+"""Tensors in weights files: read without running code, loaded strictly, saved with the facts that belong to them.
+
+Files are read as safetensors or with torch's ``weights_only=True``, which runs no code from the file. Files written by
+``save`` carry the facts that belong to the weights (activation, mean, std and so on) in their safetensors header, so
+that a file gives the same numbers as the tag it was fetched from.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import pickle
+import struct
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from extractors.base import FetchedWeights, Json, WeightsError
+from extractors.weights import FACTS_KEY, check_pin, digest
+from settings.messages import first_few, one_line
+
+if TYPE_CHECKING:
+    import torch
+
+logger = logging.getLogger("reelstore.extractors.tensors")
+
+INDEX_NAME = "weights.json"
+_LISTED = 4
+_LONGEST_REASON = 300
+
+# torch's unpickler checks little: it raises any of these for files that were cut or have flipped bits.
+_UNPICKLING_ERRORS = (
+    OSError,
+    EOFError,
+    pickle.UnpicklingError,
+    RuntimeError,
+    ValueError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    TypeError,
+    AssertionError,
+    struct.error,
+)
+
+
+def read_state_dict(path: Path, *, trust_torchscript: bool = False) -> dict[str, torch.Tensor]:
+    """Read the tensors of a weights file by name, on the CPU.
+
+    Checkpoints that wrap the tensors (``state_dict``, ``model``) and the ``module.`` prefix of data-parallel training
+    are unwrapped.
+
+    Parameters
+    ----------
+    path
+        The file.
+    trust_torchscript
+        Read a TorchScript archive, which may run code: only for files whose digest is known.
+
+    Raises
+    ------
+    WeightsError
+        If the file is missing, damaged, or of a type that would run code.
+    """
+    import torch
+
+    if path.suffix == ".safetensors":
+        loaded = _read_safetensors(path)
+    elif trust_torchscript:
+        loaded = _read_torchscript(path)
+    elif _is_torchscript(path):
+        raise WeightsError(f"weights file {path} is a TorchScript archive, which runs code; save its state_dict")
+    else:
+        loaded = read_pickle(path, "weights file")
+    for wrapper in ("state_dict", "model"):
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
+            loaded = loaded[wrapper]
+    if not isinstance(loaded, Mapping) or not loaded:
+        raise WeightsError(f"weights file {path} holds {type(loaded).__name__} instead of tensors by name")
+    strange = [name for name, value in loaded.items() if not isinstance(value, torch.Tensor)]
+    if strange:
+        raise WeightsError(f"weights file {path}: not tensors: {first_few(strange, _LISTED)}")
+    prefix = "module." if all(name.startswith("module.") for name in loaded) else ""
+    return {name.removeprefix(prefix): value for name, value in loaded.items()}
+
+
+def _read_safetensors(path: Path) -> Any:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise _unreadable(path, "weights file", error) from error
+
+
+def _read_torchscript(path: Path) -> Any:
+    import torch
+
+    try:
+        return torch.jit.load(path, map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
+    except (OSError, RuntimeError, ValueError) as error:
+        raise _unreadable(path, "weights file", error) from error
+
+
+def read_pickle(path: Path, title: str, allowed: Sequence[Any] = ()) -> Any:
+    """Read a file that ``torch.save`` wrote, on the CPU, without running code from it.
+
+    Parameters
+    ----------
+    path
+        The file.
+    title
+        What the file is, for messages.
+    allowed
+        Classes and functions that the file may name beside torch's own, as ``torch.serialization.safe_globals`` takes.
+
+    Raises
+    ------
+    WeightsError
+        If the file is missing, damaged, or names anything that is not allowed.
+    """
+    import torch
+
+    try:
+        with torch.serialization.safe_globals(list(allowed)):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except _UNPICKLING_ERRORS as error:
+        raise _unreadable(path, title, error) from error
+
+
+def _unreadable(path: Path, title: str, error: Exception) -> WeightsError:
+    logger.debug("%s %s cannot be read", title, path, exc_info=True)
+    return WeightsError(f"{title} {path} cannot be read: {one_line(error, _LONGEST_REASON)}")
+
+
+def _is_torchscript(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):  # torch then says what is wrong with it
+        return False
+
+
+def load_strict(module: torch.nn.Module, state: Mapping[str, torch.Tensor], source: str) -> None:
+    """Load ``state`` into ``module``: every tensor must be there, none left over, and shapes must be equal.
+
+    Raises
+    ------
+    WeightsError
+        If something is missing, unexpected or of another shape; the message has a few names of each.
+    """
+    wanted = module.state_dict()
+    missing = [name for name in wanted if name not in state]
+    unexpected = [name for name in state if name not in wanted]
+    reshaped = [
+        f"{name} {list(state[name].shape)} instead of {list(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    problems = [
+        f"{len(names)} {problem} ({first_few(names, _LISTED)})"
+        for problem, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
+        if names
+    ]
+    if problems:
+        raise WeightsError(f"{source} does not fit: {', '.join(problems)}")
+    module.load_state_dict(dict(state))
+
+
+class _Index(BaseModel):
+    """The content of ``weights.json``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    files: list[FetchedWeights]
+
+
+def save(
+    state: Mapping[str, torch.Tensor],
+    path: Path,
+    carried: Mapping[str, Json],
+    *,
+    extractor: str,
+    model: str,
+    tag: str,
+    source_sha256: str,
+) -> FetchedWeights:
+    """Write a safetensors file that carries its facts, and list it in the directory's ``weights.json``.
+
+    Parameters
+    ----------
+    state
+        Tensors by name.
+    path
+        The file to write; replaced in one step.
+    carried
+        Facts for the header.
+    extractor, model, tag, source_sha256
+        Fields of the ``FetchedWeights`` that the index lists.
+
+    Raises
+    ------
+    WeightsError
+        If the directory cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    tensors = {name: value.detach().cpu().clone().contiguous() for name, value in state.items()}
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, partial, metadata={FACTS_KEY: json.dumps(carried, sort_keys=True)})
+        partial.replace(path)
+        entry = FetchedWeights(path.name, digest(path), extractor, model, tag, source_sha256)
+        others = [other for other in read_index(path.parent) if other.file != entry.file]
+        index = _Index(files=sorted([*others, entry], key=lambda listed: listed.file))
+        partial.write_text(index.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        partial.replace(path.parent / INDEX_NAME)
+    except OSError as error:
+        raise WeightsError(f"cannot write {path}: {error.strerror or error}") from error
+    return entry
+
+
+def read_index(directory: Path) -> list[FetchedWeights]:
+    """Read the list in ``weights.json``; empty if there is no such file.
+
+    Raises
+    ------
+    WeightsError
+        If the file cannot be read or is not such a list.
+    """
+    path = directory / INDEX_NAME
+    if not path.exists():
+        return []
+    try:
+        return _Index.model_validate_json(path.read_bytes()).files
+    except OSError as error:
+        raise WeightsError(f"{path}: {error.strerror or error}") from error
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        reason = f"{'.'.join(map(str, problem['loc']))} {problem['msg']}"
+        raise WeightsError(f"{path} is not an index of weights: {one_line(reason)}") from error
+
+
+def fetched(directory: Path, extractor: str, model: str, tag: str) -> tuple[Path, FetchedWeights]:
+    """Find the file that ``fetch`` left for a tag, and check its digest against the index.
+
+    Returns
+    -------
+    path
+        The file.
+    entry
+        Its entry in the index.
+
+    Raises
+    ------
+    WeightsError
+        If the file is not listed, is missing, or has other bytes.
+    """
+    for entry in read_index(directory):
+        if (entry.extractor, entry.model, entry.tag) == (extractor, model, tag):
+            path = directory / entry.file
+            check_pin(path, entry.sha256)
+            return path, entry
+    raise WeightsError(f"{directory / INDEX_NAME} lists no {extractor} weights {model} {tag!r}; fetch them first")

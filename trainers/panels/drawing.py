@@ -1,0 +1,78 @@
+"""Opens the folder of a finished run, and draws one of its questions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from settings.messages import one_line
+from stores import Store
+from stores.loading import load_questions
+from trainers.config import MethodSettings
+from trainers.errors import TrainingError
+from trainers.folder import RESULTS
+from trainers.methods import Drawing, find_method
+from trainers.panels.finished import FinishedRun, ShownQuestion
+from trainers.resume import read_task_description
+
+
+def open_run(folder: Path) -> FinishedRun:
+    """Open the folder of a run.
+
+    Raises
+    ------
+    TrainingError
+        If it holds no finished run.
+    """
+    path = folder / RESULTS
+    try:
+        results = json.loads(path.read_text())
+        stopped_by = results["stopped_by"]
+        settings: MethodSettings = find_method(results["method"]).settings.model_validate(
+            read_task_description(folder)["settings"]
+        )
+        run = FinishedRun(
+            folder=folder,
+            method=results["method"],
+            store=results["store"],
+            version=results["store_version"],
+            dataset=settings.dataset,
+            feature=settings.features[-1] if settings.features else None,
+            splits=tuple(results.get("metrics", ())),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TrainingError(f"{path}: no finished run ({type(error).__name__}: {one_line(error)})") from error
+    if not run.splits:
+        raise TrainingError(f"{path}: the run was stopped by {stopped_by}; finish it first")
+    return run
+
+
+def draw(run: FinishedRun, question: str, video: Path | None = None) -> Drawing:
+    """Draw the panel of a question, as a PNG and as an HTML page that needs no other file.
+
+    Parameters
+    ----------
+    run
+        The run.
+    question
+        Id of the question in the ``questions`` table.
+    video
+        The file of its video; None leaves frames and sound out.
+
+    Raises
+    ------
+    TrainingError
+        If the question is in none of the splits that the run scored, nothing is predicted for it, or the file cannot
+        be decoded.
+    StoreError
+        If the store or its version no longer exists.
+    """
+    with Store.open(run.store, run.version, lease=False) as store:
+        for split in run.splits:
+            questions = load_questions(store, split, run.dataset)
+            if question in questions.ids:
+                row = questions.ids.index(question)
+                clip = (run.feature, questions.video_ids[row]) if run.feature is not None else None
+                start_s = store.clip(*clip)[0] if clip is not None and clip in store else 0.0
+                return find_method(run.method).draw(ShownQuestion(run, questions, row, video, start_s))
+    raise TrainingError(f"{run.folder}: question {question!r} is in none of the splits {', '.join(run.splits)}")
