@@ -47,7 +47,7 @@ def fill(folder: Path, files: int) -> tuple[Path, Path, Path]:
     create_store(store)
     (feature,) = ready_features(load_config(file=config)).values()
     write_spec(store, feature.spec)
-    plan = make_plan(store, load(store), read_source(str(videos)), [feature])
+    plan = make_plan(store, load(store), read_source(str(videos)).items, [feature])
     commit(store, Changes(sources=plan.sources, current={feature.name: feature.spec_digest}))
     step = np.zeros((1, 3), np.float16)
     for start in range(0, len(plan.units), ROWS_PER_SHARD):

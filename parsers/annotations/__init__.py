@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -26,8 +27,13 @@ class _Format(Protocol):
         """Return the questions of a file, and add what is odd or wrong in it to ``anomalies``."""
 
 
-_FORMATS: dict[str, _Format] = {"nextgqa": nextgqa, "star": star, "music_avqa": music_avqa, "table": table}
-FORMATS = tuple(_FORMATS)
+FORMATS: Mapping[str, _Format] = {
+    "nextgqa": nextgqa,
+    "star": star,
+    "music_avqa": music_avqa,
+    "table": table,
+}
+"""Every format by name."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _LONGEST_NAME = 64
@@ -68,7 +74,7 @@ def read_annotations(
     file = annotation_file(format, path, split)
     _check_name("dataset", dataset)
     collected = Anomalies()
-    questions = _FORMATS[format].read(file, dataset, split, collected)
+    questions = FORMATS[format].read(file, dataset, split, collected)
     if anomalies is not None:
         anomalies.extend(collected)
     elif errors := collected.errors:
@@ -85,11 +91,11 @@ def annotation_file(format: str, path: str | Path, split: str) -> Path:
     AnnotationError
         If the format is unknown, the split's name cannot be part of a file name, or there is no such file.
     """
-    if format not in _FORMATS:
+    if format not in FORMATS:
         shown = repr(format[:_LONGEST_NAME])
         raise AnnotationError(f"format {shown}: unknown; {available(FORMATS)}{nearest(format, FORMATS)}")
     _check_name("split", split)
-    names = _FORMATS[format].official_names(split)
+    names = FORMATS[format].official_names(split)
     path = Path(path)
     try:
         if path.is_file():

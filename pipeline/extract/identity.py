@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import stat
 from pathlib import Path
 
 import fsspec
 
 from pipeline.media import FailureClass
 from settings.messages import one_line
+
+_FILE_TYPES = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a directory"}
 
 
 def hash_content(path: Path) -> str:
@@ -19,7 +23,17 @@ def hash_content(path: Path) -> str:
 
 
 def local_status(status: os.stat_result) -> tuple[int, str]:
-    """Return size and stamp (modification time and inode) of a local file: while both stay equal, it is untouched."""
+    """Return size and stamp (modification time and inode) of a local file: while both stay equal, it is untouched.
+
+    Raises
+    ------
+    OSError
+        If it is not a regular file: opening a FIFO or a device may never return.
+    """
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(
+            errno.EINVAL, f"not a regular file but {_FILE_TYPES.get(stat.S_IFMT(status.st_mode), 'a device')}"
+        )
     return status.st_size, f"{status.st_mtime_ns}:{status.st_ino}"
 
 

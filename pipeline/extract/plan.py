@@ -7,9 +7,10 @@ bounds become one unit of work, whatever their keys and however many features wa
 from __future__ import annotations
 
 import os
+import queue
+import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -31,6 +32,7 @@ from stores.format import Manifest, SegmentLog, feature_directory, schemas
 MAX_ATTEMPTS = 3
 """Runs that try a row again whose failure may pass by itself; ``--retry-failed`` tries more often."""
 _HASHERS = 4  # hashing releases the GIL, so threads help; more would only compete for one disk
+_POLL_S = 0.5  # how long a stop may have to wait
 
 
 class Reason(StrEnum):
@@ -299,22 +301,37 @@ def _status(item: SourceItem) -> tuple[int, str]:
 
 
 def _hash_all(paths: Sequence[str], on_hashed: Callable[[int, int], None] | None) -> Sequence[str | OSError]:
-    """Return the content id of each file, or the error that reading it gave."""
+    """Return the content id of each file, or the error that reading it gave.
 
-    def attempt(path: str) -> str | OSError:
+    The threads are daemons and the wait has an end now and then, so that a stop is heeded even if a file never answers.
+    """
+    waiting = iter(enumerate(paths))
+    lock = threading.Lock()
+    finished: queue.SimpleQueue[tuple[int, str | OSError]] = queue.SimpleQueue()
+
+    def work() -> None:
+        while True:
+            with lock:
+                number, path = next(waiting, (-1, ""))
+            if number < 0:
+                return
+            try:
+                finished.put((number, hash_content(Path(path))))
+            except OSError as error:
+                finished.put((number, error))
+
+    for _ in range(min(_HASHERS, os.cpu_count() or 1, len(paths))):
+        threading.Thread(target=work, name="hash", daemon=True).start()
+    results: dict[int, str | OSError] = {}
+    while len(results) < len(paths):
         try:
-            return hash_content(Path(path))
-        except OSError as error:
-            return error
-
-    results: list[str | OSError] = []
-    if paths:
-        with ThreadPoolExecutor(min(_HASHERS, os.cpu_count() or 1)) as pool:
-            for result in pool.map(attempt, paths, chunksize=16):
-                results.append(result)
-                if on_hashed is not None:
-                    on_hashed(len(results), len(paths))
-    return results
+            number, result = finished.get(timeout=_POLL_S)
+        except queue.Empty:
+            continue
+        results[number] = result
+        if on_hashed is not None:
+            on_hashed(len(results), len(paths))
+    return [results[number] for number in range(len(paths))]
 
 
 def _decide(plan: Plan, state: _FeatureState, item: SourceItem, record: SourceRecord, options: PlanOptions) -> Reason:

@@ -84,10 +84,15 @@ class _Extraction:
         self.started = time.perf_counter()
         self.root = Path(request.store).absolute()
         self.features = ready_features(request.config)
+        self.ignored: dict[str, int] = {}
 
     def execute(self) -> ExtractResult:
         with _no_cycle_collection():
-            items = read_source(self.request.source, self.request.config.source.key)
+            listing = read_source(self.request.source, self.request.config.source.key)
+        items = listing.items
+        if listing.ignored:
+            self.terminal.line(listing.describe_ignored())
+        self.ignored = dict(sorted(listing.ignored.items()))
         self._check_only(items)
         if self.request.plan_only:
             return self._plan_only(items)
@@ -126,7 +131,7 @@ class _Extraction:
         except StoreNotFoundError:
             manifest = first_manifest()
         plan = self._plan(manifest, items)
-        summary = PlanSummary.of_plan(plan, self.features)
+        summary = PlanSummary.of_plan(plan, self.features, self.ignored)
         per_unit = past_seconds_per_unit(self.root, list(self.features))
         seconds = None if per_unit is None else per_unit * len(plan.units)
         show_plan(self.terminal, plan, summary, seconds)
@@ -209,7 +214,7 @@ class _Extraction:
     ) -> ExtractResult:
         wall_s = time.perf_counter() - self.started
         return ExtractResult(
-            plan=PlanSummary.of_plan(plan, self.features),
+            plan=PlanSummary.of_plan(plan, self.features, self.ignored),
             run=RunSummary.of_run(plan, progress, version, wall_s, compute_s),
             stopped_by=None if stop is None else str(stop),
         )

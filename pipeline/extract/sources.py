@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import fnmatch
 import glob
 import io
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import stat
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -18,12 +21,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.shared.errors import SourceError
-from settings.messages import available
+from settings.messages import available, plural
 from stores.errors import InvalidKeyError
 from stores.format.layout import check_key
 
+# Every format that the decoder opens (pipeline/media/source.py), by the names that its files commonly have.
 _SUFFIXES = """
-3gp asf avi divx f4v flv m1v m2ts m2v m4v mkv mov mp4 mpeg mpg mts mxf ogv ts vob webm wmv
+264 265 3g2 3gp asf avc avi divx dv f4v flv gif h264 h265 hevc ivf m1v m2t m2ts m2v m4v mj2 mjpeg mjpg mk3d mkv mod mov
+mp4 mpe mpeg mpg mpv mts mxf nut obu ogg ogm ogv qt rm rmvb tod trp ts vc1 vob vro webm wmv wtv y4m
 """
 VIDEO_SUFFIXES = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
 TABLE_SUFFIXES = frozenset((".csv", ".jsonl", ".parquet"))
@@ -31,6 +36,7 @@ REQUIRED = ("video_id", "uri")
 OPTIONAL = ("start_s", "end_s")
 
 KeyMode = Literal["stem", "relpath"]
+_IGNORED_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +67,37 @@ class SourceItem:
         return "://" in self.uri
 
 
-def read_source(source: str, key_mode: KeyMode = "stem") -> list[SourceItem]:
-    """List a source, sorted by key bytes.
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What a source holds.
+
+    Attributes
+    ----------
+    items
+        The wanted videos, sorted by key bytes.
+    ignored
+        Number of files that were left out of a directory or glob, by suffix (``""`` for none, ``.*`` for hidden ones).
+    """
+
+    items: list[SourceItem]
+    ignored: Mapping[str, int]
+
+    def describe_ignored(self) -> str:
+        """Return one line such as ``ignored: 24 files (.txt 20, .jpg 4)``, or nothing."""
+        if not self.ignored:
+            return ""
+        counts = sorted(self.ignored.items(), key=lambda pair: (-pair[1], pair[0]))
+        shown = ", ".join(f"{suffix or 'no suffix'} {count}" for suffix, count in counts[:_IGNORED_SHOWN])
+        more = f", and {len(counts) - _IGNORED_SHOWN} more kinds" if len(counts) > _IGNORED_SHOWN else ""
+        return f"ignored: {plural(sum(self.ignored.values()), 'file')} ({shown}{more})"
+
+
+def read_source(source: str, key_mode: KeyMode = "stem") -> Listing:
+    """List a source.
+
+    A directory and a wide glob take the files whose suffix is that of a video, and count the others. A file that is
+    named, or a glob that states a suffix, is taken whatever the suffix. Linked folders are followed, each once. What
+    cannot be read as a file is listed all the same: it becomes a failure of its own and not the end of the run.
 
     Parameters
     ----------
@@ -78,28 +113,28 @@ def read_source(source: str, key_mode: KeyMode = "stem") -> list[SourceItem]:
     SourceError
         With one line that names the file, line and field, or both files of a key collision.
     """
+    ignored: Counter[str] = Counter()
+    items: Iterable[SourceItem]
     if "://" in source:
         if source.startswith("file://"):
             return read_source(source.removeprefix("file://"), key_mode)
         suffix = PurePosixPath(source).suffix.lower()
-        items = _table(source) if suffix in TABLE_SUFFIXES else _remote_files(source, key_mode)
+        items = _table(source) if suffix in TABLE_SUFFIXES else _remote_files(source, key_mode, ignored)
     elif Path(source).is_dir():
-        items = _directory(Path(source).resolve(), key_mode)
+        items = _directory(Path(source).resolve(), key_mode, ignored)
     elif Path(source).suffix.lower() in TABLE_SUFFIXES and not glob.has_magic(source):
         items = _table(str(Path(source).resolve()))
     elif glob.has_magic(source) and not Path(source).exists():
-        items = _glob(source, key_mode)
-    elif Path(source).is_file():
+        items = _glob(source, key_mode, ignored)
+    elif Path(source).exists():
         path = Path(source).resolve()
-        if path.suffix.lower() not in VIDEO_SUFFIXES:
-            raise SourceError(f"{source}: neither a video nor a table (.csv, .jsonl, .parquet)")
-        items = [_file_item(str(path), path.parent, key_mode, path.stat())]
+        items = [_file_item(str(path), path.parent, key_mode)]
     else:
         raise SourceError(f"{source}: no such directory, glob or table")
-    return _checked(source, items)
+    return Listing(_checked(source, items, ignored), ignored)
 
 
-def _checked(source: str, items: Iterable[SourceItem]) -> list[SourceItem]:
+def _checked(source: str, items: Iterable[SourceItem], ignored: Counter[str]) -> list[SourceItem]:
     """Sort by key bytes; refuse bad keys, and collisions by naming both files."""
     keyed: dict[bytes, SourceItem] = {}
     for item in items:
@@ -112,52 +147,120 @@ def _checked(source: str, items: Iterable[SourceItem]) -> list[SourceItem]:
             raise SourceError(f"key {item.key!r} is given twice: {keyed[raw].uri} and {item.uri}{hint}")
         keyed[raw] = item
     if not keyed:
-        raise SourceError(f"{source}: holds no videos")
+        left_out = Listing([], ignored).describe_ignored()
+        raise SourceError(f"{source}: holds no videos{'; ' if left_out else ''}{left_out}")
     return [keyed[raw] for raw in sorted(keyed)]
 
 
-def _file_item(path: str, base: Path, key_mode: KeyMode, status: os.stat_result | None) -> SourceItem:
+def _file_item(path: str, base: Path, key_mode: KeyMode) -> SourceItem:
     key = Path(path).stem if key_mode == "stem" else os.path.relpath(path, base)
-    return SourceItem(key, path, status=status)
+    return SourceItem(key, path, status=_stat(path))
 
 
-def _directory(root: Path, key_mode: KeyMode) -> Iterator[SourceItem]:
-    pending = [str(root)]
-    while pending:
-        folder = pending.pop()
+def _stat(path: str | os.DirEntry[str]) -> os.stat_result | None:
+    """Return a file's stat; None for a dangling link or a circle of links, which planning will meet again."""
+    try:
+        return path.stat() if isinstance(path, os.DirEntry) else os.stat(path)  # noqa: PTH116 (plain strings are faster)
+    except OSError:
+        return None
+
+
+def _has_video_suffix(name: str, ignored: Counter[str]) -> bool:
+    """Return whether a file's name is that of a video; count the name if it is not."""
+    if name.startswith("."):
+        ignored[".*"] += 1
+        return False
+    _, dot, suffix = name.rpartition(".")
+    if f".{suffix.lower()}" in VIDEO_SUFFIXES:
+        return True
+    ignored[f".{suffix.lower()}" if dot else ""] += 1
+    return False
+
+
+class _Folders:
+    """Walks folders, each once: by its own name first, and through a link only if nothing else leads there."""
+
+    def __init__(self, root: str) -> None:
+        self._pending = [root]
+        self._links: list[str] = []
+        self._seen: set[tuple[int, int]] = set()
+
+    def __iter__(self) -> Iterator[list[os.DirEntry[str]]]:
+        """Yield the files of one folder after the other, sorted by name."""
+        while self._pending or self._links:
+            linked = not self._pending
+            folder = self._links.pop() if linked else self._pending.pop()
+            try:
+                status = os.stat(folder)  # noqa: PTH116
+                if (status.st_dev, status.st_ino) in self._seen:
+                    continue
+                self._seen.add((status.st_dev, status.st_ino))
+                entries = sorted(os.scandir(folder), key=lambda entry: os.fsencode(entry.name))
+            except OSError as error:
+                raise SourceError(f"{folder}: not readable ({error.strerror})") from error
+            yield [entry for entry in entries if not self._is_folder(entry)]
+            self._links.sort(key=os.fsencode, reverse=True)
+
+    def _is_folder(self, entry: os.DirEntry[str]) -> bool:
         try:
-            entries = sorted(os.scandir(folder), key=lambda entry: os.fsencode(entry.name))
-        except OSError as error:
-            raise SourceError(f"{folder}: not readable ({error.strerror})") from error
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                pending.append(entry.path)
-                continue
-            stem, _, suffix = entry.name.rpartition(".")
-            if f".{suffix.lower()}" in VIDEO_SUFFIXES:
-                try:
-                    status = entry.stat()
-                except FileNotFoundError:
-                    status = None
+            if not entry.is_dir():
+                return False
+        except OSError:  # a circle of links
+            return False
+        if not entry.name.startswith("."):
+            (self._links if entry.is_symlink() else self._pending).append(entry.path)
+        return True
+
+
+def _directory(root: Path, key_mode: KeyMode, ignored: Counter[str]) -> Iterator[SourceItem]:
+    for files in _Folders(str(root)):
+        for entry in files:
+            if _has_video_suffix(entry.name, ignored):
                 # Plain strings, not Path: a tree may have a hundred thousand files.
-                key = stem if key_mode == "stem" else os.path.relpath(entry.path, root)
-                yield SourceItem(key, entry.path, status=status)
+                key = entry.name.rpartition(".")[0] if key_mode == "stem" else os.path.relpath(entry.path, root)
+                yield SourceItem(key, entry.path, status=_stat(entry))
 
 
-def _glob(pattern: str, key_mode: KeyMode) -> Iterator[SourceItem]:
+def _glob(pattern: str, key_mode: KeyMode, ignored: Counter[str]) -> Iterator[SourceItem]:
     parts = Path(pattern).parts
     fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
     base = Path(*parts[:fixed]).resolve() if fixed else Path.cwd()
-    pattern = str(Path(glob.escape(str(base)), *parts[fixed:]))
-    for name in sorted(glob.glob(pattern, recursive=True), key=os.fsencode):  # noqa: PTH207 (absolute patterns)
-        path = Path(name).absolute()
-        if path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES:
-            yield _file_item(str(path), base, key_mode, path.stat())
+    _, dot, suffix = parts[-1].rpartition(".")
+    states_suffix = bool(dot) and not glob.has_magic(suffix)
+    for path in sorted(_matches(base, parts[fixed:]), key=os.fsencode):
+        status = _stat(path)
+        if status is not None and stat.S_ISDIR(status.st_mode):
+            continue
+        name = os.path.basename(path)  # noqa: PTH119
+        if states_suffix or _has_video_suffix(name, ignored):
+            key = name.rpartition(".")[0] or name if key_mode == "stem" else os.path.relpath(path, base)
+            yield SourceItem(key, path, status=status)
 
 
-def _remote_files(source: str, key_mode: KeyMode) -> Iterator[SourceItem]:
+def _matches(base: Path, parts: Sequence[str]) -> Iterator[str]:
+    """Yield the paths below ``base`` that a glob's parts match; ``**`` enters every folder once, through links too."""
+    if "**" not in parts:
+        pattern = str(Path(glob.escape(str(base)), *parts))
+        yield from (os.path.abspath(path) for path in glob.glob(pattern))  # noqa: PTH100, PTH207 (plain strings)
+        return
+    for files in _Folders(str(base)):
+        for entry in files:
+            if _match_parts(Path(entry.path).relative_to(base).parts, parts):
+                yield entry.path
+
+
+def _match_parts(names: Sequence[str], parts: Sequence[str]) -> bool:
+    """Return whether the parts of a path are those of a glob; ``**`` stands for any folders, no wildcard for a dot."""
+    if not parts or not names:
+        return not parts and not names
+    if parts[0] == "**":
+        return list(parts) == ["**"] or any(_match_parts(names[skip:], parts[1:]) for skip in range(len(names)))
+    if names[0].startswith(".") and not parts[0].startswith("."):
+        return False
+    return fnmatch.fnmatchcase(names[0], parts[0]) and _match_parts(names[1:], parts[1:])
+
+
+def _remote_files(source: str, key_mode: KeyMode, ignored: Counter[str]) -> Iterator[SourceItem]:
     try:
         filesystem, path = fsspec.core.url_to_fs(source)
         names = filesystem.glob(path) if glob.has_magic(path) else filesystem.find(path)
@@ -166,7 +269,7 @@ def _remote_files(source: str, key_mode: KeyMode) -> Iterator[SourceItem]:
     base = PurePosixPath(path.split("*", 1)[0])
     for name in sorted(names):
         file = PurePosixPath(name)
-        if file.suffix.lower() in VIDEO_SUFFIXES:
+        if _has_video_suffix(file.name, ignored):
             key = file.stem if key_mode == "stem" else os.path.relpath(file, base)
             yield SourceItem(key, filesystem.unstrip_protocol(name))
 

@@ -39,6 +39,8 @@ class PlanSummary:
         Feature name to the number of rows by reason.
     bytes_to_read, bytes_to_write
         Size of the files to decode, and estimated size of the new rows.
+    ignored
+        Number of files that the source's listing left out, by suffix.
     """
 
     features: list[str]
@@ -51,9 +53,12 @@ class PlanSummary:
     reasons: dict[str, dict[str, int]]
     bytes_to_read: int
     bytes_to_write: int
+    ignored: dict[str, int]
 
     @classmethod
-    def of_plan(cls, plan: Plan, features: Mapping[str, Feature]) -> PlanSummary:
+    def of_plan(
+        cls, plan: Plan, features: Mapping[str, Feature], ignored: Mapping[str, int] | None = None
+    ) -> PlanSummary:
         """Sum up a plan."""
         return cls(
             features=list(features),
@@ -66,6 +71,7 @@ class PlanSummary:
             reasons={name: {str(k): v for k, v in sorted(counts.items())} for name, counts in plan.reasons.items()},
             bytes_to_read=plan.bytes_to_read,
             bytes_to_write=plan.bytes_to_write,
+            ignored=dict(ignored or {}),
         )
 
 

@@ -22,7 +22,7 @@ from examples.toyworld.make import write_video
 from examples.toyworld.world import ACTIONS, COLOURS, FPS, PLACES, TONES_HZ
 from parsers.annotations import Anomalies, read_annotations
 from pipeline.extract.config import load_config
-from pipeline.media.decode import decode
+from pipeline.media.decoding import decode
 from pipeline.media.types import Audio, AudioRequest, DecodeRequest
 from stores import Store
 from tests._helpers.runs import extract

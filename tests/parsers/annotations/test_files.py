@@ -120,7 +120,7 @@ _quick = settings(max_examples=60)
 
 @_quick
 @given(
-    format=st.sampled_from(FORMATS),
+    format=st.sampled_from(list(FORMATS)),
     data=st.binary(max_size=200),
     suffix=st.sampled_from((".csv", ".json", ".jsonl", ".parquet")),
 )

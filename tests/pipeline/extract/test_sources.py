@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -10,6 +15,8 @@ import pytest
 
 from pipeline.extract.sources import read_source
 from pipeline.shared.errors import SourceError
+from tests._helpers.runs import digests, extract, rgb_config
+from tests.conftest import ROOT
 
 
 def touch(*paths: Path) -> None:
@@ -19,7 +26,7 @@ def touch(*paths: Path) -> None:
 
 
 def keys(source: object, key: str = "stem") -> list[str]:
-    return [item.key for item in read_source(str(source), key)]  # type: ignore[arg-type]
+    return [item.key for item in read_source(str(source), key).items]  # type: ignore[arg-type]
 
 
 def test_a_directory_is_walked_and_sorted_by_bytes(tmp_path: Path) -> None:
@@ -59,7 +66,7 @@ def test_tables_of_each_kind_say_the_same(tmp_path: Path, name: str) -> None:
         frame.to_json(path, orient="records", lines=True)
     else:
         frame.to_parquet(path)
-    items = read_source(str(path))
+    items = read_source(str(path)).items
     assert [(i.key, i.uri, i.start_s, i.end_s) for i in items] == [
         ("../../etc/x", "/abs/b.mp4", 1.0, 3.0),
         ("v1", str(tmp_path / "a.mp4"), 0.5, 2.5),
@@ -103,7 +110,7 @@ def test_a_bad_table_is_one_line_with_file_line_and_field(tmp_path: Path, case: 
 
 def test_things_that_are_no_source(tmp_path: Path) -> None:
     touch(tmp_path / "a.txt")
-    for source in (tmp_path / "nowhere", tmp_path / "a.txt", tmp_path / "*.mp4"):
+    for source in (tmp_path / "nowhere", tmp_path / "*.mp4"):
         with pytest.raises(SourceError) as caught:
             read_source(str(source))
         assert str(source) in str(caught.value)
@@ -115,9 +122,9 @@ def test_remote_files_are_read_through_fsspec() -> None:
     memory = fsspec.filesystem("memory")
     memory.pipe("/bucket/b/two.mp4", b"2")
     memory.pipe("/bucket/one.mp4", b"1")
-    items = read_source("memory://bucket")
+    items = read_source("memory://bucket").items
     assert [(item.key, item.is_remote) for item in items] == [("one", True), ("two", True)]
-    assert [item.key for item in read_source("memory://bucket/*.mp4")] == ["one"]
+    assert [item.key for item in read_source("memory://bucket/*.mp4").items] == ["one"]
 
 
 def test_a_folder_has_one_name_however_it_is_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,4 +136,82 @@ def test_a_folder_has_one_name_however_it_is_reached(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path / "work")
     here = str((tmp_path / "data/videos/a.mp4").resolve())
     for source in (tmp_path / "data/videos", "../data/videos", "../link/videos", "../data/*/*.mp4", "../link/t.csv"):
-        assert [item.uri for item in read_source(str(source))] == [here], source
+        assert [item.uri for item in read_source(str(source)).items] == [here], source
+
+
+def test_what_a_listing_leaves_out_is_counted(tmp_path: Path) -> None:
+    for name in ("a.mp4", "b.GIF", "c.h264", "notes.txt", "more.txt", "cover.jpg", "LICENSE", ".hidden.mp4"):
+        (tmp_path / name).touch()
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "d.3g2").touch()
+    for listing in (read_source(str(tmp_path)), read_source(f"{tmp_path}/**/*")):
+        assert [item.key for item in listing.items] == ["a", "b", "c", "d"]
+        assert {name: count for name, count in listing.ignored.items() if name != ".*"} == {".txt": 2, ".jpg": 1, "": 1}
+    assert read_source(str(tmp_path)).describe_ignored() == ("ignored: 5 files (.txt 2, no suffix 1, .* 1, .jpg 1)")
+    with pytest.raises(SourceError, match=r"holds no videos; ignored: 1 file \(\.txt 1\)"):
+        (tmp_path / "empty").mkdir()
+        (tmp_path / "empty" / "x.txt").touch()
+        read_source(str(tmp_path / "empty"))
+
+
+def test_a_file_that_a_person_names_is_taken_whatever_its_suffix(tmp_path: Path) -> None:
+    for name in ("a.dat", "b.dat", "c.mp4"):
+        (tmp_path / name).touch()
+    assert keys(tmp_path / "a.dat") == ["a"]
+    assert keys(f"{tmp_path}/*.dat") == ["a", "b"]
+    assert keys(f"{tmp_path}/*") == ["c"]
+
+
+def test_linked_folders_are_followed_once_and_circles_end(tmp_path: Path) -> None:
+    """The real folder counts by its own name, whichever of the two is listed first."""
+    (tmp_path / "videos" / "real").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "videos" / "real" / "a.mp4").touch()
+    (tmp_path / "elsewhere" / "b.mp4").touch()
+    (tmp_path / "videos" / "again").symlink_to(tmp_path / "videos" / "real")
+    (tmp_path / "videos" / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "videos" / "real" / "up").symlink_to(tmp_path / "videos")
+    (tmp_path / "elsewhere" / "other").symlink_to(tmp_path / "elsewhere")
+    assert keys(tmp_path / "videos", "relpath") == ["link/b.mp4", "real/a.mp4"]
+    assert keys(tmp_path / "videos") == ["a", "b"]
+    assert keys(f"{tmp_path}/videos/**/*.mp4") == ["a", "b"]
+
+
+def test_what_is_no_file_is_one_failure_row_each(videos: Path, tmp_path: Path) -> None:
+    """A FIFO, a socket, a circle of links, a dangling link: the other videos are stored, and nothing waits for ever."""
+    os.mkfifo(videos / "fifo.mp4")
+    (videos / "circle.mp4").symlink_to(videos / "circle.mp4")
+    (videos / "dangling.mp4").symlink_to(videos / "nowhere.mp4")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(videos / "socket.mp4"))
+        done = extract(videos, tmp_path / "store", rgb_config(tmp_path))
+    assert {failure["video_id"]: failure["class"] for failure in done.summary["failures"]} == {
+        "fifo": "unreadable",
+        "socket": "unreadable",
+        "circle": "unreadable",
+        "dangling": "missing",
+    }
+    messages = {failure["video_id"]: failure["message"] for failure in done.summary["failures"]}
+    assert messages["fifo"] == "not a regular file but a FIFO"
+    assert set(digests(tmp_path / "store")) == {"clip0", "clip1", "clip2", "clip3"}
+
+
+def test_a_stop_ends_a_plan_whose_file_never_answers(videos: Path, tmp_path: Path) -> None:
+    """SIGTERM arrives while a file is hashed whose reading hangs: exit code 143 within seconds."""
+    code = """
+import sys, threading
+sys.path.insert(0, ".")
+from pipeline.extract import plan
+def hang(path):
+    print("hashing", flush=True)
+    threading.Event().wait()
+plan.hash_content = hang
+sys.argv = ["extract.py", *sys.argv[1:]]
+from jobs.extract import app
+app()
+"""
+    arguments = [str(videos), "--store", str(tmp_path / "store"), "--preset", "demo", "--plan"]
+    child = subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=ROOT, text=True, stdout=subprocess.PIPE)
+    assert child.stdout is not None and child.stdout.readline() == "hashing\n"
+    child.send_signal(signal.SIGTERM)
+    assert child.wait(timeout=10) == 143
