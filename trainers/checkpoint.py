@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from settings.messages import one_line
@@ -25,7 +26,9 @@ _DESCRIPTION = "reelstore"  # key of the description in the header of a safetens
 
 def save_last(folder: Path, state: Mapping[str, Any]) -> None:
     """Replace the state to resume from in a run's folder."""
-    _replace(folder / LAST, lambda path: torch.save(dict(state), path))
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    _replace(folder / LAST, buffer.getbuffer())
 
 
 def load_last(folder: Path) -> dict[str, Any] | None:
@@ -50,7 +53,7 @@ def save_best(folder: Path, model: nn.Module, description: Mapping[str, Json]) -
     """Replace the best weights; the header of the file holds ``description`` (settings, store version, words)."""
     tensors = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
     metadata = {_DESCRIPTION: json.dumps(description, sort_keys=True)}
-    _replace(folder / BEST, lambda path: save_file(tensors, path, metadata))
+    _replace(folder / BEST, save(tensors, metadata))
 
 
 def read_description(path: Path) -> dict[str, Any]:
@@ -92,12 +95,17 @@ def _opened(path: Path) -> Any:
         raise TrainingError(f"{path}: not readable ({one_line(error)})") from error
 
 
-def _replace(target: Path, write: Callable[[Path], None]) -> None:
-    """Write a file beside ``target`` and rename it over ``target`` once it is on the disk."""
+def _replace(target: Path, data: bytes | memoryview) -> None:
+    """Write a file beside ``target`` and rename it over ``target`` once it is on the disk.
+
+    The bytes are written here and not by the library that made them: torch and safetensors tell of a full disk by
+    errors of their own, this raises ``OSError``.
+    """
     staged = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        write(staged)
-        with staged.open("rb") as file:
+        with staged.open("wb") as file:
+            file.write(data)
+            file.flush()
             os.fsync(file.fileno())
         staged.replace(target)
     finally:

@@ -215,7 +215,7 @@ class _Loop:
             if journal is not None:
                 journal.write(self.state.step, epoch + 1, split, metrics)
             score = metrics[self.task.select]
-            # Of equal scores the later epoch wins, as in the published loops of both papers.
+            # Among equal scores the later epoch wins, as in the published loops of both papers.
             if not self.state.best or score >= self.state.best[self.task.select]:
                 self.state.best, self.state.best_epoch = metrics, epoch + 1
                 checkpoint.save_best(

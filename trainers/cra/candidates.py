@@ -117,7 +117,7 @@ class CandidateSampler:
             kind = coarse_type(question) if config.paraphrase_types else kind
         if rng.random() < config.distractors:
             options = self._options(rng, kind, answer_text, options)
-        # Of equal options the first is the right one, as in the published loader.
+        # Among equal options the first is the right one, as in the published loader.
         answer = int(split.answer_index[index]) if options == split.options[index] else options.index(answer_text)
         questions = self._candidates(rng, kind, question, split.texts[index], split.video_ids[index], len(options) - 1)
         return Draw(question, options, answer, questions, questions.index(question))

@@ -63,7 +63,7 @@ def posthoc(
 def best_window(attention: Sequence[float] | NDArray[np.floating]) -> tuple[int, int]:
     """Return the window around the peak with the largest sum, as (first frame, number of frames).
 
-    Windows have 1, 3 or 5 frames, but not more than half of all frames. Of equal sums the narrower window wins, then
+    Windows have 1, 3 or 5 frames, but not more than half of all frames. Among equal sums the narrower window wins, then
     the earlier one. Positive weights always give the widest (the published ``find_best_interval``).
     """
     weights = np.asarray(attention, dtype=np.float64)

@@ -269,5 +269,5 @@ def _read_rows(path: Path) -> dict[str, _Row]:
 def _row(record: Mapping[str, str | None], columns: Sequence[str]) -> _Row:
     options = [record[name] for name in columns]
     answer = record["answer"]
-    # Of equal options the first is the right one, as in the published loaders.
+    # Among equal options the first is the right one, as in the published loaders.
     return _Row(record["type"] or "?", options.index(answer) if answer and answer in options else None, len(options))
