@@ -34,6 +34,14 @@ def sections(document: Path) -> frozenset[str]:
     return frozenset(heading.findall(document.read_text(encoding="utf-8")))
 
 
+@cache
+def facts() -> frozenset[str]:
+    """The numbers of the facts in section 9 of the page about CRA."""
+    text = (ROOT / "docs" / "facts" / "cra.md").read_text(encoding="utf-8")
+    section = text[text.index("\n## 9. ") : text.index("\n## 10. ")]
+    return frozenset(re.findall(r"^([0-9]+)\. ", section, re.M))
+
+
 @pytest.mark.parametrize("path", [*CODE, *DOCUMENTS], ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_every_document_and_section_that_is_named_exists(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
@@ -42,10 +50,14 @@ def test_every_document_and_section_that_is_named_exists(path: Path) -> None:
         assert document.is_file(), match.group(0)
         if match.group(1):
             assert match.group(1) in sections(document), match.group(0)
-    stray = re.search(r"(?<!\.md, )\bfacts? (?:sheets?|[0-9])|(?<!docs/)\bfacts/|\bdesign §|§ ?[0-9]", text)
+    stray = re.search(r"\bfacts? sheets?|(?<!docs/)\bfacts/|\bdesign §|§ ?[0-9]", text)
     assert path.parts[-2] == "facts" or not stray, (
         f"a reference to nothing: {text[stray.start() - 40 : stray.end() + 20]!r}"
     )
+    if path in CODE:
+        for numbers in re.findall(r"\bfacts? ([0-9]+(?:(?:, | and )[0-9]+)*)", text):
+            assert "docs/facts/cra.md" in text, f"fact {numbers} of which page?"
+            assert set(re.findall(r"[0-9]+", numbers)) <= facts(), numbers
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())

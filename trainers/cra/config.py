@@ -73,7 +73,7 @@ class DataConfig(Section, use_attribute_docstrings=True):
     same_video: Share = 0.3
     """How often the wrong candidates of "which question belongs to this video" come from the same video."""
     distinct_candidates: bool = True
-    """Never draw the right candidate as a wrong one. ``released``: false (docs/facts/cra.md, fact 10)."""
+    """Never draw the right candidate as a wrong one. ``released``: false (fact 10)."""
     paraphrase_types: bool = False
     """Draw by the coarse type of the paraphrase instead of the question. ``released``: true (fact 12)."""
     allow: tuple[str, ...] = ()
