@@ -102,7 +102,7 @@ def _read_torchscript(path: Path) -> Any:
     import torch
 
     try:
-        return torch.jit.load(path, map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
+        return torch.jit.load(path, map_location="cpu").state_dict()  # type: ignore[no-untyped-call]  # torch does not annotate it
     except (OSError, RuntimeError, ValueError) as error:
         raise _unreadable(path, "weights file", error) from error
 

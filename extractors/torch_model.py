@@ -200,7 +200,7 @@ def _download(features: torch.Tensor) -> Callable[[], NDArray[np.float32]]:
 
 
 def _event() -> torch.cuda.Event:
-    return torch.cuda.Event()  # type: ignore[no-untyped-call]
+    return torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch does not annotate it
 
 
 def _ready(features: torch.Tensor) -> Callable[[], NDArray[np.float32]]:

@@ -172,7 +172,7 @@ class _Loop:
         self.optimizer.zero_grad(set_to_none=True)
         with _autocast(self.config, self.ranks.device):
             losses: dict[str, torch.Tensor] = self.losses(batch)
-        self.scaler.scale(losses["total"]).backward()  # type: ignore[no-untyped-call]
+        self.scaler.scale(losses["total"]).backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
         self.scaler.unscale_(self.optimizer)
         limit = math.inf if self.config.clip_norm is None else self.config.clip_norm
         norm = nn.utils.clip_grad_norm_(self.task.model.parameters(), limit)

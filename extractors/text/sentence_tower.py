@@ -109,7 +109,7 @@ def _network(files: Files) -> nn.Module:
     """Build the encoder and load it strictly: all that it needs, beside a pooling head, must be in the file."""
     config = transformers.AutoConfig.from_pretrained(files.config)
     with torch.random.fork_rng(devices=[]):
-        network: nn.Module = transformers.AutoModel.from_config(config)  # type: ignore[no-untyped-call]
+        network: nn.Module = transformers.AutoModel.from_config(config)  # type: ignore[no-untyped-call]  # not annotated
     wanted = network.state_dict()
     state = tensors.read_state_dict(files.weights)
     prefix = f"{getattr(network, 'base_model_prefix', '')}."

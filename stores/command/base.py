@@ -52,7 +52,7 @@ class OneLineErrors:
         """Run the command and exit with its code."""
         words = list(sys.argv[1:] if args is None else args)
         debug = _take_debug(words) or os.environ.get(DEBUG_VARIABLE, "") not in ("", "0")
-        run: Callable[..., Any] = super().main  # type: ignore[misc]
+        run: Callable[..., Any] = super().main  # type: ignore[misc]  # of the class that this is mixed into
         if not standalone_mode:
             return run(words, *more, standalone_mode=False, **named)
         with _logging(debug), _one_line_warnings():

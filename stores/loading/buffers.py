@@ -40,7 +40,7 @@ class Buffers:
         nbytes = math.prod(shape) * dtype.itemsize
         if get_worker_info() is not None:
             storage = torch.UntypedStorage._new_shared(nbytes)  # type: ignore[no-untyped-call]  # as PyTorch's own collate does
-            return torch.empty(0, dtype=dtype).set_(storage, 0, shape)  # type: ignore[call-overload, no-any-return]
+            return torch.empty(0, dtype=dtype).set_(storage, 0, shape)  # type: ignore[call-overload, no-any-return]  # nor is this call annotated
         if self.pin or nbytes < _SMALL:
             return torch.empty(shape, dtype=dtype, pin_memory=self.pin)
         with self._lock:
