@@ -120,7 +120,7 @@ def test_a_stop_commits_what_is_finished(
     running.send_signal(signum)
     _, errors = running.communicate(timeout=10)
     assert running.returncode == code, errors
-    assert "run the same command again to go on" in errors
+    assert "run the same command again to continue" in errors
     stored = len(digests(store))
     assert 1 <= stored < 20
     assert verify(store, deep=True).ok

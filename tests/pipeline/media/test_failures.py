@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,16 @@ import pytest
 
 from examples.clips import write_clip
 from pipeline.media.decoding import decode
-from pipeline.media.types import PERMANENT, AudioRequest, DecodeRequest, Frame, Limits, MediaError
+from pipeline.media.types import (
+    PERMANENT,
+    AudioRequest,
+    DecodeRequest,
+    Frame,
+    Header,
+    Limits,
+    MediaError,
+    StreamFailure,
+)
 
 POLICIES = ({"policy": "uniform", "n": 4},)
 
@@ -199,7 +209,14 @@ def test_a_clip_after_the_end_is_too_short(clip: Path) -> None:
 
 def test_absent_sound_fails_where_asked_to(tmp_path: Path) -> None:
     write_clip(tmp_path / "mute.mp4", seconds=0.5, width=64, height=64, audio=False)
-    assert failure(tmp_path / "mute.mp4", audio=AudioRequest(absent="fail")).failure_class == "no_audio"
+    sound = DecodeRequest(str(tmp_path / "mute.mp4"), (), AudioRequest(absent="fail"))
+    with pytest.raises(MediaError) as caught:
+        list(decode(sound))
+    assert caught.value.failure_class == "no_audio"
+    both = replace(sound, policies=({"policy": "uniform", "n": 2},))
+    *pictures, last = decode(both)
+    assert [type(event) for event in pictures] == [Header, Frame, Frame]
+    assert isinstance(last, StreamFailure) and (last.stream, last.failure_class) == ("audio", "no_audio")
 
 
 def test_a_playlist_reads_no_other_file(clip: Path, tmp_path: Path) -> None:
