@@ -22,6 +22,7 @@ from .errors import MissingKeyError, RaggedRowsError, StoreDamageError
 from .format import layout, leases, schemas
 from .format.manifest import Manifest, TablePart, load
 from .format.mapped import empty_half_page_off, will_read
+from .format.media_damage import damaged_steps
 from .format.receipts import read_receipt, read_spec
 from .format.rows import Array
 from .format.segments import SegmentLog
@@ -357,6 +358,16 @@ class Store:
         """Return the mask of a row, ``[T] bool``: False where a step is padding."""
         reader, row = self._locate(name, key)
         return reader.valid(row)
+
+    def damaged(self, name: str, key: str) -> Array:
+        """Return which steps hold damaged pictures or sound, ``[T] bool``, as it was found when the row was computed.
+
+        Such a step shows what the decoder made of damaged packets, or the frame before one that does not decode.
+        """
+        reader, row = self._locate(name, key)
+        marked = np.zeros(len(reader.valid(row)), dtype=bool)
+        marked[damaged_steps(reader.media(row))] = True
+        return marked
 
     def published_times(self, name: str, key: str) -> Array | None:
         """Return the times that a published recipe states for the steps, ``[T] float64``, or None if it states none."""

@@ -77,6 +77,11 @@ class MediaConfig(Section):
     """Memory that a decoding child may use beyond its own size, in MiB."""
     recycle_after: Annotated[int, Field(ge=1)] = 300
     """Number of videos after which a decoding child is replaced."""
+    truncated: Literal["fail", "keep"] = "fail"
+    """What a file gives that ends before its container says: a failure, or rows of what is there; it is in the spec."""
+    damage: Literal["conceal", "fail"] = "conceal"
+    """What a row gives whose steps hold damaged pictures or sound: what the decoder makes of it, with these steps
+    marked, or a failure; it is in the spec."""
     audio_absent: Literal["fail", "mask"] = "mask"
     """What a video without sound gives: a failure, or steps that are not valid; it is in the spec of sound."""
 
@@ -96,6 +101,9 @@ class RunConfig(MachineConfig):
 
 class SourceConfig(Section):
     """How a source is read."""
+
+    image_rate: Annotated[float, Field(gt=0, le=1000)] | None = None
+    """Images per second of folders of images, which are then taken for videos; not looked for if not given."""
 
     key: Literal["stem", "relpath"] = "stem"
     """How a file of a directory or glob gets its video key: its name without suffix, or its relative path."""

@@ -14,8 +14,9 @@ import fsspec
 import numpy as np
 
 from extractors import ExtractorError
+from pipeline.extract.config import MediaConfig
 from pipeline.extract.features import Feature
-from pipeline.extract.identity import cache_key, describe_os_error, hash_content, local_status, remote_status
+from pipeline.extract.identity import cache_key, describe_os_error, hash_content, remote_status, source_status
 from pipeline.extract.plan import Unit
 from pipeline.extract.units import Decoded, PreparedSteps, RunContext, UnitFailure, UnitUnchanged
 from pipeline.media import (
@@ -23,6 +24,7 @@ from pipeline.media import (
     AudioRequest,
     DecodeRequest,
     Event,
+    Findings,
     Frame,
     Header,
     MediaError,
@@ -31,10 +33,11 @@ from pipeline.media import (
     Segments,
     StreamFailure,
     audio_steps,
+    damaged_windows,
 )
-from settings.messages import one_line
+from settings.messages import one_line, plural
 from stores.commit import SourceRecord
-from stores.format import STAGING, Array, new_id
+from stores.format import DAMAGED_STEPS, STAGING, Array, new_id
 
 logger = logging.getLogger("reelstore.extract.decode_unit")
 
@@ -81,13 +84,13 @@ def _decode_once(context: RunContext, unit: Unit, media: MediaProcess, started: 
         finally:
             local.unlink(missing_ok=True)
     path = Path(unit.uri)
-    size, stamp = local_status(path.stat())
+    size, stamp = source_status(path, unit.image_rate)
     untouched = unit.content_id is not None and (size, stamp) == (unit.size, unit.stamp)
     if not untouched and len(unit.keys) > 1:
         raise _ChangedError  # the other keys have the old bytes: the next plan tells them apart
-    content_id = unit.content_id if untouched and unit.content_id else hash_content(path)
+    content_id = unit.content_id if untouched and unit.content_id else hash_content(path, unit.image_rate)
     decoded = _decode_file(context, unit, path, SourceRecord(unit.uri, size, stamp, content_id), media, started)
-    if local_status(path.stat()) != (size, stamp):
+    if source_status(path, unit.image_rate) != (size, stamp):
         raise _ChangedError
     return decoded
 
@@ -121,17 +124,31 @@ def _decode_file(
     request = DecodeRequest(
         path=str(path),
         policies=tuple(policy.spec() for policy in pictures),
-        audio=AudioRequest(sounds[0].extractor.rate, context.media.audio_absent) if sounds else None,
+        audio=_audio_request(sounds, context.media) if sounds else None,
         start_s=unit.start_s,
         end_s=unit.end_s,
         backend=context.media.backend,
+        truncated=context.media.truncated,
+        image_rate=unit.image_rate,
         limits=context.limits,
     )
-    assembly = _Assembly(list(pictures.values()), sounds)
+    assembly = _Assembly(list(pictures.values()), sounds, fail_damaged=context.media.damage == "fail")
     _decode_streams(request, media, assembly)
     features, failures = assembly.features()
     seconds = time.perf_counter() - started
     return Decoded(unit, source, assembly.duration_s, features, failures, assembly.frames, seconds)
+
+
+def _audio_request(sounds: Sequence[Feature], media: MediaConfig) -> AudioRequest:
+    """Ask for the sound that the windows of all features reach over, and no more."""
+    return AudioRequest(sounds[0].extractor.rate, media.audio_absent, max(_reach(feature) for feature in sounds))
+
+
+def _reach(feature: Feature) -> float:
+    """Return the second at which the last window of a feature of sound ends."""
+    policy, extractor = feature.policy, feature.extractor
+    assert isinstance(policy, Segments)  # checked when the feature was made
+    return (policy.t - 1) * policy.seconds + extractor.window_samples / extractor.rate
 
 
 def _decode_streams(request: DecodeRequest, media: MediaProcess, assembly: _Assembly) -> None:
@@ -157,9 +174,13 @@ def _decode_streams(request: DecodeRequest, media: MediaProcess, assembly: _Asse
 class _Assembly:
     """Assembles the events of one decode into the model input of each feature."""
 
-    def __init__(self, pictures: Sequence[Sequence[Feature]], sounds: Sequence[Feature]) -> None:
+    def __init__(
+        self, pictures: Sequence[Sequence[Feature]], sounds: Sequence[Feature], fail_damaged: bool = False
+    ) -> None:
         self._pictures = pictures  # by policy, in the order of the request
         self._sounds = sounds
+        self._fail_damaged = fail_damaged
+        self._findings: Findings | None = None
         self._header: Header | None = None
         self._audio: Audio | None = None
         self._steps: dict[str, Array] = {}
@@ -185,6 +206,7 @@ class _Assembly:
         """Add one event, in the order in which the decoder sends them."""
         if isinstance(event, Header):  # a second one voids what came before it
             self._header = event
+            self._findings = None
             if "video" in self._failed:
                 return  # of a pass for the sound alone
             for features, samples in zip(self._pictures, event.samples, strict=True):
@@ -199,6 +221,8 @@ class _Assembly:
                     places = list(slots)
                     self._steps[feature.name][places] = feature.extractor.prepare(event.rgb[None])[0]
                     self._filled[feature.name][places] = True
+        elif isinstance(event, Findings):
+            self._findings = event
         elif isinstance(event, StreamFailure):
             self.fail(event.stream, MediaError(event.failure_class, event.message))
         else:
@@ -233,13 +257,27 @@ class _Assembly:
         missing = int((~self._filled[feature.name]).sum())
         if missing:
             raise MediaError("corrupt", f"{missing} wanted frames cannot be decoded")
-        return PreparedSteps(self._steps[feature.name], header.samples[policy], header.media)
+        media, samples = header.media, header.samples[policy]
+        if self._findings is not None and (damaged := self._findings.damaged[policy]):
+            self._check_damage(damaged, "pictures")
+            media = {**media, **self._findings.media, DAMAGED_STEPS: list(damaged)}
+        return PreparedSteps(self._steps[feature.name], samples, media)
 
     def _sound(self, feature: Feature) -> PreparedSteps:
         header = self._described("audio")
         if self._audio is None:
             raise MediaError("crash", "the decoder ended before the sound")
         assert isinstance(feature.policy, Segments)  # checked when the feature was made
-        windows, samples = audio_steps(self._audio, feature.policy, header.duration_s, feature.extractor.window_samples)
-        media = {**header.media, "audio": self._audio.record, "audio_state": self._audio.state}
+        audio = self._audio.until(_reach(feature))
+        window = feature.extractor.window_samples
+        windows, samples = audio_steps(audio, feature.policy, header.duration_s, window)
+        media = {**header.media, "audio": audio.record, "audio_state": audio.state}
+        if damaged := damaged_windows(audio, feature.policy, window):
+            self._check_damage(damaged, "sound")
+            media[DAMAGED_STEPS] = list(damaged)
         return PreparedSteps(feature.extractor.prepare(windows), samples, media)
+
+    def _check_damage(self, steps: Sequence[int], what: str) -> None:
+        if self._fail_damaged:
+            first = f"the first is step {steps[0]}"
+            raise MediaError("corrupt", f"{plural(len(steps), 'step')} would hold damaged {what} ({first})")

@@ -57,6 +57,8 @@ def ready_features(config: Config) -> dict[str, Feature]:
 
 
 _PICTURE_ONLY = ("rgb", "geometry")
+_SOUND_ONLY = ("audio", "audio_tolerance_s")
+_RULES = {"frames": ("time", "damage"), "audio": ("time", "sound", "damage")}
 _LIBRARIES = {
     "frames": ("libavformat", "libavcodec", "libswscale"),
     "audio": ("libavformat", "libavcodec", "libswresample"),
@@ -69,9 +71,15 @@ def _decode_spec(media: MediaConfig, kind: str) -> dict[str, Any]:
         whole = recipe(media.backend)
     except MediaError as error:
         raise ConfigError(f"media.backend: {error.message}") from error
-    whole = {**whole, "libraries": {name: whole["libraries"][name] for name in _LIBRARIES[kind]}}
+    whole = {
+        **whole,
+        "libraries": {name: whole["libraries"][name] for name in _LIBRARIES[kind]},
+        "rules": {name: whole["rules"][name] for name in _RULES[kind]},
+        "truncated": media.truncated,
+        "damage": media.damage,
+    }
     if kind == "frames":
-        return {name: value for name, value in whole.items() if name != "audio"}
+        return {name: value for name, value in whole.items() if name not in _SOUND_ONLY}
     return {
         **{name: value for name, value in whole.items() if name not in _PICTURE_ONLY},
         "audio_absent": media.audio_absent,

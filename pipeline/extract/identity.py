@@ -10,16 +10,53 @@ from pathlib import Path
 
 import fsspec
 
-from pipeline.media import FailureClass
+from pipeline.media import FailureClass, list_images
 from settings.messages import one_line
 
 _FILE_TYPES = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a directory"}
 
 
-def hash_content(path: Path) -> str:
-    """Return the content id of a file: the sha256 of its bytes, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def hash_content(path: Path, image_rate: float | None = None) -> str:
+    """Return the content id of a local source, in hex: the sha256 of a file's bytes.
+
+    For a folder of images it is the sha256 over their rate and, in the order of their names, the names and the sha256
+    of their bytes: the same images at another rate are another video.
+    """
+    if image_rate is None:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    hasher = hashlib.sha256(f"images {image_rate!r}\n".encode())
+    for name in _image_names(path):
+        hasher.update(os.fsencode(name) + b"\0" + hash_content(path / name).encode() + b"\n")
+    return hasher.hexdigest()
+
+
+def source_status(path: Path, image_rate: float | None, status: os.stat_result | None = None) -> tuple[int, str]:
+    """Return size and stamp of a local source: of a file (``local_status``), or of all images of a folder.
+
+    Parameters
+    ----------
+    status
+        The file's stat, if it is known already.
+
+    Raises
+    ------
+    OSError
+        If it cannot be read, or is neither.
+    """
+    if image_rate is None:
+        return local_status(status or path.stat())
+    hasher = hashlib.sha256(repr(image_rate).encode())
+    total = 0
+    for name in _image_names(path):
+        size, stamp = local_status((path / name).stat())
+        total += size
+        hasher.update(os.fsencode(name) + f"\0{size}:{stamp}\n".encode())
+    return total, hasher.hexdigest()[:32]
+
+
+def _image_names(folder: Path) -> list[str]:
+    return sorted((name for _, name in list_images(str(folder))), key=os.fsencode)
 
 
 def local_status(status: os.stat_result) -> tuple[int, str]:

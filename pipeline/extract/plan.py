@@ -22,8 +22,8 @@ from pipeline.extract.identity import (
     describe_os_error,
     failure_content_id,
     hash_content,
-    local_status,
     remote_status,
+    source_status,
 )
 from pipeline.extract.sources import SourceItem
 from stores.commit import Failure, Placed, SourceRecord
@@ -78,6 +78,8 @@ class Unit:
         Bytes and stamp of the file when it was planned.
     start_s, end_s
         Bounds of the clip in seconds; None means the video's own.
+    image_rate
+        Images per second if ``uri`` is a folder of images, else None.
     attempts
         Feature name to the number of attempts that have failed so far.
     stored
@@ -93,6 +95,7 @@ class Unit:
     stamp: str
     start_s: float | None = None
     end_s: float | None = None
+    image_rate: float | None = None
     attempts: Mapping[str, int] = field(default_factory=dict)
     stored: Mapping[str, bytes] = field(default_factory=dict)
 
@@ -271,6 +274,7 @@ def _read_sources(
     records: dict[str, SourceRecord] = {}
     unreadable: dict[str, tuple[str, str]] = {}
     to_hash: list[SourceRecord] = []
+    rates = {item.uri: item.image_rate for item in items}
     for item in items:
         if item.uri in records or item.uri in unreadable:
             continue
@@ -286,7 +290,9 @@ def _read_sources(
             records[item.uri] = SourceRecord(item.uri, size, stamp, "")
             if not item.is_remote:
                 to_hash.append(records[item.uri])
-    for record, result in zip(to_hash, _hash_all([record.uri for record in to_hash], on_hashed), strict=True):
+    for record, result in zip(
+        to_hash, _hash_all([(record.uri, rates[record.uri]) for record in to_hash], on_hashed), strict=True
+    ):
         if isinstance(result, OSError):
             del records[record.uri]
             unreadable[record.uri] = describe_os_error(result)
@@ -297,27 +303,31 @@ def _read_sources(
 
 
 def _status(item: SourceItem) -> tuple[int, str]:
-    return remote_status(item.uri) if item.is_remote else local_status(item.status or Path(item.uri).stat())
+    if item.is_remote:
+        return remote_status(item.uri)
+    return source_status(Path(item.uri), item.image_rate, item.status)
 
 
-def _hash_all(paths: Sequence[str], on_hashed: Callable[[int, int], None] | None) -> Sequence[str | OSError]:
-    """Return the content id of each file, or the error that reading it gave.
+def _hash_all(
+    paths: Sequence[tuple[str, float | None]], on_hashed: Callable[[int, int], None] | None
+) -> Sequence[str | OSError]:
+    """Return the content id of each file or folder of images, or the error that reading it gave.
 
     The threads are daemons and the wait has an end now and then, so that a stop is heeded even if a file never answers.
     """
     waiting = iter(enumerate(paths))
     lock = threading.Lock()
-    finished: queue.SimpleQueue[tuple[int, str | OSError]] = queue.SimpleQueue()
+    finished: queue.SimpleQueue[tuple[int, str | Exception]] = queue.SimpleQueue()
 
     def work() -> None:
         while True:
             with lock:
-                number, path = next(waiting, (-1, ""))
+                number, (path, image_rate) = next(waiting, (-1, ("", None)))
             if number < 0:
                 return
             try:
-                finished.put((number, hash_content(Path(path))))
-            except OSError as error:
+                finished.put((number, hash_content(Path(path), image_rate)))
+            except Exception as error:  # noqa: BLE001 (whoever waits for the result must learn of it)
                 finished.put((number, error))
 
     for _ in range(min(_HASHERS, os.cpu_count() or 1, len(paths))):
@@ -328,6 +338,8 @@ def _hash_all(paths: Sequence[str], on_hashed: Callable[[int, int], None] | None
             number, result = finished.get(timeout=_POLL_S)
         except queue.Empty:
             continue
+        if not isinstance(result, str | OSError):
+            raise result
         results[number] = result
         if on_hashed is not None:
             on_hashed(len(results), len(paths))
@@ -424,6 +436,7 @@ def _make_units(
                 stamp=record.stamp,
                 start_s=item.start_s,
                 end_s=item.end_s,
+                image_rate=item.image_rate,
                 attempts=attempts,
                 stored=stored,
             )

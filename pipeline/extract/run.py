@@ -88,7 +88,8 @@ class _Extraction:
 
     def execute(self) -> ExtractResult:
         with _no_cycle_collection():
-            listing = read_source(self.request.source, self.request.config.source.key)
+            source = self.request.config.source
+            listing = read_source(self.request.source, source.key, source.image_rate)
         items = listing.items
         if listing.ignored:
             self.terminal.line(listing.describe_ignored())

@@ -20,6 +20,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.media import MAX_RATE, is_image
 from pipeline.shared.errors import SourceError
 from settings.messages import available, plural
 from stores.errors import InvalidKeyError
@@ -33,7 +34,9 @@ mp4 mpe mpeg mpg mpv mts mxf nut obu ogg ogm ogv qt rm rmvb tod trp ts vc1 vob v
 VIDEO_SUFFIXES = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
 TABLE_SUFFIXES = frozenset((".csv", ".jsonl", ".parquet"))
 REQUIRED = ("video_id", "uri")
-OPTIONAL = ("start_s", "end_s")
+OPTIONAL = ("start_s", "end_s", "image_rate")
+
+IMAGES_HINT = "folders of images are videos with --set source.image_rate=FPS"
 
 KeyMode = Literal["stem", "relpath"]
 _IGNORED_SHOWN = 5
@@ -51,6 +54,8 @@ class SourceItem:
         An absolute local path or an fsspec URI.
     start_s, end_s
         Bounds of the clip in seconds; None means the video's own.
+    image_rate
+        Images per second if ``uri`` is a folder of images; None for a file.
     status
         The file's stat, if listing the source needed it anyway: planning an unchanged tree then needs no second one.
     """
@@ -59,6 +64,7 @@ class SourceItem:
     uri: str
     start_s: float | None = None
     end_s: float | None = None
+    image_rate: float | None = None
     status: os.stat_result | None = None
 
     @property
@@ -92,7 +98,7 @@ class Listing:
         return f"ignored: {plural(sum(self.ignored.values()), 'file')} ({shown}{more})"
 
 
-def read_source(source: str, key_mode: KeyMode = "stem") -> Listing:
+def read_source(source: str, key_mode: KeyMode = "stem", image_rate: float | None = None) -> Listing:
     """List a source.
 
     A directory and a wide glob take the files whose suffix is that of a video, and count the others. A file that is
@@ -103,10 +109,13 @@ def read_source(source: str, key_mode: KeyMode = "stem") -> Listing:
     ----------
     source
         A directory (with the videos below it, recursively), a glob, or a table with the columns
-        ``video_id, uri[, start_s, end_s]``. Each may be an fsspec URI; a relative ``uri`` in a table is relative to the
-        table's folder.
+        ``video_id, uri[, start_s, end_s, image_rate]``. Each may be an fsspec URI; a relative ``uri`` in a table is
+        relative to the table's folder.
     key_mode
-        How a file of a directory or glob gets its key.
+        How a file of a directory or glob gets its key; a folder of images has no suffix to lose.
+    image_rate
+        Images per second: a local folder that holds images and no video is then a video itself. None: images are
+        ignored like any other file.
 
     Raises
     ------
@@ -117,15 +126,15 @@ def read_source(source: str, key_mode: KeyMode = "stem") -> Listing:
     items: Iterable[SourceItem]
     if "://" in source:
         if source.startswith("file://"):
-            return read_source(source.removeprefix("file://"), key_mode)
+            return read_source(source.removeprefix("file://"), key_mode, image_rate)
         suffix = PurePosixPath(source).suffix.lower()
-        items = _table(source) if suffix in TABLE_SUFFIXES else _remote_files(source, key_mode, ignored)
+        items = _table(source, None) if suffix in TABLE_SUFFIXES else _remote_files(source, key_mode, ignored)
     elif Path(source).is_dir():
-        items = _directory(Path(source).resolve(), key_mode, ignored)
+        items = _directory(Path(source).resolve(), key_mode, image_rate, ignored)
     elif Path(source).suffix.lower() in TABLE_SUFFIXES and not glob.has_magic(source):
-        items = _table(str(Path(source).resolve()))
+        items = _table(str(Path(source).resolve()), image_rate)
     elif glob.has_magic(source) and not Path(source).exists():
-        items = _glob(source, key_mode, ignored)
+        items = _glob(source, key_mode, image_rate, ignored)
     elif Path(source).exists():
         path = Path(source).resolve()
         items = [_file_item(str(path), path.parent, key_mode)]
@@ -148,7 +157,8 @@ def _checked(source: str, items: Iterable[SourceItem], ignored: Counter[str]) ->
         keyed[raw] = item
     if not keyed:
         left_out = Listing([], ignored).describe_ignored()
-        raise SourceError(f"{source}: holds no videos{'; ' if left_out else ''}{left_out}")
+        hint = f"; {IMAGES_HINT}" if any(is_image(f"image{suffix}") for suffix in ignored) else ""
+        raise SourceError(f"{source}: holds no videos{'; ' if left_out else ''}{left_out}{hint}")
     return [keyed[raw] for raw in sorted(keyed)]
 
 
@@ -185,8 +195,8 @@ class _Folders:
         self._links: list[str] = []
         self._seen: set[tuple[int, int]] = set()
 
-    def __iter__(self) -> Iterator[list[os.DirEntry[str]]]:
-        """Yield the files of one folder after the other, sorted by name."""
+    def __iter__(self) -> Iterator[tuple[str, list[os.DirEntry[str]]]]:
+        """Yield one folder after the other with its files, sorted by name."""
         while self._pending or self._links:
             linked = not self._pending
             folder = self._links.pop() if linked else self._pending.pop()
@@ -198,7 +208,7 @@ class _Folders:
                 entries = sorted(os.scandir(folder), key=lambda entry: os.fsencode(entry.name))
             except OSError as error:
                 raise SourceError(f"{folder}: not readable ({error.strerror})") from error
-            yield [entry for entry in entries if not self._is_folder(entry)]
+            yield folder, [entry for entry in entries if not self._is_folder(entry)]
             self._links.sort(key=os.fsencode, reverse=True)
 
     def _is_folder(self, entry: os.DirEntry[str]) -> bool:
@@ -212,24 +222,45 @@ class _Folders:
         return True
 
 
-def _directory(root: Path, key_mode: KeyMode, ignored: Counter[str]) -> Iterator[SourceItem]:
-    for files in _Folders(str(root)):
-        for entry in files:
-            if _has_video_suffix(entry.name, ignored):
-                # Plain strings, not Path: a tree may have a hundred thousand files.
-                key = entry.name.rpartition(".")[0] if key_mode == "stem" else os.path.relpath(entry.path, root)
-                yield SourceItem(key, entry.path, status=_stat(entry))
+def _directory(root: Path, key_mode: KeyMode, image_rate: float | None, ignored: Counter[str]) -> Iterator[SourceItem]:
+    for folder, files in _Folders(str(root)):
+        passed_over: Counter[str] = Counter()
+        videos = [entry for entry in files if _has_video_suffix(entry.name, passed_over)]
+        if image_rate is not None and not videos and any(is_image(entry.name) for entry in files):
+            yield _image_folder(folder, str(root), key_mode, image_rate)
+            passed_over = Counter()
+        ignored.update(passed_over)
+        for entry in videos:
+            # Plain strings, not Path: a tree may have a hundred thousand files.
+            key = entry.name.rpartition(".")[0] if key_mode == "stem" else os.path.relpath(entry.path, root)
+            yield SourceItem(key, entry.path, status=_stat(entry))
 
 
-def _glob(pattern: str, key_mode: KeyMode, ignored: Counter[str]) -> Iterator[SourceItem]:
+def _image_folder(folder: str, base: str, key_mode: KeyMode, image_rate: float) -> SourceItem:
+    name = os.path.basename(folder)  # noqa: PTH119
+    key = name if key_mode == "stem" or folder == base else os.path.relpath(folder, base)
+    return SourceItem(key, folder, image_rate=image_rate)
+
+
+def _holds_images_alone(folder: str) -> bool:
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return False
+    return any(map(is_image, names)) and not any(_has_video_suffix(name, Counter()) for name in names)
+
+
+def _glob(pattern: str, key_mode: KeyMode, image_rate: float | None, ignored: Counter[str]) -> Iterator[SourceItem]:
     parts = Path(pattern).parts
     fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
     base = Path(*parts[:fixed]).resolve() if fixed else Path.cwd()
     _, dot, suffix = parts[-1].rpartition(".")
     states_suffix = bool(dot) and not glob.has_magic(suffix)
-    for path in sorted(_matches(base, parts[fixed:]), key=os.fsencode):
+    for path in sorted(_matches(base, parts[fixed:], image_rate is not None), key=os.fsencode):
         status = _stat(path)
         if status is not None and stat.S_ISDIR(status.st_mode):
+            if image_rate is not None and _holds_images_alone(path):
+                yield _image_folder(path, str(base), key_mode, image_rate)
             continue
         name = os.path.basename(path)  # noqa: PTH119
         if states_suffix or _has_video_suffix(name, ignored):
@@ -237,13 +268,15 @@ def _glob(pattern: str, key_mode: KeyMode, ignored: Counter[str]) -> Iterator[So
             yield SourceItem(key, path, status=status)
 
 
-def _matches(base: Path, parts: Sequence[str]) -> Iterator[str]:
+def _matches(base: Path, parts: Sequence[str], with_folders: bool) -> Iterator[str]:
     """Yield the paths below ``base`` that a glob's parts match; ``**`` enters every folder once, through links too."""
     if "**" not in parts:
         pattern = str(Path(glob.escape(str(base)), *parts))
         yield from (os.path.abspath(path) for path in glob.glob(pattern))  # noqa: PTH100, PTH207 (plain strings)
         return
-    for files in _Folders(str(base)):
+    for folder, files in _Folders(str(base)):
+        if with_folders and _match_parts(Path(folder).relative_to(base).parts, parts):
+            yield folder
         for entry in files:
             if _match_parts(Path(entry.path).relative_to(base).parts, parts):
                 yield entry.path
@@ -274,7 +307,7 @@ def _remote_files(source: str, key_mode: KeyMode, ignored: Counter[str]) -> Iter
             yield SourceItem(key, filesystem.unstrip_protocol(name))
 
 
-def _table(uri: str) -> list[SourceItem]:
+def _table(uri: str, image_rate: float | None) -> list[SourceItem]:
     try:
         with fsspec.open(uri, "rb") as file:
             data = file.read()
@@ -286,7 +319,7 @@ def _table(uri: str) -> list[SourceItem]:
     items = []
     first_line: dict[str, int] = {}
     for line, row in reader(uri, data):
-        item = _table_item(uri, line, row, base)
+        item = _table_item(uri, line, row, base, image_rate)
         if item.key in first_line:
             raise SourceError(
                 f"{uri}: line {line}: video_id {item.key!r} is given twice (first in line {first_line[item.key]})"
@@ -346,7 +379,7 @@ def _parquet_rows(uri: str, data: bytes) -> Iterator[tuple[int, Mapping[str, Any
     yield from enumerate(table.select(wanted).to_pylist(), 1)
 
 
-def _table_item(uri: str, line: int, row: Mapping[str, Any], base: str) -> SourceItem:
+def _table_item(uri: str, line: int, row: Mapping[str, Any], base: str, image_rate: float | None) -> SourceItem:
     texts = {}
     for name in REQUIRED:
         value = row[name]
@@ -359,7 +392,7 @@ def _table_item(uri: str, line: int, row: Mapping[str, Any], base: str) -> Sourc
         check_key(texts["video_id"])
     except InvalidKeyError as error:
         raise SourceError(f"{uri}: line {line}: field 'video_id': {error}") from error
-    start, end = (_seconds(uri, line, row, name) for name in OPTIONAL)
+    start, end = (_seconds(uri, line, row, name) for name in ("start_s", "end_s"))
     if end is not None and end <= (start or 0.0):
         raise SourceError(f"{uri}: line {line}: field 'end_s': {end} is not after the start of the clip")
     location = texts["uri"].removeprefix("file://")
@@ -367,10 +400,15 @@ def _table_item(uri: str, line: int, row: Mapping[str, Any], base: str) -> Sourc
         raise SourceError(f"{uri}: line {line}: field 'uri': holds a NUL byte")
     if "://" not in location and not location.startswith("/"):
         location = f"{base}/{location}" if "://" in base else os.path.normpath(Path(base) / location)
-    return SourceItem(texts["video_id"], location, start, end)
+    own_rate = _seconds(uri, line, row, "image_rate", "images per second, more than 0")
+    if own_rate is None and image_rate is not None and "://" not in location and Path(location).is_dir():
+        own_rate = image_rate
+    return SourceItem(texts["video_id"], location, start, end, own_rate)
 
 
-def _seconds(uri: str, line: int, row: Mapping[str, Any], name: str) -> float | None:
+def _seconds(
+    uri: str, line: int, row: Mapping[str, Any], name: str, wanted: str = "seconds, 0 or more"
+) -> float | None:
     value = row.get(name)
     if value is None or value == "":
         return None
@@ -378,6 +416,6 @@ def _seconds(uri: str, line: int, row: Mapping[str, Any], name: str) -> float | 
         seconds = float(value)
     except (TypeError, ValueError):
         seconds = math.nan
-    if not math.isfinite(seconds) or seconds < 0:
-        raise SourceError(f"{uri}: line {line}: field {name!r} must be seconds, 0 or more (got {value!r})")
+    if not math.isfinite(seconds) or seconds < 0 or (name == "image_rate" and not 0 < seconds <= MAX_RATE):
+        raise SourceError(f"{uri}: line {line}: field {name!r} must be {wanted} (got {value!r})")
     return seconds

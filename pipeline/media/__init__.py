@@ -4,9 +4,11 @@ A leaf: nothing here imports the rest of Reelstore. The child imports av, numpy 
 """
 
 from pipeline.media.decoding import decode
+from pipeline.media.frame_plan import MAX_RATE
+from pipeline.media.image_folder import is_image, list_images
 from pipeline.media.recipes import recipe
 from pipeline.media.sampling import Policy, Samples, SamplingError, Segments, policy_from_spec
-from pipeline.media.sound_windows import audio_steps
+from pipeline.media.sound_windows import audio_steps, damaged_windows
 from pipeline.media.supervisor import MediaProcess
 from pipeline.media.types import (
     FAILURE_CLASSES,
@@ -16,6 +18,7 @@ from pipeline.media.types import (
     DecodeRequest,
     Event,
     FailureClass,
+    Findings,
     Frame,
     Header,
     Limits,
@@ -25,12 +28,14 @@ from pipeline.media.types import (
 
 __all__ = [
     "FAILURE_CLASSES",
+    "MAX_RATE",
     "PERMANENT",
     "Audio",
     "AudioRequest",
     "DecodeRequest",
     "Event",
     "FailureClass",
+    "Findings",
     "Frame",
     "Header",
     "Limits",
@@ -42,7 +47,10 @@ __all__ = [
     "Segments",
     "StreamFailure",
     "audio_steps",
+    "damaged_windows",
     "decode",
+    "is_image",
+    "list_images",
     "policy_from_spec",
     "recipe",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -16,12 +16,16 @@ from numpy.typing import NDArray
 
 from pipeline.media.errors import is_damage
 from pipeline.media.source import Source
-from pipeline.media.types import Audio, AudioRequest, MediaError
+from pipeline.media.types import Audio, AudioRequest, MediaError, audio_state
 
-# Containers round timestamps (Matroska to 1 ms) and live streams jitter; less than this is no gap.
-GAP_S = 0.02
-# Sound whose samples all stay below one step of 16 bits is silent.
-SILENCE = 1 / 32768
+TOLERANCE_S = 0.1
+"""Seconds by which a frame's stamp may be off and the sound still be continuous, as FFmpeg's ``min_hard_comp``."""
+SETTLED_S = 1.0
+"""Seconds of sound that must stay off before it is laid down anew where its stamps say."""
+# A clip that begins later than this is not decoded from the start of the file, but from a little before the clip.
+_SEEK_FROM_S = 30
+_PREROLL_S = 10
+_MARGIN_S = Fraction(1, 4)  # of sound beyond what is wanted, for the resampler to look ahead
 # Samples that go to the resampler at once: one call costs as much as decoding a packet.
 BLOCK = 1 << 15
 # Sample formats of libav: numpy type, offset and scale to [-1, 1).
@@ -37,11 +41,12 @@ _FORMATS: dict[str, tuple[str, float, float]] = {
 
 @dataclass(slots=True)
 class _Stretch:
-    """A stretch of sound without gaps: resampled as one piece and laid down at its own start."""
+    """A stretch of sound without gaps: resampled as one piece and laid down at its own start, behind ``floor``."""
 
     start: Fraction
     rate: int
     target_rate: int
+    floor: int
     taken: int = 0
     fed: int = 0
     expected_s: float = 0.0
@@ -85,10 +90,10 @@ class _Stretch:
                 samples = block.to_ndarray()[0]
                 self._place(samples[: max(0, length - self.placed)], canvas)
         first = round(self.start * self.target_rate)
-        canvas.add_segment(first, first + min(length, self.placed))
+        canvas.add_segment(max(first, self.floor), first + min(length, self.placed))
 
     def _place(self, samples: NDArray[np.float32], canvas: _Canvas) -> None:
-        canvas.write(round(self.start * self.target_rate) + self.placed, samples)
+        canvas.write(round(self.start * self.target_rate) + self.placed, samples, self.floor)
         self.placed += len(samples)
 
 
@@ -99,8 +104,8 @@ class _Canvas:
     samples: NDArray[np.float32]
     segments: list[tuple[int, int]] = field(default_factory=list)
 
-    def write(self, first: int, samples: NDArray[np.float32]) -> None:
-        begin, end = max(first, 0), min(first + len(samples), len(self.samples))
+    def write(self, first: int, samples: NDArray[np.float32], floor: int) -> None:
+        begin, end = max(first, floor, 0), min(first + len(samples), len(self.samples))
         if begin < end:
             np.clip(samples[begin - first : end - first], -1.0, 1.0, out=self.samples[begin:end])
 
@@ -113,8 +118,95 @@ class _Canvas:
         self.segments.append((first, end))
 
 
+class _Placer:
+    """Lays decoded frames down where they belong.
+
+    A stamp within ``TOLERANCE_S`` of where the sound so far ends continues it: containers round, live streams jitter,
+    recorders stamp packets when they arrive. Frames further off are held back. If the stamps return to where the
+    samples lead, nothing was wrong with the sound; if they stay off for ``SETTLED_S``, a new stretch begins at the
+    first of them, and what is already laid down stays.
+    """
+
+    def __init__(self, canvas: _Canvas, source: Source, rate: int, start: Fraction) -> None:
+        self._canvas = canvas
+        self._zero = source.zero + start
+        self._rate = rate
+        self._stretch: _Stretch | None = None
+        self._held: list[_Block] = []
+        self._held_s = 0.0
+        self._floor = 0
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no sound came at all."""
+        return self._stretch is None
+
+    def take(self, frame: AudioFrame) -> None:
+        """Take the next frame of the decoder."""
+        mono = mix(frame)
+        if len(mono):
+            begin = None if frame.pts is None or frame.time_base is None else frame.pts * frame.time_base - self._zero
+            self._place(_Block(mono, frame.sample_rate, begin))
+
+    def finish(self) -> None:
+        """Lay down what is held back."""
+        while self._held:
+            self._settle()
+        if self._stretch is not None:
+            self._stretch.finish(self._canvas)
+
+    def _place(self, block: _Block) -> None:
+        stretch = self._stretch
+        if stretch is None:
+            self._begin(block, Fraction(0))
+        elif block.rate != stretch.rate:
+            while self._held:
+                self._settle()
+            self._begin(block, self._stretch.end if self._stretch is not None else Fraction(0))
+        elif block.begin is None or abs(float(block.begin) - stretch.expected_s - self._held_s) <= TOLERANCE_S:
+            for held in self._held:
+                stretch.take(held.mono, self._canvas)
+            self._held, self._held_s = [], 0.0
+            stretch.take(block.mono, self._canvas)
+        else:
+            self._held.append(block)
+            self._held_s += block.seconds
+            if self._held_s >= SETTLED_S:
+                self._settle()
+
+    def _settle(self) -> None:
+        """Begin a new stretch with the first block that is held back, and see what that makes of the others."""
+        first, *others = self._held
+        self._held, self._held_s = [], 0.0
+        self._begin(first, Fraction(0))
+        for block in others:
+            self._place(block)
+
+    def _begin(self, block: _Block, follows: Fraction) -> None:
+        """Begin a new stretch where the block's stamp says, or, if it has none, where it follows."""
+        begin = follows if block.begin is None else block.begin
+        if self._stretch is not None:
+            self._stretch.finish(self._canvas)
+            self._floor = max(self._floor, round(self._stretch.end * self._rate))
+        self._stretch = _Stretch(begin, block.rate, self._rate, self._floor, expected_s=float(begin))
+        self._stretch.take(block.mono, self._canvas)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Block:
+    """One decoded frame: float32 [S], its rate, and when it says that it begins."""
+
+    mono: NDArray[np.float32]
+    rate: int
+    begin: Fraction | None
+
+    @property
+    def seconds(self) -> float:
+        return len(self.mono) / self.rate
+
+
 def decode_audio(source: Source, request: AudioRequest, start: Fraction, duration_s: float) -> Audio:
-    """Decode, mix and resample the sound of [start, start + duration).
+    """Decode, mix and resample the sound of [start, start + duration), as far as the request reaches.
 
     Channels are averaged in float before resampling; the result is clipped to [-1, 1]. Each stretch of sound is laid
     down at its own timestamp. The decoder drops priming; gaps stay zero and outside ``segments``. A packet that does
@@ -126,35 +218,25 @@ def decode_audio(source: Source, request: AudioRequest, start: Fraction, duratio
         ``no_audio`` if there is no sound and the request says ``fail``; ``unsupported_codec``; ``corrupt`` if no packet
         decodes.
     """
-    canvas = _Canvas(np.zeros(max(0, round(duration_s * request.rate)), dtype=np.float32))
+    length_s = duration_s if request.reach_s is None else min(duration_s, request.reach_s)
+    canvas = _Canvas(np.zeros(max(0, round(length_s * request.rate)), dtype=np.float32))
     if source.audio is None:
         if request.absent == "fail":
             raise MediaError("no_audio", "the file has no audio stream")
         return Audio(canvas.samples, request.rate, (), "absent", {"stream": None})
     if source.audio.codec_context is None:
         raise MediaError("unsupported_codec", "no decoder for any audio stream")
-    failures: list[str] = []
-    stretch: _Stretch | None = None
-    origin = float(source.zero + start)
-    for frame in _frames(source, failures, start + Fraction(duration_s)):
-        mono = mix(frame)
-        if stretch is None or not _continues(frame, stretch, origin):
-            begin = _begin(frame, source, start, stretch)
-            if stretch is not None:
-                stretch.finish(canvas)
-                # What overlaps the sound already laid down is dropped: the earlier samples stay.
-                overlap = max(Fraction(0), stretch.end - begin)
-                mono = mono[min(len(mono), round(overlap * frame.sample_rate)) :]
-                if not len(mono):
-                    raise MediaError("corrupt", f"the timestamps of the sound step back by {float(overlap):.3f} s")
-                begin += overlap
-            stretch = _Stretch(begin, frame.sample_rate, request.rate, expected_s=float(begin))
-        stretch.take(mono, canvas)
-    if stretch is not None:
-        stretch.finish(canvas)
-    if stretch is None and failures:
-        raise MediaError("corrupt", f"no packet of the audio stream decodes: {failures[0]}")
-    return _result(canvas, source, request, len(failures))
+    failures: list[_FailedPacket] = []
+    end = start + Fraction(duration_s)
+    if request.reach_s is not None:
+        end = min(end, start + Fraction(request.reach_s) + _MARGIN_S)
+    placer = _Placer(canvas, source, request.rate, start)
+    for frame in _frames(source, failures, start, end):
+        placer.take(frame)
+    placer.finish()
+    if placer.is_empty and failures:
+        raise MediaError("corrupt", f"no packet of the audio stream decodes: {failures[0].reason}")
+    return _result(canvas, source, request, _damaged_ranges(failures, source.zero + start, request.rate, canvas))
 
 
 def mix(frame: AudioFrame) -> NDArray[np.float32]:
@@ -172,41 +254,69 @@ def mix(frame: AudioFrame) -> NDArray[np.float32]:
     return mono
 
 
-def _frames(source: Source, failures: list[str], end: Fraction) -> Iterator[AudioFrame]:
-    """Yield decoded frames until one starts at or after ``end``, in seconds of the source's axis."""
+@dataclass(frozen=True, slots=True)
+class _FailedPacket:
+    """A packet that does not decode: its time on the file's clock and its length in seconds, and libav's words."""
+
+    time_s: Fraction | None
+    seconds: Fraction
+    reason: str
+
+
+def _frames(source: Source, failures: list[_FailedPacket], start: Fraction, end: Fraction) -> Iterator[AudioFrame]:
+    """Yield the decoded frames that begin before ``end``, in seconds of the source's axis.
+
+    One stray stamp ends nothing: reading goes on until the sound has stayed beyond the end for ``SETTLED_S``. For a
+    clip that begins late, decoding begins a little before it.
+    """
     audio = source.audio
     assert audio is not None and audio.time_base is not None
     stop = (end + source.zero) / audio.time_base
     stop_pts = int(stop) if stop == int(stop) else int(stop) + 1
-    for packet in source.container.demux(audio):
+    first_pts = int((start - _PREROLL_S + source.zero) / audio.time_base) if start > _SEEK_FROM_S else None
+    beyond: list[AudioFrame] = []
+    beyond_s = 0.0
+    for packet in source.demux(audio):
+        if first_pts is not None and packet.size:
+            if packet.pts is not None and packet.pts < first_pts:
+                continue
+            first_pts = None
         try:
             frames = packet.decode()
         except av.error.FFmpegError as error:
             if not is_damage(error):
                 raise
-            failures.append(str(error.strerror))
+            time_s = None if packet.pts is None else packet.pts * audio.time_base
+            seconds = Fraction(packet.duration or 0) * audio.time_base
+            failures.append(_FailedPacket(time_s, seconds, str(error.strerror)))
             continue
         for frame in frames:
             if frame.pts is not None and frame.pts >= stop_pts:
-                return
+                beyond.append(frame)
+                beyond_s += frame.samples / frame.sample_rate
+                if beyond_s >= SETTLED_S:
+                    return
+                continue
+            yield from beyond
+            beyond, beyond_s = [], 0.0
             yield frame
 
 
-def _continues(frame: AudioFrame, stretch: _Stretch, origin: float) -> bool:
-    """Return whether the frame follows the stretch without a gap; in floats, since this runs once per frame."""
-    if frame.sample_rate != stretch.rate:
-        return False
-    return frame.time is None or abs(frame.time - origin - stretch.expected_s) <= GAP_S
+def _damaged_ranges(
+    failures: Sequence[_FailedPacket], zero: Fraction, rate: int, canvas: _Canvas
+) -> tuple[tuple[int, int], ...]:
+    """Return the sample ranges of the packets that do not decode, as far as they lie on the canvas."""
+    ranges = []
+    for failure in failures:
+        if failure.time_s is not None:
+            begin = round((failure.time_s - zero) * rate)
+            end = max(begin + 1, round((failure.time_s + failure.seconds - zero) * rate))
+            if begin < len(canvas.samples) and end > 0:
+                ranges.append((max(begin, 0), min(end, len(canvas.samples))))
+    return tuple(sorted(ranges))
 
 
-def _begin(frame: AudioFrame, source: Source, start: Fraction, stretch: _Stretch | None) -> Fraction:
-    """Return when the frame begins on the request's axis; one without a timestamp follows the one before it."""
-    if frame.pts is None or frame.time_base is None:
-        return stretch.end if stretch is not None else -start
-    return frame.pts * frame.time_base - source.zero - start
-
-
-def _result(canvas: _Canvas, source: Source, request: AudioRequest, failures: int) -> Audio:
+def _result(canvas: _Canvas, source: Source, request: AudioRequest, damaged: tuple[tuple[int, int], ...]) -> Audio:
     audio = source.audio
     assert audio is not None
     context = audio.codec_context
@@ -217,11 +327,9 @@ def _result(canvas: _Canvas, source: Source, request: AudioRequest, failures: in
         "channels": context.layout.nb_channels,
         "layout": context.layout.name,
         "resampler": "swresample " + ".".join(map(str, av.library_versions["libswresample"])),
-        "failed_packets": failures,
+        "failed_packets": len(damaged),
     }
-    if not canvas.segments:
-        if request.absent == "fail":
-            raise MediaError("no_audio", "the audio stream holds no sound in the wanted time")
-        return Audio(canvas.samples, request.rate, (), "absent", record)
-    silent = max(float(canvas.samples.max()), -float(canvas.samples.min())) < SILENCE
-    return Audio(canvas.samples, request.rate, tuple(canvas.segments), "silent" if silent else "present", record)
+    if not canvas.segments and request.absent == "fail":
+        raise MediaError("no_audio", "the audio stream holds no sound in the wanted time")
+    segments = tuple(canvas.segments)
+    return Audio(canvas.samples, request.rate, segments, audio_state(canvas.samples, segments), record, damaged)

@@ -14,15 +14,16 @@ from typing import Literal
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 
-from pipeline.media import foreign, passes, picture
+from pipeline.media import foreign, image_folder, passes, picture
 from pipeline.media.audio import decode_audio
+from pipeline.media.damage import DamageLog, damaged_frames
 from pipeline.media.errors import FAILURES as _FAILURES
 from pipeline.media.errors import classify, translate_errors
 from pipeline.media.frame_plan import FramePlan, plan_frames
 from pipeline.media.packets import PacketIndex, read_index
 from pipeline.media.recipes import recipe
 from pipeline.media.source import Source, describe_source, open_source, pixel_aspect, rewind
-from pipeline.media.types import DecodeRequest, Event, Frame, Header, MediaError, StreamFailure
+from pipeline.media.types import DecodeRequest, Event, Findings, Frame, Header, MediaError, StreamFailure
 
 _Pass = Literal["skip", "plain", "recount"]
 """How a pass goes through the stream: skipping what nobody needs; in order, as predicted; in order, as displayed."""
@@ -34,10 +35,10 @@ def decode(request: DecodeRequest) -> Iterator[Event]:
     Yields
     ------
     Event
-        A ``Header``, then each wanted ``Frame`` once in ascending time, then ``Audio`` if it is wanted. If the decoder
-        shows other frames than promised after the first one came, another ``Header`` voids what was sent and
-        everything comes again. If pictures and sound are both wanted, a failure of one of them is a ``StreamFailure``
-        in its place, and the other comes all the same.
+        A ``Header``, then each wanted ``Frame`` once in ascending time, ``Findings`` if there are some, then ``Audio``
+        if it is wanted. If the decoder shows other frames than promised after the first one came, another ``Header``
+        voids what was sent and everything comes again. If pictures and sound are both wanted, a failure of one of them
+        is a ``StreamFailure`` in its place, and the other comes all the same.
 
     Raises
     ------
@@ -52,8 +53,11 @@ def decode(request: DecodeRequest) -> Iterator[Event]:
         raise MediaError("unsupported_codec", f"no decoding backend is named {request.backend!r}")
     header: Header | None = None
     with translate_errors():
+        if request.image_rate is not None:
+            yield from image_folder.decode_folder(request)
+            return
         with open_source(request.path, request.limits) as source:
-            index = read_index(source, request.path)
+            index = read_index(source)
             predicted = plan_frames(request, source, index.displayed(), index) if index.timed else None
             try:
                 for event in decode_pictures(request, source, index, predicted):
@@ -71,7 +75,7 @@ def decode(request: DecodeRequest) -> Iterator[Event]:
             return
         assert header is not None  # every pass sends one, also without a wanted frame
         try:
-            with open_source(request.path, request.limits) as source:
+            with open_source(request.path, request.limits, index.clock) as source:
                 yield decode_audio(source, request.audio, Fraction(request.start_s or 0.0), header.duration_s)
         except _FAILURES as error:
             if not request.policies:
@@ -85,7 +89,7 @@ def _decode_pictures(
 ) -> Iterator[Event]:
     """Try the passes from fast to plain until one delivers what it promised."""
     reason = index.objection
-    if predicted is not None:
+    if predicted is not None and not index.corrupt:
         passes_to_try: tuple[_Pass, ...] = ("plain",) if index.objection else ("skip", "plain")
         for name in passes_to_try:
             try:
@@ -95,10 +99,17 @@ def _decode_pictures(
                 reason = str(mismatch)
             else:
                 return
-    with open_source(request.path, request.limits) as source:
-        actual = plan_frames(request, source, passes.list_displayed(source), index)
-    with open_source(request.path, request.limits) as source:
+    log = DamageLog()
+    with open_source(request.path, request.limits, index.clock) as source:
+        actual = plan_frames(request, source, passes.list_displayed(source, log), index)
+    with open_source(request.path, request.limits, index.clock) as source:
         yield from _decode_pass(request, source, index, actual, "recount", reason)
+    if log or index.corrupt:
+        damaged = damaged_frames(log, index, actual.displayed)
+        yield Findings(
+            {"undecodable_packets": len(log.undecodable), "corrupt_frames": len(log.corrupt)},
+            actual.slots_of(damaged, len(request.policies)),
+        )
 
 
 @contextmanager
@@ -111,7 +122,7 @@ def _open_at_start(request: DecodeRequest, opened: Source, index: PacketIndex, n
     if name == "skip" and (index.kept or rewind(opened)):
         yield opened
     else:
-        with open_source(request.path, request.limits) as source:
+        with open_source(request.path, request.limits, index.clock) as source:
             yield source
 
 
@@ -126,7 +137,8 @@ def _decode_pass(
         "decode": "skip" if name == "skip" else "plain",
         "plain_because": reason,
         "times_from": "decoder" if name == "recount" else "packets",
-        "damaged_packets": index.corrupt,
+        "damaged_packets": len(index.corrupt),
+        **({"truncated": index.cut} if index.cut else {}),
         "backend": recipe("pyav"),
     }
     header_due = True

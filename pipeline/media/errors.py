@@ -8,11 +8,12 @@ from contextlib import contextmanager
 
 import av.error
 
-from pipeline.media.sampling import TooShort
+from pipeline.media.sampling import SamplingError, TooShort
 from pipeline.media.types import DecodeRequest, FailureClass, MediaError
 
 _CLASSES: tuple[tuple[type[BaseException], FailureClass], ...] = (
     (TooShort, "too_short"),
+    (SamplingError, "too_large"),
     (MemoryError, "oom"),
     (av.error.DecoderNotFoundError, "unsupported_codec"),
     (av.error.DemuxerNotFoundError, "unsupported_codec"),
@@ -37,7 +38,7 @@ _UNREADABLE = frozenset(
 )
 
 
-FAILURES = (MediaError, TooShort, MemoryError, OSError, av.error.FFmpegError)
+FAILURES = (MediaError, TooShort, SamplingError, MemoryError, OSError, av.error.FFmpegError)
 """Everything that opening, demuxing or decoding a file is known to raise."""
 _SPARE_BYTES = 64 << 20
 

@@ -38,6 +38,8 @@ def decode_pictures(
     """
     if predicted is None:
         raise refusal(request, "packets without times of their own")
+    if index.clock.leaps:
+        raise refusal(request, "a clock that leaps")
     media = _describe(request, index, predicted)
     library, frames = _OPEN[request.backend](request, opened, predicted)
     yield Header(media | library, predicted.duration_s, predicted.samples)
@@ -58,7 +60,8 @@ def _describe(request: DecodeRequest, index: PacketIndex, plan: FramePlan) -> di
             "decode": request.backend,
             "plain_because": None,
             "times_from": "packets",
-            "damaged_packets": index.corrupt,
+            "damaged_packets": len(index.corrupt),
+            **({"truncated": index.cut} if index.cut else {}),
             "backend": recipe(request.backend),
         }
         return media | picture.describe(first, aspect)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.media.packets import PacketIndex, ffmpeg5_durations, last_duration
 from pipeline.media.sampling import EPSILON_S, Samples, Timeline, policy_from_spec
 from pipeline.media.source import Source, check_duration
-from pipeline.media.types import DecodeRequest, MediaError
+from pipeline.media.types import DecodeRequest, FailureClass, MediaError
+
+_NO_FRAME: tuple[FailureClass, str] = ("too_short", "the video shows no frame")
+MAX_RATE = 1000.0
+"""Frames per second beyond which the timestamps of a video are no account of time."""
 
 Uses = tuple[tuple[int, tuple[int, ...]], ...]
 
@@ -48,6 +53,15 @@ class FramePlan:
         """The last wanted PTS, or None if no picture is wanted."""
         return max(self.uses, default=None)
 
+    def slots_of(self, frames: Container[int], policies: int) -> tuple[tuple[int, ...], ...]:
+        """Return, for each of the policies, the slots that show one of some frames, ascending."""
+        slots: list[list[int]] = [[] for _ in range(policies)]
+        for pts, uses in self.uses.items():
+            if pts in frames:
+                for policy, filled in uses:
+                    slots[policy] += filled
+        return tuple(tuple(sorted(filled)) for filled in slots)
+
 
 def plan_frames(
     request: DecodeRequest, source: Source, displayed: list[tuple[int, int]], index: PacketIndex
@@ -66,38 +80,86 @@ def plan_frames(
     ------
     MediaError
         ``too_short`` for a video without frames or a clip that begins after its end; ``too_large``; ``corrupt`` for a
-        file that ends before its index says and before the wanted time is over.
+        file that ends before its container says and before the wanted time is over, unless the request keeps such
+        files; ``bad_timestamps`` for frames that follow each other faster than any video's.
     pipeline.media.sampling.TooShort
         From a policy.
     """
     if not displayed:
-        raise MediaError("too_short", "the video shows no frame")
+        raise MediaError(*(("corrupt", f"the file is cut short: {index.cut}") if index.cut else _NO_FRAME))
     times = source.seconds(pts for pts, _ in displayed)
     source_duration_s = times[-1] + float(last_duration(displayed, source))
     check_duration(source_duration_s, request.limits)
-    if index.truncated and (request.end_s is None or request.end_s > times[-1]):
-        claimed = source.video.frames
-        raise MediaError("corrupt", f"the file is cut short: {len(displayed)} of {claimed} claimed frames are there")
-    start, end = _clip_bounds(request, source_duration_s)
+    _check_rate(times)
+    if index.cut and request.truncated == "fail" and (request.end_s is None or request.end_s > times[-1]):
+        raise MediaError("corrupt", f"the file is cut short: {index.cut}")
+    whole = request.start_s is None and request.end_s is None
+    return lay_out(
+        request,
+        [pts for pts, _ in displayed],
+        Timeline(
+            pts_s=np.array(times),
+            duration_s=source_duration_s,
+            frame_rate=_rate(source.video.average_rate),
+            nominal_rate=_rate(source.video.guessed_rate),
+            shown_s=ffmpeg5_durations(displayed, index, source),
+            dump_zero_s=float(source.dump_zero - source.zero) if whole else 0.0,
+            alone=whole and len(source.container.streams) == 1,
+            keyframe=_key_frames(displayed, index),
+        ),
+    )
+
+
+def lay_out(request: DecodeRequest, displayed: Sequence[int], timeline: Timeline) -> FramePlan:
+    """Cut the request's clip out of a source's timeline and let every policy choose among its frames.
+
+    Parameters
+    ----------
+    displayed
+        What the frames of the timeline are known by, ascending: their PTS.
+
+    Raises
+    ------
+    MediaError
+        ``too_short`` for a clip that begins after the end of the source.
+    pipeline.media.sampling.TooShort, pipeline.media.sampling.SamplingError
+        From a policy.
+    """
+    times = timeline.pts_s.tolist()
+    start, end = _clip_bounds(request, timeline.duration_s)
     inside = _frames_inside(times, start, end)
-    timeline = Timeline(
+    clip = replace(
+        timeline,
         pts_s=np.array([times[number] - start for number in inside]),
         duration_s=end - start,
-        frame_rate=_rate(source.video.average_rate),
-        nominal_rate=_rate(source.video.guessed_rate),
-        shown_s=ffmpeg5_durations(displayed, index, source)[inside],
+        shown_s=None if timeline.shown_s is None else timeline.shown_s[inside],
+        keyframe=None if timeline.keyframe is None else timeline.keyframe[inside],
     )
-    samples = tuple(policy_from_spec(spec).sample(timeline) for spec in request.policies)
+    samples = tuple(policy_from_spec(spec).sample(clip) for spec in request.policies)
     uses = _uses_by_frame(samples)
-    pts = {frame: displayed[inside[frame]][0] for frame in uses}
+    pts = {frame: displayed[inside[frame]] for frame in uses}
     return FramePlan(
-        displayed=tuple(pts for pts, _ in displayed),
-        duration_s=timeline.duration_s,
-        source_duration_s=source_duration_s,
+        displayed=tuple(displayed),
+        duration_s=clip.duration_s,
+        source_duration_s=timeline.duration_s,
         samples=samples,
         uses={pts[frame]: slots for frame, slots in uses.items()},
-        time_s={pts[frame]: float(timeline.pts_s[frame]) for frame in uses},
+        time_s={pts[frame]: float(clip.pts_s[frame]) for frame in uses},
     )
+
+
+def _key_frames(displayed: Sequence[tuple[int, int]], index: PacketIndex) -> NDArray[np.bool_]:
+    """Return which of the frames shown are key frames, bool [F]; the first one always is."""
+    keys = {pts for pts, keyframe in zip(index.pts, index.keyframe, strict=True) if keyframe}
+    key = np.array([pts in keys for pts, _ in displayed], dtype=np.bool_)
+    key[0] = True
+    return key
+
+
+def _check_rate(times: Sequence[float]) -> None:
+    if len(times) > 2 and (len(times) - 1) > MAX_RATE * (times[-1] - times[0]):
+        seconds = times[-1] - times[0]
+        raise MediaError("bad_timestamps", f"the timestamps put {len(times)} frames into {seconds:.6f} s")
 
 
 def _clip_bounds(request: DecodeRequest, source_duration_s: float) -> tuple[float, float]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 NAL_IDR = 5
+_SLICES = (1, 2, 3, 4)
 NAL_SPS = 7
 NAL_PPS = 8
 NAL_PREFIX = 14
@@ -154,15 +155,21 @@ def units(data: bytes, length_size: int | None) -> Iterator[tuple[int, int]]:
         start = following
 
 
-def read_packet(data: bytes, length_size: int | None, sets: ParameterSets) -> bool:
-    """Return whether the packet is one IDR picture; parameter sets on the way go into ``sets``."""
-    idr = False
+def read_packet(data: bytes, length_size: int | None, sets: ParameterSets) -> tuple[bool, bool]:
+    """Return whether the packet is one IDR picture, and whether others may refer to it (``nal_ref_idc``, clause 7.4.1).
+
+    They may unless it has slices and all of them say no. Parameter sets on the way go into ``sets``.
+    """
+    idr = reference = has_slices = False
     for start, end in units(data, length_size):
         if start >= end:
             continue
         nal_type = data[start] & 31
         if nal_type == NAL_IDR:
-            idr = True
+            idr = reference = True
+        elif nal_type in _SLICES:
+            has_slices = True
+            reference = reference or data[start] & 0x60 > 0
         elif nal_type in (NAL_SPS, NAL_PPS, NAL_PREFIX, NAL_SUBSET_SPS, NAL_EXTENSION):
             sets.add(nal_type, data[start:end].rstrip(b"\x00"))
-    return idr
+    return idr, reference or not has_slices

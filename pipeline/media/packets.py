@@ -8,21 +8,26 @@ from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
+from typing import Any, cast
 
 import av.error
 import numpy as np
+from av.audio.stream import AudioStream
 from av.packet import Packet
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from pipeline.media import h264
+from pipeline.media.claims import claimed_size
+from pipeline.media.clock import NO_LEAPS, Clock, Stamp, follow
 from pipeline.media.errors import is_damage
-from pipeline.media.source import MOV_FORMAT, Source
+from pipeline.media.source import MOV_FORMAT, Source, open_source
 
 H264 = "h264"
-AVI_FORMAT = "avi"
 # Packets up to this size in all are kept for the second pass; a short clip fits, a film need not.
 KEPT_BYTES = 64 << 20
+_DURATION_IN_HEADER = frozenset({"matroska", "avi", "flv", "asf"})
+_ROUNDING_S = Fraction(1, 500)  # containers state their duration in milliseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +44,18 @@ class PacketIndex:
         Whether the packet is decoded but not shown (edit lists).
     keyframe
         Whether the packet is an H.264 IDR picture; for other codecs libav's key flag.
+    entry
+        Whether the demuxer says that decoding may begin here: libav's key flag for every codec.
+    reference
+        Whether other frames may refer to the packet's; True where that is not known.
     corrupt
-        Number of packets that the demuxer flagged as damaged.
+        Numbers of the packets that the demuxer flagged as damaged.
     objection
         Why this stream must be decoded in order, or None if skipping is allowed.
-    truncated
-        Whether the file ends before its own index says.
+    cut
+        What the container claims and the file lacks, in words; None for a whole file.
+    clock
+        What is added to the stamps; the times above have it added already.
     kept
         The packets themselves if they are few enough to keep, so that one reading of the file serves both passes;
         empty otherwise.
@@ -56,9 +67,12 @@ class PacketIndex:
     duration: tuple[int, ...]
     discard: tuple[bool, ...]
     keyframe: tuple[bool, ...]
-    corrupt: int
+    entry: tuple[bool, ...]
+    reference: tuple[bool, ...]
+    corrupt: tuple[int, ...]
     objection: str | None
-    truncated: bool
+    cut: str | None
+    clock: Clock = NO_LEAPS
     kept: tuple[Packet[VideoStream], ...] = ()
     guessed: bool = False
 
@@ -76,55 +90,166 @@ class PacketIndex:
         )
 
 
-def read_index(source: Source, path: str) -> PacketIndex:
-    """Demux the whole video stream once and note its packets."""
+def read_index(source: Source) -> PacketIndex:
+    """Demux the whole video stream once and note its packets; if the format's clock may leap, the sound's as well."""
     video = source.video
-    pts: list[int | None] = []
-    duration: list[int] = []
-    discard: list[bool] = []
-    keyframe: list[bool] = []
-    corrupt = 0
-    truncated = _index_exceeds_file(source, path)
-    kept: list[Packet[VideoStream]] = []
-    room = KEPT_BYTES
-    is_h264 = video.codec_context.name == H264
-    sets = h264.ParameterSets()
-    extradata = bytes(video.codec_context.extradata or b"")
-    length_size = h264.avcc_length_size(extradata) if is_h264 else None
-    if is_h264:
-        _read_extradata(extradata, length_size, sets)
+    reader = _Reader(video)
+    stamps: list[Stamp] = []
+    streams: list[VideoStream | AudioStream] = [video]
+    if source.is_discontinuous and source.audio is not None:
+        streams.append(source.audio)
+    broken: str | None = None
     try:
-        for packet in source.container.demux(video):
+        for packet in source.demux(*streams):
             if packet.size == 0:
                 continue
-            pts.append(packet.pts)
-            duration.append(packet.duration or 0)
-            discard.append(packet.is_discard)
-            corrupt += packet.is_corrupt
-            room -= packet.size
-            if is_h264 and room >= 0:
-                kept.append(packet)
-            idr = h264.read_packet(bytes(packet), length_size, sets) if is_h264 else packet.is_keyframe
-            keyframe.append(idr)
+            if source.is_discontinuous:
+                stamps.append(_stamp(packet))
+            if packet.stream_index == video.index:
+                reader.take(cast("Packet[VideoStream]", packet))
     except av.error.FFmpegError as error:
         if not is_damage(error):
             raise
-        truncated = True
-    objection = sets.objection if is_h264 else f"{video.codec_context.name} is not on the allow-list"
-    index = PacketIndex(
-        pts=tuple(pts),
-        duration=tuple(duration),
-        discard=tuple(discard),
-        keyframe=tuple(keyframe),
-        corrupt=corrupt,
-        objection=objection,
-        truncated=truncated,
-        kept=tuple(kept) if len(kept) == len(pts) else (),
-        guessed=source.container.format.name == AVI_FORMAT and video.codec_context.reorder_depth > 0,
-    )
-    if objection is None:
+        broken = "its last packets cannot be read"
+    if not source.is_discontinuous and reader.steps_back:
+        stamps = _read_stamps(source)
+    clock = follow(stamps, source.is_discontinuous)
+    index = reader.index(source, clock)
+    index = replace(index, cut=_missing_part(source, index) or broken)
+    if index.objection is None:
         return replace(index, objection=_order_objection(index, video.codec_context.reorder_depth))
     return index
+
+
+class _Reader:
+    """Notes the packets of one video stream."""
+
+    def __init__(self, video: VideoStream) -> None:
+        self._video = video
+        self._pts: list[int | None] = []
+        self._duration: list[int] = []
+        self._discard: list[bool] = []
+        self._keyframe: list[bool] = []
+        self._entry: list[bool] = []
+        self._reference: list[bool] = []
+        self._corrupt: list[int] = []
+        self._kept: list[Packet[VideoStream]] = []
+        self._room = KEPT_BYTES
+        self._latest_dts: int | None = None
+        self.steps_back = False
+        self._is_h264 = video.codec_context.name == H264
+        self._sets = h264.ParameterSets()
+        extradata = bytes(video.codec_context.extradata or b"")
+        self._length_size = h264.avcc_length_size(extradata) if self._is_h264 else None
+        if self._is_h264:
+            _read_extradata(extradata, self._length_size, self._sets)
+
+    def take(self, packet: Packet[VideoStream]) -> None:
+        """Note one packet."""
+        dts = packet.dts
+        if dts is not None:
+            if self._latest_dts is not None and dts < self._latest_dts:
+                self.steps_back = True
+            self._latest_dts = dts
+        if packet.is_corrupt:
+            self._corrupt.append(len(self._pts))
+        self._pts.append(packet.pts)
+        self._duration.append(packet.duration or 0)
+        self._discard.append(packet.is_discard)
+        self._entry.append(packet.is_keyframe)
+        self._room -= packet.size
+        if self._is_h264:
+            if self._room >= 0:
+                self._kept.append(packet)
+            idr, reference = h264.read_packet(bytes(packet), self._length_size, self._sets)
+            self._keyframe.append(idr)
+            self._reference.append(reference)
+
+    def index(self, source: Source, clock: Clock) -> PacketIndex:
+        """Return what was noted, on the one clock."""
+        video, count = self._video, len(self._pts)
+        objection = self._sets.objection if self._is_h264 else f"{video.codec_context.name} is not on the allow-list"
+        pts = self._pts
+        if clock.shifts:
+            assert video.time_base is not None
+            objection = objection or "the clock leaps"
+            shifts = [round(clock.shift(video.index, number) / video.time_base) for number in range(count)]
+            pts = [None if pts is None else pts + shift for pts, shift in zip(self._pts, shifts, strict=True)]
+        return PacketIndex(
+            pts=tuple(pts),
+            duration=tuple(self._duration),
+            discard=tuple(self._discard),
+            keyframe=tuple(self._keyframe if self._is_h264 else self._entry),
+            entry=tuple(self._entry),
+            reference=tuple(self._reference) if self._is_h264 else (True,) * count,
+            corrupt=tuple(self._corrupt),
+            objection=objection,
+            cut=None,
+            clock=clock,
+            kept=tuple(self._kept) if len(self._kept) == count and not clock.shifts else (),
+            guessed=source.keeps_only_dts,
+        )
+
+
+def _stamp(packet: Packet[Any]) -> Stamp:
+    base = packet.time_base
+    return Stamp(
+        packet.stream_index, None if packet.dts is None else packet.dts * base, Fraction(packet.duration or 0) * base
+    )
+
+
+def _read_stamps(source: Source) -> list[Stamp]:
+    """Return the stamps of both streams in the order of the file, as far as it can be read."""
+    stamps: list[Stamp] = []
+    with open_source(source.path, source.limits) as again:
+        streams: list[VideoStream | AudioStream] = [again.video, *([] if again.audio is None else [again.audio])]
+        try:
+            stamps.extend(_stamp(packet) for packet in again.demux(*streams) if packet.size)
+        except av.error.FFmpegError as error:
+            if not is_damage(error):
+                raise
+    return stamps
+
+
+def _missing_part(source: Source, index: PacketIndex) -> str | None:
+    """Return what the container claims and the file lacks, in words; None for a whole file.
+
+    Bytes that are missing count only if pictures are: an index or a tag at the end of a file may be lost, and some
+    writers claim a wrong size.
+    """
+    size = Path(source.path).stat().st_size
+    if MOV_FORMAT in source.container.format.name.split(","):
+        streams = [source.video, *([] if source.audio is None else [source.audio])]
+        needed = max((entry.pos + entry.size for stream in streams for entry in stream.index_entries), default=0)
+        if needed > size:
+            return f"{size} of at least {needed} bytes are there"
+    claimed = claimed_size(source.path)
+    lacks_time = _lacks_time(source, index, claimed)
+    if claimed is not None and claimed > size and lacks_time is not False:
+        return f"{size} of {claimed} bytes are there"
+    if claimed is None and lacks_time:
+        assert source.container.duration is not None
+        return f"its header claims {source.container.duration / 1e6:.1f} s, which are not there"
+    return None
+
+
+def _lacks_time(source: Source, index: PacketIndex, claimed_bytes: int | None) -> bool | None:
+    """Return whether the file ends before the duration in its header; None if the header states none."""
+    names = source.container.format.name.split(",")
+    duration = source.container.duration
+    if not _DURATION_IN_HEADER.intersection(names) or duration is None or not index.pts:
+        return None
+    claimed = Fraction(duration, 1_000_000)
+    assert source.video.time_base is not None
+    latest = max(
+        (pts + span for pts, span in zip(index.pts, index.duration, strict=True) if pts is not None), default=0
+    )
+    if latest * source.video.time_base - source.zero >= claimed - _ROUNDING_S:
+        return False
+    if claimed_bytes is not None:
+        return True
+    both = [stamp.dts_s + stamp.duration_s for stamp in _read_stamps(source) if stamp.dts_s is not None]
+    return max(both, default=Fraction(0)) - source.zero < claimed * Fraction(9, 10) - 1
 
 
 def groups(index: PacketIndex) -> list[range]:
@@ -201,10 +326,3 @@ def _reordering(times: list[int]) -> int:
         deepest = max(deepest, len(earlier) - place)
         earlier.insert(place, time)
     return deepest
-
-
-def _index_exceeds_file(source: Source, path: str) -> bool:
-    if MOV_FORMAT not in source.container.format.name.split(","):
-        return False
-    end = max((entry.pos + entry.size for entry in source.video.index_entries), default=0)
-    return end > Path(path).stat().st_size

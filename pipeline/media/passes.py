@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
 from typing import Literal
 
 import av.error
@@ -11,11 +12,14 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from pipeline.media.damage import DamageLog
 from pipeline.media.errors import is_damage
 from pipeline.media.frame_plan import FramePlan
 from pipeline.media.packets import PacketIndex, groups
 from pipeline.media.source import Source
 from pipeline.media.types import MediaError
+
+_FEW_FRAMES = 2  # no clock can be judged by so few
 
 
 class Mismatch(Exception):
@@ -30,54 +34,121 @@ def decode_in_order(source: Source, plan: FramePlan) -> Iterator[tuple[int, Vide
     Raises
     ------
     Mismatch
-        At the first frame that was not predicted, or that is missing.
+        At the first frame that was not predicted, that is missing, or that is damaged.
     """
     last = plan.last
     if last is None:
         return
     position = 0
     for frame in _decode_all(source):
+        _check_whole([frame])
         if position >= len(plan.displayed) or frame.pts != plan.displayed[position]:
             raise Mismatch(f"frame {position} is shown at pts {frame.pts}, not as the packets say")
         position += 1
         if frame.pts in plan.uses:
             yield frame.pts, frame
         if frame.pts > last:
+            # What has been decoded already may refer to the wanted frames: it must be whole as well.
+            _check_whole(source.video.codec_context.decode(None))
             return
     if position < len(plan.displayed):
         raise Mismatch(f"{position} frames are shown, {len(plan.displayed)} were promised")
 
 
-def list_displayed(source: Source) -> list[tuple[int, int]]:
-    """Decode everything and return (pts, duration) of each frame shown, in the stream's time base, ascending."""
-    return [(pts, frame.duration or 0) for pts, frame in retime(source)]
+def list_displayed(source: Source, log: DamageLog) -> list[tuple[int, int]]:
+    """Decode everything and return (pts, duration) of each frame shown, in the stream's time base, ascending.
+
+    What is damaged goes into ``log``.
+
+    Raises
+    ------
+    MediaError
+        ``bad_timestamps`` if the stamps do not order the frames in time.
+    """
+    displayed: list[tuple[int, int]] = []
+    clock = _FrameClock(source)
+    after_damage = False
+    lost = 0
+    for frame in _decode_all(source, log):
+        pts = clock.time(frame)
+        displayed.append((pts, frame.duration or 0))
+        after_damage = after_damage or len(log.undecodable) > lost
+        lost = len(log.undecodable)
+        if frame.is_corrupt:
+            log.corrupt.append(pts)
+            after_damage = True
+        elif frame.key_frame:
+            after_damage = False
+        if after_damage:
+            log.shown.append(pts)
+    clock.check(len(displayed))
+    return displayed
 
 
 def retime(source: Source) -> Iterator[tuple[int, VideoFrame]]:
-    """Decode everything and yield each frame shown with the timestamp that FFmpeg's tools would give it.
+    """Decode everything and yield each frame shown with the timestamp that FFmpeg's tools would give it."""
+    clock = _FrameClock(source)
+    for frame in _decode_all(source):
+        yield clock.time(frame), frame
+
+
+class _FrameClock:
+    """Gives each frame a time where the container's own are missing or do not ascend.
 
     Some containers (AVI) keep no presentation times, and what libav makes up for them need not ascend. As in
     libavcodec's ``guess_correct_pts``, the frame's PTS or its packet's DTS is believed, whichever has gone wrong less
-    often; every frame comes at least one tick after the one before.
+    often; every frame comes at least one tick after the one before. A frame without any stamp comes when the one before
+    it has been shown for as long as it lasts: its own duration, or one frame at the stream's rate.
     """
-    latest = latest_pts = latest_dts = None
-    wrong_pts = wrong_dts = 0
-    for frame in _decode_all(source):
-        pts, dts = frame.pts, frame.dts
+
+    def __init__(self, source: Source) -> None:
+        self._video = source.video
+        self._only_dts = source.keeps_only_dts
+        self._latest: int | None = None
+        self._latest_pts: int | None = None
+        self._latest_dts: int | None = None
+        self._wrong_pts = self._wrong_dts = 0
+        self._held = 0
+        self._duration = 0
+
+    def time(self, frame: VideoFrame) -> int:
+        """Return when a frame is shown, in the stream's time base; call it for every frame, in order.
+
+        Raises
+        ------
+        MediaError
+            ``bad_timestamps`` if a frame has no stamp and nothing tells how long frames last.
+        """
+        pts, dts = None if self._only_dts else frame.pts, frame.dts
         if dts is not None:
-            if latest_dts is not None and dts <= latest_dts:
-                wrong_dts += 1
-            latest_dts = dts
+            self._wrong_dts += self._latest_dts is not None and dts <= self._latest_dts
+            self._latest_dts = dts
         if pts is not None:
-            if latest_pts is not None and pts <= latest_pts:
-                wrong_pts += 1
-            latest_pts = pts
-        believed = pts if pts is not None and (wrong_pts <= wrong_dts or dts is None) else dts
-        if latest is None:
-            latest = believed or 0
+            self._wrong_pts += self._latest_pts is not None and pts <= self._latest_pts
+            self._latest_pts = pts
+        believed = pts if pts is not None and (self._wrong_pts <= self._wrong_dts or dts is None) else dts
+        if self._latest is None:
+            time = believed or 0
+        elif believed is None:
+            time = self._latest + (self._duration or self._frame_ticks())
         else:
-            latest = max(latest + 1, latest if believed is None else believed)
-        yield latest, frame
+            self._held += believed <= self._latest
+            time = max(self._latest + 1, believed)
+        self._latest, self._duration = time, frame.duration or 0
+        return time
+
+    def check(self, count: int) -> None:
+        """Raise ``bad_timestamps`` if most of ``count`` frames are stamped no later than the one before them."""
+        if count > _FEW_FRAMES and 2 * self._held > count:
+            raise MediaError(
+                "bad_timestamps", f"{self._held} of {count} frames are stamped no later than the frame before them"
+            )
+
+    def _frame_ticks(self) -> int:
+        rate, base = self._video.average_rate or self._video.guessed_rate, self._video.time_base
+        if not rate or not base:
+            raise MediaError("bad_timestamps", "frames have no timestamps, and nothing tells how long they last")
+        return max(1, round(1 / (Fraction(rate) * base)))
 
 
 def decode_retimed(source: Source, plan: FramePlan) -> Iterator[tuple[int, VideoFrame]]:
@@ -104,7 +175,7 @@ def decode_skipping(source: Source, plan: FramePlan, index: PacketIndex) -> Iter
     """
     context = source.video.codec_context
     ends = _needed_ends(index, plan)
-    packets = iter(index.kept or (packet for packet in source.container.demux(source.video) if packet.size))
+    packets = iter(index.kept or (packet for packet in source.demux(source.video) if packet.size))
     skip: Literal["DEFAULT", "NONREF"] | None = None
     for group, end in zip(groups(index), ends, strict=True):
         if group.start >= max(ends):
@@ -153,27 +224,37 @@ def _needed_ends(index: PacketIndex, plan: FramePlan) -> list[int]:
     return ends
 
 
-def _decode_all(source: Source) -> Iterator[VideoFrame]:
-    """Yield all frames of the plain sequential decode, in order.
+def _check_whole(frames: Iterable[VideoFrame]) -> None:
+    for frame in frames:
+        if frame.is_corrupt:
+            raise Mismatch(f"the frame at pts {frame.pts} is damaged")
 
-    Before the first frame the decoder may lack what it refers to (a stream cut in mid-air): such packets show
-    nothing. A packet that fails later is damage.
+
+def _decode_all(source: Source, log: DamageLog | None = None) -> Iterator[VideoFrame]:
+    """Yield all frames of the plain sequential decode, in order. A packet that does not decode shows nothing.
+
+    Raises
+    ------
+    MediaError
+        ``corrupt`` if no frame decodes.
     """
     started = False
-    for packet in source.container.demux(source.video):
+    reason = "no frame of the video stream decodes"
+    for number, packet in enumerate(source.demux(source.video)):
         try:
             frames = packet.decode()
         except av.error.FFmpegError as error:
             if not is_damage(error):
                 raise
-            if started:
-                raise MediaError("corrupt", f"a packet at pts {packet.pts} does not decode") from error
-            continue
+            if log is not None:
+                log.undecodable.append(number)
+            frames = []
+            reason = f"no packet of the video stream decodes: {error.strerror}"
         for frame in frames:
             started = True
             yield frame
     if not started:
-        raise MediaError("corrupt", "no frame of the video stream decodes")
+        raise MediaError("corrupt", reason)
 
 
 def _decode_packet(source: Source, packet: Packet[VideoStream]) -> list[VideoFrame]:

@@ -19,6 +19,10 @@ _FULL, _LIMITED = int(ColorRange.JPEG), int(ColorRange.MPEG)
 _MATRICES = {0: "rgb", 1: "bt709", 4: "fcc", 5: "bt470bg", 6: "smpte170m", 7: "smpte240m", 9: "bt2020nc", 10: "bt2020c"}
 
 
+SQUARE = Fraction(1)
+"""The aspect of pixels whose file says nothing about it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Orientation:
     """How a stored picture is turned for display: axes swapped first, then flipped."""

@@ -6,6 +6,7 @@ from functools import cache
 from importlib import metadata
 from typing import Any
 
+from pipeline.media.audio import TOLERANCE_S
 from pipeline.media.types import MediaError
 
 _PACKAGES = {"pyav": "av", "decord": "decord", "torchcodec": "torchcodec", "nvdec": "torchcodec"}
@@ -15,6 +16,12 @@ _RGB = {
     "torchcodec": "torchcodec rgb24",
     "nvdec": "NVDEC, torchcodec rgb24",
 }
+RULES = {"time": 2, "sound": 2, "damage": 2}
+"""Numbers of the rules in ``docs/facts/media.md``; a number rises when a rule is corrected.
+
+Rule 1 was that of the first release. The planner carries rows over that a corrected rule does not touch
+(``pipeline.media.survey``).
+"""
 _LIBRARIES = ("libavformat", "libavcodec", "libswscale", "libswresample")
 
 
@@ -41,8 +48,10 @@ def recipe(backend: str) -> dict[str, Any]:
         "backend": backend,
         "version": version,
         "libraries": libraries,
+        "rules": RULES,
         "axis": "presentation zero after edit lists; greatest pts <= t",
         "rgb": _RGB[backend],
         "geometry": "square pixels by growing the short side, then display matrix",
         "audio": f"mean of channels, then swresample {libraries['libswresample']}, clipped",
+        "audio_tolerance_s": TOLERANCE_S,
     }

@@ -47,6 +47,14 @@ class Timeline:
     shown_s
         float64 [F], seconds that FFmpeg 5.1 reads as each packet's duration (0 for none); if None, the gaps between
         frames stand in. Only the published 6-fps dump depends on it.
+    dump_zero_s
+        Second of this axis that FFmpeg's command line takes for 0 (``Source.dump_zero``); only the dump depends on it.
+    alone
+        Whether the video is the file's only stream: a dump of it begins with the first frame, wherever that is.
+    dumped_rate
+        Images per second if the frames are the images of a dump already; None for a video.
+    keyframe
+        bool [F], where decoding may begin; None where that is not known.
     """
 
     pts_s: NDArray[np.float64]
@@ -54,6 +62,10 @@ class Timeline:
     frame_rate: float | None
     nominal_rate: float | None = None
     shown_s: NDArray[np.float64] | None = None
+    dump_zero_s: float = 0.0
+    alone: bool = False
+    dumped_rate: float | None = None
+    keyframe: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -205,10 +217,11 @@ class NextGqa32:
     rate encoder emits the two first frames at once, hence the floor(6T) + 2 files from which 96 % of the published
     tables follow, where the filter ``fps=6`` gives round(6T) files and explains 37 %. ``time_s`` is the real time of
     each image; ``published_time_s`` is the tables' own round((1 + 3c) / 6, 1), about 1/6 s late. All slots are valid:
-    repeats in short videos belong to the published rule.
+    repeats in short videos belong to the published rule. A folder of images at 6 per second is taken for the dump.
     """
 
     name: ClassVar[str] = "nextgqa32"
+    rate: ClassVar[int] = 6
 
     @property
     def steps(self) -> int | None:
@@ -216,7 +229,7 @@ class NextGqa32:
 
     def sample(self, timeline: Timeline) -> Samples:
         _require_frames(timeline)
-        files = dump_frames(timeline, rate=6)[::3]
+        files = (_images(timeline) if timeline.dumped_rate == self.rate else dump_frames(timeline, self.rate))[::3]
         chosen = np.array(sample_clips(len(files), 32, 4), dtype=np.int64)
         frame = files[chosen]
         published = np.array([round((1 + 3 * int(index)) / 6, 1) for index in chosen])
@@ -258,6 +271,11 @@ class MusicAvqa60:
         return _spec(self)
 
 
+def _images(timeline: Timeline) -> NDArray[np.int64]:
+    """Return the indices of all images, int64 [F]."""
+    return np.arange(len(timeline.pts_s), dtype=np.int64)
+
+
 def sample_clips(total: int, num_clips: int, k: int) -> list[int]:
     """Return the centres of ``num_clips`` windows of ``k`` frames over ``total``, as NExT-GQA publishes them.
 
@@ -292,8 +310,8 @@ def dump_frames(timeline: Timeline, rate: int) -> NDArray[np.int64]:
     dropped, one that ends more than 1.1 after it is written round(delta) times, the frame before it filling what
     lies before its own start; at the end the last frame is written as often as the median of the last three fills.
     A frame lasts as many whole output frames as its packet claims or, if that rounds to none, one frame at the
-    stream's nominal rate. Times count from the zero of the axis, as they do on the command line for every format but
-    MPEG-TS, where the first frame is its zero.
+    stream's nominal rate. Times count from FFmpeg's own zero. If the video is the only stream, the output begins with
+    its first frame (``VSYNC_VSCFR``).
 
     Returns
     -------
@@ -306,11 +324,14 @@ def dump_frames(timeline: Timeline, rate: int) -> NDArray[np.int64]:
         shown = np.diff(timeline.pts_s, append=timeline.duration_s)
     written: list[int] = []
     fills = [0, 0, 0]
+    origin = 0
     for index, (time_s, shown_s) in enumerate(zip(timeline.pts_s.tolist(), shown.tolist(), strict=True)):
         # FFmpeg keeps 16 extra bits of time and moves values off exact midpoints.
-        position = round(time_s * rate * 65536) / 65536
+        position = round((time_s - timeline.dump_zero_s) * rate * 65536) / 65536
         position += math.copysign(2.0**-17, position) if position else 0.0
-        lead = position - len(written)
+        if index == 0 and timeline.alone and position >= 0.5:
+            origin = round(position)
+        lead = position - len(written) - origin
         delta = lead + (round(shown_s * rate) or span)
         if lead < 0 < delta:
             lead = 0.0

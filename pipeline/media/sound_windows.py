@@ -44,7 +44,7 @@ def audio_steps(
         ``too_short`` if ``pad="error"`` and a window is not valid.
     """
     time_s = np.arange(policy.t, dtype=np.float64) * policy.seconds
-    first = np.rint(time_s * audio.rate).astype(np.int64)
+    first = _window_starts(audio, policy)
     waveform = np.zeros(max(int(first[-1]) + window_samples, len(audio.samples)), np.float32)
     waveform[: len(audio.samples)] = audio.samples
     windows = np.stack([waveform[start : start + window_samples] for start in first])
@@ -60,6 +60,20 @@ def audio_steps(
         frame[~valid] = last
     windows = np.where((frame >= 0)[:, None], windows[frame], np.float32(0))
     return windows, Samples(frame, time_s, valid)
+
+
+def damaged_windows(audio: Audio, policy: Segments, window_samples: int) -> tuple[int, ...]:
+    """Return the numbers of the windows in which packets of the sound do not decode, ascending."""
+    return tuple(
+        number
+        for number, start in enumerate(_window_starts(audio, policy).tolist())
+        if any(begin < start + window_samples and end > start for begin, end in audio.damaged)
+    )
+
+
+def _window_starts(audio: Audio, policy: Segments) -> NDArray[np.int64]:
+    """Return the sample at which each window begins, int64 [T]."""
+    return np.rint(np.arange(policy.t, dtype=np.float64) * policy.seconds * audio.rate).astype(np.int64)
 
 
 def _overlap(audio: Audio, start: int, end: int) -> int:

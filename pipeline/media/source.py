@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import av
+import av.error
 import av.logging
 from av.audio.stream import AudioStream
 from av.container import InputContainer
+from av.packet import Packet
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
+from pipeline.media.claims import edit_list_start
+from pipeline.media.clock import NO_LEAPS, Clock
 from pipeline.media.types import Limits, MediaError
 
 # Formats that hold a film in one file. Playlists and concatenation scripts are left out: a hostile "video" could use
@@ -26,7 +32,35 @@ FORMATS = (
     "gif,dv,mxf,nut,rm,wtv,yuv4mpegpipe,mp3,wav,flac,aac,ac3,aiff,amr,w64,caf"
 )
 MOV_FORMAT = "mov"
+# Formats without a header: a stream is known only once its first packet has come by.
+_HEADERLESS = frozenset({"mpegts", "mpeg", "flv", "live_flv", "wtv"})
+_DTS_ONLY = frozenset({"avi", "asf"})
+_WIDE_WINDOW = {"analyzeduration": str(4 * 3600 * 1_000_000), "probesize": str(128 << 20)}
+_DISCONTINUOUS = 0x200  # libavformat's AVFMT_TS_DISCONT
+PRIMING_S = Fraction(1, 4)
+"""Sound that begins at most this long before 0 is priming of its decoder and moves no zero."""
+_LATEST_START_S = 1  # how far behind its edit list a stream may begin before its clock is that of a broadcast
 _REFUSED_SIZE = re.compile(r"Picture size (\d+)x(\d+) is invalid")
+# What a file under a video's name may be instead, by its first bytes.
+_OTHER_KINDS = (
+    (b"\x89PNG", "a PNG picture"),
+    (b"\xff\xd8\xff", "a JPEG picture"),
+    (b"BM", "a BMP picture"),
+    (b"II*\0", "a TIFF picture"),
+    (b"MM\0*", "a TIFF picture"),
+    (b"%PDF", "a PDF document"),
+    (b"PK\x03\x04", "a ZIP archive"),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"Rar!", "a RAR archive"),
+    (b"7z\xbc\xaf", "a 7z archive"),
+    (b"#EXTM3U", "a playlist"),
+    (b"<", "a web page or XML"),
+    (b"{", "JSON"),
+    (b"version https://git-lfs", "a Git LFS pointer"),
+)
+
+
+_Stream = TypeVar("_Stream", bound=VideoStream | AudioStream)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +69,8 @@ class Source:
 
     Attributes
     ----------
+    path, limits
+        What it was opened with.
     container
         libav's container.
     video
@@ -43,12 +79,65 @@ class Source:
         The audio stream that goes with it: FFmpeg's choice, or the best one that has a decoder; None without any.
     zero
         Presentation zero in seconds: what is subtracted from a stream's own times.
+    clock
+        What is added to the stamps of the packets, so that they are one clock.
     """
 
+    path: str
+    limits: Limits
     container: InputContainer
     video: VideoStream
     audio: AudioStream | None
     zero: Fraction
+    clock: Clock
+
+    def demux(self, *streams: _Stream) -> Iterator[Packet[_Stream]]:
+        """Yield the packets of some streams on the one clock; an empty packet ends each stream."""
+        packets = cast("Iterator[Packet[_Stream]]", self.container.demux(*streams))
+        if not any(stream.index in self.clock.shifts for stream in streams):
+            yield from packets
+            return
+        counts = dict.fromkeys((stream.index for stream in streams), 0)
+        for packet in packets:
+            if not packet.size:  # the end; such a packet does not know its stream's number
+                yield packet
+                continue
+            shift = self.clock.shift(packet.stream_index, counts[packet.stream_index])
+            counts[packet.stream_index] += 1
+            if shift:
+                ticks = round(shift / packet.time_base)
+                packet.pts = None if packet.pts is None else packet.pts + ticks
+                packet.dts = None if packet.dts is None else packet.dts + ticks
+            yield packet
+
+    @property
+    def is_discontinuous(self) -> bool:
+        """Whether the format says that its clock may leap."""
+        return bool(int(self.container.format.flags) & _DISCONTINUOUS)
+
+    @property
+    def keeps_only_dts(self) -> bool:
+        """Whether the container keeps no presentation times and frames are reordered: libav makes the times up."""
+        reorders = self.video.codec_context.reorder_depth > 0
+        return reorders and not _DTS_ONLY.isdisjoint(self.container.format.name.split(","))
+
+    @property
+    def dump_zero(self) -> Fraction:
+        """What FFmpeg's command line subtracts from all times when it writes the pictures alone, in seconds.
+
+        The start of the container, in microseconds; where the clock may leap, that of the streams in use, here the
+        video (``open_input_file`` and ``correct_input_start_times`` of FFmpeg 5.1).
+        """
+        start = Fraction(self.container.start_time or 0, 1_000_000)
+        for stream in self.container.streams.audio:
+            if stream.start_time is not None and stream.time_base is not None:
+                # Up to release 5.1 the start of Opus in Matroska had its priming taken off.
+                ticks = math.floor(_opus_priming(stream) / stream.time_base + Fraction(1, 2))
+                start = min(start, (stream.start_time - ticks) * stream.time_base) if ticks else start
+        if self.is_discontinuous and self.video.start_time is not None and self.video.time_base is not None:
+            own = Fraction(math.floor(self.video.start_time * self.video.time_base * 1_000_000), 1_000_000)
+            return max(start, own)
+        return start
 
     def seconds(self, timestamps: Iterable[int]) -> list[float]:
         """Convert video timestamps to seconds on the axis, each correctly rounded."""
@@ -60,8 +149,13 @@ class Source:
 
 
 @contextmanager
-def open_source(path: str, limits: Limits) -> Iterator[Source]:
+def open_source(path: str, limits: Limits, clock: Clock = NO_LEAPS) -> Iterator[Source]:
     """Open ``path``, choose its streams and check the limits that its headers can break.
+
+    Parameters
+    ----------
+    clock
+        What the first pass found out about the stamps.
 
     Raises
     ------
@@ -69,7 +163,7 @@ def open_source(path: str, limits: Limits) -> Iterator[Source]:
         ``no_video``, ``unsupported_codec``, ``too_large`` or ``corrupt``; libav's own errors pass through untouched.
     """
     av.logging.set_level(None)
-    container = _open(path)
+    container = _open_wide_if_needed(path)
     try:
         video = container.streams.best("video")
         if not isinstance(video, VideoStream) or video.disposition & Disposition.attached_pic:
@@ -81,34 +175,43 @@ def open_source(path: str, limits: Limits) -> Iterator[Source]:
         context.thread_type = "NONE"
         # The decoder itself refuses what the headers understate.
         context.options = {**context.options, "max_pixels": str(limits.max_pixels)}
-        yield Source(
-            container=container,
-            video=video,
-            audio=audio,
-            zero=presentation_zero(container),
-        )
+        yield Source(path, limits, container, video, audio, presentation_zero(container, path), clock)
     finally:
         container.close()
 
 
-def presentation_zero(container: InputContainer) -> Fraction:
+def presentation_zero(container: InputContainer, path: str) -> Fraction:
     """Return the second of the file's own clock at which presentation begins.
 
-    ISO-BMFF times are absolute after edit lists, so zero is 0 even when the first frame comes later. Other formats
-    (MPEG-TS, Matroska cut from a stream) may start anywhere: there zero is the earliest stream's start, but never
-    below 0, since what lies before 0 is priming that must not shift the rest.
+    That is where the earliest stream begins, with two exceptions. In ISO-BMFF it is 0 if an edit list places the
+    streams: whatever it leaves empty at the front belongs to the presentation. And sound that begins up to a quarter of
+    a second before 0 is priming. ``docs/facts/media.md`` derives the rule.
     """
-    if container.start_time is None or MOV_FORMAT in container.format.name.split(","):
-        return Fraction(0)
-    zero = Fraction(container.start_time, 1_000_000)
+    starts: list[Fraction] = []
     for stream in container.streams:
-        # The container rounds to microseconds; the stream that defines its start knows the exact time.
-        if stream.start_time is not None and stream.time_base is not None:
-            exact = stream.start_time * stream.time_base
-            if abs(exact - zero) < Fraction(1, 1_000_000):
-                zero = exact
-                break
-    return max(zero, Fraction(0))
+        if stream.start_time is None or stream.time_base is None or stream.type not in ("video", "audio"):
+            continue
+        if stream.disposition & Disposition.attached_pic:
+            continue
+        start = stream.start_time * stream.time_base
+        starts.append(Fraction(0) if stream.type == "audio" and -PRIMING_S <= start < 0 else start)
+    zero = min(starts, default=Fraction(0))
+    if MOV_FORMAT in container.format.name.split(",") and zero:
+        edited = edit_list_start(path)
+        if edited is not None and zero <= edited + _LATEST_START_S:
+            return Fraction(0)
+    return zero
+
+
+def _opus_priming(stream: AudioStream) -> Fraction:
+    """Return the seconds of priming that an Opus stream in Matroska states (RFC 7845, 5.1); 0 for other codecs."""
+    context = stream.codec_context
+    head = b"" if context is None else bytes(context.extradata or b"")
+    if not head.startswith(b"OpusHead") or len(head) < 12:
+        return Fraction(0)
+    if "matroska" not in stream.container.format.name:
+        return Fraction(0)
+    return Fraction(int.from_bytes(head[10:12], "little"), 48_000)
 
 
 def _best_audio(container: InputContainer, video: VideoStream) -> AudioStream | None:
@@ -164,6 +267,7 @@ def describe_source(source: Source) -> dict[str, Any]:
         "claimed_frames": video.frames,
         "claimed_duration_s": None if container.duration is None else container.duration / 1e6,
         "zero_s": float(source.zero),
+        "clock_leaps": source.clock.leaps,
     }
 
 
@@ -173,13 +277,53 @@ def pixel_aspect(source: Source) -> Fraction:
     return Fraction(aspect) if aspect else Fraction(1)
 
 
-def _open(path: str) -> InputContainer:
+def _open_wide_if_needed(path: str) -> InputContainer:
+    """Open a file; once more, with a wide probing window, if a stream was not found or not understood in libav's."""
+    container = _open(path)
+    if not _is_incomplete(container):
+        return container
+    container.close()
+    return _open(path, _WIDE_WINDOW)
+
+
+def _is_incomplete(container: InputContainer) -> bool:
+    """Return whether a stream lacks parameters, or a format without a header has shown only one kind of stream."""
+    for video in container.streams.video:
+        if video.codec_context is not None and not (video.codec_context.width and video.codec_context.height):
+            return True
+    for audio in container.streams.audio:
+        sound = audio.codec_context
+        if sound is not None and not (sound.sample_rate and sound.layout.nb_channels):
+            return True
+    if not _HEADERLESS.intersection(container.format.name.split(",")):
+        return False
+    return not (container.streams.video and container.streams.audio)
+
+
+def _open(path: str, window: dict[str, str] | None = None) -> InputContainer:
     # The prefix keeps libav from reading a name with a colon as another protocol.
-    return av.open(
-        f"file:{path}",
-        options={"protocol_whitelist": "file", "format_whitelist": FORMATS},
-        metadata_errors="replace",
-    )
+    try:
+        return av.open(
+            f"file:{path}",
+            options={"protocol_whitelist": "file", "format_whitelist": FORMATS, **(window or {})},
+            metadata_errors="replace",
+        )
+    except av.error.FFmpegError as error:
+        # libav refuses a format that is not on the list with EINVAL, and what it does not know as invalid data.
+        kind = _other_kind(path) if error.errno == errno.EINVAL or isinstance(error, av.error.InvalidDataError) else ""
+        if kind or error.errno == errno.EINVAL:
+            described = kind or "in a format that is not that of a video"
+            raise MediaError("unsupported_codec", f"the file is {described}") from error
+        raise
+
+
+def _other_kind(path: str) -> str:
+    """Return what a file is if its first bytes tell that it is no video; else nothing."""
+    with Path(path).open("rb") as file:
+        head = file.read(512).removeprefix(b"\xef\xbb\xbf").lstrip()
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        return "a WebP picture"
+    return next((kind for magic, kind in _OTHER_KINDS if head.startswith(magic)), "")
 
 
 def _refused_size(path: str) -> tuple[int, int] | None:
@@ -202,7 +346,7 @@ def _check(path: str, container: InputContainer, video: VideoStream, limits: Lim
     if not width or not height:
         refused = _refused_size(path)
         if refused is None:
-            raise MediaError("corrupt", "the video stream does not state a picture size")
+            raise MediaError("unsupported_codec", "the video stream does not state a picture size")
         raise MediaError("too_large", f"{refused[0]}x{refused[1]} pixels, more than libav decodes")
     if width * height > limits.max_pixels:
         raise MediaError("too_large", f"{width}x{height} pixels; the limit is {limits.max_pixels} pixels")

@@ -13,6 +13,7 @@ from pipeline.media.sampling import Samples
 
 FailureClass = Literal[
     "corrupt",
+    "bad_timestamps",
     "unsupported_codec",
     "no_video",
     "no_audio",
@@ -26,9 +27,13 @@ FailureClass = Literal[
 ]
 FAILURE_CLASSES: frozenset[str] = frozenset(get_args(FailureClass))
 PERMANENT: frozenset[str] = frozenset(
-    {"corrupt", "unsupported_codec", "no_video", "no_audio", "too_short", "too_large"}
+    {"corrupt", "bad_timestamps", "unsupported_codec", "no_video", "no_audio", "too_short", "too_large"}
 )
 """Failure classes that another attempt on the same bytes cannot fix."""
+
+
+SILENCE = 1 / 32768
+"""Sound whose samples all stay below one step of 16 bits is silent."""
 
 
 class MediaError(Exception):
@@ -82,10 +87,13 @@ class AudioRequest:
         Sample rate in Hz.
     absent
         What a video without sound gives: a failure (``fail``), or steps that are not valid (``mask``).
+    reach_s
+        Seconds from the start of the video or clip beyond which no sound is wanted; None for all of it.
     """
 
     rate: int = 16_000
     absent: Literal["fail", "mask"] = "mask"
+    reach_s: float | None = None
 
     def __post_init__(self) -> None:
         if not 1_000 <= self.rate <= 384_000:
@@ -110,6 +118,10 @@ class DecodeRequest:
         Clip bounds in seconds of the source's time axis; None means the source's own.
     backend
         ``pyav``, or one of the opt-in ``decord``, ``torchcodec`` (CPU) and ``nvdec``.
+    truncated
+        What a file gives that ends before its container says: a failure (``fail``), or what is there (``keep``).
+    image_rate
+        If ``path`` is a folder of images: the images per second.
     limits
         Bounds against hostile or faulty files.
     """
@@ -120,6 +132,8 @@ class DecodeRequest:
     start_s: float | None = None
     end_s: float | None = None
     backend: str = "pyav"
+    truncated: Literal["fail", "keep"] = "fail"
+    image_rate: float | None = None
     limits: Limits = field(default_factory=Limits)
 
     def to_json(self) -> str:
@@ -179,6 +193,22 @@ class Frame:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Findings:
+    """What only decoding shows; comes after the last ``Frame`` if there is something to say.
+
+    Attributes
+    ----------
+    media
+        Additions to the media record, JSON-able: ``undecodable_packets``, ``corrupt_frames``.
+    damaged
+        For each policy of the request: the slots whose picture is damaged, or stands in for one that does not decode.
+    """
+
+    media: dict[str, Any]
+    damaged: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Audio:
     """The waveform, the last event of a decode whose request wants it.
 
@@ -194,6 +224,8 @@ class Audio:
         ``present``; ``silent`` if every sample is below one step of 16-bit sound; ``absent`` if there is no sound.
     record
         JSON-able record of the stream and of the resampler.
+    damaged
+        Half-open sample ranges (start, end) whose packets do not decode, ascending.
     """
 
     samples: NDArray[np.float32]
@@ -201,6 +233,27 @@ class Audio:
     segments: tuple[tuple[int, int], ...]
     state: Literal["present", "silent", "absent"]
     record: dict[str, Any]
+    damaged: tuple[tuple[int, int], ...] = ()
+
+    def until(self, seconds: float) -> Audio:
+        """Return the sound of the first ``seconds`` alone, with the state and the record that it has there."""
+        end = round(seconds * self.rate)
+        if end >= len(self.samples):
+            return self
+        samples = self.samples[:end]
+        segments = tuple((start, min(stop, end)) for start, stop in self.segments if start < end)
+        damaged = tuple((start, min(stop, end)) for start, stop in self.damaged if start < end)
+        record = self.record if self.state == "absent" else {**self.record, "failed_packets": len(damaged)}
+        return Audio(samples, self.rate, segments, audio_state(samples, segments), record, damaged)
+
+
+def audio_state(
+    samples: NDArray[np.float32], segments: tuple[tuple[int, int], ...]
+) -> Literal["present", "silent", "absent"]:
+    """Return the state of a waveform, float32 [S], that holds sound in ``segments``."""
+    if not segments or not len(samples):
+        return "absent"
+    return "silent" if max(float(samples.max()), -float(samples.min())) < SILENCE else "present"
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,4 +273,4 @@ class StreamFailure:
     message: str
 
 
-Event = Header | Frame | Audio | StreamFailure
+Event = Header | Frame | Findings | Audio | StreamFailure

@@ -22,6 +22,7 @@ from pipeline.media.types import (
     DecodeRequest,
     Event,
     FailureClass,
+    Findings,
     Frame,
     Header,
     MediaError,
@@ -30,7 +31,7 @@ from pipeline.media.types import (
 
 PREFIX = struct.Struct("<cIQ")
 MAX_JSON = 256 * 2**20  # far above the samples of any real request; bounds what a hostile child can claim
-HEADER, FRAME, AUDIO, STREAM_FAILURE, DONE, FAILURE = b"H", b"F", b"A", b"S", b"D", b"E"
+HEADER, FRAME, FINDINGS, AUDIO, STREAM_FAILURE, DONE, FAILURE = b"H", b"F", b"I", b"A", b"S", b"D", b"E"
 
 Writer = Callable[[bytes | memoryview], None]
 """Writes all of its bytes, in order."""
@@ -49,6 +50,8 @@ def send_event(write: Writer, event: Event) -> None:
     elif isinstance(event, Frame):
         fields = {"shape": event.rgb.shape, "time_s": event.time_s, "uses": event.uses}
         _send(write, FRAME, fields, np.ascontiguousarray(event.rgb).data.cast("B"))
+    elif isinstance(event, Findings):
+        _send(write, FINDINGS, {"media": event.media, "damaged": event.damaged})
     elif isinstance(event, StreamFailure):
         fields = {"stream": event.stream, "failure_class": event.failure_class, "message": event.message}
         _send(write, STREAM_FAILURE, fields)
@@ -58,6 +61,7 @@ def send_event(write: Writer, event: Event) -> None:
             "segments": event.segments,
             "state": event.state,
             "record": event.record,
+            "damaged": event.damaged,
         }
         _send(write, AUDIO, fields, event.samples.data.cast("B") if len(event.samples) else None)
 
@@ -113,13 +117,20 @@ def _event(tag: bytes, fields: dict[str, Any], payload: NDArray[np.uint8]) -> Ev
         uses = tuple((int(policy), tuple(map(int, slots))) for policy, slots in fields["uses"])
         return Frame(payload.reshape(height, width, channels), float(fields["time_s"]), uses)
     if tag == AUDIO:
-        segments = tuple((int(start), int(end)) for start, end in fields["segments"])
-        return Audio(payload.view(np.float32), int(fields["rate"]), segments, fields["state"], fields["record"])
+        segments, damaged = _ranges(fields["segments"]), _ranges(fields["damaged"])
+        waveform, rate = payload.view(np.float32), int(fields["rate"])
+        return Audio(waveform, rate, segments, fields["state"], fields["record"], damaged)
+    if tag == FINDINGS:
+        return Findings(dict(fields["media"]), tuple(tuple(map(int, slots)) for slots in fields["damaged"]))
     if tag == STREAM_FAILURE:
         if fields["stream"] not in ("video", "audio"):
             raise ProtocolError(f"unknown stream {fields['stream']!r}")
         return StreamFailure(fields["stream"], _failure_class(fields["failure_class"]), str(fields["message"]))
     raise ProtocolError(f"unknown message {tag!r}")
+
+
+def _ranges(pairs: list[list[int]]) -> tuple[tuple[int, int], ...]:
+    return tuple((int(start), int(end)) for start, end in pairs)
 
 
 def _payload_bound(tag: bytes, request: DecodeRequest) -> int:

@@ -22,7 +22,7 @@ from ..describe import (
 )
 from ..exchange import StoreRows, open_other
 from ..exchange import compare as compare_rows
-from ..format import RoundingError
+from ..format import MediaDamage, RoundingError
 from ..store import Store
 from ..wording import first_few, printable
 from .base import AsJson, Directory, emit, make_console
@@ -84,6 +84,8 @@ def _show_store(value: StoreDescription) -> None:
     for name, feature in value["features"].items():
         for kind, error in feature["rounding"].items():
             console.print(f"error against float32: {name}: {kind}: {RoundingError(**error)}", markup=False)
+        if (damage := MediaDamage(**feature["media_damage"])).any:
+            console.print(f"sources of {name}: {damage}", markup=False)
     for name, rows in value["tables"].items():
         console.print(f"table {name}: {rows} rows", markup=False)
     for name, changes in value["stale"].items():

@@ -40,6 +40,8 @@ def verify(
             f"{state}",
             markup=False,
         )
+        if result.media_damage.any:
+            console.print(f"sources: {result.media_damage}", markup=False)
     raise typer.Exit(0 if result.ok else 3)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from ..format import durable, layout
 from ..format.manifest import load
 from ..store import Store
-from .inspect import rounding_errors, weights_of
+from .inspect import count_media_damage, rounding_errors, weights_of
 
 
 def write_card(root: Path) -> str:
@@ -66,6 +66,9 @@ def _feature(store: Store, name: str) -> list[str]:
         lines += ["**Random weights:** these rows are placeholders; do not train a model on them.", ""]
     lines += ["```json", json.dumps(spec, indent=1, sort_keys=True), "```", "", "Numerics:", ""]
     lines += [f"- `{json.dumps(numerics, sort_keys=True)}`" for numerics in store.numerics(name)] or ["- no rows yet"]
+    damage = count_media_damage(store, name)
+    if damage.any:
+        lines += ["", f"Sources: {damage}."]
     errors = rounding_errors(store, name)
     if errors:
         lines += ["", "Measured on these rows against float32:", ""]

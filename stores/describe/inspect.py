@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..errors import MissingKeyError, StoreDamageError
-from ..format import layout, schemas
+from ..format import MediaDamage, ShardReader, layout, media_damage, schemas
 from ..format.receipts import read_receipt
 from ..format.rounding import RoundingError, pooled
 from ..format.segments import SegmentLog
@@ -46,6 +46,7 @@ class FeatureDescription(TypedDict):
     weights: str
     numerics: list[dict[str, Any]]
     rounding: dict[str, dict[str, Any]]
+    media_damage: dict[str, int]
     older_specs: list[str]
 
 
@@ -116,6 +117,7 @@ def _describe_feature(store: Store, name: str) -> FeatureDescription:
         "weights": _origin_of_weights(spec),
         "numerics": store.numerics(name),
         "rounding": {kind: error.model_dump() for kind, error in rounding_errors(store, name).items()},
+        "media_damage": count_media_damage(store, name).model_dump(),
         "older_specs": sorted(digest for digest in store.manifest.features[name].specs if digest != info.spec_digest),
     }
 
@@ -150,6 +152,24 @@ def rounding_errors(store: Store, name: str) -> dict[str, RoundingError]:
             for kind, error in read_receipt(directory / f"{shard.hex()}.json").rounding.items():
                 by_kind.setdefault(kind, []).append(error)
     return {kind: pooled(errors) for kind, errors in sorted(by_kind.items())}
+
+
+def count_media_damage(store: Store, name: str) -> MediaDamage:
+    """Count the rows of a feature whose videos were damaged or cut short. Shards that cannot be read are left out."""
+    spec_digest = store.features[name].spec_digest
+    index = SegmentLog(store.path, store.manifest.spec_entry(name, spec_digest).index, schemas.INDEX).table()
+    directory = layout.feature_directory(store.path, name, spec_digest)
+    rows: dict[bytes, set[int]] = {}
+    for shard, row in zip(index.column("shard").to_pylist(), index.column("row").to_pylist(), strict=True):
+        rows.setdefault(shard, set()).add(row)
+    total = MediaDamage()
+    for shard in sorted(rows):
+        path = directory / f"{shard.hex()}.h5"
+        with suppress(StoreDamageError):
+            reader = ShardReader(path, read_receipt(path.with_suffix(".json")), check_header=False)
+            total += media_damage(reader, sorted(rows[shard]))
+            reader.close()
+    return total
 
 
 def describe_key(store: Store, key: str) -> KeyDescription:

@@ -19,6 +19,7 @@ from .layout import (
 )
 from .manifest import Manifest, SpecEntry, TablePart, first_manifest, load, newest_version, versions
 from .mapped import empty_half_page_off, map_file, will_read
+from .media_damage import DAMAGED_STEPS, TRUNCATED, MediaDamage, damaged_steps, media_damage
 from .receipts import read_receipt, read_spec
 from .rounding import COMPUTE, STORAGE, RoundingError, pooled
 from .rows import Array, Receipt, Row, row_digest
@@ -29,14 +30,17 @@ from .staged_file import StagedFile
 __all__ = [
     "CARD",
     "COMPUTE",
+    "DAMAGED_STEPS",
     "IDENTITY",
     "MAX_KEY_BYTES",
     "SHARD_MB",
     "SHARD_ROWS",
     "STAGING",
     "STORAGE",
+    "TRUNCATED",
     "Array",
     "Manifest",
+    "MediaDamage",
     "Receipt",
     "RoundingError",
     "Row",
@@ -49,6 +53,7 @@ __all__ = [
     "canonical_json",
     "check_key",
     "check_name",
+    "damaged_steps",
     "digest",
     "durable",
     "empty_half_page_off",
@@ -58,6 +63,7 @@ __all__ = [
     "leases",
     "load",
     "map_file",
+    "media_damage",
     "new_id",
     "newest_version",
     "pooled",

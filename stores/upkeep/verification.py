@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from ..commit import check_identity, table_receipt
 from ..errors import StoreDamageError, StoreNotFoundError
-from ..format import durable, layout, schemas
+from ..format import MediaDamage, durable, layout, media_damage, schemas
 from ..format.manifest import SpecEntry, TablePart, load, versions
 from ..format.receipts import read_receipt, read_spec
 from ..format.rows import Receipt
@@ -47,12 +47,13 @@ class Problem:
 
 @dataclass(slots=True)
 class Verification:
-    """Result of ``verify``: what was checked, and the problems found."""
+    """Result of ``verify``: what was checked, the problems found, and what the rows say about their videos."""
 
     version: int
     shards: int = 0
     rows: int = 0
     bytes: int = 0
+    media_damage: MediaDamage = field(default_factory=MediaDamage)
     problems: list[Problem] = field(default_factory=list)
 
     @property
@@ -77,6 +78,7 @@ class VerificationSummary(TypedDict):
     shards: int
     rows: int
     bytes: int
+    media_damage: dict[str, int]
     damaged_files: dict[str, int]
     problems: list[ProblemSummary]
 
@@ -232,6 +234,8 @@ def check_shard(
         if number >= receipt.rows:
             result.problems.append(Problem(relative, f"has {receipt.rows} rows, the index names row {number}"))
     damaged = {number for number in numbers if number < receipt.rows and not reader.row_is_sound(number)}
+    sound = [number for number in numbers if number < receipt.rows and number not in damaged]
+    result.media_damage += media_damage(reader, sound)
     for key, number, cache_key in rows:
         where = f"row {number}, key {key!r}"
         if number in damaged:
@@ -266,6 +270,7 @@ def summary(result: Verification) -> VerificationSummary:
         "shards": result.shards,
         "rows": result.rows,
         "bytes": result.bytes,
+        "media_damage": result.media_damage.model_dump(),
         "damaged_files": dict(sorted(Counter(problem.file for problem in result.problems).items())),
         "problems": [
             {"file": problem.file, "key": problem.key, "message": problem.message} for problem in result.problems

@@ -225,7 +225,7 @@ class TestFailures:
         from pipeline.extract import decode_unit as module
 
         ticks = iter(range(10**6))
-        monkeypatch.setattr(module, "local_status", lambda status: (status.st_size, f"{next(ticks)}"))
+        monkeypatch.setattr(module, "source_status", lambda path, _: (path.stat().st_size, f"{next(ticks)}"))
         result = extract(videos, tmp_path / "store", rgb_config(tmp_path), only=frozenset({"clip0"}))
         assert result.summary["failures_by_class"] == {"changed_during_read": 1}
         assert digests(tmp_path / "store") == {}

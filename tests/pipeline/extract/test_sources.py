@@ -202,7 +202,7 @@ def test_a_stop_ends_a_plan_whose_file_never_answers(videos: Path, tmp_path: Pat
 import sys, threading
 sys.path.insert(0, ".")
 from pipeline.extract import plan
-def hang(path):
+def hang(path, image_rate):
     print("hashing", flush=True)
     threading.Event().wait()
 plan.hash_content = hang

@@ -14,6 +14,8 @@ from pipeline.extract.units import RunContext
 from pipeline.media import MediaProcess
 from pipeline.media.errors import classify
 from stores import Store
+from stores.describe import describe_store
+from stores.upkeep import verify
 from tests._helpers.runs import digests, extract, rgb_config
 
 PICTURES = """
@@ -95,8 +97,8 @@ def test_a_track_with_a_decoder_is_taken_in_place_of_one_without(folder: Path, t
         assert store.media("sound", "second")["audio_stream"] == 1
 
 
-def test_damaged_pictures_leave_the_sound(folder: Path, tmp_path: Path) -> None:
-    """Packets in the middle do not decode; the sound beside them is whole."""
+def test_damaged_pictures_are_concealed_and_marked_or_fail_and_the_sound_stays(folder: Path, tmp_path: Path) -> None:
+    """Packets of seconds 1 and 2 do not decode; the sound beside them is whole."""
     path = clip(folder / "damaged.mp4")
     with av.open(str(path)) as container:
         packets = [packet for packet in container.demux(video=0) if packet.size]
@@ -106,9 +108,20 @@ def test_damaged_pictures_leave_the_sound(folder: Path, tmp_path: Path) -> None:
         data[packet.pos : packet.pos + packet.size] = b"\xff" * packet.size
     path.write_bytes(data)
     clip(folder / "whole.mp4")
-    assert run(folder, tmp_path / "both", BOTH) == {("rgb", "damaged"): "corrupt"}
+    assert run(folder, tmp_path / "both", BOTH) == {}
     assert run(folder, tmp_path / "sound", SOUND) == {}
     assert digests(tmp_path / "both", "sound") == digests(tmp_path / "sound", "sound")
+    with Store.open(tmp_path / "both") as store:
+        # Of 75 frames, 20 to 49 are lost: the steps at 0.375, 1.125, 1.875 and 2.625 s.
+        assert store.times("rgb", "damaged").tolist() == pytest.approx([0.36, 0.76, 0.76, 2.6])
+        assert store.damaged("rgb", "damaged").tolist() == [False, True, True, False]
+        assert store.media("rgb", "damaged")["undecodable_packets"] == 30
+        assert not store.damaged("rgb", "whole").any() and not store.damaged("sound", "damaged").any()
+        assert describe_store(store)["features"]["rgb"]["media_damage"] == {"rows": 1, "steps": 2, "truncated": 0}
+    assert verify(tmp_path / "both").media_damage.rows == 1 and verify(tmp_path / "both").ok
+    assert "1 rows of damaged media (2 steps are marked)" in (tmp_path / "both" / "README.md").read_text()
+    strict = BOTH.replace("media: {", "media: {damage: fail, ")
+    assert run(folder, tmp_path / "strict", strict) == {("rgb", "damaged"): "corrupt"}
 
 
 DYING = """

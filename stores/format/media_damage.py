@@ -1,0 +1,67 @@
+"""Counts the rows whose media record says that their source was damaged or cut short.
+
+This is damage of a video that was recorded while its row was computed; the row itself is sound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from .shard import ShardReader
+
+DAMAGED_STEPS = "damaged_steps"
+"""Member of a media record: the numbers of the steps that hold damaged pictures or sound, ascending."""
+TRUNCATED = "truncated"
+"""Member of a media record: what the container claims and the file lacks, in words."""
+
+
+class MediaDamage(BaseModel):
+    """Numbers of rows and steps.
+
+    Attributes
+    ----------
+    rows, steps
+        Rows with damaged steps, and these steps.
+    truncated
+        Rows of files that are cut short.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    rows: int = 0
+    steps: int = 0
+    truncated: int = 0
+
+    def __add__(self, other: MediaDamage) -> MediaDamage:
+        return MediaDamage(
+            rows=self.rows + other.rows, steps=self.steps + other.steps, truncated=self.truncated + other.truncated
+        )
+
+    def __str__(self) -> str:
+        return f"{self.rows} rows of damaged media ({self.steps} steps are marked), {self.truncated} of files cut short"
+
+    @property
+    def any(self) -> bool:
+        """Whether anything was counted."""
+        return bool(self.rows or self.truncated)
+
+
+def damaged_steps(media: dict[str, Any]) -> list[int]:
+    """Return the steps that a media record marks as damaged; empty if it marks none."""
+    return list(media.get(DAMAGED_STEPS, ()))
+
+
+def media_damage(reader: ShardReader, rows: Iterable[int]) -> MediaDamage:
+    """Count among some rows of a shard. Records are only parsed in shards that mention damage at all."""
+    records = reader.column("media").tobytes()
+    if not any(f'"{name}":'.encode() in records for name in (DAMAGED_STEPS, TRUNCATED)):
+        return MediaDamage()
+    total = MediaDamage()
+    for row in rows:
+        media = reader.media(row)
+        steps = len(damaged_steps(media))
+        total += MediaDamage(rows=int(steps > 0), steps=steps, truncated=int(bool(media.get(TRUNCATED))))
+    return total
