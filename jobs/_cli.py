@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import signal
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import typer
 
@@ -84,11 +84,17 @@ class _Group(_Expected, ReaderGroup):
 
 
 class StageCommand(Command):
-    """A job that fills a store: after an error of the disk it says that the same command continues."""
+    """A job that fills a store: if the disk fails after the start, it says that the same command continues."""
+
+    _started = False
+
+    def invoke(self, ctx: Any) -> Any:
+        self._started = True  # the words are understood, and no help was asked for
+        return super().invoke(ctx)
 
     def describe(self, error: Exception) -> str:
         line = super().describe(error)
-        if isinstance(error, OSError) and error.errno in _DISK:
+        if self._started and isinstance(error, OSError) and error.errno in _DISK:
             return f"{line}. Committed rows are safe; run the same command to continue"
         return line
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
@@ -59,6 +61,19 @@ def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(python: Path, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return subprocess.run([str(python), *arguments], cwd=cwd, env=environment, text=True, capture_output=True)
+
+
+def test_what_a_message_tells_to_install_is_an_extra() -> None:
+    """The extras of the reader by its name, those of the rest by the checkout: nothing else is published."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    found = set()
+    for package in ("stores", "pipeline", "extractors", "parsers", "trainers", "jobs"):
+        for path in (ROOT / package).rglob("*.py"):
+            for name, extra in re.findall(r"pip install '([\w.]+)\[(\w+)\]'", path.read_text(encoding="utf-8")):
+                assert name == ("reelstore" if package == "stores" else "."), path
+                assert extra in extras, path
+                found.add(extra)
+    assert found >= {"nvdec", "torch"}
 
 
 READ = """

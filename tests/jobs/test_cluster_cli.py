@@ -62,6 +62,7 @@ def test_cluster_inspect_export(store: Path, tmp_path: Path) -> None:
 def test_one_line_and_exit_code_2(store: Path, tmp_path: Path) -> None:
     for arguments, line in (
         (("--store", str(tmp_path), "--kind", "visual"), "no store here"),
+        (("--store", str(tmp_path), "--kind", "lingu"), "'--kind': 'lingu' is not one of 'linguistic', 'visual'; see"),
         (("--store", str(store), "--kind", "visual", "--set", "kmeans.q=1"), "kmeans.q: unknown key"),
         (("--store", str(store), "--kind", "visual", "--split", "dev"), "no questions of split 'dev'"),
         (("--store", str(store), "--kind", "visual", "--split", "\udcff"), "no questions of split '\\udcff'"),

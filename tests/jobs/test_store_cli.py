@@ -188,6 +188,12 @@ MISTAKES: dict[str, Mistake] = {
     "no store": lambda root: (["inspect", root / "staging"], "no store here"),
     "no version": lambda root: (["inspect", root, "--version", 9], "no such version"),
     "no key": lambda root: (["inspect", root, "zz"], "'zz'"),
+    "inspect cluster": lambda root: (["inspect", root, "--cluster", 0], "--cluster: goes with --dictionary"),
+    "inspect nearest": lambda root: (["inspect", root, "--nearest", 5], "--nearest: goes with --dictionary"),
+    "inspect two": lambda root: (
+        ["inspect", root, "a", "--dictionary", "visual"],
+        "KEY: does not go with --dictionary; name one of the two",
+    ),
     "verify nothing": lambda root: (["verify", root.parent / "gone"], "no store here"),
     "repair nothing": lambda root: (["repair", root.parent / "gone"], "no store here"),
     "gc nothing": lambda root: (["gc", root.parent / "gone"], "no store here"),
@@ -198,6 +204,14 @@ MISTAKES: dict[str, Mistake] = {
     "export target": lambda root: (
         ["export", root, "--to", "parquet", "--feature", "demo", "--out", root.parent / "o"],
         "lance, music_avqa, nextgqa, webdataset, zarr",
+    ),
+    "export target alone": lambda root: (
+        ["export", root.parent / "gone", "--to", "nope", "--out", root.parent / "o"],
+        "--to 'nope': unknown (available: cra_dictionaries, lance, ",
+    ),
+    "export dictionaries": lambda root: (
+        ["export", root, "--to", "cra_dictionaries", "--feature", "demo", "--out", root.parent / "o"],
+        "--to cra_dictionaries: takes neither --feature, --split",
     ),
     "export split": lambda root: (
         ["export", root, "--to", "nextgqa", "--feature", "demo", "--out", root.parent / "o", "--split", "val"],
