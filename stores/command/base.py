@@ -77,11 +77,11 @@ class OneLineErrors:
             if not _is_closed_pipe(error.__context__):
                 raise
             _lead_stdout_nowhere()
-            return signal_code(signal.SIGPIPE)
+            return signal_code("SIGPIPE")
         except self.expected as error:
             if _is_closed_pipe(error):
                 _lead_stdout_nowhere()
-                return signal_code(signal.SIGPIPE)
+                return signal_code("SIGPIPE")
             if debug:
                 traceback.print_exception(error)
             say_error(self.describe(error))
@@ -116,9 +116,9 @@ class Group(OneLineErrors, TyperGroup):
         return super().parse_args(ctx, args)
 
 
-def signal_code(signum: int) -> int:
-    """Return the exit code by which a shell knows a process that a signal ended."""
-    return 128 + signum
+def signal_code(name: str) -> int:
+    """Return the exit code by which a shell knows a process that a signal (``SIGTERM``) ended: 128 + its number."""
+    return 128 + signal.Signals[name]
 
 
 def _is_closed_pipe(error: BaseException | None) -> bool:

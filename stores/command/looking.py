@@ -95,7 +95,7 @@ def _show_store(value: StoreDescription) -> None:
     for name, rows in value["tables"].items():
         console.print(f"table {name}: {rows} rows", markup=False)
     for name, changes in value["stale"].items():
-        console.print(f"table {name} is stale: {', '.join(changes)}; run jobs/cluster.py", markup=False)
+        console.print(f"table {name} is stale: {', '.join(changes)}; run jobs/cluster.py in the checkout", markup=False)
     counts = Counter((failure["feature"], failure["class"]) for failure in value["failures"])
     for (name, failure_class), count in sorted(counts.items()):
         console.print(f"missing: {name}: {count} {failure_class}", markup=False)

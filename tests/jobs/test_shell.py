@@ -53,7 +53,7 @@ def test_a_closed_stdout_ends_a_command_in_silence_as_sigpipe_would(
     done = run(name, *arguments, stdout=closed, buffered=buffered)
     os.close(closed)
     assert (done.returncode, done.stderr) == (CLOSED, "")
-    assert signal_code(13) == CLOSED
+    assert signal_code("SIGPIPE") == CLOSED
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

@@ -105,7 +105,7 @@ def test_repair_adopts_what_a_crash_left_and_says_what_it_dropped(root: Path) ->
 def test_repair_in_words_names_dropped_keys(root: Path) -> None:
     damage(root, "a")
     text = store("repair", root).stdout
-    assert "dropped 1 rows of demo: 'a'" in text and "run the extract job again" in text
+    assert "dropped 1 rows of demo: 'a'" in text and "run jobs/extract.py in the checkout to compute" in text
 
 
 def test_gc_removes_nothing_on_a_dry_run_and_leftovers_after(root: Path) -> None:
