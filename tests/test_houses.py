@@ -64,12 +64,12 @@ MAY_IMPORT_TORCH = ("stores.loading", "trainers", "bench")
 @cache
 def modules() -> dict[str, Path]:
     """Dotted name to file, of every module of the packages."""
-    found = {}
+    files = {}
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
             parts = path.relative_to(ROOT).with_suffix("").parts
-            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return found
+            files[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return files
 
 
 def imported(name: str) -> Iterator[str]:
@@ -146,7 +146,7 @@ def test_the_search_for_circles_finds_one(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_ray_is_imported_where_it_is_used_and_nowhere_else() -> None:
     """It takes seconds to import, and a laptop may not have it."""
-    users = {name for name in modules() if any(is_in(each, "ray") for each in imported(name))}
+    users = {name for name in modules() if any(is_in(other, "ray") for other in imported(name))}
     assert {name for name in users if name.partition(".")[0] in PACKAGE_MAY_IMPORT} == MAY_IMPORT_RAY
 
 

@@ -66,14 +66,14 @@ def run(python: Path, *arguments: str, cwd: Path) -> subprocess.CompletedProcess
 def test_what_a_message_tells_to_install_is_an_extra() -> None:
     """The extras of the reader by its name, those of the rest by the checkout: nothing else is published."""
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    found = set()
+    named = set()
     for package in ("stores", "pipeline", "extractors", "parsers", "trainers", "jobs"):
         for path in (ROOT / package).rglob("*.py"):
             for name, extra in re.findall(r"pip install '([\w.]+)\[(\w+)\]'", path.read_text(encoding="utf-8")):
                 assert name == ("reelstore" if package == "stores" else "."), path
                 assert extra in extras, path
-                found.add(extra)
-    assert found >= {"nvdec", "torch"}
+                named.add(extra)
+    assert named >= {"nvdec", "torch"}
 
 
 READ = """

@@ -41,10 +41,10 @@ def test_cluster_inspect_export(store: Path, tmp_path: Path) -> None:
     assert (again.exit_code, json.loads(again.stdout)["computed"]) == (0, False)
     assert "nothing to do" in again.stderr
 
-    told = store_job("inspect", str(store), "--dictionary", "linguistic", "--cluster", "0")
-    assert told.exit_code == 0
-    assert "k=6 of 8×16, 23 members" in told.stdout
-    assert "why does the" in told.stdout
+    shown = store_job("inspect", str(store), "--dictionary", "linguistic", "--cluster", "0")
+    assert shown.exit_code == 0
+    assert "k=6 of 8×16, 23 members" in shown.stdout
+    assert "why does the" in shown.stdout
     everything = store_job("inspect", str(store), "--dictionary", "linguistic", "--nearest", "99").stdout
     assert "\\x1b[2Jwho clears the screen" in everything and "\x1b" not in everything
     absent = store_job("inspect", str(store), "--dictionary", "visual")

@@ -85,8 +85,8 @@ def test_a_sound_store_verifies(root: Path) -> None:
 
 def test_a_flipped_bit_is_named_by_file_and_key_and_repair_drops_that_row(root: Path) -> None:
     shard = damage(root, "b")
-    found = answer("verify", root, code=3)
-    assert [(problem["file"], problem["key"]) for problem in found["problems"]] == [(shard, "b")]
+    checked = answer("verify", root, code=3)
+    assert [(problem["file"], problem["key"]) for problem in checked["problems"]] == [(shard, "b")]
     shown = store("verify", root)
     assert shown.exit_code == 3 and shard in shown.stdout and "'b'" in shown.stdout and "'a'" not in shown.stdout
     mended = answer("repair", root)
@@ -135,8 +135,8 @@ def test_export_import_compare_round_trip(clips: Path, tmp_path: Path) -> None:
     again = store(*arguments)
     assert again.exit_code == 0 and "0 of them new" in again.stdout and "times unknown: 2 rows" in again.stdout
     for other in (tmp_path / "back", tmp_path / "out", tmp_path / "out" / "val.h5"):
-        found = answer("compare", clips, other, "--feature", "clip")
-        assert found["ok"] and found["identical"] == found["common"] > 0
+        comparison = answer("compare", clips, other, "--feature", "clip")
+        assert comparison["ok"] and comparison["identical"] == comparison["common"] > 0
     assert "external:" in (tmp_path / "back" / "README.md").read_text()
     assert answer("verify", tmp_path / "back", "--deep")["ok"]
 
@@ -167,8 +167,8 @@ def test_compare_names_the_row_that_differs(clips: Path, tmp_path: Path) -> None
     array[0, 0] += 1
     np.save(tmp_path / "npy" / "b.npy", array)
     base = ("compare", clips, tmp_path / "npy", "--feature", "clip")
-    found = answer(*base, code=3)
-    assert (found["differing"], found["worst"][0]["key"], found["worst"][0]["max_abs"]) == (1, "b", 1.0)
+    comparison = answer(*base, code=3)
+    assert (comparison["differing"], comparison["worst"][0]["key"], comparison["worst"][0]["max_abs"]) == (1, "b", 1.0)
     shown = store(*base)
     assert shown.exit_code == 3 and "differs: 'b': max abs 1" in shown.stdout and "'a'" not in shown.stdout
     assert answer(*base, "--atol", "1.5")["ok"]
