@@ -93,6 +93,15 @@ def docstrings(path: Path) -> list[str]:
     return [text for node in ast.walk(tree) if isinstance(node, holders) and (text := ast.get_docstring(node))]
 
 
+def test_every_type_ignore_names_its_code_and_its_reason() -> None:
+    files = [path for path in [*CODE, *(ROOT / "tests").rglob("*.py")] if path.suffix == ".py"]
+    bare = re.compile(r"#\s*type:\s*ignore(?!\[[a-z, -]+\]  # \S).*")
+    for path in files:
+        with tokenize.open(path) as file:
+            for token in tokenize.generate_tokens(file.readline):
+                assert token.type != tokenize.COMMENT or not bare.match(token.string), f"{path}:{token.start[0]}"
+
+
 @pytest.mark.parametrize(
     "path", [path for path in CODE if path.suffix == ".py"], ids=lambda path: path.relative_to(ROOT).as_posix()
 )

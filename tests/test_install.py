@@ -12,6 +12,7 @@ import sys
 import tomllib
 import venv
 import zipfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ import pytest
 from stores import Store
 from tests._helpers.runs import extract, rgb_config
 from tests.conftest import ROOT
+from tests.test_houses import PACKAGES, imported, modules
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +76,40 @@ def test_what_a_message_tells_to_install_is_an_extra() -> None:
                 assert extra in extras, path
                 named.add(extra)
     assert named >= {"nvdec", "torch"}
+
+
+EXTRAS = {
+    "stores": {"torch", "lance", "zarr"},
+    "settings": {"extract", "parse", "train"},
+    "extractors": {"extract"},
+    "parsers": {"parse"},
+    "pipeline": {"extract", "parse", "ray", "nvdec"},
+    "trainers": {"train", "ray"},
+}
+"""The extras of which a package may import, beside what the reader needs."""
+
+OPTIONAL = {"hypothesis", "torch_geometric"}
+"""What people install themselves: for the contract tests of a store, and for one form of an export."""
+
+
+@pytest.mark.parametrize("package", EXTRAS)
+def test_what_a_package_imports_is_in_its_extras(package: str) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"]]
+    for extra in EXTRAS[package]:
+        wanted += project["optional-dependencies"][extra]
+    promised = {plain(re.split(r"[ \[<>=;]", requirement)[0]) for requirement in wanted}
+    distributions = packages_distributions()
+    for name, path in modules().items():
+        if name.partition(".")[0] == package:
+            for top in {other.partition(".")[0] for other in imported(name)} - sys.stdlib_module_names - set(PACKAGES):
+                if top and top not in OPTIONAL:
+                    assert {plain(each) for each in distributions.get(top, [top])} & promised, f"{path}: {top}"
+
+
+def plain(distribution: str) -> str:
+    """Return a distribution's name as the package index compares it."""
+    return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
 READ = """

@@ -13,7 +13,7 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -163,7 +163,7 @@ def say_error(line: str) -> None:
 
 
 @contextmanager
-def _logging(debug: bool) -> Any:
+def _logging(debug: bool) -> Iterator[None]:
     """Show all log messages on stderr if ``debug`` is set."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
@@ -180,7 +180,7 @@ def _logging(debug: bool) -> Any:
 
 
 @contextmanager
-def _one_line_warnings() -> Any:
+def _one_line_warnings() -> Iterator[None]:
     """Print each warning as one line, without the line of code that caused it."""
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *where, **more: print(f"warning: {message}", file=sys.stderr)
@@ -204,7 +204,7 @@ def make_console() -> Console:
     return Console(highlight=False, soft_wrap=True, emoji=False)
 
 
-def emit(value: Any) -> None:
+def emit(value: object) -> None:
     """Print one JSON object on stdout."""
     text = json.dumps(value, ensure_ascii=False)
     print(text if text.isascii() or _is_encodable(text) else json.dumps(value))

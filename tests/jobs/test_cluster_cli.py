@@ -59,6 +59,11 @@ def test_cluster_inspect_export(store: Path, tmp_path: Path) -> None:
     assert "needs a feature; name it with --feature" in unnamed.stderr
 
 
+def test_the_help_promises_no_executor() -> None:
+    shown = " ".join(CliRunner().invoke(cluster_app, ["-h"], terminal_width=200).stdout.split())
+    assert "Without effect: clustering runs in this process." in shown and "Ray job" not in shown
+
+
 def test_one_line_and_exit_code_2(store: Path, tmp_path: Path) -> None:
     for arguments, line in (
         (("--store", str(tmp_path), "--kind", "visual"), "no store here"),
