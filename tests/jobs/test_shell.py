@@ -11,7 +11,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from jobs import evaluate, store, weights
+from jobs import demo, evaluate, store, weights
 from jobs._cli import StageCommand, job
 from stores.command import signal_code
 from tests._helpers.building import store_with
@@ -54,6 +54,23 @@ def test_a_closed_stdout_ends_a_command_in_silence_as_sigpipe_would(
     os.close(closed)
     assert (done.returncode, done.stderr) == (CLOSED, "")
     assert signal_code("SIGPIPE") == CLOSED
+
+
+def test_the_demo_ends_so_too_and_not_after_minutes(closed: int, tmp_path: Path) -> None:
+    done = run("demo", "--out", tmp_path, "--videos", 44, stdout=closed, buffered=True)
+    os.close(closed)
+    assert (done.returncode, done.stderr, os.listdir(tmp_path)) == (CLOSED, "", [])
+
+
+@pytest.mark.parametrize(("computed", "code"), [([176, 0, 4], 0), ([176, 1, 4], 3)])
+def test_a_demo_that_computes_other_rows_than_expected_says_so(
+    computed: list[int], code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "_stores", lambda out, videos: (store_with(tmp_path / "store", "a"), computed))
+    for name in ("_train", "_panel", "_conclude"):
+        monkeypatch.setattr(demo, name, lambda *arguments: None)
+    done = CliRunner().invoke(demo.app, [])
+    assert (done.exit_code, done.stderr.startswith("error: the demo expected")) == (code, code == 3)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
