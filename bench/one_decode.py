@@ -1,14 +1,14 @@
-"""Measure what one decode for all towers saves: the preset ``all`` against single-feature jobs over 60 s clips.
+"""Measure what one decode for all towers saves: the preset ``all`` against single-feature extractions over 60 s clips.
 
     python bench/one_decode.py [--clips 3] [--runs 3] [--json PATH]
 
 The towers are null models behind the real preparation of frames and sound, so that only decoding and preparing count.
 ``all`` computes five features in one pass: CLIP on 32 frames and on 60 segments, Swin-B, Swin-L and VGGish. It is
-compared with three jobs, one per tower (CLIP on 32 frames, Swin-B, VGGish), and with one job per feature. All jobs
-are our own: a single-feature job skips what it does not need, and the one for sound decodes no picture.
+compared with three extractions, one per tower (CLIP on 32 frames, Swin-B, VGGish), and with one per feature. All of
+them are our own: a single-feature extraction skips what it does not need, and the one for sound decodes no picture.
 
 decode   CPU seconds of the decoding child process.
-wall     wall seconds of whole jobs (plan, decode, prepare, shards, commits) with one decode worker.
+wall     wall seconds of whole extractions (plan, decode, prepare, shards, commits) with one decode worker.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.decode import make_clip
-from bench.overhead import copies, whole_job
+from bench.overhead import copies, whole_extraction
 from extractors.base import Json, Model, OutputSpec
 from extractors.clip import Clip
 from extractors.swin import Swin
@@ -92,8 +92,8 @@ def null_features() -> dict[str, dict[str, Any]]:
     }
 
 
-def job_config(features: Mapping[str, Any]) -> Config:
-    """Return the configuration of a job with these features and one decode worker."""
+def extraction_config(features: Mapping[str, Any]) -> Config:
+    """Return the configuration of an extraction with these features and one decode worker."""
     return Config.model_validate({"features": features, "run": {"decode_workers": 1, "device": "cpu"}})
 
 
@@ -114,7 +114,7 @@ def decode_cpu(videos: list[Path], config: Config) -> float:
 
 
 def median_ratio(seconds: Mapping[str, list[float]], names: Sequence[str]) -> float:
-    """Return the median over runs of the ratio of ``all`` to the sum of the named jobs of the same run."""
+    """Return the median over runs of the ratio of ``all`` to the sum of the named extractions of the same run."""
     sums = [sum(run) for run in zip(*(seconds[name] for name in names), strict=True)]
     return float(statistics.median(all_s / jobs_s for all_s, jobs_s in zip(seconds["all"], sums, strict=True)))
 
@@ -122,21 +122,26 @@ def median_ratio(seconds: Mapping[str, list[float]], names: Sequence[str]) -> fl
 def main() -> int:
     """Measure and print; return 1 if a target is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clips", type=int, default=3, help="clips per job")
-    parser.add_argument("--runs", type=int, default=3, help="runs of each job; medians are reported")
+    parser.add_argument("--clips", type=int, default=3, help="clips per extraction")
+    parser.add_argument("--runs", type=int, default=3, help="runs of each extraction; medians are reported")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     arguments = parser.parse_args()
     features = null_features()
-    jobs = {"all": job_config(features), **{name: job_config({name: options}) for name, options in features.items()}}
-    seconds: dict[str, dict[str, list[float]]] = {clock: {name: [] for name in jobs} for clock in ("decode", "wall")}
+    extractions = {
+        "all": extraction_config(features),
+        **{name: extraction_config({name: options}) for name, options in features.items()},
+    }
+    seconds: dict[str, dict[str, list[float]]] = {
+        clock: {name: [] for name in extractions} for clock in ("decode", "wall")
+    }
     with tempfile.TemporaryDirectory() as folder:
         videos = copies(Path(folder) / "videos", arguments.clips, make_clip(60))
         paths = sorted(videos.iterdir())
-        whole_job(videos, Path(folder) / "warm", jobs["all"], "local", limit=1)
+        whole_extraction(videos, Path(folder) / "warm", extractions["all"], "local", limit=1)
         for run in range(arguments.runs):
-            for name, config in jobs.items():
+            for name, config in extractions.items():
                 seconds["decode"][name].append(decode_cpu(paths, config))
-                seconds["wall"][name].append(whole_job(videos, Path(folder) / f"{name}{run}", config, "local"))
+                seconds["wall"][name].append(whole_extraction(videos, Path(folder) / f"{name}{run}", config, "local"))
     result: dict[str, Any] = {"clips": arguments.clips, "runs": arguments.runs}
     for clock, target in (("decode", TARGET_DECODE), ("wall", TARGET_WALL)):
         result[clock] = {
@@ -149,9 +154,12 @@ def main() -> int:
     table = Table(title=f"One decode for all towers: {arguments.clips} clips of 60 s, median of {arguments.runs}")
     for column in ("", "decode, CPU s", "wall, s"):
         table.add_column(column, justify="right" if column else "left")
-    for name in jobs:
+    for name in extractions:
         table.add_row(name, *(f"{result[clock]['seconds'][name]:.2f}" for clock in seconds))
-    for title, ratio in (("all / one job per tower (3)", "ratio"), ("all / one job per feature", "ratio_to_each")):
+    for title, ratio in (
+        ("all / one extraction per tower (3)", "ratio"),
+        ("all / one extraction per feature", "ratio_to_each"),
+    ):
         table.add_row(title, *(f"{result[clock][ratio]:.2f}" for clock in seconds))
     table.add_row("target for the 3 towers", *(f"≤ {result[clock]['target']}" for clock in seconds))
     Console().print(table)

@@ -1,8 +1,8 @@
-"""Measure what a job costs beside decoding: whole jobs without a network against a bare decode loop.
+"""Measure what an extraction costs beside decoding: whole extractions without a network against a bare decode loop.
 
     python bench/overhead.py local|ray|memory [--runs 3] [--json PATH]
 
-local   a whole job (plan, child process, queues, shards, commits) on 12 decode-bound clips (60 s of moving
+local   a whole extraction (plan, child process, queues, shards, commits) on 12 decode-bound clips (60 s of moving
         texture, 640x360) with one decode worker, against a loop that decodes the same frames in this process.
 ray     the same on Ray Data with 200 short clips (10 s). Start-up is excluded on both sides by taking the
         difference between many clips and few.
@@ -61,8 +61,10 @@ def bare_loop(paths: Sequence[Path]) -> float:
     return time.perf_counter() - started
 
 
-def whole_job(videos: Path, store: Path, config: Config, executor: ExecutorName, limit: int | None = None) -> float:
-    """Run an extract job in this process; return wall seconds."""
+def whole_extraction(
+    videos: Path, store: Path, config: Config, executor: ExecutorName, limit: int | None = None
+) -> float:
+    """Run an extraction in this process; return wall seconds."""
     request = ExtractRequest(
         source=str(videos), store=str(store), config=config, executor=executor, options=PlanOptions(limit=limit)
     )
@@ -73,38 +75,38 @@ def whole_job(videos: Path, store: Path, config: Config, executor: ExecutorName,
 
 
 def bench_local(folder: Path, config: Config, runs: int) -> dict[str, object]:
-    """Compare local jobs with the bare loop; return medians in seconds and the median ratio."""
+    """Compare local extractions with the bare loop; return medians in seconds and the median ratio."""
     videos = copies(folder / "videos", 12, make_clip(60))
     paths = sorted(videos.iterdir())
     bare_loop(paths[:1])
-    whole_job(videos, folder / "warm", config, "local", limit=1)
-    pairs = [(whole_job(videos, folder / f"s{i}", config, "local"), bare_loop(paths)) for i in range(runs)]
-    job, bare = (statistics.median(column) for column in zip(*pairs, strict=True))
+    whole_extraction(videos, folder / "warm", config, "local", limit=1)
+    pairs = [(whole_extraction(videos, folder / f"s{i}", config, "local"), bare_loop(paths)) for i in range(runs)]
+    whole, bare = (statistics.median(column) for column in zip(*pairs, strict=True))
     ratio = statistics.median(a / b for a, b in pairs)
-    return {"clips": len(paths), "job_s": job, "bare_s": bare, "ratio": ratio, "target": 1.10}
+    return {"clips": len(paths), "job_s": whole, "bare_s": bare, "ratio": ratio, "target": 1.10}
 
 
 def bench_ray(folder: Path, config: Config, runs: int, count: int = 200, few: int = 8) -> dict[str, object]:
-    """Compare jobs on Ray Data with the bare loop, both for ``count - few`` clips; return medians and their ratio."""
+    """Compare extractions on Ray Data with the bare loop, both on ``count - few`` clips; return medians and ratio."""
     import ray
 
     videos = copies(folder / "videos", count, make_clip(10))
     paths = sorted(videos.iterdir())
     os.environ["PYTHONPATH"] = str(ROOT)
     ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False)
-    whole_job(videos, folder / "warm", config, "ray", limit=2)
-    ratios, jobs, bares = [], [], []
+    whole_extraction(videos, folder / "warm", config, "ray", limit=2)
+    ratios, wholes, bares = [], [], []
     for index in range(runs):
-        jobs.append(
-            whole_job(videos, folder / f"m{index}", config, "ray")
-            - whole_job(videos, folder / f"f{index}", config, "ray", limit=few)
+        wholes.append(
+            whole_extraction(videos, folder / f"m{index}", config, "ray")
+            - whole_extraction(videos, folder / f"f{index}", config, "ray", limit=few)
         )
         bares.append(bare_loop(paths[few:]))
-        ratios.append(jobs[-1] / bares[-1])
+        ratios.append(wholes[-1] / bares[-1])
     ray.shutdown()
     return {
         "clips": count,
-        "job_s": statistics.median(jobs),
+        "job_s": statistics.median(wholes),
         "bare_s": statistics.median(bares),
         "ratio": statistics.median(ratios),
         "target": 1.25,
@@ -144,7 +146,7 @@ def tree_peak(command: list[str]) -> tuple[float, float]:
 
 
 def bench_memory(folder: Path, runs: int, few: int = 200, many: int = 2000) -> dict[str, object]:
-    """Compare the peak memory of jobs over many clips and over few; return medians in MB and their ratio."""
+    """Compare the peak memory of extractions over many clips and over few; return medians in MB and their ratio."""
     config = folder / "rgb.yaml"
     config.write_text(CONFIG)
     clip = folder / "clip.mp4"

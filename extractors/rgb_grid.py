@@ -1,7 +1,7 @@
 """``rgb_grid``: the mean colour of each cell of a grid. No network, no torch, real numbers.
 
 It is a colour baseline for retrieval and question answering, the fixture of the pipeline's tests, and the null model of
-the overhead benchmarks: what a job costs with it is what the pipeline itself costs.
+the overhead benchmarks: what a run costs with it is what the pipeline itself costs.
 """
 
 from __future__ import annotations

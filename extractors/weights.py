@@ -89,7 +89,7 @@ def parse(text: str) -> Weights:
             raise WeightsError(f"weights {text!r}: write random:<seed> with a whole number, e.g. random:0")
         return RandomWeights(int(match[1]))
     if os.sep in text or "/" in text or text.endswith(_SUFFIXES) or text.startswith("~"):
-        # Absolute, because a job's workers need not share the working directory of whoever wrote the path.
+        # Absolute, because a run's workers need not share the working directory of whoever wrote the path.
         return WeightsFile(Path(text).expanduser().absolute())
     if not re.fullmatch(r"[\w.+-]+", text):
         raise WeightsError(f"weights {text!r} is neither random:<seed>, a hub tag nor a file path")

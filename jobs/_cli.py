@@ -7,9 +7,8 @@ Exit codes: 0 all that was wanted is stored; 3 something that was wanted is miss
 from __future__ import annotations
 
 import errno
-import signal
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import typer
 
@@ -20,7 +19,7 @@ from pipeline.shared import ExecutorName, StageResult, UsageError
 from settings import SettingsError
 from stores.command import Command as ReaderCommand
 from stores.command import Group as ReaderGroup
-from stores.command import OneLineErrors, emit, group
+from stores.command import OneLineErrors, emit, group, signal_code
 from trainers.errors import EvaluationError, TrainingError
 
 __all__ = [
@@ -38,6 +37,7 @@ __all__ = [
     "finish",
     "group",
     "job",
+    "signal_code",
 ]
 
 Executor = Annotated[
@@ -84,11 +84,17 @@ class _Group(_Expected, ReaderGroup):
 
 
 class StageCommand(Command):
-    """A job that fills a store: after an error of the disk it says that the same command continues."""
+    """A job that fills a store: if the disk fails after the start, it says that the same command continues."""
+
+    _started = False
+
+    def invoke(self, ctx: Any) -> Any:
+        self._started = True  # the words are understood, and no help was asked for
+        return super().invoke(ctx)
 
     def describe(self, error: Exception) -> str:
         line = super().describe(error)
-        if isinstance(error, OSError) and error.errno in _DISK:
+        if self._started and isinstance(error, OSError) and error.errno in _DISK:
             return f"{line}. Committed rows are safe; run the same command to continue"
         return line
 
@@ -101,7 +107,7 @@ def job(help: str | None) -> typer.Typer:
 def exit_code(result: StageResult, allow_failures: bool = False) -> int:
     """Return the exit code of a job whose stage ended so."""
     if result.stopped_by is not None:
-        return 128 + signal.Signals[result.stopped_by]
+        return signal_code(result.stopped_by)
     return 3 if result.incomplete and not allow_failures else 0
 
 

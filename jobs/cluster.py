@@ -13,9 +13,9 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # the checkout: only the
 
 import typer
 
-from jobs._cli import AllowFailures, AsJson, ConfigFile, Executor, Overrides, PlanOnly, StageCommand, finish, job
+from jobs._cli import AllowFailures, AsJson, ConfigFile, Overrides, PlanOnly, StageCommand, finish, job
 from pipeline.cluster import ClusterRequest, cluster, load_cluster_config
-from pipeline.shared import Terminal
+from pipeline.shared import ExecutorName, Terminal
 from stores.describe import DictionaryKind
 
 app = job(None)
@@ -40,7 +40,7 @@ def main(
     dataset: Annotated[str | None, typer.Option(help="The dataset (default: the only one in the store).")] = None,
     config: ConfigFile = None,
     set_: Overrides = None,
-    executor: Executor = "auto",
+    executor: Annotated[ExecutorName, typer.Option(help="Without effect: clustering runs in this process.")] = "auto",
     plan: PlanOnly = False,
     allow_failures: AllowFailures = False,
     as_json: AsJson = False,

@@ -43,7 +43,8 @@ def main(
     sound = verify(store, deep=True)
     _conclude(out, store, computed, runs, panels, len(sound.problems), time.perf_counter() - started)
     if sound.problems or computed[1:] != [0, 4]:
-        raise typer.Exit(1)
+        print("error: the demo expected 0 problems, and 0 and 4 rows computed again", file=sys.stderr)
+        raise typer.Exit(3)
 
 
 def _stores(out: Path, videos: int) -> tuple[Path, list[int]]:
@@ -108,10 +109,10 @@ def _panel(out: Path, name: str) -> Path:
 
     finished = open_run(out / name)
     with Store.open(finished.store, finished.version, lease=False) as store:
-        asked = store.table("questions", f"{finished.dataset}/test").slice(0, 1).to_pylist()[0]
+        question = store.table("questions", f"{finished.dataset}/test").slice(0, 1).to_pylist()[0]
     path = out / f"{name}_panel.png"
-    video = out / "videos" / f"{asked['video_id']}.mp4"
-    path.write_bytes(draw(finished, asked["question_id"], video)[0])
+    video = out / "videos" / f"{question['video_id']}.mp4"
+    path.write_bytes(draw(finished, question["question_id"], video)[0])
     return path
 
 

@@ -8,7 +8,6 @@ On several GPUs of one machine: torchrun --nproc-per-node 4 jobs/train.py …; o
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +17,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # the checkout: only the
 import typer
 
 import settings
-from jobs._cli import AsJson, Command, ConfigFile, Overrides, emit, job
+from jobs._cli import AsJson, Command, ConfigFile, Overrides, emit, job, signal_code
 from trainers import METHODS, PRESETS, MethodSettings, TrainRequest, TrainResult, find_method
 from trainers.folder import write_results
 from trainers.resume import choose_version
@@ -60,7 +59,7 @@ def main(
         settings=chosen.model_dump(mode="json"),
     )
     result = _train(request, ray_workers, chosen.loop.device)
-    code = 128 + signal.Signals[result.stopped_by] if result.stopped_by else 0
+    code = signal_code(result.stopped_by) if result.stopped_by else 0
     if is_first:
         summary = {**result.to_json(), "exit_code": code}
         write_results(folder, summary)

@@ -401,7 +401,7 @@ def write_table(root: Path, name: str, spec: Mapping[str, Any], table: pa.Table,
     name, part
         The table, and the part of it; ``""`` if the table has only one.
     spec
-        The complete recipe of the part.
+        The complete spec of the part.
     table
         Its rows.
 

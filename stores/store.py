@@ -286,7 +286,7 @@ class Store:
         return "" if failure is None else f": failed as {failure['class']} ({failure['message']})"
 
     def spec(self, name: str) -> dict[str, Any]:
-        """Return the spec of a feature, the complete recipe of its rows."""
+        """Return the spec of a feature: everything that can change its rows."""
         return read_spec(self.path, self._feature(name).spec_digest)
 
     def spec_digest(self, name: str) -> str:

@@ -1,4 +1,4 @@
-"""Fixtures that more than one house uses."""
+"""Fixtures that more than one package uses."""
 
 from __future__ import annotations
 

@@ -73,6 +73,14 @@ def test_every_link_and_file_in_a_document_exists(path: Path) -> None:
         assert (ROOT / name).exists() or "my" in name, name
 
 
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_the_words_of_a_document(path: Path) -> None:
+    """The rules of ``test_words_and_marks``, outside code and outside what a page quotes in order to forbid it."""
+    text = re.sub(r"```.*?```|\"[^\"\n]*\"", "", path.read_text(encoding="utf-8"), flags=re.S)
+    wrong = re.search(r"(?:^|^[-*] |[.:;|] )Of [a-z]|\(there is:? ", text, re.M)
+    assert wrong is None, text[max(wrong.start() - 40, 0) : wrong.end() + 40]
+
+
 def strings(path: Path) -> list[str]:
     """The docstrings and messages of a module."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -83,6 +91,15 @@ def docstrings(path: Path) -> list[str]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     holders = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     return [text for node in ast.walk(tree) if isinstance(node, holders) and (text := ast.get_docstring(node))]
+
+
+def test_every_type_ignore_names_its_code_and_its_reason() -> None:
+    files = [path for path in [*CODE, *(ROOT / "tests").rglob("*.py")] if path.suffix == ".py"]
+    bare = re.compile(r"#\s*type:\s*ignore(?!\[[a-z, -]+\]  # \S).*")
+    for path in files:
+        with tokenize.open(path) as file:
+            for token in tokenize.generate_tokens(file.readline):
+                assert token.type != tokenize.COMMENT or not bare.match(token.string), f"{path}:{token.start[0]}"
 
 
 @pytest.mark.parametrize(

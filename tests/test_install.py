@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import venv
 import zipfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,7 @@ import pytest
 from stores import Store
 from tests._helpers.runs import extract, rgb_config
 from tests.conftest import ROOT
+from tests.test_houses import PACKAGES, imported, modules
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +63,53 @@ def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(python: Path, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return subprocess.run([str(python), *arguments], cwd=cwd, env=environment, text=True, capture_output=True)
+
+
+def test_what_a_message_tells_to_install_is_an_extra() -> None:
+    """The extras of the reader by its name, those of the rest by the checkout: nothing else is published."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    named = set()
+    for package in ("stores", "pipeline", "extractors", "parsers", "trainers", "jobs"):
+        for path in (ROOT / package).rglob("*.py"):
+            for name, extra in re.findall(r"pip install '([\w.]+)\[(\w+)\]'", path.read_text(encoding="utf-8")):
+                assert name == ("reelstore" if package == "stores" else "."), path
+                assert extra in extras, path
+                named.add(extra)
+    assert named >= {"nvdec", "torch"}
+
+
+EXTRAS = {
+    "stores": {"torch", "lance", "zarr"},
+    "settings": {"extract", "parse", "train"},
+    "extractors": {"extract"},
+    "parsers": {"parse"},
+    "pipeline": {"extract", "parse", "ray", "nvdec"},
+    "trainers": {"train", "ray"},
+}
+"""The extras of which a package may import, beside what the reader needs."""
+
+OPTIONAL = {"hypothesis", "torch_geometric"}
+"""What people install themselves: for the contract tests of a store, and for one form of an export."""
+
+
+@pytest.mark.parametrize("package", EXTRAS)
+def test_what_a_package_imports_is_in_its_extras(package: str) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"]]
+    for extra in EXTRAS[package]:
+        wanted += project["optional-dependencies"][extra]
+    promised = {plain(re.split(r"[ \[<>=;]", requirement)[0]) for requirement in wanted}
+    distributions = packages_distributions()
+    for name, path in modules().items():
+        if name.partition(".")[0] == package:
+            for top in {other.partition(".")[0] for other in imported(name)} - sys.stdlib_module_names - set(PACKAGES):
+                if top and top not in OPTIONAL:
+                    assert {plain(each) for each in distributions.get(top, [top])} & promised, f"{path}: {top}"
+
+
+def plain(distribution: str) -> str:
+    """Return a distribution's name as the package index compares it."""
+    return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
 READ = """

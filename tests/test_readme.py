@@ -65,8 +65,8 @@ class Line:
     @property
     def assignments(self) -> list[str]:
         """What ``--set`` is given, without placeholders."""
-        found = re.findall(r"--set[= ]('[^']+'|\"[^\"]+\"|\S+)", self.words)
-        return [shlex.split(text)[0] for text in found if not re.match(r"[a-z]\.b=c|A\.B=C|[A-Z]+$|…", text)]
+        texts = re.findall(r"--set[= ]('[^']+'|\"[^\"]+\"|\S+)", self.words)
+        return [shlex.split(text)[0] for text in texts if not re.match(r"[a-z]\.b=c|A\.B=C|[A-Z]+$|…", text)]
 
     def value(self, option: str) -> str | None:
         """What an option is given; None if it is absent or its value is a placeholder."""
@@ -181,12 +181,12 @@ def is_accepted(assignment: str) -> bool:
 
 def settings_in_text() -> list[tuple[str, str]]:
     """Return (page, ``a.b=c``) for inline code that is a setting, with or without ``--set``."""
-    found = []
+    pairs = []
     for page in PAGES:
         for code in _INLINE.findall(prose(page)):
             texts = re.findall(r"--set ([^\s…]+=[^\s…]+)", code) or [code]
-            found += [(page.name, text) for text in texts if _ASSIGNMENT.match(text) and not _OWN.search(code)]
-    return found
+            pairs += [(page.name, text) for text in texts if _ASSIGNMENT.match(text) and not _OWN.search(code)]
+    return pairs
 
 
 WITH_SETTINGS = [line for line in LINES if (line.assignments or line.value("preset")) and not _OWN.search(line.words)]

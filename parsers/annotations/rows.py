@@ -69,10 +69,9 @@ class Row:
         """Return a text that is not empty, cleaned as by ``checked_text``."""
         return self.checked_text(name, self.required(name))
 
-    def checked_text(self, name: str, value: Any) -> str:
+    def checked_text(self, name: str, value: object) -> str:
         """Return a text without trailing blanks and with ``？`` written as ``?``; both changes are noted."""
-        check_text(name, value)
-        text: str = value
+        text = check_text(name, value)
         if text != text.rstrip():
             self.note("trailing_blank", name, f"{text!r} ends in white space; stripped")
             text = text.rstrip()
@@ -103,13 +102,13 @@ class Row:
         return None if value is None or value == "" else number_of(name, _parsed(value))
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """Return a value as it appears in a message."""
     text = value if isinstance(value, float) else ascii(value) if not isinstance(value, str) else repr(value[:80])
     return str(text)[:100]
 
 
-def _parsed(cell: Any) -> Any:
+def _parsed(cell: object) -> object:
     """Return the number that a csv cell holds; anything else unchanged."""
     try:
         return float(cell) if isinstance(cell, str) and len(cell) < 64 else cell
@@ -117,13 +116,13 @@ def _parsed(cell: Any) -> Any:
         return cell
 
 
-def decimal(value: Any) -> Any:
+def decimal(value: object) -> object:
     """Return an integer as text; anything else unchanged."""
     return str(value) if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63 else value
 
 
-def check_text(name: str, value: Any) -> None:
-    """Refuse a value that is not text, is too long, holds a NUL, or is not valid Unicode."""
+def check_text(name: str, value: object) -> str:
+    """Return a text; refuse what is not text, is too long, holds a NUL, or is not valid Unicode."""
     if not isinstance(value, str):
         raise RowError("wrong_type", name, f"must be text (got {shown(value)})")
     if len(value) > MAX_TEXT:
@@ -134,20 +133,21 @@ def check_text(name: str, value: Any) -> None:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
         raise RowError("not_utf8", name, f"is not valid UTF-8 ({shown(value)})") from error
+    return value
 
 
-def check_key(name: str, value: Any) -> str:
+def check_key(name: str, value: object) -> str:
     """Return a text as a key; refuse an empty one, or one of more than 512 bytes."""
-    check_text(name, value)
-    if not value:
+    key = check_text(name, value)
+    if not key:
         raise RowError("empty_text", name, "must not be empty")
-    size = len(value.encode())
+    size = len(key.encode())
     if size > MAX_KEY_BYTES:
         raise RowError("key_too_long", name, f"has {size} bytes, but at most {MAX_KEY_BYTES} are allowed")
-    return str(value)
+    return key
 
 
-def number_of(name: str, value: Any) -> float:
+def number_of(name: str, value: object) -> float:
     """Return a finite number, 0 or more; refuse any other value."""
     try:
         number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
@@ -160,7 +160,7 @@ def number_of(name: str, value: Any) -> float:
     return number
 
 
-def check_spans(row: Row, name: str, value: Any, duration: float | None) -> tuple[tuple[float, float], ...]:
+def check_spans(row: Row, name: str, value: object, duration: float | None) -> tuple[tuple[float, float], ...]:
     """Return pairs (start, end) in seconds; note an empty span, or one that ends after the video."""
     if not isinstance(value, Sequence) or isinstance(value, str):
         raise RowError("wrong_type", name, f"must be a list of pairs [start, end] (got {shown(value)})")

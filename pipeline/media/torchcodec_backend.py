@@ -33,7 +33,7 @@ def why_unavailable(backend: str) -> str | None:
         import torch
         import torchcodec.decoders  # noqa: F401 - loads FFmpeg's libraries
     except metadata.PackageNotFoundError:
-        return "the package 'torchcodec' is not installed: pip install 'reelstore[nvdec]'"
+        return "the package 'torchcodec' is not installed: pip install '.[nvdec]'"
     except (ImportError, OSError, RuntimeError) as error:
         return f"torchcodec cannot be loaded: {first_line(error)}"
     if DEVICES[backend] == "cpu":

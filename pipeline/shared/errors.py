@@ -1,10 +1,10 @@
-"""Errors that end a job with exit code 2; the message is one line that says what to change."""
+"""Errors that end a run with exit code 2; the message is one line that says what to change."""
 
 from __future__ import annotations
 
 
 class UsageError(Exception):
-    """Raised when a job cannot start, or cannot go on, until its user changes something."""
+    """Raised when a stage cannot start, or cannot go on, until its user changes something."""
 
 
 class ConfigError(UsageError):

@@ -57,11 +57,12 @@ def check_writable(store: Path) -> None:
     parent = store
     while not parent.exists():
         parent = parent.parent
+    place = "it" if parent == store else str(parent)
     if not parent.is_dir():
-        raise PreflightError(f"{store}: {parent} is not a directory; name another store")
+        raise PreflightError(f"{store}: {place} is not a directory; name another store")
     if os.statvfs(parent).f_flag & os.ST_RDONLY:
-        raise PreflightError(f"{store}: {parent} is on a read-only filesystem; remount it or name another directory")
+        raise PreflightError(f"{store}: {place} is on a read-only filesystem; remount it or name another directory")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise PreflightError(
-            f"{store}: no permission to write in {parent}; change its permissions or name another directory"
+            f"{store}: no permission to write in {place}; change its permissions or name another directory"
         )

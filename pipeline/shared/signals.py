@@ -11,16 +11,10 @@ from typing import Any
 
 
 class StopRequestedError(BaseException):
-    """Raised in the main thread when the process is asked to stop."""
+    """Raised in the main thread when the process is asked to stop; its text is the signal's name."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
-        self.signum = signum
-
-    @property
-    def exit_code(self) -> int:
-        """What a shell expects of a process that a signal ended: 128 plus the signal's number."""
-        return 128 + self.signum
 
 
 class StopSignals:

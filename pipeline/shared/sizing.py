@@ -15,7 +15,7 @@ from settings import Section
 from settings.messages import plural
 
 # Shares of a CPU that each actor claims from Ray. Model and writer actors wait on a GPU or a disk most of the time;
-# giving them whole CPUs would leave a two-CPU machine without one for decoding, and the job would hang.
+# giving them whole CPUs would leave a two-CPU machine without one for decoding, and the run would hang.
 MODEL_CPUS = 0.25
 WRITER_CPUS = 0.25
 _MOST_MODEL_THREADS = 8  # a micro-batch is little work to share, and the other CPUs decode
@@ -137,7 +137,7 @@ def ray_decode_workers(sizing: Sizing, cluster_cpus: float) -> int:
     Raises
     ------
     PreflightError
-        If the cluster is too small for one actor of each stage: the job would wait forever.
+        If the cluster is too small for one actor of each stage: the run would wait forever.
     """
     model_actors = max(1, sizing.gpus)
     room = cluster_cpus - model_actors * MODEL_CPUS - WRITER_CPUS

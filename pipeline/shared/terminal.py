@@ -22,7 +22,7 @@ def human_bytes(count: float) -> str:
 
 
 class Terminal:
-    """Writes the lines and progress bars of one job to stderr.
+    """Writes the lines and progress bars of one run to stderr.
 
     It knows nothing of stages, plans or executors: what is worth a line is decided where it happens.
 

@@ -1,7 +1,7 @@
 """The command line of a store: ``reelstore`` if the reader is installed, ``jobs/store.py`` in a checkout."""
 
 from .app import app
-from .base import Command, Group, OneLineErrors, describe_error, emit, group, make_console, say_error
+from .base import Command, Group, OneLineErrors, describe_error, emit, group, make_console, say_error, signal_code
 
 __all__ = [
     "Command",
@@ -13,4 +13,5 @@ __all__ = [
     "group",
     "make_console",
     "say_error",
+    "signal_code",
 ]

@@ -5,14 +5,16 @@ The commands of this package and those of the checkout's ``jobs/`` are built on 
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
+import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -25,8 +27,10 @@ from ..wording import one_line
 
 DEBUG_VARIABLE = "REELSTORE_DEBUG"
 SETTINGS = {"help_option_names": ["-h", "--help"]}
-_USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
-"""Base class of all errors in the use of options."""
+# typer exports only some of its errors: their base is click's, or that of typer's own copy of click.
+_USAGE_ERROR: type[Exception] = next(
+    base for base in typer.BadParameter.__mro__ if base.__name__ == "UsageError" and issubclass(base, Exception)
+)
 
 logger = logging.getLogger("reelstore")
 
@@ -38,7 +42,8 @@ class OneLineErrors:
     """Mix-in for commands and groups of commands: an expected error becomes one line on stderr and exit code 2.
 
     ``--debug`` anywhere before ``--``, or ``REELSTORE_DEBUG=1``, also prints the traceback and shows messages logged at
-    level DEBUG. An error that is not expected is a fault of this program and always shows its traceback.
+    level DEBUG. An error that is not expected is a fault of this program and always shows its traceback. If the
+    reader of stdout goes away, as in ``| head``, the command ends in silence with the exit code of SIGPIPE.
 
     Attributes
     ----------
@@ -61,18 +66,29 @@ class OneLineErrors:
     def _exit_code(self, run: Callable[[], Any], debug: bool) -> int:
         try:
             code = run()
+            sys.stdout.flush()  # here an error can still be told
         except _USAGE_ERROR as error:
-            if not str(error):  # without any argument, the help has been printed
-                return 2
             say_error(usage_line(error))
             return 2
         except typer.Abort:
             say_error("aborted")
             return 1
+        except SystemExit as error:  # typer and rich turn a closed stdout into exit code 1
+            if not _is_closed_pipe(error.__context__):
+                raise
+            _lead_stdout_nowhere()
+            return signal_code("SIGPIPE")
         except self.expected as error:
+            if _is_closed_pipe(error):
+                _lead_stdout_nowhere()
+                return signal_code("SIGPIPE")
             if debug:
                 traceback.print_exception(error)
             say_error(self.describe(error))
+            try:
+                sys.stdout.flush()
+            except OSError:
+                _lead_stdout_nowhere()
             return 2
         return code if isinstance(code, int) else 0
 
@@ -91,7 +107,28 @@ class Command(OneLineErrors, TyperCommand):
 
 
 class Group(OneLineErrors, TyperGroup):
-    """Several commands under one name."""
+    """Several commands under one name; without any argument, their help on stderr and exit code 2."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args and not ctx.resilient_parsing:
+            print(ctx.get_help(), file=sys.stderr)
+            ctx.exit(2)
+        return super().parse_args(ctx, args)
+
+
+def signal_code(name: str) -> int:
+    """Return the exit code by which a shell knows a process that a signal (``SIGTERM``) ended: 128 + its number."""
+    return 128 + signal.Signals[name]
+
+
+def _is_closed_pipe(error: BaseException | None) -> bool:
+    return isinstance(error, OSError) and error.errno == errno.EPIPE
+
+
+def _lead_stdout_nowhere() -> None:
+    """Keep what is left in the buffer of stdout from causing a second error when the interpreter ends."""
+    with suppress(OSError, ValueError):  # a replaced stdout may have no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _take_debug(words: list[str]) -> bool:
@@ -106,7 +143,7 @@ def _take_debug(words: list[str]) -> bool:
 def usage_line(error: Exception) -> str:
     """Return what is wrong with an option or argument, and how to get help, as one line."""
     context = getattr(error, "ctx", None)
-    message = one_line(getattr(error, "format_message", lambda: str(error))())
+    message = one_line(getattr(error, "format_message", lambda: str(error))()).replace(": Value error, ", ": ", 1)
     return message if context is None else f"{message.rstrip('.')}; see {context.command_path} --help"
 
 
@@ -126,7 +163,7 @@ def say_error(line: str) -> None:
 
 
 @contextmanager
-def _logging(debug: bool) -> Any:
+def _logging(debug: bool) -> Iterator[None]:
     """Show all log messages on stderr if ``debug`` is set."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
@@ -143,7 +180,7 @@ def _logging(debug: bool) -> Any:
 
 
 @contextmanager
-def _one_line_warnings() -> Any:
+def _one_line_warnings() -> Iterator[None]:
     """Print each warning as one line, without the line of code that caused it."""
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *where, **more: print(f"warning: {message}", file=sys.stderr)
@@ -156,7 +193,6 @@ def group(help: str | None, cls: type[Group] = Group) -> typer.Typer:
         cls=cls,
         add_completion=False,
         pretty_exceptions_enable=False,
-        no_args_is_help=True,
         rich_markup_mode=None,
         context_settings=SETTINGS,
         help=help,
@@ -168,7 +204,7 @@ def make_console() -> Console:
     return Console(highlight=False, soft_wrap=True, emoji=False)
 
 
-def emit(value: Any) -> None:
+def emit(value: object) -> None:
     """Print one JSON object on stdout."""
     text = json.dumps(value, ensure_ascii=False)
     print(text if text.isascii() or _is_encodable(text) else json.dumps(value))

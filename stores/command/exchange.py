@@ -21,15 +21,17 @@ from ..exchange import (
     read_keys,
 )
 from ..store import Store
-from ..wording import first_few
+from ..wording import available, first_few
 from .base import AsJson, Directory, emit, make_console
+
+_CHOICES = sorted([*TARGETS, DICTIONARIES])
 
 console = make_console()
 
 
 def export_feature(
     directory: Directory,
-    to: Annotated[str, typer.Option(help=f"Layout: {', '.join(sorted([*TARGETS, DICTIONARIES]))}.")],
+    to: Annotated[str, typer.Option(help=f"Layout: {', '.join(_CHOICES)}.")],
     out: Annotated[Path, typer.Option(help="A new or empty folder.")],
     feature: Annotated[
         str | None, typer.Option(help=f"The feature (name or name@digest); required unless --to is {DICTIONARIES}.")
@@ -53,14 +55,21 @@ def export_feature(
 
     Exit code 3 if wanted rows are missing.
     """
+    options = ExportOptions(dataset_name, layout, published_times)
     if to == DICTIONARIES:
+        if feature is not None or split or options != ExportOptions():
+            raise ExchangeError(
+                f"--to {to}: takes neither --feature, --split, --dataset-name, --layout nor --published-times"
+            )
         _export_dictionaries(directory, out, version, as_json)
         return
+    if to not in TARGETS:
+        raise ExchangeError(f"--to {to!r}: unknown ({available(_CHOICES)})")
     if feature is None:
         raise ExchangeError(f"--to {to}: needs a feature; name it with --feature")
     splits = dict(_split(text) for text in split or ())
     with Store.open(directory, version) as store:
-        result = export(store, feature, to, out, splits, ExportOptions(dataset_name, layout, published_times))
+        result = export(store, feature, to, out, splits, options)
     if as_json:
         emit(dataclasses.asdict(result))
     else:

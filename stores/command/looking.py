@@ -37,14 +37,22 @@ def inspect(
         DictionaryKind | None, typer.Option(help="Show the clusters of this dictionary with their nearest members.")
     ] = None,
     cluster: Annotated[int | None, typer.Option(help="With --dictionary: show this cluster only.")] = None,
-    nearest: Annotated[int, typer.Option(min=1, help="With --dictionary: members shown per cluster.")] = 5,
+    nearest: Annotated[
+        int | None, typer.Option(min=1, help="With --dictionary: members shown per cluster (default: 5).")
+    ] = None,
     version: Annotated[int | None, typer.Option(help="Look at this version (default: the latest).")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show features, tables and missing rows, or everything known about one video key or a dictionary."""
+    if dictionary is None:
+        for option, value in (("--cluster", cluster), ("--nearest", nearest)):
+            if value is not None:
+                raise typer.BadParameter("goes with --dictionary", param_hint=option)
+    elif key is not None:
+        raise typer.BadParameter("does not go with --dictionary; name one of the two", param_hint="KEY")
     with Store.open(directory, version, lease=False) as store:
         if dictionary is not None:
-            clusters = describe_dictionary(store, dictionary, cluster, nearest)
+            clusters = describe_dictionary(store, dictionary, cluster, 5 if nearest is None else nearest)
             if as_json:
                 emit(clusters)
             else:
@@ -89,7 +97,7 @@ def _show_store(value: StoreDescription) -> None:
     for name, rows in value["tables"].items():
         console.print(f"table {name}: {rows} rows", markup=False)
     for name, changes in value["stale"].items():
-        console.print(f"table {name} is stale: {', '.join(changes)}; run jobs/cluster.py", markup=False)
+        console.print(f"table {name} is stale: {', '.join(changes)}; run jobs/cluster.py in the checkout", markup=False)
     counts = Counter((failure["feature"], failure["class"]) for failure in value["failures"])
     for (name, failure_class), count in sorted(counts.items()):
         console.print(f"missing: {name}: {count} {failure_class}", markup=False)

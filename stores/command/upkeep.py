@@ -60,7 +60,7 @@ def repair(directory: Directory, as_json: AsJson = False) -> None:
     for name, keys in outcome.dropped_rows.items():
         console.print(f"dropped {len(keys)} rows of {name}: {first_few([repr(key) for key in keys], 10)}", markup=False)
     if outcome.dropped_rows:
-        console.print("run the extract job again to compute them", markup=False)
+        console.print("run jobs/extract.py in the checkout to compute them again, or import them again", markup=False)
 
 
 def gc(

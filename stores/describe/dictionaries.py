@@ -80,7 +80,7 @@ def dictionary_spec(store: Store, kind: str) -> dict[str, Any]:
         present = [kind for kind in KINDS if f"{kind}_dictionary" in store.tables]
         raise MissingKeyError(
             f"{store.path}: no {kind} dictionary in version {store.version} ({available(present)}); "
-            "make one with jobs/cluster.py"
+            "make one with jobs/cluster.py in the checkout"
         )
     return read_spec(store.path, store.parts(name)[""].spec_digest)
 

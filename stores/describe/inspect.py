@@ -122,7 +122,7 @@ def _describe_feature(store: Store, name: str) -> FeatureDescription:
     }
 
 
-def weights_of(spec: Mapping[str, Any]) -> Any:
+def weights_of(spec: Mapping[str, Any]) -> object:
     """Return what a spec says about the weights of its model; None if it has none."""
     model = spec.get("model")
     return model.get("weights") if isinstance(model, dict) else None

@@ -76,7 +76,9 @@ def export_dictionaries(store: Store, out: Path) -> DictionaryExport:
     """
     kinds = [kind for kind in KINDS if f"{kind}_dictionary" in store.tables]
     if not kinds:
-        raise MissingKeyError(f"{store.path}: no dictionary in version {store.version}; make one with jobs/cluster.py")
+        raise MissingKeyError(
+            f"{store.path}: no dictionary in version {store.version}; make one with jobs/cluster.py in the checkout"
+        )
     result = DictionaryExport(store.version)
     specs = {kind: dictionary_spec(store, kind) for kind in kinds}
     with new_folder(out, store.path) as folder:

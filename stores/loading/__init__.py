@@ -7,7 +7,7 @@ except ModuleNotFoundError as error:
 
 from .ahead import read_ahead
 from .batches import QuestionBatch, VideoBatch
-from .completeness import Finding, IncompleteError, Report, check
+from .completeness import Completeness, Finding, IncompleteError, Report, check
 from .datasets import QuestionDataset, VideoDataset, identity
 from .questions import Questions, load_questions, load_vectors
 from .samplers import BatchSampler, CollectiveSampler, ShuffleSampler
@@ -16,6 +16,7 @@ from .views import View
 __all__ = [
     "BatchSampler",
     "CollectiveSampler",
+    "Completeness",
     "Finding",
     "IncompleteError",
     "QuestionBatch",

@@ -5,16 +5,23 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
+
+_Items = TypeVar("_Items", contravariant=True)
+_Batch = TypeVar("_Batch", covariant=True)
+_Chosen = TypeVar("_Chosen")
+_Read = TypeVar("_Read")
 
 
-class _Batched(Protocol):
+class _Batched(Protocol[_Items, _Batch]):
     """A dataset that gathers whole batches."""
 
-    def __getitems__(self, indices: Any) -> Any: ...
+    def __getitems__(self, items: _Items, /) -> _Batch: ...
 
 
-def read_ahead(dataset: _Batched, batches: Iterable[Any], depth: int = 2, threads: int = 1) -> Iterator[Any]:
+def read_ahead(
+    dataset: _Batched[_Chosen, _Read], batches: Iterable[_Chosen], depth: int = 2, threads: int = 1
+) -> Iterator[_Read]:
     """Yield the batches of a dataset in order, reading up to ``depth`` of them while the trainer computes.
 
     A batch goes from the page cache to its tensor in one copy. The worker processes of a ``DataLoader`` fill fresh
@@ -32,7 +39,7 @@ def read_ahead(dataset: _Batched, batches: Iterable[Any], depth: int = 2, thread
         Number of threads that read.
     """
     pool = ThreadPoolExecutor(threads, thread_name_prefix="read-ahead")
-    waiting: deque[Future[Any]] = deque()
+    waiting: deque[Future[_Read]] = deque()
     try:
         for indices in batches:
             waiting.append(pool.submit(dataset.__getitems__, indices))

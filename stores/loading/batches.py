@@ -24,8 +24,7 @@ class _Tensors:
     """Mix-in for dataclasses whose tensors move together."""
 
     def _map(self, change: TensorMap) -> Self:
-        # mypy cannot tell that a mixin of dataclasses is one
-        return type(self)(**{field.name: _apply(getattr(self, field.name), change) for field in fields(self)})  # type: ignore[arg-type]
+        return type(self)(**{field.name: _apply(getattr(self, field.name), change) for field in fields(self)})  # type: ignore[arg-type]  # a mix-in of dataclasses is one
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         """Return the batch with its tensors on ``device``; ``non_blocking`` as in ``torch.Tensor.to``."""

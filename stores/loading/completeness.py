@@ -66,8 +66,8 @@ class Finding:
 
 
 @dataclass(slots=True)
-class Report:
-    """Result of ``check``.
+class Completeness:
+    """Result of ``check``: what a split lacks.
 
     Attributes
     ----------
@@ -121,6 +121,9 @@ class Report:
         return table
 
 
+Report = Completeness  # its name in 0.1.0
+
+
 def check(
     store: Store,
     features: Sequence[str],
@@ -129,7 +132,7 @@ def check(
     expected_steps: Mapping[str, int] | None = None,
     dictionaries: Sequence[str] = (),
     deep: bool = False,
-) -> Report:
+) -> Completeness:
     """Compare features with the questions of a split.
 
     Parameters
@@ -153,7 +156,7 @@ def check(
         If there are no such questions, features or tables.
     """
     videos = list(dict.fromkeys(load_questions(store, split, dataset).video_ids))
-    report = Report(deep)
+    report = Completeness(deep)
     for name in features:
         rows = FeatureRows(store, View(name), videos)
         report.rows[name] = len(videos) - len(rows.missing)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ from .gather import FeatureRows, Gathered
 from .questions import TextVectors, load_nodes, load_questions, load_vectors
 from .resident import ResidentRows
 from .views import View, as_views
+
+_Batch = TypeVar("_Batch")
 
 Features = Mapping[str, View] | Sequence[str | View]
 """Views by their names in a batch, or a list of views and of features (all steps, float32)."""
@@ -301,6 +303,6 @@ class VideoDataset(_StoreDataset):
         )
 
 
-def identity(batch: Any) -> Any:
+def identity(batch: _Batch) -> _Batch:
     """Return a batch unchanged; use it as ``collate_fn``, since ``__getitems__`` already returns whole batches."""
     return batch

@@ -15,7 +15,7 @@ from ..format.rows import Array
 from ..store import Store
 from ..wording import available, first_few, plural
 
-_EMBED = "list the text encoder under option_embeddings in the configuration of jobs/refresh.py, and run that"
+_EMBED = "list the text encoder under option_embeddings in the dataset's file, and run jobs/refresh.py in the checkout"
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,7 @@ class Done:
 
 def extract(
     source: Path | str,
-    store: Path,
+    store: Path | str,
     config: Config,
     executor: Any = "local",
     plan_only: bool = False,

@@ -93,7 +93,7 @@ class _BrokenModel(RgbGridModel):
             case "forward: shape":
                 return values[:, 1:]
             case "forward: dtype":
-                return values.astype(np.float64)  # type: ignore[return-value]
+                return values.astype(np.float64)
             case "forward: finite":
                 return np.where(values > values.mean(), values, np.float32("inf"))
             case "forward: again":
@@ -142,7 +142,7 @@ class _BrokenTextModel(TextModel):
         vectors = self._model.encode(texts)
         match self._breaks:
             case "encode: dtype":
-                return vectors.astype(np.float64)  # type: ignore[return-value]
+                return vectors.astype(np.float64)
             case "encode: finite":
                 return vectors / np.float32(0)
             case "encode: none":

@@ -237,4 +237,4 @@ def test_a_contradiction_between_tag_and_model_is_a_weights_error() -> None:
 def test_options_are_frozen() -> None:
     extractor = Clip(model="ViT-S-32-alt", weights="random:0")
     with pytest.raises(ValueError, match="frozen"):
-        extractor.weights = "random:1"  # type: ignore[misc]
+        extractor.weights = "random:1"

@@ -44,7 +44,7 @@ def test_a_tag_and_files_of_the_same_weights_give_equal_outputs(
         tiny_clip(tmp_path / "train.pth", activation="quick_gelu"),
     ]
     for extractor in same:
-        assert features(extractor, frames).tobytes() == by_tag.tobytes(), extractor.weights  # type: ignore[attr-defined]
+        assert features(extractor, frames).tobytes() == by_tag.tobytes(), extractor.weights  # type: ignore[attr-defined]  # every extractor here has weights
         assert extractor.spec()["activation"] == "quick_gelu"
     plain = tiny_clip(tiny.hub_file)
     assert plain.spec()["activation"] == "gelu"

@@ -41,10 +41,10 @@ def test_cluster_inspect_export(store: Path, tmp_path: Path) -> None:
     assert (again.exit_code, json.loads(again.stdout)["computed"]) == (0, False)
     assert "nothing to do" in again.stderr
 
-    told = store_job("inspect", str(store), "--dictionary", "linguistic", "--cluster", "0")
-    assert told.exit_code == 0
-    assert "k=6 of 8×16, 23 members" in told.stdout
-    assert "why does the" in told.stdout
+    shown = store_job("inspect", str(store), "--dictionary", "linguistic", "--cluster", "0")
+    assert shown.exit_code == 0
+    assert "k=6 of 8×16, 23 members" in shown.stdout
+    assert "why does the" in shown.stdout
     everything = store_job("inspect", str(store), "--dictionary", "linguistic", "--nearest", "99").stdout
     assert "\\x1b[2Jwho clears the screen" in everything and "\x1b" not in everything
     absent = store_job("inspect", str(store), "--dictionary", "visual")
@@ -59,9 +59,15 @@ def test_cluster_inspect_export(store: Path, tmp_path: Path) -> None:
     assert "needs a feature; name it with --feature" in unnamed.stderr
 
 
+def test_the_help_promises_no_executor() -> None:
+    shown = " ".join(CliRunner().invoke(cluster_app, ["-h"], terminal_width=200).stdout.split())
+    assert "Without effect: clustering runs in this process." in shown and "Ray job" not in shown
+
+
 def test_one_line_and_exit_code_2(store: Path, tmp_path: Path) -> None:
     for arguments, line in (
         (("--store", str(tmp_path), "--kind", "visual"), "no store here"),
+        (("--store", str(tmp_path), "--kind", "lingu"), "'--kind': 'lingu' is not one of 'linguistic', 'visual'; see"),
         (("--store", str(store), "--kind", "visual", "--set", "kmeans.q=1"), "kmeans.q: unknown key"),
         (("--store", str(store), "--kind", "visual", "--split", "dev"), "no questions of split 'dev'"),
         (("--store", str(store), "--kind", "visual", "--split", "\udcff"), "no questions of split '\\udcff'"),

@@ -86,13 +86,13 @@ def test_a_store_that_is_something_else_is_left_alone(videos: Path, tmp_path: Pa
 
 
 def test_hash_seed_does_not_show(videos: Path, tmp_path: Path, config: Path) -> None:
-    found = []
+    written = []
     for seed in ("0", "1"):
         store = tmp_path / seed
         assert job(videos, "--store", store, "--config", config, PYTHONHASHSEED=seed).returncode == 0
-        found.append({path.name: path.read_bytes() for path in (store / "specs").iterdir()})
-        found[-1] |= {key: value.encode() for key, value in digests(store).items()}
-    assert found[0] == found[1]
+        written.append({path.name: path.read_bytes() for path in (store / "specs").iterdir()})
+        written[-1] |= {key: value.encode() for key, value in digests(store).items()}
+    assert written[0] == written[1]
 
 
 def _slow(tmp_path: Path) -> tuple[Path, str]:

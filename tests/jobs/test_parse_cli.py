@@ -66,8 +66,8 @@ def test_exit_codes_and_json(tmp_path: Path) -> None:
 )
 def test_mistakes_are_one_line_and_exit_2(tmp_path: Path, arguments: list[str], message: str) -> None:
     next_csv(tmp_path)
-    told = [argument.replace("{folder}", str(tmp_path)) for argument in arguments]
-    done = CliRunner().invoke(app, ["--format", "nextgqa", "--store", str(tmp_path / "store"), *told])
+    words = [argument.replace("{folder}", str(tmp_path)) for argument in arguments]
+    done = CliRunner().invoke(app, ["--format", "nextgqa", "--store", str(tmp_path / "store"), *words])
     assert done.exit_code == 2
     assert isinstance(done.exception, SystemExit)
     assert message in done.stderr

@@ -85,8 +85,8 @@ def test_a_sound_store_verifies(root: Path) -> None:
 
 def test_a_flipped_bit_is_named_by_file_and_key_and_repair_drops_that_row(root: Path) -> None:
     shard = damage(root, "b")
-    found = answer("verify", root, code=3)
-    assert [(problem["file"], problem["key"]) for problem in found["problems"]] == [(shard, "b")]
+    checked = answer("verify", root, code=3)
+    assert [(problem["file"], problem["key"]) for problem in checked["problems"]] == [(shard, "b")]
     shown = store("verify", root)
     assert shown.exit_code == 3 and shard in shown.stdout and "'b'" in shown.stdout and "'a'" not in shown.stdout
     mended = answer("repair", root)
@@ -105,7 +105,7 @@ def test_repair_adopts_what_a_crash_left_and_says_what_it_dropped(root: Path) ->
 def test_repair_in_words_names_dropped_keys(root: Path) -> None:
     damage(root, "a")
     text = store("repair", root).stdout
-    assert "dropped 1 rows of demo: 'a'" in text and "run the extract job again" in text
+    assert "dropped 1 rows of demo: 'a'" in text and "run jobs/extract.py in the checkout to compute" in text
 
 
 def test_gc_removes_nothing_on_a_dry_run_and_leftovers_after(root: Path) -> None:
@@ -135,8 +135,8 @@ def test_export_import_compare_round_trip(clips: Path, tmp_path: Path) -> None:
     again = store(*arguments)
     assert again.exit_code == 0 and "0 of them new" in again.stdout and "times unknown: 2 rows" in again.stdout
     for other in (tmp_path / "back", tmp_path / "out", tmp_path / "out" / "val.h5"):
-        found = answer("compare", clips, other, "--feature", "clip")
-        assert found["ok"] and found["identical"] == found["common"] > 0
+        comparison = answer("compare", clips, other, "--feature", "clip")
+        assert comparison["ok"] and comparison["identical"] == comparison["common"] > 0
     assert "external:" in (tmp_path / "back" / "README.md").read_text()
     assert answer("verify", tmp_path / "back", "--deep")["ok"]
 
@@ -167,8 +167,8 @@ def test_compare_names_the_row_that_differs(clips: Path, tmp_path: Path) -> None
     array[0, 0] += 1
     np.save(tmp_path / "npy" / "b.npy", array)
     base = ("compare", clips, tmp_path / "npy", "--feature", "clip")
-    found = answer(*base, code=3)
-    assert (found["differing"], found["worst"][0]["key"], found["worst"][0]["max_abs"]) == (1, "b", 1.0)
+    comparison = answer(*base, code=3)
+    assert (comparison["differing"], comparison["worst"][0]["key"], comparison["worst"][0]["max_abs"]) == (1, "b", 1.0)
     shown = store(*base)
     assert shown.exit_code == 3 and "differs: 'b': max abs 1" in shown.stdout and "'a'" not in shown.stdout
     assert answer(*base, "--atol", "1.5")["ok"]
@@ -188,6 +188,12 @@ MISTAKES: dict[str, Mistake] = {
     "no store": lambda root: (["inspect", root / "staging"], "no store here"),
     "no version": lambda root: (["inspect", root, "--version", 9], "no such version"),
     "no key": lambda root: (["inspect", root, "zz"], "'zz'"),
+    "inspect cluster": lambda root: (["inspect", root, "--cluster", 0], "--cluster: goes with --dictionary"),
+    "inspect nearest": lambda root: (["inspect", root, "--nearest", 5], "--nearest: goes with --dictionary"),
+    "inspect two": lambda root: (
+        ["inspect", root, "a", "--dictionary", "visual"],
+        "KEY: does not go with --dictionary; name one of the two",
+    ),
     "verify nothing": lambda root: (["verify", root.parent / "gone"], "no store here"),
     "repair nothing": lambda root: (["repair", root.parent / "gone"], "no store here"),
     "gc nothing": lambda root: (["gc", root.parent / "gone"], "no store here"),
@@ -198,6 +204,14 @@ MISTAKES: dict[str, Mistake] = {
     "export target": lambda root: (
         ["export", root, "--to", "parquet", "--feature", "demo", "--out", root.parent / "o"],
         "lance, music_avqa, nextgqa, webdataset, zarr",
+    ),
+    "export target alone": lambda root: (
+        ["export", root.parent / "gone", "--to", "nope", "--out", root.parent / "o"],
+        "--to 'nope': unknown (available: cra_dictionaries, lance, ",
+    ),
+    "export dictionaries": lambda root: (
+        ["export", root, "--to", "cra_dictionaries", "--feature", "demo", "--out", root.parent / "o"],
+        "--to cra_dictionaries: takes neither --feature, --split",
     ),
     "export split": lambda root: (
         ["export", root, "--to", "nextgqa", "--feature", "demo", "--out", root.parent / "o", "--split", "val"],

@@ -119,7 +119,7 @@ def test_an_error_says_what_to_do() -> None:
     with pytest.raises(DictionaryError, match="member 'v0007' holds NaN"):
         fit_dictionary(points, keys, SMALL)
     with pytest.raises(DictionaryError, match=r"got float64 \[20, 6\] for 20 keys"):
-        fit_dictionary(points.astype(np.float64), keys, SMALL)  # type: ignore[arg-type]
+        fit_dictionary(points.astype(np.float64), keys, SMALL)
 
 
 def test_a_memory_map_gives_the_same_bytes(tmp_path: Path) -> None:

@@ -66,10 +66,10 @@ def test_after_kill_9_the_losses_go_on_from_the_last_checkpoint(tmp_path: Path, 
     run(tmp_path / "whole", checkpoint_steps=2)
     killed = start(tmp_path / "killed", task={"break_at": kill_at}, checkpoint_steps=2)
     assert killed.wait(120) == -signal.SIGKILL
-    assert checkpoint.load_last(tmp_path / "killed")["step"] in (kill_at, kill_at - 1)  # type: ignore[index]
+    assert checkpoint.load_last(tmp_path / "killed")["step"] in (kill_at, kill_at - 1)  # type: ignore[index]  # not None after a kill
     run(tmp_path / "killed", checkpoint_steps=2)
     assert journal(tmp_path / "killed") == journal(tmp_path / "whole")
-    weights = [checkpoint.load_last(tmp_path / name)["model"] for name in ("whole", "killed")]  # type: ignore[index]
+    weights = [checkpoint.load_last(tmp_path / name)["model"] for name in ("whole", "killed")]  # type: ignore[index]  # not None after a kill
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 

@@ -139,8 +139,9 @@ def test_a_run_keeps_the_version_that_it_started_from(tmp_path: Path) -> None:
 
 
 def test_an_unfinished_run_is_not_drawn(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"results\.json: no finished run"):
+    with pytest.raises(TrainingError) as refused:
         open_run(tmp_path)
+    assert str(refused.value) == f"{tmp_path / 'results.json'}: no finished run (No such file or directory)"
 
 
 @pytest.mark.parametrize("module", ["trainers", "trainers.cra", "trainers.coqo", "trainers.metrics", "trainers.resume"])

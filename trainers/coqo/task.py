@@ -13,8 +13,10 @@ from stores import Store
 from stores.loading import (
     BatchSampler,
     CollectiveSampler,
+    QuestionBatch,
     QuestionDataset,
     ShuffleSampler,
+    VideoBatch,
     VideoDataset,
     View,
     check,
@@ -109,8 +111,9 @@ class CoqoTask(Task):
 
     def batches(self, epoch: int, start_step: int) -> Iterator[Inputs]:
         self.sampler.start(epoch, start_step)
-        for batch in read_ahead(self.train, self.sampler):
-            yield self.encoder.videos(batch) if self.config.data.collective else self.encoder.questions(batch)
+        read: Iterator[QuestionBatch | VideoBatch] = read_ahead(self.train, self.sampler)
+        for batch in read:
+            yield self.encoder.videos(batch) if isinstance(batch, VideoBatch) else self.encoder.questions(batch)
 
     def loss(self, batch: Inputs) -> dict[str, Tensor]:
         return objective(self.answer(batch), batch.labels, self.config.loss)

@@ -8,13 +8,13 @@ interrupted.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from stores.loading import Questions
 from trainers.cra.config import DataConfig
@@ -140,6 +140,12 @@ class CandidateSampler:
         return _shuffled(rng, [*_take(rng, pools, count, excluded), question])
 
 
+class _Paraphrased(BaseModel):
+    """What the file holds for a question; the published files have other fields, too."""
+
+    gen: list[str]
+
+
 def read_paraphrases(path: Path) -> dict[str, list[str]]:
     """Read paraphrases by question id, without their question marks.
 
@@ -154,12 +160,12 @@ def read_paraphrases(path: Path) -> dict[str, list[str]]:
         If the file cannot be read or has another form.
     """
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        return {key: [text.rstrip("? ") for text in value["gen"]] for key, value in raw.items()}
+        read = TypeAdapter(dict[str, _Paraphrased]).validate_json(path.read_bytes())
     except OSError as error:
         raise TrainingError(f"{path}: not readable ({error.strerror})") from error
-    except (ValueError, AttributeError, KeyError, TypeError) as error:
+    except ValidationError as error:
         raise TrainingError(f'{path}: must be JSON {{question id: {{"gen": [paraphrases]}}}}') from error
+    return {question: [text.rstrip("? ") for text in entry.gen] for question, entry in read.items()}
 
 
 def _unique_sorted(pools: Mapping[str, Iterable[str]]) -> dict[str, list[str]]:

@@ -40,7 +40,9 @@ def open_run(folder: Path) -> FinishedRun:
             feature=settings.features[-1] if settings.features else None,
             splits=tuple(results.get("metrics", ())),
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        raise TrainingError(f"{path}: no finished run ({error.strerror or one_line(error)})") from error
+    except (ValueError, KeyError, TypeError) as error:
         raise TrainingError(f"{path}: no finished run ({type(error).__name__}: {one_line(error)})") from error
     if not run.splits:
         raise TrainingError(f"{path}: the run was stopped by {stopped_by}; finish it first")

@@ -230,4 +230,4 @@ def test_an_encoder_is_frozen_and_hashes_its_options() -> None:
     encoder: TextEncoder = build_text_encoder("hashed", {"size": 8})
     assert encoder.digest != build_text_encoder("hashed", {"size": 16}).digest
     with pytest.raises(ValueError, match="frozen"):
-        encoder.size = 9  # type: ignore[attr-defined]
+        encoder.size = 9  # type: ignore[attr-defined]  # frozen, which is what is tested

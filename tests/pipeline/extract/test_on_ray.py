@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -177,8 +177,8 @@ def test_stages_that_are_retried_change_nothing(cluster: Cluster, many: Path, tm
     assert digests(store) == digests(tmp_path / "local")
 
 
-def wait_for(condition: object, seconds: float) -> None:
+def wait_for(condition: Callable[[], object], seconds: float) -> None:
     deadline = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
+    while not condition():
         assert time.monotonic() < deadline, "nothing happened"
         time.sleep(0.05)

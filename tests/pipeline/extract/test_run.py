@@ -268,12 +268,12 @@ def test_relative_paths_are_refused_in_a_submitted_job(
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     for source, store in (("videos", str(tmp_path / "s")), (str(videos), "s")):
         with pytest.raises(UsageError, match="realpath"):
-            extract(source, store, rgb_config(tmp_path), executor="local")  # type: ignore[arg-type]
+            extract(source, store, rgb_config(tmp_path), executor="local")
 
 
 def test_a_store_in_an_object_store_is_refused(videos: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="lives on a filesystem"):
-        extract(videos, "s3://bucket/store", rgb_config(tmp_path))  # type: ignore[arg-type]
+        extract(videos, "s3://bucket/store", rgb_config(tmp_path))
 
 
 def test_a_full_disk_is_noticed_before_the_run(videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

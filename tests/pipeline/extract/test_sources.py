@@ -26,7 +26,7 @@ def touch(*paths: Path) -> None:
 
 
 def keys(source: object, key: str = "stem") -> list[str]:
-    return [item.key for item in read_source(str(source), key).items]  # type: ignore[arg-type]
+    return [item.key for item in read_source(str(source), key).items]  # type: ignore[arg-type]  # a parametrized text
 
 
 def test_a_directory_is_walked_and_sorted_by_bytes(tmp_path: Path) -> None:

@@ -14,19 +14,19 @@ from rich.console import Console
 
 from stores import Store, StoreError
 from stores.commit import Changes, commit, create_store
-from stores.loading import IncompleteError, Report, check
+from stores.loading import Completeness, IncompleteError, check
 from tests._helpers.building import NUMERICS, SPEC, commit_rows, row, store_with
 from tests._helpers.question_worlds import put_questions, put_table, question, world
 
 
-def findings(report: Report) -> dict[tuple[str, str], tuple[int, int, tuple[str, ...]]]:
+def findings(report: Completeness) -> dict[tuple[str, str], tuple[int, int, tuple[str, ...]]]:
     return {(finding.name, finding.kind): (finding.count, finding.total, finding.keys) for finding in report.findings}
 
 
-def printed(report: Report, **how: Any) -> str:
+def printed(report: Completeness, **how: Any) -> str:
     console = Console(file=io.StringIO(), width=160)
     console.print(report.table(**how))
-    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]  # the fixture's StringIO
 
 
 def test_a_complete_store_passes(tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ def test_the_state_of_another_kind_of_sampler_is_not_resumed() -> None:
     "made",
     [
         lambda: ShuffleSampler(3, rank=2, world=2),
-        lambda: ShuffleSampler(3, uneven="repeat"),  # type: ignore[arg-type]
+        lambda: ShuffleSampler(3, uneven="repeat"),  # type: ignore[arg-type]  # wrong on purpose
         lambda: ShuffleSampler(3, shards=[1]),
         lambda: ShuffleSampler(3, shards=[1, 1, 2], window=0),
         lambda: ShuffleSampler(3, seed=-1),
@@ -207,7 +207,7 @@ def test_quotas_hold_by_modality_and_pass_over_videos_without(videos: VideoDatas
         assert len(capped["p"]) == 2 and capped["p"].count("Audio") <= 1
     for wrong in ({"n_max": 0}, {"n_max": -1}, {"quotas": {"Audio": -1}}):
         with pytest.raises(StoreError, match=next(iter(wrong))):
-            CollectiveSampler(videos, 2, **wrong)  # type: ignore[arg-type]
+            CollectiveSampler(videos, 2, **wrong)
     with pytest.raises(StoreError, match="no video has a question"):
         CollectiveSampler(videos, 2, quotas={"Smell": 1})
 

@@ -43,9 +43,9 @@ def chosen(array: Array, steps: object) -> Array:
 @pytest.mark.parametrize("steps", STEPS, ids=str)
 @pytest.mark.parametrize("resident", [False, True])
 def test_a_view_is_what_numpy_indexing_gives(store: Store, steps: object, dtype: str | None, resident: bool) -> None:
-    rows: FeatureRows | ResidentRows = FeatureRows(store, View("maps", steps=steps, dtype=dtype), KEYS)  # type: ignore[arg-type]
+    rows: FeatureRows | ResidentRows = FeatureRows(store, View("maps", steps=steps, dtype=dtype), KEYS)  # type: ignore[arg-type]  # parametrized texts
     if resident:
-        rows = ResidentRows(rows, "cpu")  # type: ignore[arg-type]
+        rows = ResidentRows(rows, "cpu")  # type: ignore[arg-type]  # still FeatureRows here
     got = rows.gather([2, 0, 2], Buffers())
     wanted = [maps(key) for key in ("c", "a", "c")]
     expected = torch.from_numpy(np.stack([chosen(row.values, steps) for row in wanted]))
@@ -58,7 +58,7 @@ def test_a_view_is_what_numpy_indexing_gives(store: Store, steps: object, dtype:
 
 @pytest.mark.parametrize("steps", [None, slice(None, None, 2), [4, 1]], ids=str)
 def test_pooling_is_the_mean_over_a_steps_axes_but_the_last(store: Store, steps: object) -> None:
-    rows = FeatureRows(store, View("maps", steps=steps, pool="mean", dtype=None), KEYS)  # type: ignore[arg-type]
+    rows = FeatureRows(store, View("maps", steps=steps, pool="mean", dtype=None), KEYS)  # type: ignore[arg-type]  # parametrized texts
     got = rows.gather([1], Buffers()).values[0]
     expected = chosen(maps("b").values, steps).astype(np.float64).mean(axis=(1, 2))
     assert got.dtype == torch.float16
@@ -72,7 +72,7 @@ def test_pooling_is_the_mean_over_a_steps_axes_but_the_last(store: Store, steps:
 def test_ragged_rows_are_padded_to_the_longest_of_the_batch(store: Store, dtype: str | None, resident: bool) -> None:
     rows: FeatureRows | ResidentRows = FeatureRows(store, View("ragged", dtype=dtype), KEYS)
     if resident:
-        rows = ResidentRows(rows, "cpu")  # type: ignore[arg-type]
+        rows = ResidentRows(rows, "cpu")  # type: ignore[arg-type]  # still FeatureRows here
     got = rows.gather([0, 1, 3], Buffers())  # T = 2, 0, 3
     assert got.values.shape == (3, 3, 4)
     for place, key in enumerate("abd"):
@@ -101,7 +101,7 @@ def test_a_step_that_a_row_lacks_is_refused_by_key(store: Store) -> None:
 def test_frames_of_other_videos(store: Store, resident: bool, pool: str | None) -> None:
     rows: FeatureRows | ResidentRows = FeatureRows(store, View("maps", pool=pool), KEYS)
     if resident:
-        rows = ResidentRows(rows, "cpu")  # type: ignore[arg-type]
+        rows = ResidentRows(rows, "cpu")  # type: ignore[arg-type]  # still FeatureRows here
     got = rows.frames([3, 0, 3], [0, 5, -1], Buffers()).numpy()
     expected = np.stack([maps("d").values[0], maps("a").values[5], maps("d").values[5]]).astype(np.float32)
     np.testing.assert_allclose(got, expected.mean(axis=(1, 2)) if pool else expected, rtol=1e-6)
@@ -112,11 +112,11 @@ def test_frames_of_other_videos(store: Store, resident: bool, pool: str | None) 
 @pytest.mark.parametrize("made", [{"pool": "max"}, {"dtype": "int8"}, {"dtype": "half"}])
 def test_views_that_mean_nothing_are_refused(made: dict[str, str]) -> None:
     with pytest.raises(StoreError, match=r"view of 'clip'.*" + next(iter(made))):
-        View("clip", **made)  # type: ignore[arg-type]
+        View("clip", **made)  # type: ignore[arg-type]  # wrong on purpose
 
 
 def test_names_of_views() -> None:
-    assert View("clip", steps=np.int64(3)) == View("clip", steps=3)  # type: ignore[arg-type]
+    assert View("clip", steps=np.int64(3)) == View("clip", steps=3)  # type: ignore[arg-type]  # numpy's integers are accepted, too
     with pytest.raises(StoreError, match=r"in a list, \['clip'\]"):
         as_views("clip")
     assert as_views(["clip", View("swin", pool="mean")]) == {"clip": View("clip"), "swin": View("swin", pool="mean")}

@@ -129,10 +129,10 @@ def test_a_score_does_not_depend_on_the_batch_size(root: Path) -> None:
 
 def test_a_checkpoint_tells_its_vocabularies_and_version(root: Path) -> None:
     described = task(root).describe()
-    assert (described["method"], described["settings"]["data"]["dataset"]) == ("coqo", "toy")  # type: ignore[call-overload,index]
+    assert (described["method"], described["settings"]["data"]["dataset"]) == ("coqo", "toy")  # type: ignore[call-overload,index]  # JSON
     assert described["store_version"] == Store.open(root, lease=False).version
-    assert described["answers"]["answers"] == ("green", "left", "no", "red", "right", "yes")  # type: ignore[call-overload,index]
-    assert "Which" in described["words"]["words"]  # type: ignore[operator,index]
+    assert described["answers"]["answers"] == ("green", "left", "no", "red", "right", "yes")  # type: ignore[call-overload,index]  # JSON
+    assert "Which" in described["words"]["words"]  # type: ignore[operator,index]  # JSON
     json.dumps(described)
 
 

@@ -103,6 +103,17 @@ def test_a_paraphrase_takes_the_questions_place(paraphrase_types: bool, start: s
     assert "why does it turn in v0" not in draw.questions
 
 
+@pytest.mark.parametrize("text", ["", "[]", '{"v0_0": ["why"]}', '{"v0_0": {}}', '{"v0_0": {"gen": [1]}}', b"\xff"])
+def test_paraphrases_of_another_form_are_one_line(text: str | bytes, tmp_path: Path) -> None:
+    path = tmp_path / "paraphrases.json"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    with pytest.raises(TrainingError) as refused:
+        read_paraphrases(path)
+    assert str(refused.value) == f'{path}: must be JSON {{question id: {{"gen": [paraphrases]}}}}'
+    with pytest.raises(TrainingError, match=r"gone\.json: not readable \(No such file or directory\)"):
+        read_paraphrases(tmp_path / "gone.json")
+
+
 def test_small_pools_give_fewer_candidates_and_keep_the_options() -> None:
     whole = questions()
     few = Questions(

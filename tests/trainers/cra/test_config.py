@@ -16,7 +16,7 @@ def test_every_released_setting_differs_from_paper_and_is_documented_with_its_nu
     for section, values in RELEASED.items():
         for name, value in values.items():
             assert released[section][name] == value != paper[section][name]
-            fields = CraConfig.model_fields[section].annotation.model_fields  # type: ignore[union-attr]
+            fields = CraConfig.model_fields[section].annotation.model_fields  # type: ignore[union-attr]  # each section has a model
             assert re.search(r"``released``: .+ \((fact|facts|section) \d", fields[name].description)
 
 

@@ -112,7 +112,7 @@ def test_a_graph_is_convolved_without_the_others() -> None:
     torch.testing.assert_close(convolution(graphs)[1], alone)
     by_hand = torch.stack(
         [sum(normalised_adjacency()[t, s] * (graphs[1, s] @ convolution.weight) for s in range(8)) for t in range(8)]
-    )  # type: ignore[misc]
+    )
     torch.testing.assert_close(alone, by_hand)
 
 

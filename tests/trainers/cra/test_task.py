@@ -65,7 +65,7 @@ def train(task: CraTask, epochs: int) -> list[float]:
             torch.manual_seed(epoch * 100 + step)
             optimizer.zero_grad()
             total = task.loss(batch)["total"]
-            total.backward()  # type: ignore[no-untyped-call]
+            total.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
             optimizer.step()
             losses.append(total.item())
     return losses
