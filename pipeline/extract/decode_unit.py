@@ -225,7 +225,7 @@ class _Assembly:
             self._findings = event
         elif isinstance(event, StreamFailure):
             self.fail(event.stream, MediaError(event.failure_class, event.message))
-        else:
+        elif isinstance(event, Audio):
             self._audio = event
 
     def features(self) -> tuple[dict[str, PreparedSteps], dict[str, tuple[str, str]]]:

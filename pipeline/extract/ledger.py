@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,8 +15,8 @@ from pipeline.extract.shards import FinishedShard
 from pipeline.extract.units import UnitFailure, UnitUnchanged
 from pipeline.media import PERMANENT
 from pipeline.shared import EventLog, StopSignals
-from stores.commit import Changes, Failure, commit, place_shard
-from stores.format import Manifest
+from stores.commit import Changes, Failure, Placed, commit, place_shard
+from stores.format import Manifest, Receipt
 
 COMMIT_EVERY_S = 2.0  # a crash loses that much work at most, and versions stay few
 
@@ -29,8 +29,8 @@ class Progress:
     ----------
     videos
         Videos that are finished, with rows or with failures.
-    computed, linked
-        Rows that were computed, and rows that a stored row serves.
+    carried, computed, linked
+        Rows that were copied from an older spec, that were computed, and that a stored row serves.
     bytes_written
         Bytes of published shards.
     failures
@@ -40,6 +40,7 @@ class Progress:
     """
 
     videos: int = 0
+    carried: int = 0
     computed: int = 0
     linked: int = 0
     bytes_written: int = 0
@@ -94,10 +95,11 @@ class Ledger:
             failures=[*plan.failures],
             sources=[*plan.sources],
         )
-        if plan.units:
+        goes_on = bool(plan.units or plan.carried)
+        if goes_on:
             self.commit()  # at once: computing may take hours
         self._pending.current = {name: feature.spec_digest for name, feature in features.items()}
-        if not plan.units:
+        if not goes_on:
             self.commit()
 
     def accept(self, outcome: Outcome) -> None:
@@ -106,6 +108,16 @@ class Ledger:
             self._enter(outcome)
             due = time.monotonic() - self._last_commit >= COMMIT_EVERY_S
             if due and (self._pending.placed or self._pending.failures):
+                self.commit()
+
+    def carry(self, receipt: Receipt, placed: Sequence[Placed]) -> None:
+        """Enter a shard of rows that were copied from an older spec."""
+        with self._signals.critical():
+            self._pending.placed += placed
+            self._pending.shards.append(receipt)
+            self.progress.carried += len(placed)
+            self.progress.bytes_written += receipt.bytes
+            if time.monotonic() - self._last_commit >= COMMIT_EVERY_S:
                 self.commit()
 
     def _enter(self, outcome: Outcome) -> None:

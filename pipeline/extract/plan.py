@@ -10,12 +10,13 @@ import os
 import queue
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from pipeline.extract.carrying import Candidate, CarriedRow, OlderRow, Prover, older_rows
 from pipeline.extract.features import Feature
 from pipeline.extract.identity import (
     cache_key,
@@ -40,6 +41,7 @@ class Reason(StrEnum):
 
     STORED = "stored"
     DUPLICATE = "duplicate"
+    CARRIED = "carried"
     NEW = "new"
     CONTENT_CHANGED = "content_changed"
     SPEC_CHANGED = "spec_changed"
@@ -126,6 +128,8 @@ class Plan:
         What is to be computed.
     placed
         Wanted rows that are stored under another key with the same bytes.
+    carried
+        Wanted rows that are copied from an older spec whose differences do not touch them.
     removed
         (feature, key) of rows to drop.
     settled
@@ -146,6 +150,7 @@ class Plan:
 
     units: list[Unit] = field(default_factory=list)
     placed: list[Placed] = field(default_factory=list)
+    carried: list[CarriedRow] = field(default_factory=list)
     removed: list[tuple[str, str]] = field(default_factory=list)
     settled: list[tuple[str, str, str]] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
@@ -165,7 +170,7 @@ class Plan:
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to compute and nothing to commit."""
-        return not (self.units or self.placed or self.removed or self.failures or self.settled)
+        return not (self.units or self.placed or self.carried or self.removed or self.failures or self.settled)
 
 
 @dataclass(slots=True)
@@ -177,6 +182,7 @@ class _FeatureState:
     places: dict[bytes, tuple[bytes, int]]  # cache key -> (shard, row), for shards that exist
     shards: set[bytes]  # those that exist
     older: set[str]  # keys with rows under another spec
+    carriable: dict[str, list[OlderRow]]  # by key, rows under specs that differ in rules and policies alone
     failures: dict[str, Failure]  # by key
 
 
@@ -187,6 +193,7 @@ def make_plan(
     features: Sequence[Feature],
     options: PlanOptions | None = None,
     on_hashed: Callable[[int, int], None] | None = None,
+    prover: Prover | None = None,
 ) -> Plan:
     """Compare what is wanted with what is stored.
 
@@ -202,6 +209,8 @@ def make_plan(
         Options of planning, as on the command line.
     on_hashed
         Called with (files hashed, files to hash) while content ids are computed.
+    prover
+        Says which rows of older specs need no computing; without one, all of them do.
 
     Returns
     -------
@@ -213,20 +222,35 @@ def make_plan(
     states = [_read_state(root, manifest, feature) for feature in features]
     chosen = [item for item in items if not options.only or item.key in options.only]
     records, unreadable = _read_sources(root, manifest, chosen, plan, on_hashed)
-    candidates: dict[tuple[Any, ...], list[tuple[SourceItem, dict[str, Reason]]]] = {}
+    plan.wanted = len(chosen) * len(features)
+    decisions: dict[tuple[str, str], Reason] = {}
+    carriable: list[Candidate] = []
     for item in chosen:
         record = records.get(item.uri)
-        plan.wanted += len(features)
-        wanted: dict[str, Reason] = {}
         for state in states:
             if record is None:
                 _plan_unreadable(plan, state, item, unreadable[item.uri], options)
                 continue
             reason = _decide(plan, state, item, record, options)
-            plan.reasons[state.feature.name][reason] += 1
-            if reason in COMPUTED:
-                wanted[state.feature.name] = reason
-        if wanted and record is not None:
+            decisions[item.key, state.feature.name] = reason
+            if prover is not None and reason is Reason.SPEC_CHANGED and record.content_id:
+                carriable += _carriable(state, item, record.content_id)
+    if prover is not None and carriable:
+        for candidate, proven in zip(carriable, prover(carriable), strict=True):
+            place = (candidate.item.key, candidate.feature.name)
+            if proven and decisions[place] is not Reason.CARRIED:
+                decisions[place] = Reason.CARRIED
+                plan.carried.append(candidate.row)
+    candidates: dict[tuple[Any, ...], list[tuple[SourceItem, dict[str, Reason]]]] = {}
+    for item in chosen:
+        record = records.get(item.uri)
+        if record is None:
+            continue
+        reasons = {state.feature.name: decisions[item.key, state.feature.name] for state in states}
+        for name, reason in reasons.items():
+            plan.reasons[name][reason] += 1
+        wanted = {name: reason for name, reason in reasons.items() if reason in COMPUTED}
+        if wanted:
             identity = record.content_id or f"{item.uri}\0{item.key}"
             candidates.setdefault((identity, item.start_s, item.end_s), []).append((item, wanted))
     _make_units(plan, candidates, records, states)
@@ -257,7 +281,17 @@ def _read_state(root: Path, manifest: Manifest, feature: Feature) -> _FeatureSta
         for record in SegmentLog(root, manifest.failures, schemas.FAILURES)
         if record["feature"] == feature.name and record["spec"] == feature.spec_digest
     }
-    return _FeatureState(feature, rows, places, shards, older, failures)
+    carriable = older_rows(root, manifest, feature) if older else {}
+    return _FeatureState(feature, rows, places, shards, older, carriable, failures)
+
+
+def _carriable(state: _FeatureState, item: SourceItem, content_id: str) -> Iterator[Candidate]:
+    """Yield the rows of older specs that may be carried over to a wanted row: those of the same bytes and bounds."""
+    feature = state.feature
+    wanted = cache_key(content_id, item.start_s, item.end_s, feature.spec_digest)
+    for older in state.carriable.get(item.key, ()):
+        if older.cache_key == cache_key(content_id, item.start_s, item.end_s, older.spec_digest):
+            yield Candidate(item, feature, CarriedRow(feature.name, item.key, older, wanted))
 
 
 def _read_sources(
@@ -462,4 +496,5 @@ def _estimate(plan: Plan, states: Sequence[_FeatureState]) -> None:
     """Estimate the bytes to read and to write."""
     per_row = {state.feature.name: state.feature.expected_row_bytes for state in states}
     plan.bytes_to_write = sum(per_row[name] for unit in plan.units for name in unit.features)
+    plan.bytes_to_write += sum(per_row[row.feature] for row in plan.carried)
     plan.bytes_to_read = sum(unit.size for unit in plan.units)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.extract import preflight as extract_preflight
+from pipeline.extract.carrying import Surveyor, copy_rows
 from pipeline.extract.config import Config
 from pipeline.extract.features import ready_features
 from pipeline.extract.ledger import Ledger, Progress
@@ -121,8 +122,19 @@ class _Extraction:
         def on_hashed(done: int, total: int) -> None:
             self.terminal.stage("hash", done, total)
 
+        def on_read(done: int, total: int) -> None:
+            self.terminal.stage("read packets", done, total)
+
         with _no_cycle_collection():
-            plan = make_plan(self.root, manifest, items, tuple(self.features.values()), self.request.options, on_hashed)
+            plan = make_plan(
+                self.root,
+                manifest,
+                items,
+                tuple(self.features.values()),
+                self.request.options,
+                on_hashed,
+                Surveyor(self.root, self._context().media_process, on_read),
+            )
         self.terminal.close()
         return plan
 
@@ -162,7 +174,9 @@ class _Extraction:
         replace = self.request.options.force
         ledger = Ledger(self.root, manifest, plan, self.features, events, self.signals, replace)
         started = time.perf_counter()
-        stop = self._compute(plan, ledger) if plan.units else None
+        stop = self._carry(plan, ledger) if plan.carried else None
+        if plan.units and stop is None:
+            stop = self._compute(plan, ledger)
         seconds = time.perf_counter() - started if plan.units else 0.0
         result = self._result(plan, ledger.progress, ledger.manifest.version, seconds, stop)
         events.emit("summary", **result.summary())
@@ -176,7 +190,7 @@ class _Extraction:
         for feature in self.features.values():
             if feature.spec["random_weights"]:
                 self.terminal.warn(f"feature {feature.name!r} uses random weights; its rows are placeholders")
-        context = RunContext(self.root, self.features, config.media, config.limits())
+        context = self._context()
 
         def accept(outcome: Outcome) -> None:
             ledger.accept(outcome)
@@ -191,6 +205,22 @@ class _Extraction:
         finally:
             outcomes.close()
             ledger.commit()
+
+    def _context(self) -> RunContext:
+        config = self.request.config
+        return RunContext(self.root, self.features, config.media, config.limits())
+
+    def _carry(self, plan: Plan, ledger: Ledger) -> StopRequestedError | None:
+        """Copy the rows that older specs lend; return the stop, if one came."""
+        run = self.request.config.run
+        try:
+            for receipt, placed in copy_rows(self.root, self.features, plan.carried, run.shard_mb, run.shard_rows):
+                ledger.carry(receipt, placed)
+        except StopRequestedError as stop:
+            return stop
+        finally:
+            ledger.commit()
+        return None
 
     def _executor_name(self) -> Literal["local", "ray"]:
         if self.request.executor == "auto":

@@ -16,7 +16,7 @@ from pipeline.shared import StageResult, Terminal, duration, human_bytes
 from stores.commit import Failure
 
 _FAILURES_SHOWN = 20  # about a screen; the store lists them all
-_REASONS = (Reason.STORED, Reason.DUPLICATE, *COMPUTED, Reason.FAILED_PERMANENT, Reason.REMOVED)
+_REASONS = (Reason.STORED, Reason.DUPLICATE, Reason.CARRIED, *COMPUTED, Reason.FAILED_PERMANENT, Reason.REMOVED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class PlanSummary:
             features=list(features),
             specs={name: feature.spec_digest for name, feature in features.items()},
             wanted=plan.wanted,
-            stored=plan.stored,
+            stored=plan.stored + len(plan.carried),
             to_compute=plan.rows_to_compute,
             videos=len(plan.units),
             skipped=len(plan.skipped),
@@ -83,6 +83,8 @@ class RunSummary:
     ----------
     stored
         Number of wanted rows that the store holds at the end.
+    carried
+        Number of rows that were copied from an older spec.
     computed, failed
         Number of rows that were computed, and that could not be.
     failures, failures_by_class
@@ -97,6 +99,7 @@ class RunSummary:
     """
 
     stored: int
+    carried: int
     computed: int
     failed: int
     failures_by_class: dict[str, int]
@@ -119,7 +122,8 @@ class RunSummary:
         missing = [*progress.failures, *plan.skipped]
         times = progress.times
         return cls(
-            stored=plan.stored + progress.computed + progress.linked - len(plan.placed),
+            stored=plan.stored + progress.carried + progress.computed + progress.linked - len(plan.placed),
+            carried=progress.carried,
             computed=progress.computed,
             failed=len(progress.failures),
             failures_by_class=dict(sorted(Counter(failure.failure_class for failure in missing).items())),
@@ -205,9 +209,10 @@ def show_failures(terminal: Terminal, failures: Sequence[Failure]) -> None:
 def show_summary(terminal: Terminal, plan: PlanSummary, run: RunSummary) -> None:
     """Print what the store holds now and, if anything was computed, how fast."""
     failed = ", ".join(f"{count} {name}" for name, count in run.failures_by_class.items()) or "none"
+    carried = f", {run.carried} carried over from an older spec" if run.carried else ""
     terminal.line(
         f"stored {run.stored} of {plan.wanted} wanted rows "
-        f"({run.computed} computed now), version {run.version}; missing: {failed}"
+        f"({run.computed} computed now{carried}), version {run.version}; missing: {failed}"
     )
     if not run.computed:
         return

@@ -24,6 +24,7 @@ from pipeline.media.types import (
     Limits,
     MediaError,
     StreamFailure,
+    Survey,
 )
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "SamplingError",
     "Segments",
     "StreamFailure",
+    "Survey",
     "audio_steps",
     "damaged_windows",
     "decode",

@@ -23,7 +23,8 @@ from pipeline.media.frame_plan import FramePlan, plan_frames
 from pipeline.media.packets import PacketIndex, read_index
 from pipeline.media.recipes import recipe
 from pipeline.media.source import Source, describe_source, open_source, pixel_aspect, rewind
-from pipeline.media.types import DecodeRequest, Event, Findings, Frame, Header, MediaError, StreamFailure
+from pipeline.media.survey import survey
+from pipeline.media.types import DecodeRequest, Event, Findings, Frame, Header, MediaError, StreamFailure, Survey
 
 _Pass = Literal["skip", "plain", "recount"]
 """How a pass goes through the stream: skipping what nobody needs; in order, as predicted; in order, as displayed."""
@@ -58,6 +59,10 @@ def decode(request: DecodeRequest) -> Iterator[Event]:
             return
         with open_source(request.path, request.limits) as source:
             index = read_index(source)
+            source = source.on(index.clock)
+            if request.survey:
+                yield Survey(survey(source, index, request))
+                return
             predicted = plan_frames(request, source, index.displayed(), index) if index.timed else None
             try:
                 for event in decode_pictures(request, source, index, predicted):

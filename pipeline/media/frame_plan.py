@@ -94,19 +94,21 @@ def plan_frames(
     if index.cut and request.truncated == "fail" and (request.end_s is None or request.end_s > times[-1]):
         raise MediaError("corrupt", f"the file is cut short: {index.cut}")
     whole = request.start_s is None and request.end_s is None
-    return lay_out(
-        request,
-        [pts for pts, _ in displayed],
-        Timeline(
-            pts_s=np.array(times),
-            duration_s=source_duration_s,
-            frame_rate=_rate(source.video.average_rate),
-            nominal_rate=_rate(source.video.guessed_rate),
-            shown_s=ffmpeg5_durations(displayed, index, source),
-            dump_zero_s=float(source.dump_zero - source.zero) if whole else 0.0,
-            alone=whole and len(source.container.streams) == 1,
-            keyframe=_key_frames(displayed, index),
-        ),
+    return lay_out(request, [pts for pts, _ in displayed], timeline_of(source, displayed, index, whole))
+
+
+def timeline_of(source: Source, displayed: list[tuple[int, int]], index: PacketIndex, whole: bool) -> Timeline:
+    """Return the timeline of a source; ``whole`` says whether all of it is wanted, and not a clip."""
+    times = source.seconds(pts for pts, _ in displayed)
+    return Timeline(
+        pts_s=np.array(times),
+        duration_s=times[-1] + float(last_duration(displayed, source)),
+        frame_rate=_rate(source.video.average_rate),
+        nominal_rate=_rate(source.video.guessed_rate),
+        shown_s=ffmpeg5_durations(displayed, index, source),
+        dump_zero_s=float(source.dump_zero - source.zero) if whole else 0.0,
+        alone=whole and len(source.container.streams) == 1,
+        keyframe=_key_frames(displayed, index),
     )
 
 

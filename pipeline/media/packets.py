@@ -113,7 +113,9 @@ def read_index(source: Source) -> PacketIndex:
         broken = "its last packets cannot be read"
     if not source.is_discontinuous and reader.steps_back:
         stamps = _read_stamps(source)
-    clock = follow(stamps, source.is_discontinuous)
+    clock = follow(stamps, source.is_discontinuous, video.index)
+    if source.container.start_time is None:
+        clock = replace(clock, start_s=reader.start_s)
     index = reader.index(source, clock)
     index = replace(index, cut=_missing_part(source, index) or broken)
     if index.objection is None:
@@ -164,6 +166,13 @@ class _Reader:
             idr, reference = h264.read_packet(bytes(packet), self._length_size, self._sets)
             self._keyframe.append(idr)
             self._reference.append(reference)
+
+    @property
+    def start_s(self) -> Fraction:
+        """Second at which the first frame is shown; 0 if no packet has a time."""
+        times = [pts for pts, discard in zip(self._pts, self._discard, strict=True) if pts is not None and not discard]
+        assert self._video.time_base is not None
+        return min(times, default=0) * self._video.time_base
 
     def index(self, source: Source, clock: Clock) -> PacketIndex:
         """Return what was noted, on the one clock."""

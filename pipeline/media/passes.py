@@ -70,7 +70,11 @@ def list_displayed(source: Source, log: DamageLog) -> list[tuple[int, int]]:
     after_damage = False
     lost = 0
     for frame in _decode_all(source, log):
+        unstamped = clock.unstamped
         pts = clock.time(frame)
+        if unstamped and not clock.unstamped:  # the first stamp says when the frames before it were due
+            early = pts - displayed[-1][0] - clock.gap
+            displayed = [(time + early, duration) for time, duration in displayed]
         displayed.append((pts, frame.duration or 0))
         after_damage = after_damage or len(log.undecodable) > lost
         lost = len(log.undecodable)
@@ -85,9 +89,15 @@ def list_displayed(source: Source, log: DamageLog) -> list[tuple[int, int]]:
     return displayed
 
 
-def retime(source: Source) -> Iterator[tuple[int, VideoFrame]]:
-    """Decode everything and yield each frame shown with the timestamp that FFmpeg's tools would give it."""
-    clock = _FrameClock(source)
+def retime(source: Source, first: int | None = None) -> Iterator[tuple[int, VideoFrame]]:
+    """Decode everything and yield each frame shown with the timestamp that FFmpeg's tools would give it.
+
+    Parameters
+    ----------
+    first
+        The first frame's time, if it has no stamp and ``list_displayed`` found out.
+    """
+    clock = _FrameClock(source, first)
     for frame in _decode_all(source):
         yield clock.time(frame), frame
 
@@ -99,10 +109,20 @@ class _FrameClock:
     libavcodec's ``guess_correct_pts``, the frame's PTS or its packet's DTS is believed, whichever has gone wrong less
     often; every frame comes at least one tick after the one before. A frame without any stamp comes when the one before
     it has been shown for as long as it lasts: its own duration, or one frame at the stream's rate.
+
+    Attributes
+    ----------
+    unstamped
+        Whether no frame so far had a stamp.
+    gap
+        How long the last frame before the first stamp was shown, in the stream's time base.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, first: int | None = None) -> None:
         self._video = source.video
+        self._first = first
+        self.unstamped = False
+        self.gap = 0
         self._only_dts = source.keeps_only_dts
         self._latest: int | None = None
         self._latest_pts: int | None = None
@@ -128,12 +148,18 @@ class _FrameClock:
             self._latest_pts = pts
         believed = pts if pts is not None and (self._wrong_pts <= self._wrong_dts or dts is None) else dts
         if self._latest is None:
-            time = believed or 0
+            time = (self._first or 0) if believed is None else believed
+            self.unstamped = believed is None
         elif believed is None:
-            time = self._latest + (self._duration or self._frame_ticks())
+            time = self._latest + self._frame_ticks()
+        elif self.unstamped and self._first is None:
+            self.gap = self._frame_ticks()
+            time = believed
+            self.unstamped = False
         else:
             self._held += believed <= self._latest
             time = max(self._latest + 1, believed)
+            self.unstamped = False
         self._latest, self._duration = time, frame.duration or 0
         return time
 
@@ -145,6 +171,9 @@ class _FrameClock:
             )
 
     def _frame_ticks(self) -> int:
+        """Return for how long the frame before this one is shown."""
+        if self._duration:
+            return self._duration
         rate, base = self._video.average_rate or self._video.guessed_rate, self._video.time_base
         if not rate or not base:
             raise MediaError("bad_timestamps", "frames have no timestamps, and nothing tells how long they last")
@@ -154,7 +183,7 @@ class _FrameClock:
 def decode_retimed(source: Source, plan: FramePlan) -> Iterator[tuple[int, VideoFrame]]:
     """Decode everything in order and yield (pts, frame) of the wanted frames, by the timestamps of ``retime``."""
     last = plan.last
-    for pts, frame in retime(source):
+    for pts, frame in retime(source, plan.displayed[0]):
         if pts in plan.uses:
             yield pts, frame
         if last is None or pts >= last:

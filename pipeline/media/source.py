@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -90,6 +90,10 @@ class Source:
     audio: AudioStream | None
     zero: Fraction
     clock: Clock
+
+    def on(self, clock: Clock) -> Source:
+        """Return the same open file on the clock that its packets were found to keep."""
+        return replace(self, clock=clock, zero=self.zero + clock.start_s)
 
     def demux(self, *streams: _Stream) -> Iterator[Packet[_Stream]]:
         """Yield the packets of some streams on the one clock; an empty packet ends each stream."""
@@ -175,7 +179,7 @@ def open_source(path: str, limits: Limits, clock: Clock = NO_LEAPS) -> Iterator[
         context.thread_type = "NONE"
         # The decoder itself refuses what the headers understate.
         context.options = {**context.options, "max_pixels": str(limits.max_pixels)}
-        yield Source(path, limits, container, video, audio, presentation_zero(container, path), clock)
+        yield Source(path, limits, container, video, audio, presentation_zero(container, path), NO_LEAPS).on(clock)
     finally:
         container.close()
 
@@ -350,6 +354,8 @@ def _check(path: str, container: InputContainer, video: VideoStream, limits: Lim
         raise MediaError("too_large", f"{refused[0]}x{refused[1]} pixels, more than libav decodes")
     if width * height > limits.max_pixels:
         raise MediaError("too_large", f"{width}x{height} pixels; the limit is {limits.max_pixels} pixels")
+    if int(container.format.flags) & _DISCONTINUOUS:
+        return  # their duration is a difference of two stamps, which the clock may have leapt between
     claimed = (container.duration or 0) / 1e6
     if video.duration is not None and video.time_base is not None:
         claimed = max(claimed, float(video.duration * video.time_base))

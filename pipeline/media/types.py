@@ -122,6 +122,8 @@ class DecodeRequest:
         What a file gives that ends before its container says: a failure (``fail``), or what is there (``keep``).
     image_rate
         If ``path`` is a folder of images: the images per second.
+    survey
+        Decode nothing: answer with a ``Survey`` alone.
     limits
         Bounds against hostile or faulty files.
     """
@@ -134,6 +136,7 @@ class DecodeRequest:
     backend: str = "pyav"
     truncated: Literal["fail", "keep"] = "fail"
     image_rate: float | None = None
+    survey: bool = False
     limits: Limits = field(default_factory=Limits)
 
     def to_json(self) -> str:
@@ -257,6 +260,13 @@ def audio_state(
 
 
 @dataclass(frozen=True, slots=True)
+class Survey:
+    """What the packets of a file say (``pipeline.media.survey``), JSON-able."""
+
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class StreamFailure:
     """One of the two streams cannot be delivered; what the other one gives stands.
 
@@ -273,4 +283,4 @@ class StreamFailure:
     message: str
 
 
-Event = Header | Frame | Findings | Audio | StreamFailure
+Event = Header | Frame | Findings | Audio | StreamFailure | Survey

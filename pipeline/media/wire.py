@@ -27,11 +27,13 @@ from pipeline.media.types import (
     Header,
     MediaError,
     StreamFailure,
+    Survey,
 )
 
 PREFIX = struct.Struct("<cIQ")
 MAX_JSON = 256 * 2**20  # far above the samples of any real request; bounds what a hostile child can claim
-HEADER, FRAME, FINDINGS, AUDIO, STREAM_FAILURE, DONE, FAILURE = b"H", b"F", b"I", b"A", b"S", b"D", b"E"
+HEADER, FRAME, FINDINGS, AUDIO, STREAM_FAILURE, SURVEY = b"H", b"F", b"I", b"A", b"S", b"P"
+DONE, FAILURE = b"D", b"E"
 
 Writer = Callable[[bytes | memoryview], None]
 """Writes all of its bytes, in order."""
@@ -50,6 +52,8 @@ def send_event(write: Writer, event: Event) -> None:
     elif isinstance(event, Frame):
         fields = {"shape": event.rgb.shape, "time_s": event.time_s, "uses": event.uses}
         _send(write, FRAME, fields, np.ascontiguousarray(event.rgb).data.cast("B"))
+    elif isinstance(event, Survey):
+        _send(write, SURVEY, event.facts)
     elif isinstance(event, Findings):
         _send(write, FINDINGS, {"media": event.media, "damaged": event.damaged})
     elif isinstance(event, StreamFailure):
@@ -120,6 +124,8 @@ def _event(tag: bytes, fields: dict[str, Any], payload: NDArray[np.uint8]) -> Ev
         segments, damaged = _ranges(fields["segments"]), _ranges(fields["damaged"])
         waveform, rate = payload.view(np.float32), int(fields["rate"])
         return Audio(waveform, rate, segments, fields["state"], fields["record"], damaged)
+    if tag == SURVEY:
+        return Survey(dict(fields))
     if tag == FINDINGS:
         return Findings(dict(fields["media"]), tuple(tuple(map(int, slots)) for slots in fields["damaged"]))
     if tag == STREAM_FAILURE:

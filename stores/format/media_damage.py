@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from ..wording import plural
 from .shard import ShardReader
 
 DAMAGED_STEPS = "damaged_steps"
@@ -41,7 +42,8 @@ class MediaDamage(BaseModel):
         )
 
     def __str__(self) -> str:
-        return f"{self.rows} rows of damaged media ({self.steps} steps are marked), {self.truncated} of files cut short"
+        marked = f"{plural(self.rows, 'row')} of damaged media ({plural(self.steps, 'marked step')})"
+        return f"{marked}, {plural(self.truncated, 'row')} of files cut short"
 
     @property
     def any(self) -> bool:

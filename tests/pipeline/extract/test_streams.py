@@ -119,7 +119,7 @@ def test_damaged_pictures_are_concealed_and_marked_or_fail_and_the_sound_stays(f
         assert not store.damaged("rgb", "whole").any() and not store.damaged("sound", "damaged").any()
         assert describe_store(store)["features"]["rgb"]["media_damage"] == {"rows": 1, "steps": 2, "truncated": 0}
     assert verify(tmp_path / "both").media_damage.rows == 1 and verify(tmp_path / "both").ok
-    assert "1 rows of damaged media (2 steps are marked)" in (tmp_path / "both" / "README.md").read_text()
+    assert "1 row of damaged media (2 marked steps)" in (tmp_path / "both" / "README.md").read_text()
     strict = BOTH.replace("media: {", "media: {damage: fail, ")
     assert run(folder, tmp_path / "strict", strict) == {("rgb", "damaged"): "corrupt"}
 

@@ -1,0 +1,299 @@
+"""Carries rows over to a new spec that differs from theirs in nothing but rules which do not touch them.
+
+A corrected rule of time, sound or damage raises its number in the spec, and with it every spec digest. Most videos are
+clean and come out the same: their rows are copied instead of computed. What a row's media record says, together with a
+reading of the packets without decoding (``pipeline.media.survey``), must prove it; a doubtful row is computed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.extract.features import Feature
+from pipeline.extract.sources import SourceItem
+from pipeline.media import DecodeRequest, MediaError, MediaProcess, Survey
+from stores.commit import Placed, place_shard
+from stores.errors import StoreDamageError
+from stores.format import (
+    DAMAGED_STEPS,
+    TRUNCATED,
+    Manifest,
+    Receipt,
+    RoundingError,
+    SegmentLog,
+    ShardReader,
+    ShardWriter,
+    feature_directory,
+    pooled,
+    read_receipt,
+    read_spec,
+    schemas,
+)
+
+CARRIED_FROM = "carried_from"
+"""Member of a media record: the spec digest under which a carried row was computed."""
+RULES_BEFORE = {"time": 1, "sound": 1, "damage": 1}
+"""The rules of specs that name none."""
+# What a clean and whole file makes no difference to.
+_RULES_AND_POLICIES = ("rules", "truncated", "damage", "audio_tolerance_s")
+# Decoders that conceal flag the pictures in which they did, which rule 1 did not look at. These raise errors instead.
+_CONCEAL_NOTHING = frozenset({"vp8", "vp9", "av1", "gif", "theora"})
+_LATEST_CLIP_S = 30  # where decoding of a clip's sound begins at the start of the file under every rule
+
+
+@dataclass(frozen=True, slots=True)
+class OlderRow:
+    """A stored row under another spec."""
+
+    spec_digest: str
+    shard: bytes
+    row: int
+    cache_key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CarriedRow:
+    """A row to be copied.
+
+    Attributes
+    ----------
+    feature, key
+        Where it will be found.
+    older
+        Where it lies.
+    cache_key
+        Its cache key under the new spec.
+    """
+
+    feature: str
+    key: str
+    older: OlderRow
+    cache_key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A row that may be carried over if the file says so."""
+
+    item: SourceItem
+    feature: Feature
+    row: CarriedRow
+
+
+Prover = Callable[[Sequence[Candidate]], Sequence[bool]]
+"""Says of each candidate whether its row is proven to be the same under the new spec."""
+
+
+def older_rows(root: Path, manifest: Manifest, feature: Feature) -> dict[str, list[OlderRow]]:
+    """Return by key the rows whose specs differ from the feature's in rules and policies alone."""
+    stored = manifest.feature(feature.name)
+    rows: dict[str, list[OlderRow]] = {}
+    for spec_digest, entry in sorted((stored.specs if stored else {}).items()):
+        if spec_digest == feature.spec_digest or _bare(read_spec(root, spec_digest)) != _bare(feature.spec):
+            continue
+        directory = feature_directory(root, feature.name, spec_digest)
+        index = SegmentLog(root, entry.index, schemas.INDEX).table()
+        columns = (index.column(name).to_pylist() for name in ("key", "cache_key", "shard", "row"))
+        present: dict[bytes, bool] = {}
+        for key, cache_key, shard, row in zip(*columns, strict=True):
+            if shard not in present:
+                present[shard] = (directory / f"{shard.hex()}.h5").exists()
+            if present[shard]:
+                rows.setdefault(key.decode("utf-8"), []).append(OlderRow(spec_digest, shard, row, cache_key))
+    return rows
+
+
+def _bare(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a spec without the rules and policies of decoding."""
+    decode = spec.get("decode")
+    if not isinstance(decode, dict):
+        return dict(spec)
+    return {**spec, "decode": {name: value for name, value in decode.items() if name not in _RULES_AND_POLICIES}}
+
+
+class Surveyor:
+    """Proves candidates by their records and by what a decoding child reads of their packets.
+
+    Parameters
+    ----------
+    root
+        The store.
+    media_process
+        Makes the supervisor of a decoding child; one is made per thread.
+    on_read
+        Called with (files read, files to read).
+    """
+
+    def __init__(
+        self, root: Path, media_process: Callable[[], MediaProcess], on_read: Callable[[int, int], None] | None = None
+    ) -> None:
+        self._root = root
+        self._media_process = media_process
+        self._on_read = on_read
+        self._ended = threading.Event()
+
+    def __call__(self, candidates: Sequence[Candidate]) -> list[bool]:
+        """Return for each candidate whether its row is proven."""
+        self._ended.clear()
+        records = [self._record(candidate.row) for candidate in candidates]
+        answers = [_by_record(candidate, record) for candidate, record in zip(candidates, records, strict=True)]
+        doubtful: dict[tuple[str, float | None, float | None], list[int]] = {}
+        for number, answer in enumerate(answers):
+            if answer is None:
+                item = candidates[number].item
+                doubtful.setdefault((item.uri, item.start_s, item.end_s), []).append(number)
+        workers = max(1, min(os.cpu_count() or 1, len(doubtful)))
+        requests = [DecodeRequest(uri, (), start_s=start, end_s=end, survey=True) for uri, start, end in doubtful]
+        chunks = [requests[first::workers] for first in range(workers)]
+        facts: dict[tuple[str, float | None, float | None], dict[str, Any] | None] = {}
+        pool = ThreadPoolExecutor(workers, "survey")
+        try:
+            for found in pool.map(self._read, chunks):
+                facts.update(found)
+        finally:
+            self._ended.set()  # after a stop, nobody waits for the files that are left
+            pool.shutdown(wait=False)
+        for place, numbers in doubtful.items():
+            for number in numbers:
+                answers[number] = _by_facts(candidates[number], records[number], facts[place])
+        return [bool(answer) for answer in answers]
+
+    def _record(self, row: CarriedRow) -> dict[str, Any]:
+        directory = feature_directory(self._root, row.feature, row.older.spec_digest)
+        path = directory / f"{row.older.shard.hex()}.h5"
+        try:
+            reader = ShardReader(path, read_receipt(path.with_suffix(".json")), check_header=False)
+        except StoreDamageError:
+            return {}
+        try:
+            return reader.media(row.older.row)
+        finally:
+            reader.close()
+
+    def _read(
+        self, requests: Sequence[DecodeRequest]
+    ) -> dict[tuple[str, float | None, float | None], dict[str, Any] | None]:
+        """Return what the packets of each file say; None for one that cannot be read."""
+        found: dict[tuple[str, float | None, float | None], dict[str, Any] | None] = {}
+        with self._media_process() as media:
+            for number, request in enumerate(requests, 1):
+                if self._ended.is_set():
+                    break
+                place = (request.path, request.start_s, request.end_s)
+                found[place] = None
+                try:
+                    for event in media.decode(request):
+                        if isinstance(event, Survey):
+                            found[place] = event.facts
+                except MediaError:
+                    continue
+                finally:
+                    if self._on_read is not None:
+                        self._on_read(number, len(requests))
+        return found
+
+
+def _by_record(candidate: Candidate, record: Mapping[str, Any]) -> bool | None:
+    """Decide by the media record alone; None if the packets must be read."""
+    item = candidate.item
+    if not record or item.is_remote or record.get(DAMAGED_STEPS) or record.get(TRUNCATED):
+        return False
+    rules = candidate.feature.spec["decode"]["rules"]
+    recorded = record.get("backend")
+    before = recorded.get("rules", RULES_BEFORE) if isinstance(recorded, dict) else RULES_BEFORE
+    if all(before.get(name) == number for name, number in rules.items()):
+        return True  # only a policy differs, and it has nothing to act on
+    return None if item.image_rate is None else False
+
+
+def _by_facts(candidate: Candidate, record: Mapping[str, Any], facts: Mapping[str, Any] | None) -> bool:
+    """Decide by what the packets say now and what the record says was seen then."""
+    if facts is None or not facts["clean"] or record.get("times_from") != "packets":
+        return False
+    if any(facts[name] != record.get(name) for name in ("video_stream", "zero_s", "frames")):
+        return False
+    if candidate.feature.extractor.input == "audio":
+        return _same_sound(candidate, record, facts)
+    if record.get("decode") != "skip" and facts["codec"] not in _CONCEAL_NOTHING:
+        return False
+    return bool(facts["same_dump"]) or candidate.feature.policy.spec()["policy"] != "nextgqa32"
+
+
+def _same_sound(candidate: Candidate, record: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
+    sound = record.get("audio")
+    failed = sound.get("failed_packets", 0) if isinstance(sound, dict) else None
+    late = (candidate.item.start_s or 0.0) > _LATEST_CLIP_S
+    same_stream = facts["audio_stream"] == record.get("audio_stream")
+    return failed == 0 and not late and same_stream and bool(facts["sound_is_continuous"])
+
+
+def copy_rows(
+    root: Path, features: Mapping[str, Feature], rows: Sequence[CarriedRow], shard_mb: float, shard_rows: int
+) -> Iterator[tuple[Receipt, list[Placed]]]:
+    """Copy rows into shards of their new specs; yield each finished shard with its index records.
+
+    Values, times, masks and numerics stay; the media record gains ``carried_from``.
+
+    Raises
+    ------
+    StoreDamageError
+        If a row is damaged.
+    """
+    groups: dict[tuple[str, str, bytes], list[CarriedRow]] = {}
+    for row in rows:
+        groups.setdefault((row.feature, row.older.spec_digest, row.older.shard), []).append(row)
+    copies: dict[tuple[str, str], _Copy] = {}
+    try:
+        for (name, spec_digest, shard), members in groups.items():
+            path = feature_directory(root, name, spec_digest) / f"{shard.hex()}.h5"
+            receipt = read_receipt(path.with_suffix(".json"))
+            numerics = json.dumps(receipt.numerics, sort_keys=True)
+            if (name, numerics) not in copies:
+                copies[name, numerics] = _Copy(ShardWriter(root, name, features[name].spec_digest, receipt.numerics))
+            copy = copies[name, numerics]
+            copy.take(ShardReader(path, receipt), members)
+            if copy.writer.bytes >= shard_mb * 1e6 or len(copy.writer) >= shard_rows:
+                yield copies.pop((name, numerics)).finish(root)
+        while copies:
+            yield copies.pop(next(iter(copies))).finish(root)
+    finally:
+        for copy in copies.values():
+            copy.writer.discard()
+
+
+@dataclass(slots=True)
+class _Copy:
+    """A shard that is being filled with rows of other shards."""
+
+    writer: ShardWriter
+    aliases: dict[str, list[str]] = field(default_factory=dict)
+    rounding: dict[str, list[RoundingError]] = field(default_factory=dict)
+
+    def take(self, reader: ShardReader, members: Sequence[CarriedRow]) -> None:
+        """Copy rows of one shard; keys that share a row there share it again."""
+        first: dict[tuple[int, bytes], str] = {}
+        for member in members:
+            number = member.older.row
+            if (number, member.cache_key) in first:
+                self.aliases.setdefault(first[number, member.cache_key], []).append(member.key)
+                continue
+            first[number, member.cache_key] = member.key
+            if not reader.row_is_sound(number):
+                raise StoreDamageError(f"{reader.path}: key {member.key!r} is damaged; run `reelstore repair`")
+            row = reader.row(number, member.key, member.cache_key)
+            self.writer.add(replace(row, media={**row.media, CARRIED_FROM: member.older.spec_digest}))
+        for kind, error in reader.receipt.rounding.items():
+            self.rounding.setdefault(kind, []).append(error)
+        reader.close()
+
+    def finish(self, root: Path) -> tuple[Receipt, list[Placed]]:
+        """Publish the shard."""
+        receipt = self.writer.finish({kind: pooled(errors) for kind, errors in sorted(self.rounding.items())})
+        return receipt, place_shard(root, receipt, self.aliases)
