@@ -78,7 +78,7 @@ def follow(stamps: Sequence[Stamp], discontinuous: bool, video: int) -> Clock:
     """Find where the clock leaps.
 
     Streams do not leap at the same packet: the file still holds some of one on the old clock when the other is on the
-    new one. A stream therefore stays on its offset while that fits, and takes over the newest one when that fits better.
+    new one. A stream therefore stays on its offset while that fits, and takes over the newest when that fits better.
 
     Parameters
     ----------

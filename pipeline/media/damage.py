@@ -1,17 +1,18 @@
 """Tells which of the frames shown are damaged: those that decoded badly, those that refer to them, and stand-ins.
 
-libavcodec conceals what it can and flags a picture in which it did; a packet that does not decode shows nothing. Frames
-that refer to such a picture look wrong as well, and no decoder flags them. Between a damaged packet and the next one
+libavcodec conceals what it can; its H.264 decoder flags a picture in which it did, the others say so in the log. A
+packet that does not decode shows nothing. Frames that refer to such a picture look wrong as well, and no decoder says
+so. Damage that still is a valid stream is noticed by nobody. Between a damaged packet and the next one
 where decoding may begin, every frame may refer to it, so all of them count as damaged; a packet that no other refers to
 spoils its own frame alone.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from pipeline.media.frame_plan import FramePlan
 from pipeline.media.packets import PacketIndex
 
 
@@ -23,6 +24,8 @@ class DamageLog:
     ----------
     undecodable
         Numbers of the packets that do not decode, in the order of the file.
+    concealed
+        Numbers of the packets of which the decoder says in its log that something in them is wrong.
     corrupt
         PTS of the frames that the decoder flags.
     shown
@@ -31,42 +34,48 @@ class DamageLog:
     """
 
     undecodable: list[int] = field(default_factory=list)
+    concealed: list[int] = field(default_factory=list)
     corrupt: list[int] = field(default_factory=list)
     shown: list[int] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.undecodable or self.corrupt)
+        return bool(self.undecodable or self.concealed or self.corrupt)
 
 
-def damaged_frames(log: DamageLog, index: PacketIndex, displayed: Sequence[int]) -> frozenset[int]:
-    """Return the PTS of the frames shown that are damaged or stand in for one that is not shown.
-
-    Parameters
-    ----------
-    log
-        From a complete decode.
-    displayed
-        PTS of all frames shown, ascending.
-    """
+def damaged_frames(log: DamageLog, index: PacketIndex) -> frozenset[int]:
+    """Return the PTS of the frames that are damaged, whether they are shown or not; ``log`` is of a complete decode."""
     if not index.timed:
         return frozenset(log.corrupt) | frozenset(log.shown)
     place = {pts: number for number, pts in enumerate(index.pts)}
-    hurt = {*log.undecodable, *index.corrupt, *(place[pts] for pts in log.corrupt if pts in place)}
+    hurt = {*log.undecodable, *log.concealed, *index.corrupt, *(place[pts] for pts in log.corrupt if pts in place)}
     spoilt: set[int] = {pts for pts in log.corrupt if pts not in place}
     covered = 0  # all packets before this one are spoilt already, or whole
     for number in sorted(hurt):
         if number >= covered:
             affected, covered = _affected(number, index)
             spoilt.update(pts for pts in affected if pts is not None)
-    shown = frozenset(displayed)
-    stand_ins = set()
-    for number in sorted(hurt):
-        pts = index.pts[number]
-        if pts is not None and pts not in shown and not index.discard[number]:
-            earlier = bisect_left(displayed, pts) - 1
-            if earlier >= 0:
-                stand_ins.add(displayed[earlier])
-    return shown & (spoilt | stand_ins)
+    return frozenset(spoilt)
+
+
+def damaged_slots(
+    damaged: frozenset[int], predicted: FramePlan | None, actual: FramePlan, policies: int
+) -> tuple[tuple[int, ...], ...]:
+    """Return, for each policy, the slots that show a damaged frame or stand in for one that is not shown, ascending.
+
+    Parameters
+    ----------
+    damaged
+        PTS of the damaged frames.
+    predicted
+        The plan by which all frames would have been shown; None if the packets did not tell.
+    actual
+        The plan that was carried out.
+    """
+    marked = actual.slots_of(damaged, policies)
+    if predicted is None:
+        return marked
+    lost = predicted.slots_of(damaged - frozenset(actual.displayed), policies)
+    return tuple(tuple(sorted({*shown, *missing})) for shown, missing in zip(marked, lost, strict=True))
 
 
 def _affected(number: int, index: PacketIndex) -> tuple[Sequence[int | None], int]:

@@ -16,7 +16,7 @@ from av.video.reformatter import VideoReformatter
 
 from pipeline.media import foreign, image_folder, passes, picture
 from pipeline.media.audio import decode_audio
-from pipeline.media.damage import DamageLog, damaged_frames
+from pipeline.media.damage import DamageLog, damaged_frames, damaged_slots
 from pipeline.media.errors import FAILURES as _FAILURES
 from pipeline.media.errors import classify, translate_errors
 from pipeline.media.frame_plan import FramePlan, plan_frames
@@ -110,11 +110,9 @@ def _decode_pictures(
     with open_source(request.path, request.limits, index.clock) as source:
         yield from _decode_pass(request, source, index, actual, "recount", reason)
     if log or index.corrupt:
-        damaged = damaged_frames(log, index, actual.displayed)
-        yield Findings(
-            {"undecodable_packets": len(log.undecodable), "corrupt_frames": len(log.corrupt)},
-            actual.slots_of(damaged, len(request.policies)),
-        )
+        slots = damaged_slots(damaged_frames(log, index), predicted, actual, len(request.policies))
+        corrupt = len(log.corrupt) + len(log.concealed)
+        yield Findings({"undecodable_packets": len(log.undecodable), "corrupt_frames": corrupt}, slots)
 
 
 @contextmanager

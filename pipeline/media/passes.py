@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from fractions import Fraction
 from typing import Literal
 
 import av.error
+import av.logging
 from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
@@ -19,6 +21,8 @@ from pipeline.media.packets import PacketIndex, groups
 from pipeline.media.source import Source
 from pipeline.media.types import MediaError
 
+# Decoders that flag every frame in which they conceal something. The others only say so in libav's log.
+_FLAGGING = frozenset({"h264"})
 _FEW_FRAMES = 2  # no clock can be judged by so few
 
 
@@ -49,7 +53,8 @@ def decode_in_order(source: Source, plan: FramePlan) -> Iterator[tuple[int, Vide
             yield frame.pts, frame
         if frame.pts > last:
             # What has been decoded already may refer to the wanted frames: it must be whole as well.
-            _check_whole(source.video.codec_context.decode(None))
+            with suppress(av.error.EOFError):  # the stream's end has flushed the decoder already
+                _check_whole(source.video.codec_context.decode(None))
             return
     if position < len(plan.displayed):
         raise Mismatch(f"{position} frames are shown, {len(plan.displayed)} were promised")
@@ -76,8 +81,8 @@ def list_displayed(source: Source, log: DamageLog) -> list[tuple[int, int]]:
             early = pts - displayed[-1][0] - clock.gap
             displayed = [(time + early, duration) for time, duration in displayed]
         displayed.append((pts, frame.duration or 0))
-        after_damage = after_damage or len(log.undecodable) > lost
-        lost = len(log.undecodable)
+        hurt = len(log.undecodable) + len(log.concealed)
+        after_damage, lost = after_damage or hurt > lost, hurt
         if frame.is_corrupt:
             log.corrupt.append(pts)
             after_damage = True
@@ -98,7 +103,7 @@ def retime(source: Source, first: int | None = None) -> Iterator[tuple[int, Vide
         The first frame's time, if it has no stamp and ``list_displayed`` found out.
     """
     clock = _FrameClock(source, first)
-    for frame in _decode_all(source):
+    for frame in _decode_all(source, DamageLog()):
         yield clock.time(frame), frame
 
 
@@ -264,26 +269,44 @@ def _decode_all(source: Source, log: DamageLog | None = None) -> Iterator[VideoF
 
     Raises
     ------
+    Mismatch
+        Without a ``log``: at a packet in which the decoder conceals something without flagging a frame.
     MediaError
         ``corrupt`` if no frame decodes.
     """
     started = False
     reason = "no frame of the video stream decodes"
+    says_all = source.video.codec_context.name in _FLAGGING
     for number, packet in enumerate(source.demux(source.video)):
         try:
-            frames = packet.decode()
+            frames, complaint = (packet.decode(), None) if says_all else _listen(packet)
         except av.error.FFmpegError as error:
             if not is_damage(error):
                 raise
             if log is not None:
                 log.undecodable.append(number)
-            frames = []
+            frames, complaint = [], None
             reason = f"no packet of the video stream decodes: {error.strerror}"
+        if complaint is not None:
+            if log is None:
+                raise Mismatch(f"the decoder says of the packet at pts {packet.pts}: {complaint}")
+            log.concealed.append(number)
         for frame in frames:
             started = True
             yield frame
     if not started:
         raise MediaError("corrupt", reason)
+
+
+def _listen(packet: Packet[VideoStream]) -> tuple[list[VideoFrame], str | None]:
+    """Decode a packet, and return what the decoder has to say about it at libav's level of errors, if anything."""
+    with av.logging.Capture() as lines:
+        av.logging.set_level(av.logging.ERROR)
+        try:
+            frames = packet.decode()
+        finally:
+            av.logging.set_level(None)
+    return frames, lines[0][2].strip() if lines else None
 
 
 def _decode_packet(source: Source, packet: Packet[VideoStream]) -> list[VideoFrame]:

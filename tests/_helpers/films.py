@@ -15,7 +15,7 @@ import numpy as np
 from av.packet import Packet
 from numpy.typing import NDArray
 
-from pipeline.media import Audio, AudioRequest, DecodeRequest, Event, Findings, Frame, Header, decode
+from pipeline.media import Audio, AudioRequest, DecodeRequest, Event, Findings, Frame, Header, StreamFailure, decode
 
 FPS = 25
 RATE = 48_000
@@ -47,6 +47,7 @@ def film(
         sound = None if audio is None else output.add_stream(audio, rate=RATE, layout="mono")
         for number in range(round(seconds * fps)):
             grey = np.full((48, 64, 3), level(number), np.uint8)
+            grey[:8] = np.random.default_rng(number).integers(0, 256, (8, 64, 1))  # no two packets are alike
             frame = av.VideoFrame.from_ndarray(grey, format="rgb24")
             frame.pts, frame.time_base = number, Fraction(1, fps)
             output.mux(picture.encode(frame))
@@ -138,6 +139,7 @@ def see(path: Path, n: int = 8, **request: object) -> Seen:
             seen = Seen(event)
         assert seen is not None
         seen.events.append(event)
+        assert not isinstance(event, StreamFailure), event
         if isinstance(event, Frame):
             seen.frames.append(event)
         elif isinstance(event, Audio):

@@ -73,7 +73,7 @@ def test_a_gap_is_masked_and_what_follows_keeps_its_time(whole: Path, tmp_path: 
 
 
 def test_sound_that_stays_off_is_laid_down_where_its_stamps_say(whole: Path, tmp_path: Path) -> None:
-    late = {number: 0.5 for number in range(70, 200)}
+    late = dict.fromkeys(range(70, 200), 0.5)
     seen = see(moved(whole, tmp_path / "late.mkv", late))
     assert seen.audio is not None and len(seen.audio.segments) == 2
     assert seen.audio.segments[1][0] - seen.audio.segments[0][1] == pytest.approx(0.5 * 16_000, abs=100)
@@ -82,7 +82,7 @@ def test_sound_that_stays_off_is_laid_down_where_its_stamps_say(whole: Path, tmp
 def test_an_overlap_costs_no_sound_and_no_picture(whole: Path, tmp_path: Path) -> None:
     """The second half comes 0.4 s early: what it covers is dropped, the rest goes on."""
 
-    def half_of(half: int, kind: str, number: int, packet: Packet) -> Packet | None:
+    def half_of(half: int, kind: str, packet: Packet) -> Packet | None:
         second = packet.pts * packet.time_base >= 1.5
         if second and kind == "audio":
             packet.pts -= 400
@@ -91,7 +91,7 @@ def test_an_overlap_costs_no_sound_and_no_picture(whole: Path, tmp_path: Path) -
 
     # Each half in a file of its own: a muxer refuses stamps that step back.
     halves = [
-        remux(whole, tmp_path / f"{half}.mkv", lambda kind, number, packet, half=half: half_of(half, kind, number, packet))
+        remux(whole, tmp_path / f"{half}.mkv", lambda kind, number, packet, half=half: half_of(half, kind, packet))
         for half in range(2)
     ]
     path = tmp_path / "early.mkv"
