@@ -258,6 +258,8 @@ class _Assembly:
         if missing:
             raise MediaError("corrupt", f"{missing} wanted frames cannot be decoded")
         media, samples = header.media, header.samples[policy]
+        if self._findings is not None:
+            media = {**media, **self._findings.remarks}
         if self._findings is not None and (damaged := self._findings.damaged[policy]):
             self._check_damage(damaged, "pictures")
             media = {**media, **self._findings.media, DAMAGED_STEPS: list(damaged)}

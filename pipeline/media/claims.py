@@ -1,4 +1,4 @@
-"""Reads what a container claims about itself: how long it is in bytes, and when its edit lists begin.
+"""Reads what a container claims about itself: how long it is in bytes, when its edit lists begin, its codecs' delays.
 
 A file that was cut short plays up to the cut and says nothing. Where its container states a size, the statement is
 compared with the file; libav compares neither. Only a few kilobytes are read, and nothing that they say is believed
@@ -17,6 +17,7 @@ _HEAD = 1 << 16
 _TAIL = 1 << 17
 _MOST_BOXES = 100_000
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
+_TRACKS, _TRACK_ENTRY, _CODEC_DELAY = b"\x16\x54\xae\x6b", b"\xae", b"\x56\xaa"
 _ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _TOP_LEVEL = frozenset(b"ftyp styp moov moof mdat mfra free skip wide sidx ssix uuid meta pnot udta prft emsg".split())
@@ -104,6 +105,43 @@ def _leading_empty_edits(content: bytes) -> int:
             break
         total += duration
     return total
+
+
+def codec_delays(path: str) -> list[Fraction]:
+    """Return the ``CodecDelay`` of each track of a Matroska file in seconds, in the order of the tracks (RFC 9559).
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+    """
+    with Path(path).open("rb") as file:
+        head = file.read(_HEAD)
+    delays = []
+    for name, begin, end in _elements(head, 0, len(head)):
+        if name == _TRACK_ENTRY:
+            own = [head[b:e] for n, b, e in _elements(head, begin, end) if n == _CODEC_DELAY]
+            delays.append(Fraction(int.from_bytes(own[0], "big") if own else 0, 1_000_000_000))
+    return delays
+
+
+def _elements(data: bytes, begin: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+    """Yield (id, start, end) of the content of EBML elements, those inside Segment and Tracks in their place."""
+    for _ in range(_MOST_BOXES):
+        if begin >= end or not data[begin]:
+            return
+        width = 9 - data[begin].bit_length()
+        name = data[begin : begin + width]
+        size = _vint(data, begin + width)
+        if size is None:
+            return
+        length, content = size
+        stop = end if length is None else min(content + length, end)
+        if name in (_SEGMENT, _TRACKS):
+            begin = content
+        else:
+            yield name, content, stop
+            begin = stop
 
 
 def _boxes(file: BinaryIO, begin: int, end: int) -> Iterator[tuple[bytes, int, int]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
-from typing import Literal
+from typing import Any, Literal
 
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
@@ -19,7 +19,7 @@ from pipeline.media.audio import decode_audio
 from pipeline.media.damage import DamageLog, damaged_frames, damaged_slots
 from pipeline.media.errors import FAILURES as _FAILURES
 from pipeline.media.errors import classify, translate_errors
-from pipeline.media.frame_plan import FramePlan, plan_frames
+from pipeline.media.frame_plan import FramePlan, plan_frames, rate_remark
 from pipeline.media.packets import PacketIndex, read_index
 from pipeline.media.recipes import recipe
 from pipeline.media.source import Source, describe_source, open_source, pixel_aspect, rewind
@@ -107,12 +107,17 @@ def _decode_pictures(
     log = DamageLog()
     with open_source(request.path, request.limits, index.clock) as source:
         actual = plan_frames(request, source, passes.list_displayed(source, log), index)
+    remarks: dict[str, Any] = {}
     with open_source(request.path, request.limits, index.clock) as source:
-        yield from _decode_pass(request, source, index, actual, "recount", reason)
-    if log or index.corrupt:
+        for event in _decode_pass(request, source, index, actual, "recount", reason):
+            if isinstance(event, Findings):
+                remarks = event.remarks
+            else:
+                yield event
+    if log or index.corrupt or remarks:
         slots = damaged_slots(damaged_frames(log, index), predicted, actual, len(request.policies))
         corrupt = len(log.corrupt) + len(log.concealed)
-        yield Findings({"undecodable_packets": len(log.undecodable), "corrupt_frames": corrupt}, slots)
+        yield Findings({"undecodable_packets": len(log.undecodable), "corrupt_frames": corrupt}, slots, remarks)
 
 
 @contextmanager
@@ -133,10 +138,11 @@ def _decode_pass(
     request: DecodeRequest, source: Source, index: PacketIndex, plan: FramePlan, name: _Pass, reason: str | None
 ) -> Iterator[Event]:
     """Yield header and frames of one pass; the header waits for the first frame, which completes it."""
-    aspect = pixel_aspect(source)
+    aspect, coded_aspect = pixel_aspect(source), source.video.codec_context.sample_aspect_ratio
     media = describe_source(source) | {
         "duration_s": plan.source_duration_s,
         "frames": len(plan.displayed),
+        **rate_remark(source, plan),
         "decode": "skip" if name == "skip" else "plain",
         "plain_because": reason,
         "times_from": "decoder" if name == "recount" else "packets",
@@ -154,6 +160,8 @@ def _decode_pass(
         yield Frame(rgb, plan.time_s[pts], plan.uses[pts])
     if header_due:
         yield Header(media, plan.duration_s, plan.samples)
+    if source.video.codec_context.sample_aspect_ratio != coded_aspect:
+        yield Findings({}, ((),) * len(request.policies), {"sample_aspect_ratio_changes": True})
 
 
 def _decode_frames(

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.media.packets import PacketIndex, ffmpeg5_durations, last_duration
-from pipeline.media.sampling import EPSILON_S, Samples, Timeline, policy_from_spec
+from pipeline.media.sampling import EPSILON_S, Samples, Timeline, policy_from_spec, rates_disagree
 from pipeline.media.source import Source, check_duration
 from pipeline.media.types import DecodeRequest, FailureClass, MediaError
 
@@ -194,6 +194,13 @@ def _uses_by_frame(samples: Sequence[Samples]) -> dict[int, Uses]:
         frame: tuple((policy, tuple(filled)) for policy, filled in sorted(slots[frame].items()))
         for frame in sorted(slots)
     }
+
+
+def rate_remark(source: Source, plan: FramePlan) -> dict[str, float]:
+    """Return frames over duration for the media record if the rate that the container states is another by far."""
+    counted = len(plan.displayed) / plan.source_duration_s if plan.source_duration_s > 0 else 0.0
+    disagree = counted > 0 and rates_disagree(_rate(source.video.average_rate), counted)
+    return {"counted_rate": counted} if disagree else {}
 
 
 def _rate(rate: Fraction | None) -> float | None:

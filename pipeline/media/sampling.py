@@ -146,6 +146,45 @@ class Uniform:
 
 
 @dataclass(frozen=True, slots=True)
+class Keyframes:
+    """``n`` equal slots over the duration, each the key frame nearest to the centre of its slot: cheap and inexact.
+
+    Only frames at which decoding may begin are decoded. ``time_s`` is the key frame's own time, which may be seconds
+    away from the centre, before or after it; of two that are as near, the earlier is taken. A slot that shows the same
+    frame as the slot before it is padding, except that the first is always valid; ``pad`` works as in ``Uniform``.
+    """
+
+    n: int = 32
+    pad: Pad = "repeat"
+    name: ClassVar[str] = "keyframes"
+
+    def __post_init__(self) -> None:
+        _check_count("n", self.n)
+        _check_pad(self.pad)
+
+    @property
+    def steps(self) -> int | None:
+        return self.n
+
+    def sample(self, timeline: Timeline) -> Samples:
+        _require_frames(timeline)
+        times = (np.arange(self.n, dtype=np.float64) + 0.5) * (timeline.duration_s / self.n)
+        keys = np.arange(len(timeline.pts_s))
+        if timeline.keyframe is not None and timeline.keyframe.any():
+            keys = np.flatnonzero(timeline.keyframe)
+        after = np.minimum(np.searchsorted(timeline.pts_s[keys], times), len(keys) - 1)
+        before = np.maximum(after - 1, 0)
+        nearer = np.abs(timeline.pts_s[keys[before]] - times) <= np.abs(timeline.pts_s[keys[after]] - times)
+        frame = keys[np.where(nearer, before, after)].astype(np.int64)
+        valid = np.ones(self.n, dtype=np.bool_)
+        valid[1:] = np.diff(frame) != 0
+        return _apply_padding(timeline, times, frame, valid, self.pad, f"{self.n} key frames")
+
+    def spec(self) -> dict[str, Any]:
+        return _spec(self)
+
+
+@dataclass(frozen=True, slots=True)
 class Segments:
     """``t`` segments of ``seconds`` each from t = 0, each the frame on screen in the middle of its segment.
 
@@ -247,9 +286,18 @@ class MusicAvqa60:
     frame count F wraps inside the last partial second of L = int(F mod fps) frames (int(fps) when 0):
     S + 1 + ((number - S - 1) mod L) with S = F - L; such slots are padding. A number equal to F reads the last
     frame, as the published reader did. ``published_time_s`` is i + 1/2, the second that the slot stands for.
+
+    Some containers state an average rate that their frames do not bear out: 60,000 for DV, 25 for one of 11.7. ``rate``
+    says what is then believed: ``stated`` is the published rule, and ``counted`` takes frames over duration wherever
+    the two differ by more than a factor of two.
     """
 
+    rate: Literal["stated", "counted"] = "stated"
     name: ClassVar[str] = "music_avqa60"
+
+    def __post_init__(self) -> None:
+        if self.rate not in ("stated", "counted"):
+            raise SamplingError(f"rate: {self.rate!r} is neither 'stated' nor 'counted'")
 
     @property
     def steps(self) -> int | None:
@@ -258,7 +306,10 @@ class MusicAvqa60:
     def sample(self, timeline: Timeline) -> Samples:
         _require_frames(timeline)
         total = len(timeline.pts_s)
-        rate = timeline.frame_rate or total / timeline.duration_s
+        counted = total / timeline.duration_s
+        rate = timeline.frame_rate or counted
+        if self.rate == "counted" and rates_disagree(rate, counted):
+            rate = counted
         last = int(total % rate) or max(1, int(rate))
         start = total - last
         number = np.array([round((0.5 + second) * rate) for second in range(60)], dtype=np.int64)
@@ -268,12 +319,18 @@ class MusicAvqa60:
         return Samples(frame, timeline.pts_s[frame], valid, np.arange(60, dtype=np.float64) + 0.5)
 
     def spec(self) -> dict[str, Any]:
-        return _spec(self)
+        # The published rule keeps the spec that it had before there was a choice.
+        return {"policy": self.name} if self.rate == "stated" else _spec(self)
 
 
 def _images(timeline: Timeline) -> NDArray[np.int64]:
     """Return the indices of all images, int64 [F]."""
     return np.arange(len(timeline.pts_s), dtype=np.int64)
+
+
+def rates_disagree(stated: float | None, counted: float) -> bool:
+    """Return whether a stated rate and frames over duration differ by more than a factor of two."""
+    return stated is not None and not counted / 2 <= stated <= counted * 2
 
 
 def sample_clips(total: int, num_clips: int, k: int) -> list[int]:
@@ -348,8 +405,9 @@ def dump_frames(timeline: Timeline, rate: int) -> NDArray[np.int64]:
     return np.array(written, dtype=np.int64)
 
 
-_POLICIES: dict[str, type[Uniform | Segments | Fps | NextGqa32 | MusicAvqa60]] = {
-    policy.name: policy for policy in (Uniform, Segments, Fps, NextGqa32, MusicAvqa60)
+_AnyPolicy = Uniform | Keyframes | Segments | Fps | NextGqa32 | MusicAvqa60
+_POLICIES: dict[str, type[_AnyPolicy]] = {
+    policy.name: policy for policy in (Uniform, Keyframes, Segments, Fps, NextGqa32, MusicAvqa60)
 }
 
 
@@ -379,7 +437,7 @@ def policy_from_spec(spec: dict[str, Any]) -> Policy:
         raise SamplingError(f"sampling.{error}") from None
 
 
-def _spec(policy: Uniform | Segments | Fps | NextGqa32 | MusicAvqa60) -> dict[str, Any]:
+def _spec(policy: _AnyPolicy) -> dict[str, Any]:
     return {"policy": policy.name, **asdict(policy)}
 
 

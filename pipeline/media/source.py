@@ -21,7 +21,7 @@ from av.packet import Packet
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from pipeline.media.claims import edit_list_start
+from pipeline.media.claims import codec_delays, edit_list_start
 from pipeline.media.clock import NO_LEAPS, Clock
 from pipeline.media.types import Limits, MediaError
 
@@ -133,11 +133,12 @@ class Source:
         video (``open_input_file`` and ``correct_input_start_times`` of FFmpeg 5.1).
         """
         start = Fraction(self.container.start_time or 0, 1_000_000)
-        for stream in self.container.streams.audio:
-            if stream.start_time is not None and stream.time_base is not None:
-                # Up to release 5.1 the start of Opus in Matroska had its priming taken off.
-                ticks = math.floor(_opus_priming(stream) / stream.time_base + Fraction(1, 2))
-                start = min(start, (stream.start_time - ticks) * stream.time_base) if ticks else start
+        if "matroska" in self.container.format.name:
+            # Up to release 5.1 the start of sound in Matroska had the codec's delay taken off.
+            for stream, delay in zip(self.container.streams, codec_delays(self.path), strict=False):
+                if stream.type == "audio" and stream.start_time is not None and stream.time_base is not None:
+                    ticks = math.floor(delay / stream.time_base + Fraction(1, 2))
+                    start = min(start, (stream.start_time - ticks) * stream.time_base) if ticks else start
         if self.is_discontinuous and self.video.start_time is not None and self.video.time_base is not None:
             own = Fraction(math.floor(self.video.start_time * self.video.time_base * 1_000_000), 1_000_000)
             return max(start, own)
@@ -205,17 +206,6 @@ def presentation_zero(container: InputContainer, path: str) -> Fraction:
         if edited is not None and zero <= edited + _LATEST_START_S:
             return Fraction(0)
     return zero
-
-
-def _opus_priming(stream: AudioStream) -> Fraction:
-    """Return the seconds of priming that an Opus stream in Matroska states (RFC 7845, 5.1); 0 for other codecs."""
-    context = stream.codec_context
-    head = b"" if context is None else bytes(context.extradata or b"")
-    if not head.startswith(b"OpusHead") or len(head) < 12:
-        return Fraction(0)
-    if "matroska" not in stream.container.format.name:
-        return Fraction(0)
-    return Fraction(int.from_bytes(head[10:12], "little"), 48_000)
 
 
 def _best_audio(container: InputContainer, video: VideoStream) -> AudioStream | None:

@@ -202,13 +202,16 @@ class Findings:
     Attributes
     ----------
     media
-        Additions to the media record, JSON-able: ``undecodable_packets``, ``corrupt_frames``.
+        Additions to the media record of damaged rows, JSON-able: ``undecodable_packets``, ``corrupt_frames``.
     damaged
         For each policy of the request: the slots whose picture is damaged, or stands in for one that does not decode.
+    remarks
+        Additions to the media record of every row.
     """
 
     media: dict[str, Any]
     damaged: tuple[tuple[int, ...], ...]
+    remarks: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -55,7 +55,7 @@ def send_event(write: Writer, event: Event) -> None:
     elif isinstance(event, Survey):
         _send(write, SURVEY, event.facts)
     elif isinstance(event, Findings):
-        _send(write, FINDINGS, {"media": event.media, "damaged": event.damaged})
+        _send(write, FINDINGS, {"media": event.media, "damaged": event.damaged, "remarks": event.remarks})
     elif isinstance(event, StreamFailure):
         fields = {"stream": event.stream, "failure_class": event.failure_class, "message": event.message}
         _send(write, STREAM_FAILURE, fields)
@@ -127,7 +127,8 @@ def _event(tag: bytes, fields: dict[str, Any], payload: NDArray[np.uint8]) -> Ev
     if tag == SURVEY:
         return Survey(dict(fields))
     if tag == FINDINGS:
-        return Findings(dict(fields["media"]), tuple(tuple(map(int, slots)) for slots in fields["damaged"]))
+        damaged_slots = tuple(tuple(map(int, slots)) for slots in fields["damaged"])
+        return Findings(dict(fields["media"]), damaged_slots, dict(fields["remarks"]))
     if tag == STREAM_FAILURE:
         if fields["stream"] not in ("video", "audio"):
             raise ProtocolError(f"unknown stream {fields['stream']!r}")

@@ -141,9 +141,14 @@ def _take_debug(words: list[str]) -> bool:
 
 
 def usage_line(error: Exception) -> str:
-    """Return what is wrong with an option or argument, and how to get help, as one line."""
+    """Return what is wrong with an option or argument, and how to get help, as one line.
+
+    A video key may begin with a hyphen, as YouTube's ids do, and is then taken for an option.
+    """
     context = getattr(error, "ctx", None)
     message = one_line(getattr(error, "format_message", lambda: str(error))()).replace(": Value error, ", ": ", 1)
+    if type(error).__name__ == "NoSuchOption" and not str(getattr(error, "option_name", "--")).startswith("--"):
+        message = f"{message.rstrip('.')}; put -- before a key that begins with a hyphen"
     return message if context is None else f"{message.rstrip('.')}; see {context.command_path} --help"
 
 

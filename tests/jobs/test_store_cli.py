@@ -78,7 +78,8 @@ def test_inspect_tells_of_the_store_and_of_one_key(root: Path) -> None:
 
 def test_a_sound_store_verifies(root: Path) -> None:
     assert answer("verify", root, "--deep") | {"bytes": 0} == {
-        "version": 1, "ok": True, "shards": 1, "rows": 3, "bytes": 0, "damaged_files": {}, "problems": []
+        "version": 1, "ok": True, "shards": 1, "rows": 3, "bytes": 0, "damaged_files": {}, "problems": [],
+        "media_damage": {"rows": 0, "steps": 0, "truncated": 0, "odd_rates": 0},
     }  # fmt: skip
     assert "3 rows in 1 shards" in store("verify", root).stdout
 
@@ -265,3 +266,13 @@ def test_exit_codes_of_a_real_process_from_another_folder(tmp_path: Path, root: 
     done = subprocess.run(list(map(str, arguments)), cwd=tmp_path, text=True, capture_output=True, timeout=60)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr and done.stderr.count("\n") == (code == 2)
+
+
+def test_a_key_that_begins_with_a_hyphen(tmp_path: Path) -> None:
+    """As YouTube's ids may."""
+    directory = store_with(tmp_path / "store", "-abc")
+    refused = store("inspect", directory, "-abc")
+    assert refused.exit_code == 2
+    assert "No such option: -a; put -- before a key that begins with a hyphen" in refused.stderr
+    shown = store("inspect", directory, "--", "-abc")
+    assert shown.exit_code == 0 and '"key": "-abc"' in shown.stdout
