@@ -360,10 +360,7 @@ class Store:
         return reader.valid(row)
 
     def damaged(self, name: str, key: str) -> Array:
-        """Return which steps hold damaged pictures or sound, ``[T] bool``, as it was found when the row was computed.
-
-        Such a step shows what the decoder made of damaged packets, or the frame before one that does not decode.
-        """
+        """Return which steps hold damaged pictures or sound, ``[T] bool``, as was found when the row was computed."""
         reader, row = self._locate(name, key)
         marked = np.zeros(len(reader.valid(row)), dtype=bool)
         marked[damaged_steps(reader.media(row))] = True

@@ -134,7 +134,7 @@ def see(path: Path, n: int = 8, **request: object) -> Seen:
     """Decode ``n`` uniform frames and the sound."""
     fields: dict[str, object] = {"policies": ({"policy": "uniform", "n": n},), "audio": AudioRequest(), **request}
     seen: Seen | None = None
-    for event in decode(DecodeRequest(str(path), **fields)):  # type: ignore[arg-type] # keywords of a request
+    for event in decode(DecodeRequest(str(path), **fields)):  # type: ignore[arg-type]  # keywords of a request
         if isinstance(event, Header):
             seen = Seen(event)
         assert seen is not None

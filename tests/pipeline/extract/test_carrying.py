@@ -44,7 +44,7 @@ def config(folder: Path, *overrides: str) -> Config:
 
 
 def run(folder: Path, *overrides: str, **options: object) -> Done:
-    return extract(folder / "videos", folder / "store", config(folder, *overrides), **options)  # type: ignore[arg-type] # options of a plan
+    return extract(folder / "videos", folder / "store", config(folder, *overrides), **options)  # type: ignore[arg-type]  # options of a plan
 
 
 def test_clean_rows_are_carried_over_and_odd_ones_computed(release: Path) -> None:

@@ -117,7 +117,9 @@ def test_damaged_pictures_are_concealed_and_marked_or_fail_and_the_sound_stays(f
         assert store.damaged("rgb", "damaged").tolist() == [False, True, True, False]
         assert store.media("rgb", "damaged")["undecodable_packets"] == 30
         assert not store.damaged("rgb", "whole").any() and not store.damaged("sound", "damaged").any()
-        assert describe_store(store)["features"]["rgb"]["media_damage"] == {"rows": 1, "steps": 2, "truncated": 0}
+        assert describe_store(store)["features"]["rgb"]["media_damage"] == {
+            "rows": 1, "steps": 2, "truncated": 0, "odd_rates": 0
+        }  # fmt: skip
     assert verify(tmp_path / "both").media_damage.rows == 1 and verify(tmp_path / "both").ok
     assert "1 row of damaged media (2 marked steps)" in (tmp_path / "both" / "README.md").read_text()
     strict = BOTH.replace("media: {", "media: {damage: fail, ")

@@ -77,8 +77,8 @@ def test_what_else_is_wanted_changes_no_mark(others: tuple[dict[str, Any], ...],
     wanted = ({"policy": "uniform", "n": 10}, *others)
     seen = see(path, policies=wanted)
     assert seen.findings is not None
-    assert seen.findings.damaged[0] == see(path, n=10).findings.damaged[0]  # type: ignore[union-attr] # as above
-    assert see(path, n=10, audio=None).findings.damaged[0] == seen.findings.damaged[0]  # type: ignore[union-attr] # as above
+    assert seen.findings.damaged[0] == see(path, n=10).findings.damaged[0]  # type: ignore[union-attr]  # as above
+    assert see(path, n=10, audio=None).findings.damaged[0] == seen.findings.damaged[0]  # type: ignore[union-attr]  # as above
 
 
 def test_a_packet_that_nothing_refers_to_spoils_its_own_frame_alone() -> None:

@@ -112,7 +112,7 @@ def test_the_tolerance_is_in_the_spec() -> None:
 def test_sound_that_begins_late_is_found(suffix: str, tmp_path: Path) -> None:
     """libav looks at five seconds; the sound begins after eight."""
     kind = {"video": "mpeg2video", "audio": "mp2"} if suffix == "vob" else {}
-    path = film(tmp_path / f"late.{suffix}", 10.0, sound_from=8.0, **kind)  # type: ignore[arg-type] # keywords of a film
+    path = film(tmp_path / f"late.{suffix}", 10.0, sound_from=8.0, **kind)  # type: ignore[arg-type]  # keywords of a film
     seen = see(path)
     assert seen.audio is not None and seen.audio.state == "present"
     assert seen.claimed_s == pytest.approx(2, abs=0.1)
@@ -127,14 +127,14 @@ def test_only_the_wanted_window_of_the_sound_is_read(tmp_path: Path, monkeypatch
     demux = Source.demux
 
     def counted(self: Source, *streams: object) -> object:
-        for packet in demux(self, *streams):  # type: ignore[type-var] # the streams of the source
+        for packet in demux(self, *streams):  # type: ignore[type-var]  # the streams of the source
             read.append(packet.size)
             yield packet
 
     monkeypatch.setattr(Source, "demux", counted)
 
     def sound(reach: float | None, **clip: float) -> np.ndarray:
-        request = DecodeRequest(str(path), (), AudioRequest(reach_s=reach), **clip)  # type: ignore[arg-type] # bounds
+        request = DecodeRequest(str(path), (), AudioRequest(reach_s=reach), **clip)  # type: ignore[arg-type]  # bounds
         return next(event.samples for event in decode(request) if hasattr(event, "samples") and hasattr(event, "rate"))
 
     whole = sound(None)
