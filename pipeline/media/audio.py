@@ -25,6 +25,7 @@ SETTLED_S = 1.0
 # A clip that begins later than this is not decoded from the start of the file, but from a little before the clip.
 _SEEK_FROM_S = 30
 _PREROLL_S = 10
+_BEYOND_S = 5.0  # of sound that claims to lie beyond the end before it is believed
 _MARGIN_S = Fraction(1, 4)  # of sound beyond what is wanted, for the resampler to look ahead
 # Samples that go to the resampler at once: one call costs as much as decoding a packet.
 BLOCK = 1 << 15
@@ -41,12 +42,11 @@ _FORMATS: dict[str, tuple[str, float, float]] = {
 
 @dataclass(slots=True)
 class _Stretch:
-    """A stretch of sound without gaps: resampled as one piece and laid down at its own start, behind ``floor``."""
+    """A stretch of sound without gaps: resampled as one piece and laid down at its own start."""
 
     start: Fraction
     rate: int
     target_rate: int
-    floor: int
     taken: int = 0
     fed: int = 0
     expected_s: float = 0.0
@@ -90,32 +90,45 @@ class _Stretch:
                 samples = block.to_ndarray()[0]
                 self._place(samples[: max(0, length - self.placed)], canvas)
         first = round(self.start * self.target_rate)
-        canvas.add_segment(max(first, self.floor), first + min(length, self.placed))
+        canvas.add_segment(first, first + min(length, self.placed))
 
     def _place(self, samples: NDArray[np.float32], canvas: _Canvas) -> None:
-        canvas.write(round(self.start * self.target_rate) + self.placed, samples, self.floor)
+        canvas.write(round(self.start * self.target_rate) + self.placed, samples)
         self.placed += len(samples)
 
 
 @dataclass(slots=True)
 class _Canvas:
-    """The waveform being filled: float32 [S] of zeros, and the ranges that hold sound."""
+    """The waveform being filled: float32 [S] of zeros, and the ranges that hold sound, ascending and disjoint."""
 
     samples: NDArray[np.float32]
     segments: list[tuple[int, int]] = field(default_factory=list)
 
-    def write(self, first: int, samples: NDArray[np.float32], floor: int) -> None:
-        begin, end = max(first, floor, 0), min(first + len(samples), len(self.samples))
-        if begin < end:
+    def write(self, first: int, samples: NDArray[np.float32]) -> None:
+        """Lay samples down from ``first`` on, wherever no finished stretch lies."""
+        for begin, end in self._free(max(first, 0), min(first + len(samples), len(self.samples))):
             np.clip(samples[begin - first : end - first], -1.0, 1.0, out=self.samples[begin:end])
 
+    def _free(self, begin: int, end: int) -> Iterator[tuple[int, int]]:
+        for start, stop in self.segments:
+            if begin < min(start, end):
+                yield begin, min(start, end)
+            begin = max(begin, stop)
+        if begin < end:
+            yield begin, end
+
     def add_segment(self, first: int, end: int) -> None:
+        """Note that a stretch is finished."""
         first, end = max(first, 0), min(end, len(self.samples))
         if first >= end:
             return
-        if self.segments and first <= self.segments[-1][1]:
-            first = self.segments.pop()[0]
-        self.segments.append((first, end))
+        merged: list[tuple[int, int]] = []
+        for start, stop in sorted([*self.segments, (first, end)]):
+            if merged and start <= merged[-1][1]:
+                merged[-1] = (merged[-1][0], max(merged[-1][1], stop))
+            else:
+                merged.append((start, stop))
+        self.segments = merged
 
 
 class _Placer:
@@ -134,7 +147,6 @@ class _Placer:
         self._stretch: _Stretch | None = None
         self._held: list[_Block] = []
         self._held_s = 0.0
-        self._floor = 0
 
     @property
     def is_empty(self) -> bool:
@@ -163,7 +175,7 @@ class _Placer:
             while self._held:
                 self._settle()
             self._begin(block, self._stretch.end if self._stretch is not None else Fraction(0))
-        elif block.begin is None or abs(float(block.begin) - stretch.expected_s - self._held_s) <= TOLERANCE_S:
+        elif self._continues(block, stretch):
             for held in self._held:
                 stretch.take(held.mono, self._canvas)
             self._held, self._held_s = [], 0.0
@@ -173,6 +185,12 @@ class _Placer:
             self._held_s += block.seconds
             if self._held_s >= SETTLED_S:
                 self._settle()
+
+    def _continues(self, block: _Block, stretch: _Stretch) -> bool:
+        """Whether the block begins where the samples so far lead, those held back among them."""
+        if block.begin is None:
+            return not self._held
+        return abs(float(block.begin) - stretch.expected_s - self._held_s) <= TOLERANCE_S
 
     def _settle(self) -> None:
         """Begin a new stretch with the first block that is held back, and see what that makes of the others."""
@@ -187,8 +205,7 @@ class _Placer:
         begin = follows if block.begin is None else block.begin
         if self._stretch is not None:
             self._stretch.finish(self._canvas)
-            self._floor = max(self._floor, round(self._stretch.end * self._rate))
-        self._stretch = _Stretch(begin, block.rate, self._rate, self._floor, expected_s=float(begin))
+        self._stretch = _Stretch(begin, block.rate, self._rate, expected_s=float(begin))
         self._stretch.take(block.mono, self._canvas)
 
 
@@ -266,8 +283,8 @@ class _FailedPacket:
 def _frames(source: Source, failures: list[_FailedPacket], start: Fraction, end: Fraction) -> Iterator[AudioFrame]:
     """Yield the decoded frames that begin before ``end``, in seconds of the source's axis.
 
-    One stray stamp ends nothing: reading goes on until the sound has stayed beyond the end for ``SETTLED_S``. For a
-    clip that begins late, decoding begins a little before it.
+    A stray stamp ends nothing: reading goes on until the sound has stayed beyond the end for some seconds. For a clip
+    that begins late, decoding begins a little before it.
     """
     audio = source.audio
     assert audio is not None and audio.time_base is not None
@@ -294,7 +311,7 @@ def _frames(source: Source, failures: list[_FailedPacket], start: Fraction, end:
             if frame.pts is not None and frame.pts >= stop_pts:
                 beyond.append(frame)
                 beyond_s += frame.samples / frame.sample_rate
-                if beyond_s >= SETTLED_S:
+                if beyond_s >= _BEYOND_S:
                     return
                 continue
             yield from beyond

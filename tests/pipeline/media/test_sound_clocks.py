@@ -79,6 +79,21 @@ def test_sound_that_stays_off_is_laid_down_where_its_stamps_say(whole: Path, tmp
     assert seen.audio.segments[1][0] - seen.audio.segments[0][1] == pytest.approx(0.5 * 16_000, abs=100)
 
 
+def test_a_second_of_wild_stamps_costs_nothing_that_follows(whole: Path, tmp_path: Path) -> None:
+    """For 1.2 s the sound claims to come 100 s later; what comes after it is where it belongs."""
+    wild = dict.fromkeys(range(30, 86), 100.0)
+
+    def change(kind: str, number: int, packet: Packet) -> Packet:
+        if kind == "audio" and number in wild:
+            packet.pts += 100_000
+        return packet
+
+    seen = see(remux(whole, tmp_path / "wild.mkv", change))
+    assert seen.audio is not None
+    assert seen.audio.segments[-1][1] == pytest.approx(48_000, abs=400)
+    assert seen.claimed_s == pytest.approx(3 - len(wild) * PACKET, abs=0.1)
+
+
 def test_an_overlap_costs_no_sound_and_no_picture(whole: Path, tmp_path: Path) -> None:
     """The second half comes 0.4 s early: what it covers is dropped, the rest goes on."""
 
