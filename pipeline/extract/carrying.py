@@ -11,13 +11,13 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.extract.features import Feature
 from pipeline.extract.sources import SourceItem
+from pipeline.extract.threads import map_in_threads
 from pipeline.media import DecodeRequest, MediaError, MediaProcess, Survey
 from stores.commit import Placed, place_shard
 from stores.errors import StoreDamageError
@@ -137,11 +137,10 @@ class Surveyor:
         self._root = root
         self._media_process = media_process
         self._on_read = on_read
-        self._ended = threading.Event()
+        self._local = threading.local()
 
     def __call__(self, candidates: Sequence[Candidate]) -> list[bool]:
         """Return for each candidate whether its row is proven."""
-        self._ended.clear()
         records = [self._record(candidate.row) for candidate in candidates]
         answers = [_by_record(candidate, record) for candidate, record in zip(candidates, records, strict=True)]
         doubtful: dict[tuple[str, float | None, float | None], list[int]] = {}
@@ -149,17 +148,9 @@ class Surveyor:
             if answer is None:
                 item = candidates[number].item
                 doubtful.setdefault((item.uri, item.start_s, item.end_s), []).append(number)
-        workers = max(1, min(os.cpu_count() or 1, len(doubtful)))
         requests = [DecodeRequest(uri, (), start_s=start, end_s=end, survey=True) for uri, start, end in doubtful]
-        chunks = [requests[first::workers] for first in range(workers)]
-        facts: dict[tuple[str, float | None, float | None], dict[str, Any] | None] = {}
-        pool = ThreadPoolExecutor(workers, "survey")
-        try:
-            for found in pool.map(self._read, chunks):
-                facts.update(found)
-        finally:
-            self._ended.set()  # after a stop, nobody waits for the files that are left
-            pool.shutdown(wait=False)
+        found = map_in_threads(self._read, requests, os.cpu_count() or 1, self._on_read)
+        facts = dict(zip(doubtful, found, strict=True))
         for place, numbers in doubtful.items():
             for number in numbers:
                 answers[number] = _by_facts(candidates[number], records[number], facts[place])
@@ -177,27 +168,18 @@ class Surveyor:
         finally:
             reader.close()
 
-    def _read(
-        self, requests: Sequence[DecodeRequest]
-    ) -> dict[tuple[str, float | None, float | None], dict[str, Any] | None]:
-        """Return what the packets of each file say; None for one that cannot be read."""
-        found: dict[tuple[str, float | None, float | None], dict[str, Any] | None] = {}
-        with self._media_process() as media:
-            for number, request in enumerate(requests, 1):
-                if self._ended.is_set():
-                    break
-                place = (request.path, request.start_s, request.end_s)
-                found[place] = None
-                try:
-                    for event in media.decode(request):
-                        if isinstance(event, Survey):
-                            found[place] = event.facts
-                except MediaError:
-                    continue
-                finally:
-                    if self._on_read is not None:
-                        self._on_read(number, len(requests))
-        return found
+    def _read(self, request: DecodeRequest) -> dict[str, Any] | None:
+        """Return what the packets of a file say; None for one that cannot be read."""
+        if not hasattr(self._local, "media"):
+            self._local.media = self._media_process()  # its child ends with this thread
+        facts = None
+        try:
+            for event in self._local.media.decode(request):
+                if isinstance(event, Survey):
+                    facts = event.facts
+        except MediaError:
+            return None
+        return facts
 
 
 def _by_record(candidate: Candidate, record: Mapping[str, Any]) -> bool | None:

@@ -7,8 +7,6 @@ bounds become one unit of work, whatever their keys and however many features wa
 from __future__ import annotations
 
 import os
-import queue
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,13 +25,13 @@ from pipeline.extract.identity import (
     source_status,
 )
 from pipeline.extract.sources import SourceItem
+from pipeline.extract.threads import map_in_threads
 from stores.commit import Failure, Placed, SourceRecord
 from stores.format import Manifest, SegmentLog, feature_directory, schemas
 
 MAX_ATTEMPTS = 3
 """Runs that try a row again whose failure may pass by itself; ``--retry-failed`` tries more often."""
 _HASHERS = 4  # hashing releases the GIL, so threads help; more would only compete for one disk
-_POLL_S = 0.5  # how long a stop may have to wait
 
 
 class Reason(StrEnum):
@@ -345,39 +343,16 @@ def _status(item: SourceItem) -> tuple[int, str]:
 def _hash_all(
     paths: Sequence[tuple[str, float | None]], on_hashed: Callable[[int, int], None] | None
 ) -> Sequence[str | OSError]:
-    """Return the content id of each file or folder of images, or the error that reading it gave.
+    """Return the content id of each file or folder of images, or the error that reading it gave."""
 
-    The threads are daemons and the wait has an end now and then, so that a stop is heeded even if a file never answers.
-    """
-    waiting = iter(enumerate(paths))
-    lock = threading.Lock()
-    finished: queue.SimpleQueue[tuple[int, str | Exception]] = queue.SimpleQueue()
-
-    def work() -> None:
-        while True:
-            with lock:
-                number, (path, image_rate) = next(waiting, (-1, ("", None)))
-            if number < 0:
-                return
-            try:
-                finished.put((number, hash_content(Path(path), image_rate)))
-            except Exception as error:  # noqa: BLE001 (whoever waits for the result must learn of it)
-                finished.put((number, error))
-
-    for _ in range(min(_HASHERS, os.cpu_count() or 1, len(paths))):
-        threading.Thread(target=work, name="hash", daemon=True).start()
-    results: dict[int, str | OSError] = {}
-    while len(results) < len(paths):
+    def hash_one(place: tuple[str, float | None]) -> str | OSError:
+        path, image_rate = place
         try:
-            number, result = finished.get(timeout=_POLL_S)
-        except queue.Empty:
-            continue
-        if not isinstance(result, str | OSError):
-            raise result
-        results[number] = result
-        if on_hashed is not None:
-            on_hashed(len(results), len(paths))
-    return [results[number] for number in range(len(paths))]
+            return hash_content(Path(path), image_rate)
+        except OSError as error:
+            return error
+
+    return map_in_threads(hash_one, paths, min(_HASHERS, os.cpu_count() or 1), on_hashed)
 
 
 def _decide(plan: Plan, state: _FeatureState, item: SourceItem, record: SourceRecord, options: PlanOptions) -> Reason:
