@@ -94,7 +94,7 @@ def _decode_pictures(
 ) -> Iterator[Event]:
     """Try the passes from fast to plain until one delivers what it promised."""
     reason = index.objection
-    if predicted is not None and not index.corrupt:
+    if predicted is not None and not (index.corrupt and predicted.uses):
         passes_to_try: tuple[_Pass, ...] = ("plain",) if index.objection else ("skip", "plain")
         for name in passes_to_try:
             try:
@@ -106,7 +106,8 @@ def _decode_pictures(
                 return
     log = DamageLog()
     with open_source(request.path, request.limits, index.clock) as source:
-        actual = plan_frames(request, source, passes.list_displayed(source, log), index)
+        duration_s = None if predicted is None else predicted.source_duration_s
+        actual = plan_frames(request, source, passes.list_displayed(source, log), index, duration_s)
     remarks: dict[str, Any] = {}
     with open_source(request.path, request.limits, index.clock) as source:
         for event in _decode_pass(request, source, index, actual, "recount", reason):

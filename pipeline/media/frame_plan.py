@@ -64,7 +64,11 @@ class FramePlan:
 
 
 def plan_frames(
-    request: DecodeRequest, source: Source, displayed: list[tuple[int, int]], index: PacketIndex
+    request: DecodeRequest,
+    source: Source,
+    displayed: list[tuple[int, int]],
+    index: PacketIndex,
+    duration_s: float | None = None,
 ) -> FramePlan:
     """Lay the displayed frames on the request's axis and let every policy choose among them.
 
@@ -75,6 +79,9 @@ def plan_frames(
     ----------
     displayed
         (pts, duration) of each frame shown, ascending, in the stream's time base.
+    duration_s
+        Length of the source in seconds, if its packets tell: frames that do not decode make no video shorter, and the
+        sound that is wanted alone must last as long. By default it ends with the last frame shown.
 
     Raises
     ------
@@ -94,7 +101,10 @@ def plan_frames(
     if index.cut and request.truncated == "fail" and (request.end_s is None or request.end_s > times[-1]):
         raise MediaError("corrupt", f"the file is cut short: {index.cut}")
     whole = request.start_s is None and request.end_s is None
-    return lay_out(request, [pts for pts, _ in displayed], timeline_of(source, displayed, index, whole))
+    timeline = timeline_of(source, displayed, index, whole)
+    if duration_s is not None:
+        timeline = replace(timeline, duration_s=duration_s)
+    return lay_out(request, [pts for pts, _ in displayed], timeline)
 
 
 def timeline_of(source: Source, displayed: list[tuple[int, int]], index: PacketIndex, whole: bool) -> Timeline:

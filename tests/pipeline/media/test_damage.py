@@ -81,6 +81,14 @@ def test_what_else_is_wanted_changes_no_mark(others: tuple[dict[str, Any], ...],
     assert see(path, n=10, audio=None).findings.damaged[0] == seen.findings.damaged[0]  # type: ignore[union-attr]  # as above
 
 
+def test_frames_that_are_lost_at_the_end_make_no_video_shorter(tmp_path: Path) -> None:
+    whole = film(tmp_path / "whole.mkv", 2.0, settings=NO_B_FRAMES)
+    damaged = spoil(whole, tmp_path / "damaged.mkv", {47, 48, 49}, keep=2)
+    seen = see(damaged, n=50)
+    assert seen.header.duration_s == see(whole).header.duration_s == see(damaged, policies=()).header.duration_s
+    assert seen.findings is not None and set(seen.findings.damaged[0]) >= {47, 48, 49}
+
+
 def test_a_packet_that_nothing_refers_to_spoils_its_own_frame_alone() -> None:
     """Decoding order 0 3 1 2 | 4 7 5 6, as shown by PTS; the B-frames 1, 2, 5 and 6 are referred to by none."""
     pts = (0, 3, 1, 2, 4, 7, 5, 6)
