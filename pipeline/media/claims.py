@@ -7,6 +7,7 @@ beyond a comparison with the file's real size.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
 from fractions import Fraction
@@ -52,8 +53,7 @@ def claimed_size(path: str) -> int | None:
         if head.startswith(b"OggS"):
             return _ogg(file, size)
         if head.startswith((b"GIF87a", b"GIF89a")):
-            file.seek(max(0, size - 64))
-            return size if file.read().rstrip(b"\0").endswith(b"\x3b") else size + 1
+            return _gif(file, size)
     return None
 
 
@@ -171,8 +171,55 @@ def _fragments(file: BinaryIO, size: int) -> int | None:
         if name not in _TOP_LEVEL:  # whatever was appended to the file
             break
         if name == b"moof" or (end is not None and name == b"mdat"):
-            end = start + length
+            end = max(end or 0, start + length)
+        elif name == b"sidx":
+            end = max(end or 0, start + length + _indexed_bytes(_content(file, start, length)))
     return end
+
+
+def _indexed_bytes(content: bytes) -> int:
+    """Return how far behind a segment index the last segment that it lists ends (ISO/IEC 14496-12, 8.16.3)."""
+    place = 28 if content[:1] == b"\x01" else 20
+    if len(content) < place + 4:
+        return 0
+    offset = int.from_bytes(content[20:28] if place == 28 else content[16:20], "big")
+    count = int.from_bytes(content[place + 2 : place + 4], "big")
+    sizes = [
+        int.from_bytes(content[entry : entry + 4], "big") & 0x7FFFFFFF
+        for entry in range(place + 4, min(place + 4 + 12 * count, len(content) - 11), 12)
+    ]
+    return offset + sum(sizes)
+
+
+def _gif(file: BinaryIO, size: int) -> int:
+    """Return the place behind the trailer; more than ``size`` if the file ends inside a block."""
+    file.seek(10)
+    place = 13 + _color_table(file.read(1))
+    while place < size:
+        file.seek(place)
+        kind = file.read(1)
+        if kind == b"\x3b":
+            return place + 1
+        if kind == b"!":
+            place += 2
+        elif kind == b",":
+            file.seek(place + 9)
+            place += 11 + _color_table(file.read(1))
+        else:  # junk behind the last block, without a trailer before it
+            return size
+        while True:
+            file.seek(place)
+            length = file.read(1)
+            if not length:
+                return size + 1
+            place += 1 + length[0]
+            if not length[0]:
+                break
+    return size if place == size else size + 1
+
+
+def _color_table(flags: bytes) -> int:
+    return 3 * 2 ** ((flags[0] & 7) + 1) if flags and flags[0] & 0x80 else 0
 
 
 def _vint(data: bytes, place: int) -> tuple[int | None, int] | None:
@@ -244,6 +291,10 @@ def _ogg(file: BinaryIO, size: int) -> int | None:
     place = tail.rfind(b"OggS")
     if place < 0:
         return None
+    if not any(
+        match[1][0] & 4 for match in re.finditer(rb"OggS\0([\0-\7])", tail)
+    ):  # no stream says that it ends (RFC 3533, 6)
+        return size + 1
     if place + 27 > len(tail):
         return size + 1
     table = tail[place + 27 : place + 27 + tail[place + 26]]

@@ -53,7 +53,7 @@ def decode(request: DecodeRequest) -> Iterator[Event]:
     else:
         raise MediaError("unsupported_codec", f"no decoding backend is named {request.backend!r}")
     header: Header | None = None
-    with translate_errors():
+    with translate_errors(request.path):
         if request.image_rate is not None:
             yield from image_folder.decode_folder(request)
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import av.error
 
@@ -52,14 +53,30 @@ def _has_memory() -> bool:
     return True
 
 
+def _can_be_read(path: str) -> bool:
+    try:
+        with Path(path).open("rb") as file:
+            while file.read(1 << 20):
+                pass
+    except OSError:
+        return False
+    return True
+
+
 @contextmanager
-def translate_errors() -> Iterator[None]:
-    """Raise ``MediaError`` in place of every error that opening, demuxing or decoding a file is known to raise."""
+def translate_errors(path: str) -> Iterator[None]:
+    """Raise ``MediaError`` in place of every error that opening, demuxing or decoding a file is known to raise.
+
+    libav says EIO for a file that ends too early as well as for a disk that fails. It is believed only if the file
+    cannot be read without libav either.
+    """
     try:
         yield
     except MediaError:
         raise
     except FAILURES as error:
+        if isinstance(error, av.error.FFmpegError) and error.errno == errno.EIO and _can_be_read(path):
+            raise MediaError("corrupt", "the file ends where more should follow") from error
         raise classify(error) from error
 
 

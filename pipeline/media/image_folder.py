@@ -56,7 +56,9 @@ def list_images(folder: str) -> list[tuple[int, str]]:
     OSError
         If the folder cannot be read.
     """
-    names = sorted((entry.name for entry in os.scandir(folder) if is_image(entry.name)), key=os.fsencode)
+    names = sorted(
+        (entry.name for entry in os.scandir(folder) if is_image(entry.name) and entry.is_file()), key=os.fsencode
+    )
     matches = [_NUMBER.search(Path(name).stem) for name in names]
     numbers = [int(match[1]) for match in matches if match]
     if len(set(numbers)) < len(names) or len(names) < 2:

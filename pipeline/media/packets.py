@@ -26,8 +26,16 @@ from pipeline.media.source import MOV_FORMAT, Source, open_source
 H264 = "h264"
 # Packets up to this size in all are kept for the second pass; a short clip fits, a film need not.
 KEPT_BYTES = 64 << 20
-_DURATION_IN_HEADER = frozenset({"matroska", "avi", "flv", "asf"})
-_ROUNDING_S = Fraction(1, 500)  # containers state their duration in milliseconds
+# Formats that state a duration in their header, and by how many seconds a whole file may fall short of it: by rounding,
+# by the padding of sound that no packet shows, in ASF by more.
+_DURATION_IN_HEADER = {
+    "matroska": Fraction(1, 50),
+    "avi": Fraction(1, 500),
+    "flv": Fraction(1, 500),
+    "asf": Fraction(1, 10),
+    "mxf": Fraction(1, 500),
+}
+_AVI_SLACK = 2  # frames that encoders count and never write
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +110,8 @@ def read_index(source: Source) -> PacketIndex:
     try:
         for packet in source.demux(*streams):
             if packet.size == 0:
+                if packet.stream_index == video.index and packet.pts is not None:
+                    reader.prolong(packet.pts, packet.duration or 0)
                 continue
             if source.is_discontinuous:
                 stamps.append(_stamp(packet))
@@ -117,7 +127,7 @@ def read_index(source: Source) -> PacketIndex:
     if source.container.start_time is None:
         clock = replace(clock, start_s=reader.start_s)
     index = reader.index(source, clock)
-    index = replace(index, cut=_missing_part(source, index) or broken)
+    index = replace(index, cut=_missing_part(source, index, reader.empty) or broken)
     if index.objection is None:
         return replace(index, objection=_order_objection(index, video.codec_context.reorder_depth))
     return index
@@ -139,12 +149,19 @@ class _Reader:
         self._room = KEPT_BYTES
         self._latest_dts: int | None = None
         self.steps_back = False
+        self.empty = 0
         self._is_h264 = video.codec_context.name == H264
         self._sets = h264.ParameterSets()
         extradata = bytes(video.codec_context.extradata or b"")
         self._length_size = h264.avcc_length_size(extradata) if self._is_h264 else None
         if self._is_h264:
             _read_extradata(extradata, self._length_size, self._sets)
+
+    def prolong(self, pts: int, duration: int) -> None:
+        """Note an empty packet: it shows the frame before it once more."""
+        self.empty += 1
+        if self._pts and (before := self._pts[-1]) is not None and pts > before:
+            self._duration[-1] = max(self._duration[-1], pts + (duration or self._duration[-1]) - before)
 
     def take(self, packet: Packet[VideoStream]) -> None:
         """Note one packet."""
@@ -220,7 +237,7 @@ def _read_stamps(source: Source) -> list[Stamp]:
     return stamps
 
 
-def _missing_part(source: Source, index: PacketIndex) -> str | None:
+def _missing_part(source: Source, index: PacketIndex, empty: int) -> str | None:
     """Return what the container claims and the file lacks, in words; None for a whole file.
 
     Bytes that are missing count only if pictures are: an index or a tag at the end of a file may be lost, and some
@@ -233,34 +250,34 @@ def _missing_part(source: Source, index: PacketIndex) -> str | None:
         if needed > size:
             return f"{size} of at least {needed} bytes are there"
     claimed = claimed_size(source.path)
-    lacks_time = _lacks_time(source, index, claimed)
-    if claimed is not None and claimed > size and lacks_time is not False:
-        return f"{size} of {claimed} bytes are there"
-    if claimed is None and lacks_time:
+    if claimed is not None and claimed > size:
+        if "avi" in source.container.format.name:  # libav shortens the duration to what is there, not the count
+            lacks_pictures = len(index.pts) + empty < source.video.frames - _AVI_SLACK
+        else:
+            lacks_pictures = _ends_early(source, index, Fraction(1), Fraction(0)) is not False
+        if lacks_pictures:
+            return f"{size} of {claimed} bytes are there"
+    elif _ends_early(source, index, Fraction(9, 10), Fraction(1)):
         assert source.container.duration is not None
         return f"its header claims {source.container.duration / 1e6:.1f} s, which are not there"
     return None
 
 
-def _lacks_time(source: Source, index: PacketIndex, claimed_bytes: int | None) -> bool | None:
-    """Return whether the file ends before the duration in its header; None if the header states none."""
+def _ends_early(source: Source, index: PacketIndex, share: Fraction, slack_s: Fraction) -> bool | None:
+    """Return whether pictures and sound end before a share of the duration in the header; None if it states none."""
     names = source.container.format.name.split(",")
-    if "avi" in names and claimed_bytes is not None:  # libav shortens the duration to what is there, not the count
-        return len(index.pts) < source.video.frames
     duration = source.container.duration
-    if not _DURATION_IN_HEADER.intersection(names) or duration is None or not index.pts:
+    slacks = [_DURATION_IN_HEADER[name] for name in names if name in _DURATION_IN_HEADER]
+    if not slacks or duration is None or not index.pts:
         return None
-    claimed = Fraction(duration, 1_000_000)
+    # Matroska counts from 0, whenever the first frame is shown; others may count from there.
+    wanted = Fraction(duration, 1_000_000) * share - slack_s - slacks[0] + min(source.zero, Fraction(0))
     assert source.video.time_base is not None
-    latest = max(
-        (pts + span for pts, span in zip(index.pts, index.duration, strict=True) if pts is not None), default=0
-    )
-    if latest * source.video.time_base - source.zero >= claimed - _ROUNDING_S:
+    ends = [pts + span for pts, span in zip(index.pts, index.duration, strict=True) if pts is not None]
+    if max(ends, default=0) * source.video.time_base >= wanted:
         return False
-    if claimed_bytes is not None:
-        return True
     both = [stamp.dts_s + stamp.duration_s for stamp in _read_stamps(source) if stamp.dts_s is not None]
-    return max(both, default=Fraction(0)) - source.zero < claimed * Fraction(9, 10) - 1
+    return max(both, default=Fraction(0)) < wanted
 
 
 def groups(index: PacketIndex) -> list[range]:

@@ -211,8 +211,9 @@ def decode_skipping(source: Source, plan: FramePlan, index: PacketIndex) -> Iter
     ends = _needed_ends(index, plan)
     packets = iter(index.kept or (packet for packet in source.demux(source.video) if packet.size))
     skip: Literal["DEFAULT", "NONREF"] | None = None
+    last_needed = max(ends)
     for group, end in zip(groups(index), ends, strict=True):
-        if group.start >= max(ends):
+        if group.start >= last_needed:
             return
         due = sorted(pts for pts in index.pts[group.start : end] if pts is not None and pts in plan.uses)
         delivered = 0
@@ -277,7 +278,12 @@ def _decode_all(source: Source, log: DamageLog | None = None) -> Iterator[VideoF
     started = False
     reason = "no frame of the video stream decodes"
     says_all = source.video.codec_context.name in _FLAGGING
-    for number, packet in enumerate(source.demux(source.video)):
+    number = -1
+    for packet in source.demux(source.video):
+        if packet.size:
+            number += 1
+        elif packet.pts is not None or packet.dts is not None:
+            continue  # the frame before it once more, as Theora and AVI say it; the packet at the end has no stamp
         try:
             frames, complaint = (packet.decode(), None) if says_all else _listen(packet)
         except av.error.FFmpegError as error:

@@ -97,7 +97,7 @@ class Source:
 
     def demux(self, *streams: _Stream) -> Iterator[Packet[_Stream]]:
         """Yield the packets of some streams on the one clock; an empty packet ends each stream."""
-        packets = cast("Iterator[Packet[_Stream]]", self.container.demux(*streams))
+        packets = self._read(*streams)
         if not any(stream.index in self.clock.shifts for stream in streams):
             yield from packets
             return
@@ -113,6 +113,15 @@ class Source:
                 packet.pts = None if packet.pts is None else packet.pts + ticks
                 packet.dts = None if packet.dts is None else packet.dts + ticks
             yield packet
+
+    def _read(self, *streams: _Stream) -> Iterator[Packet[_Stream]]:
+        """Yield packets as PyAV does, but pass over those of streams that appear in mid-file: PyAV raises at them."""
+        while True:
+            try:
+                yield from cast("Iterator[Packet[_Stream]]", self.container.demux(*streams))
+            except IndexError:  # the packet that raised it is consumed: reading goes on behind it
+                continue
+            return
 
     @property
     def is_discontinuous(self) -> bool:
@@ -168,6 +177,7 @@ def open_source(path: str, limits: Limits, clock: Clock = NO_LEAPS) -> Iterator[
         ``no_video``, ``unsupported_codec``, ``too_large`` or ``corrupt``; libav's own errors pass through untouched.
     """
     av.logging.set_level(None)
+    av.logging.set_skip_repeated(False)  # a second packet may be damaged in the very same way
     container = _open_wide_if_needed(path)
     try:
         video = container.streams.best("video")

@@ -205,3 +205,65 @@ def test_a_rate_that_gives_too_many_slots_is_a_permanent_failure(tmp_path: Path)
     with pytest.raises(MediaError) as caught:
         list(decode(DecodeRequest(str(path), ({"policy": "fps", "rate": 2e6},), AudioRequest())))
     assert caught.value.failure_class == "too_large" and caught.value.permanent
+
+
+def test_fragments_are_measured_by_their_segment_index(tmp_path: Path) -> None:
+    """Cut between two fragments, every box is whole; the index at the front says that more should follow."""
+    options = {"movflags": "dash+frag_keyframe+empty_moov+global_sidx"}
+    whole = film(tmp_path / "whole.mp4", 4.0, options=options)
+    data = whole.read_bytes()
+    assert b"sidx" in data and see(whole).header.duration_s == pytest.approx(4, abs=0.1)
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(data[: data.rindex(b"moof") - 4])
+    with pytest.raises(MediaError, match=r"^corrupt: the file is cut short: "):
+        see(cut)
+
+
+def test_gif_is_walked_to_its_trailer(tmp_path: Path) -> None:
+    whole = film(tmp_path / "whole.gif", 2.0, video="gif", audio=None)
+    data = whole.read_bytes()
+    (tmp_path / "junk.gif").write_bytes(data + b"more; and more;")
+    (tmp_path / "no-trailer.gif").write_bytes(data[:-1])
+    for name in ("whole.gif", "junk.gif", "no-trailer.gif"):
+        assert see(tmp_path / name).header.duration_s == pytest.approx(2)
+    place = data.index(b";", len(data) // 2)  # a byte that looks like the trailer
+    (tmp_path / "cut.gif").write_bytes(data[: place + 1])
+    with pytest.raises(MediaError, match=r"^corrupt: the file is cut short: "):
+        see(tmp_path / "cut.gif")
+
+
+def test_ogg_that_does_not_say_that_it_ends_is_cut_short(tmp_path: Path) -> None:
+    whole = film(tmp_path / "whole.ogv", 4.0, **CUT["ogv"])
+    data = whole.read_bytes()
+    cut = tmp_path / "cut.ogv"
+    cut.write_bytes(data[: data.rindex(b"OggS", 0, len(data) * 2 // 3)])
+    with pytest.raises(MediaError, match=r"^corrupt: the file is cut short: "):
+        see(cut)
+
+
+def test_a_file_that_ends_in_its_first_cluster_is_corrupt_and_not_unreadable(tmp_path: Path) -> None:
+    whole = film(tmp_path / "whole.webm", 2.0, **CUT["webm"])
+    for share in (0.02, 0.05, 0.1):
+        cut = tmp_path / "cut.webm"
+        cut.write_bytes(whole.read_bytes()[: int(whole.stat().st_size * share)])
+        with pytest.raises(MediaError) as caught:
+            see(cut, audio=None)
+        assert caught.value.failure_class == "corrupt"
+
+
+def test_a_stream_that_appears_in_mid_file_takes_nothing_with_it(tmp_path: Path) -> None:
+    """A transport stream, and another one with packet ids of its own behind it."""
+    first = film(tmp_path / "first.ts")
+    second = film(tmp_path / "second.ts", options={"mpegts_start_pid": "512", "mpegts_pmt_start_pid": "5376"})
+    joined = tmp_path / "joined.ts"
+    joined.write_bytes(first.read_bytes() + second.read_bytes())
+    assert see(joined).numbers == see(first).numbers
+
+
+def test_packets_damaged_in_the_same_way_are_all_noticed_every_time(tmp_path: Path) -> None:
+    """libav says the same words of each, and by default PyAV passes on words that are repeated once."""
+    path = film(tmp_path / "film.mov", 4.0, **MPEG, video="mpeg4")
+    damaged = spoil(path, tmp_path / "damaged.mov", {30, 31, 32})
+    first, second = see(damaged, n=50), see(damaged, n=50)
+    assert first.findings is not None and second.findings is not None
+    assert first.findings.media == second.findings.media and first.findings.damaged == second.findings.damaged

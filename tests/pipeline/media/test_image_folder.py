@@ -59,6 +59,7 @@ def test_images_are_shown_one_after_the_other_at_their_rate(suffix: str, tmp_pat
 
 def test_numbers_order_the_images_not_letters(tmp_path: Path) -> None:
     folder = write_images(tmp_path / "v", range(8, 12), digits=1)
+    (folder / "7.png").mkdir()
     assert [name for _, name in list_images(str(folder))] == ["8.png", "9.png", "10.png", "11.png"]
 
 
