@@ -3,7 +3,7 @@
     python bench/all.py [NAMES …] [--out out/bench] [--long]
                         [--nextgqa CSV] [--music-avqa JSON] [--stanza-dir DIR]
 
-``BENCHES`` lists every bench of this folder. Without names, all of them run (about 15 minutes) except two:
+``BENCHES`` lists every bench of this folder. Without names, all of them run (about 20 minutes) except two:
 ``toyworld`` trains for hours and needs ``--long``; ``parsing`` needs published questions, given with ``--nextgqa``
 or ``--music-avqa``. A bench that is named always runs. ``layouts``, ``residency`` and ``films`` measure nothing
 themselves: ``reading`` is built on the first two, ``decode-real`` on the third.

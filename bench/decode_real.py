@@ -355,7 +355,7 @@ def show(title: str, results: Sequence[dict[str, Any]], contenders: Sequence[str
             if row.get("pixels", "equal") != "equal"
         ]
         remarks += [f"{contender}: skipped: {row['skipped']}" for contender, row in rows.items() if "skipped" in row]
-    Console(width=max(Console().width, 150)).print(table)
+    Console(width=max(Console().width, 170)).print(table)
     for remark in dict.fromkeys(remarks):
         print(remark)
 
