@@ -3,10 +3,10 @@
     python bench/all.py [NAMES …] [--out out/bench] [--long]
                         [--nextgqa CSV] [--music-avqa JSON] [--stanza-dir DIR]
 
-``BENCHES`` lists every bench of this folder. Without names, all of them run (about 15 minutes) except two:
+``BENCHES`` lists every bench of this folder. Without names, all of them run (about 20 minutes) except two:
 ``toyworld`` trains for hours and needs ``--long``; ``parsing`` needs published questions, given with ``--nextgqa``
-or ``--music-avqa``. A bench that is named always runs. ``layouts`` and ``residency`` measure nothing themselves:
-``reading`` is built on them.
+or ``--music-avqa``. A bench that is named always runs. ``layouts``, ``residency`` and ``films`` measure nothing
+themselves: ``reading`` is built on the first two, ``decode-real`` on the third.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class Bench:
 BENCHES = {
     "clustering": Bench("clustering.py"),
     "decode": Bench("decode.py", ("--runs", "5")),
+    "decode-real": Bench("decode_real.py", ("--generated", "--runs", "3")),
     "one-decode": Bench("one_decode.py", ("--runs", "3")),
     "overhead-local": Bench("overhead.py", ("local", "--runs", "3")),
     "overhead-ray": Bench("overhead.py", ("ray", "--runs", "2")),

@@ -18,7 +18,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from importlib import metadata
 from pathlib import Path
@@ -84,44 +84,44 @@ def wanted_indices(spec: dict[str, Any], seconds: int) -> list[int]:
     return [int(index) for index in policy_from_spec(spec).sample(timeline).frame]
 
 
-def ours(path: str, spec: dict[str, Any], seconds: int) -> Iterator[np.ndarray]:
+def ours(path: str, spec: dict[str, Any], wanted: Sequence[int]) -> Iterator[np.ndarray]:
     """Decode with our own decoder, in this process."""
     for event in decode(DecodeRequest(path, (spec,))):
         if isinstance(event, Frame):
             yield event.rgb
 
 
-def pyav(path: str, spec: dict[str, Any], seconds: int) -> Iterator[np.ndarray]:
+def pyav(path: str, spec: dict[str, Any], wanted: Sequence[int]) -> Iterator[np.ndarray]:
     """Decode every frame with PyAV on one thread, up to the last wanted one."""
-    wanted = set(wanted_indices(spec, seconds))
+    chosen, last = frozenset(wanted), max(wanted)
     with av.open(path) as container:
         container.streams.video[0].codec_context.thread_count = 1
         for index, frame in enumerate(container.decode(video=0)):
-            if index in wanted:
+            if index in chosen:
                 yield frame.to_ndarray(format="rgb24", threads=1)
-            if index >= max(wanted):
+            if index >= last:
                 return
 
 
-def decord(path: str, spec: dict[str, Any], seconds: int) -> Iterator[np.ndarray]:
+def decord(path: str, spec: dict[str, Any], wanted: Sequence[int]) -> Iterator[np.ndarray]:
     """Read the wanted frames with decord as one batch, on one thread."""
     from decord import VideoReader, cpu
 
     reader = VideoReader(path, ctx=cpu(0), num_threads=1)
-    yield from reader.get_batch(sorted(set(wanted_indices(spec, seconds)))).asnumpy()
+    yield from reader.get_batch(sorted(set(wanted))).asnumpy()
 
 
-def torchcodec(path: str, spec: dict[str, Any], seconds: int) -> Iterator[np.ndarray]:
+def torchcodec(path: str, spec: dict[str, Any], wanted: Sequence[int]) -> Iterator[np.ndarray]:
     """Read the wanted frames with torchcodec in exact mode, on one thread."""
     import torch
     from torchcodec.decoders import VideoDecoder
 
     torch.set_num_threads(1)
     decoder = VideoDecoder(path, num_ffmpeg_threads=1, seek_mode="exact", dimension_order="NHWC")
-    yield from decoder.get_frames_at(sorted(set(wanted_indices(spec, seconds)))).data.numpy()
+    yield from decoder.get_frames_at(sorted(set(wanted))).data.numpy()
 
 
-CONTENDERS: dict[str, Callable[[str, dict[str, Any], int], Iterator[np.ndarray]]] = {
+CONTENDERS: dict[str, Callable[[str, dict[str, Any], Sequence[int]], Iterator[np.ndarray]]] = {
     "ours": ours,
     "pyav": pyav,
     "decord": decord,
@@ -137,7 +137,7 @@ def one_pass(path: str, seconds: int) -> int:
 
 def three_passes(path: str, seconds: int) -> int:
     """Decode the same with three sequential passes of PyAV: two over the pictures, one over the sound."""
-    count = sum(1 for spec in (UNIFORM, SEGMENTS) for _ in pyav(path, spec, seconds))
+    count = sum(1 for spec in (UNIFORM, SEGMENTS) for _ in pyav(path, spec, wanted_indices(spec, seconds)))
     resampler = av.AudioResampler(format="flt", layout="mono", rate=16_000)
     with av.open(path) as container:
         blocks = [block.to_ndarray() for frame in container.decode(audio=0) for block in resampler.resample(frame)]
@@ -148,12 +148,14 @@ def three_passes(path: str, seconds: int) -> int:
 def measure(contender: str, task: str, path: str, seconds: int) -> dict[str, Any]:
     """Measure once in this process: CPU seconds, number of frames, digest of all pixels (computed off the clock)."""
     pictures: list[np.ndarray] = []
+    wanted: list[int] = []
     if contender in CONTENDERS:
+        wanted = wanted_indices(TASKS[task], seconds)
         # Imports and first-use costs are no part of decoding.
-        next(iter(CONTENDERS[contender](path, TASKS[task], seconds)))
+        next(iter(CONTENDERS[contender](path, TASKS[task], wanted)))
     before = resource.getrusage(resource.RUSAGE_SELF)
     if contender in CONTENDERS:
-        pictures = list(CONTENDERS[contender](path, TASKS[task], seconds))
+        pictures = list(CONTENDERS[contender](path, TASKS[task], wanted))
         count = len(pictures)
     else:
         count = {"one pass": one_pass, "three passes": three_passes}[contender](path, seconds)
@@ -208,7 +210,7 @@ def report(path: Path, seconds: int, runs: int) -> dict[str, Any]:
         "clip": {"seconds": seconds, "width": WIDTH, "height": HEIGHT, "fps": FPS, "gop": GOP},
         "runs": runs,
         "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()},
-        "versions": _versions(),
+        "versions": versions(),
         "tasks": tasks,
         "shared pass": {**passes, "ratio": ratio, "target": TARGET_PASS},
     }
@@ -246,14 +248,15 @@ def show(result: dict[str, Any]) -> None:
     Console().print(table)
 
 
-def _versions() -> dict[str, str]:
-    versions = {}
+def versions() -> dict[str, str]:
+    """Return the versions of the packages that decode, as far as they are installed."""
+    found = {}
     for package in ("av", "decord", "torchcodec", "numpy"):
         try:
-            versions[package] = metadata.version(package)
+            found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return versions
+    return found
 
 
 def main() -> None:
