@@ -107,13 +107,14 @@ def read_index(source: Source) -> PacketIndex:
     if source.is_discontinuous and source.audio is not None:
         streams.append(source.audio)
     broken: str | None = None
+    may_leap = source.is_discontinuous
     try:
         for packet in source.demux(*streams):
             if packet.size == 0:
                 if packet.stream_index == video.index and packet.pts is not None:
                     reader.prolong(packet.pts, packet.duration or 0)
                 continue
-            if source.is_discontinuous:
+            if may_leap:
                 stamps.append(_stamp(packet))
             if packet.stream_index == video.index:
                 reader.take(cast("Packet[VideoStream]", packet))
@@ -308,7 +309,8 @@ def ffmpeg5_durations(displayed: list[tuple[int, int]], index: PacketIndex, sour
     reordered = any(a > b for a, b in pairwise(index.pts) if a is not None and b is not None)
     if reordered and MOV_FORMAT in source.container.format.name.split(",") and source.video.base_rate:
         return np.full(len(displayed), float(1 / source.video.base_rate))
-    return np.array([float(duration * source.video.time_base) for _, duration in displayed])
+    seconds = {duration: float(duration * source.video.time_base) for _, duration in displayed}
+    return np.array([seconds[duration] for _, duration in displayed])
 
 
 def _read_extradata(extradata: bytes, length_size: int | None, sets: h264.ParameterSets) -> None:

@@ -70,6 +70,8 @@ def orientation(frame: VideoFrame) -> Orientation:
 
 def square_size(width: int, height: int, aspect: Fraction) -> tuple[int, int]:
     """Return the size in square pixels; the short side grows, so that no detail is lost."""
+    if aspect == SQUARE:
+        return width, height
     if aspect > 1:
         return max(1, round(width * aspect)), height
     return width, max(1, round(height / aspect))
