@@ -21,7 +21,7 @@ from pipeline.media.packets import PacketIndex
 from pipeline.media.recipes import recipe
 from pipeline.media.source import Source
 from pipeline.media.torchcodec_backend import why_unavailable
-from pipeline.media.types import AudioRequest, DecodeRequest, Event, Frame, Header, MediaError
+from pipeline.media.types import AudioRequest, DecodeRequest, Event, Findings, Frame, Header, MediaError
 from pipeline.shared.errors import PreflightError
 from stores import Store
 from tests._helpers.media import GENERATED, MEDIA_NAMES, ffmpeg, generate, media, packet_times, plain_frames
@@ -346,3 +346,16 @@ def test_a_run_with_torchcodec_stores_what_pyav_would(videos: Path, tmp_path: Pa
             assert np.array_equal(plain.row("rgb", key), other.row("rgb", key))
             assert np.array_equal(plain.times("rgb", key), other.times("rgb", key))
             assert other.media("rgb", key)["ffmpeg_major"] >= 4
+
+
+def test_a_pixel_shape_that_changes_is_recorded(tmp_path: Path) -> None:
+    """The first one holds for the whole file: a row has pictures of one shape."""
+    for number, shape in enumerate(("1", "16/15")):
+        source = ["-f", "lavfi", "-i", "testsrc2=size=64x48:rate=25:duration=1"]
+        ffmpeg(*source, "-c:v", "libx264", "-vf", f"setsar={shape}", str(tmp_path / f"{number}.ts"))
+    path = tmp_path / "both.ts"
+    path.write_bytes((tmp_path / "0.ts").read_bytes() + (tmp_path / "1.ts").read_bytes())
+    events = list(decode(DecodeRequest(str(path), SPARSE)))
+    found = [event for event in events if isinstance(event, Findings)]
+    assert [event.remarks for event in found] == [{"sample_aspect_ratio_changes": True}]
+    assert {event.rgb.shape for event in events if isinstance(event, Frame)} == {(48, 64, 3)}
