@@ -3,6 +3,7 @@
 A leaf: nothing here imports the rest of Reelstore. The child imports av, numpy and the standard library alone.
 """
 
+from pipeline.media.audio import SEEK_FROM_S
 from pipeline.media.decoding import decode
 from pipeline.media.frame_plan import MAX_RATE
 from pipeline.media.image_folder import is_image, list_images
@@ -31,6 +32,7 @@ __all__ = [
     "FAILURE_CLASSES",
     "MAX_RATE",
     "PERMANENT",
+    "SEEK_FROM_S",
     "Audio",
     "AudioRequest",
     "DecodeRequest",

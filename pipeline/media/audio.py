@@ -22,8 +22,8 @@ TOLERANCE_S = 0.1
 """Seconds by which a frame's stamp may be off and the sound still be continuous, as FFmpeg's ``min_hard_comp``."""
 SETTLED_S = 1.0
 """Seconds of sound that must stay off before it is laid down anew where its stamps say."""
-# A clip that begins later than this is not decoded from the start of the file, but from a little before the clip.
-_SEEK_FROM_S = 30
+SEEK_FROM_S = 30
+"""A clip that begins later is not decoded from the start of the file, but from a little before the clip."""
 _PREROLL_S = 10
 _BEYOND_S = 5.0  # of sound that claims to lie beyond the end before it is believed
 _MARGIN_S = Fraction(1, 4)  # of sound beyond what is wanted, for the resampler to look ahead
@@ -235,12 +235,9 @@ def decode_audio(source: Source, request: AudioRequest, start: Fraction, duratio
         ``no_audio`` if there is no sound and the request says ``fail``; ``unsupported_codec``; ``corrupt`` if no packet
         decodes.
     """
-    length_s = duration_s if request.reach_s is None else min(duration_s, request.reach_s)
-    canvas = _Canvas(np.zeros(max(0, round(length_s * request.rate)), dtype=np.float32))
     if source.audio is None:
-        if request.absent == "fail":
-            raise MediaError("no_audio", "the file has no audio stream")
-        return Audio(canvas.samples, request.rate, (), "absent", {"stream": None})
+        return absent_audio(request, duration_s, "the file has no audio stream")
+    canvas = _Canvas(_silence(request, duration_s))
     if source.audio.codec_context is None:
         raise MediaError("unsupported_codec", "no decoder for any audio stream")
     failures: list[_FailedPacket] = []
@@ -254,6 +251,25 @@ def decode_audio(source: Source, request: AudioRequest, start: Fraction, duratio
     if placer.is_empty and failures:
         raise MediaError("corrupt", f"no packet of the audio stream decodes: {failures[0].reason}")
     return _result(canvas, source, request, _damaged_ranges(failures, source.zero + start, request.rate, canvas))
+
+
+def absent_audio(request: AudioRequest, duration_s: float, reason: str) -> Audio:
+    """Return the sound of a source that has none.
+
+    Raises
+    ------
+    MediaError
+        ``no_audio`` with the reason if the request says ``fail``.
+    """
+    if request.absent == "fail":
+        raise MediaError("no_audio", reason)
+    return Audio(_silence(request, duration_s), request.rate, (), "absent", {"stream": None})
+
+
+def _silence(request: AudioRequest, duration_s: float) -> NDArray[np.float32]:
+    """Return zeros, float32 [S], for the part of a source of this length that the request reaches over."""
+    length_s = duration_s if request.reach_s is None else min(duration_s, request.reach_s)
+    return np.zeros(max(0, round(length_s * request.rate)), dtype=np.float32)
 
 
 def mix(frame: AudioFrame) -> NDArray[np.float32]:
@@ -290,7 +306,7 @@ def _frames(source: Source, failures: list[_FailedPacket], start: Fraction, end:
     assert audio is not None and audio.time_base is not None
     stop = (end + source.zero) / audio.time_base
     stop_pts = int(stop) if stop == int(stop) else int(stop) + 1
-    first_pts = int((start - _PREROLL_S + source.zero) / audio.time_base) if start > _SEEK_FROM_S else None
+    first_pts = int((start - _PREROLL_S + source.zero) / audio.time_base) if start > SEEK_FROM_S else None
     beyond: list[AudioFrame] = []
     beyond_s = 0.0
     for packet in source.demux(audio):

@@ -94,14 +94,12 @@ def plan_frames(
     """
     if not displayed:
         raise MediaError(*(("corrupt", f"the file is cut short: {index.cut}") if index.cut else _NO_FRAME))
-    times = source.seconds(pts for pts, _ in displayed)
-    source_duration_s = times[-1] + float(last_duration(displayed, source))
-    check_duration(source_duration_s, request.limits)
-    _check_rate(times)
-    if index.cut and request.truncated == "fail" and (request.end_s is None or request.end_s > times[-1]):
+    timeline = timeline_of(source, displayed, index, whole=request.start_s is None and request.end_s is None)
+    check_duration(timeline.duration_s, request.limits)
+    first, last = timeline.pts_s[[0, -1]].tolist()
+    _check_rate(len(displayed), last - first)
+    if index.cut and request.truncated == "fail" and (request.end_s is None or request.end_s > last):
         raise MediaError("corrupt", f"the file is cut short: {index.cut}")
-    whole = request.start_s is None and request.end_s is None
-    timeline = timeline_of(source, displayed, index, whole)
     if duration_s is not None:
         timeline = replace(timeline, duration_s=duration_s)
     return lay_out(request, [pts for pts, _ in displayed], timeline)
@@ -168,10 +166,9 @@ def _key_frames(displayed: Sequence[tuple[int, int]], index: PacketIndex) -> NDA
     return key
 
 
-def _check_rate(times: Sequence[float]) -> None:
-    if len(times) > 2 and (len(times) - 1) > MAX_RATE * (times[-1] - times[0]):
-        seconds = times[-1] - times[0]
-        raise MediaError("bad_timestamps", f"the timestamps put {len(times)} frames into {seconds:.6f} s")
+def _check_rate(frames: int, seconds: float) -> None:
+    if frames > 2 and frames - 1 > MAX_RATE * seconds:
+        raise MediaError("bad_timestamps", f"the timestamps put {frames} frames into {seconds:.6f} s")
 
 
 def _clip_bounds(request: DecodeRequest, source_duration_s: float) -> tuple[float, float]:

@@ -10,7 +10,6 @@ import math
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import cast
@@ -26,16 +25,16 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 
 from pipeline.media import picture
+from pipeline.media.audio import absent_audio
 from pipeline.media.errors import is_damage
 from pipeline.media.frame_plan import FramePlan, lay_out
 from pipeline.media.recipes import recipe
 from pipeline.media.sampling import Timeline
 from pipeline.media.source import check_duration
-from pipeline.media.types import Audio, DecodeRequest, Event, Findings, Frame, Header, MediaError
+from pipeline.media.types import DecodeRequest, Event, Findings, Frame, Header, MediaError
 
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"))
 _NUMBER = re.compile(r"(\d{1,18})$")
-_CODECS = ((b"\xff\xd8\xff", "mjpeg"), (b"\x89PNG", "png"), (b"BM", "bmp"), (b"II*\0", "tiff"), (b"MM\0*", "tiff"))
 _MOST_BYTES = 256 << 20  # of one image; a larger one is refused
 
 
@@ -92,9 +91,13 @@ def decode_folder(request: DecodeRequest) -> Iterator[Event]:
         if not there:
             raise MediaError("corrupt", "none of the images decodes")
         timeline = Timeline(
-            pts_s=np.array(there, dtype=np.float64) / rate, duration_s=duration_s, frame_rate=rate, nominal_rate=rate
+            pts_s=np.array(there, dtype=np.float64) / rate,
+            duration_s=duration_s,
+            frame_rate=rate,
+            nominal_rate=rate,
+            dumped_rate=rate,
         )
-        plan = lay_out(request, there, replace(timeline, dumped_rate=rate, keyframe=np.ones(len(there), np.bool_)))
+        plan = lay_out(request, there, timeline)
         failed: set[int] = set()
         yield from _pass(request, names, plan, failed)
         if not failed:
@@ -102,15 +105,12 @@ def decode_folder(request: DecodeRequest) -> Iterator[Event]:
         undecodable |= failed  # the images before them take their place
     missing = images[-1][0] + 1 - len(images)
     if missing or undecodable:
-        stand_ins = {place for place in plan.uses if place + 1 not in there and place < images[-1][0]}
+        shown = set(there)
+        stand_ins = {place for place in plan.uses if place + 1 not in shown and place < images[-1][0]}
         record = {"undecodable_images": len(undecodable), "missing_images": missing}
         yield Findings(record, plan.slots_of(stand_ins, len(request.policies)))
     if request.audio is not None:
-        if request.audio.absent == "fail":
-            raise MediaError("no_audio", "a folder of images has no sound")
-        length_s = plan.duration_s if request.audio.reach_s is None else min(plan.duration_s, request.audio.reach_s)
-        silence = np.zeros(round(length_s * request.audio.rate), dtype=np.float32)
-        yield Audio(silence, request.audio.rate, (), "absent", {"stream": None})
+        yield absent_audio(request.audio, plan.duration_s, "a folder of images has no sound")
 
 
 def _pass(request: DecodeRequest, names: dict[int, str], plan: FramePlan, failed: set[int]) -> Iterator[Event]:
@@ -145,12 +145,10 @@ def _decode_image(path: Path, request: DecodeRequest) -> VideoFrame | None:
     if path.stat().st_size > _MOST_BYTES:
         return None
     data = path.read_bytes()
-    codec = next((name for magic, name in _CODECS if data.startswith(magic)), None)
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        codec = "webp"
-    if codec is None:
+    kind = picture.image_kind(data)
+    if kind is None:
         return None
-    context = cast("VideoCodecContext", CodecContext.create(codec, "r"))
+    context = cast("VideoCodecContext", CodecContext.create(kind.codec, "r"))
     context.options = {"max_pixels": str(request.limits.max_pixels)}
     try:
         frames = [*context.decode(Packet(data)), *context.decode(None)]

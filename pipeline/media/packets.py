@@ -104,10 +104,10 @@ def read_index(source: Source) -> PacketIndex:
     reader = _Reader(video)
     stamps: list[Stamp] = []
     streams: list[VideoStream | AudioStream] = [video]
-    if source.is_discontinuous and source.audio is not None:
+    may_leap = source.is_discontinuous
+    if may_leap and source.audio is not None:
         streams.append(source.audio)
     broken: str | None = None
-    may_leap = source.is_discontinuous
     try:
         for packet in source.demux(*streams):
             if packet.size == 0:
@@ -122,9 +122,9 @@ def read_index(source: Source) -> PacketIndex:
         if not is_damage(error):
             raise
         broken = "its last packets cannot be read"
-    if not source.is_discontinuous and reader.steps_back:
+    if not may_leap and reader.steps_back:
         stamps = _read_stamps(source)
-    clock = follow(stamps, source.is_discontinuous, video.index)
+    clock = follow(stamps, may_leap, video.index)
     if source.container.start_time is None:
         clock = replace(clock, start_s=reader.start_s)
     index = reader.index(source, clock)

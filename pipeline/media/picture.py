@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from av.sidedata.sidedata import Type
@@ -19,6 +19,21 @@ _FULL, _LIMITED = int(ColorRange.JPEG), int(ColorRange.MPEG)
 _MATRICES = {0: "rgb", 1: "bt709", 4: "fcc", 5: "bt470bg", 6: "smpte170m", 7: "smpte240m", 9: "bt2020nc", 10: "bt2020c"}
 
 
+class ImageKind(NamedTuple):
+    """A format of still pictures: its decoder in libavcodec, and its name."""
+
+    codec: str
+    name: str
+
+
+_TIFF = ImageKind("tiff", "TIFF")
+_IMAGES = (
+    (b"\x89PNG", ImageKind("png", "PNG")),
+    (b"\xff\xd8\xff", ImageKind("mjpeg", "JPEG")),
+    (b"BM", ImageKind("bmp", "BMP")),
+    (b"II*\0", _TIFF),
+    (b"MM\0*", _TIFF),
+)
 SQUARE = Fraction(1)
 """The aspect of pixels whose file says nothing about it."""
 
@@ -51,6 +66,13 @@ class Orientation:
             (True, True, False): 270,
         }
         return turns.get((self.swap, self.flip_rows, self.flip_columns))
+
+
+def image_kind(data: bytes) -> ImageKind | None:
+    """Return which still picture a file holds, by its first bytes; None if it is none of those that are known."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return ImageKind("webp", "WebP")
+    return next((kind for magic, kind in _IMAGES if data.startswith(magic)), None)
 
 
 def orientation(frame: VideoFrame) -> Orientation:

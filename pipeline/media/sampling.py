@@ -134,19 +134,22 @@ class Uniform:
 
     def sample(self, timeline: Timeline) -> Samples:
         _require_frames(timeline)
-        times = (np.arange(self.n, dtype=np.float64) + 0.5) * (timeline.duration_s / self.n)
+        times = self._centres(timeline)
         frame = frames_at(timeline, times)
         valid = np.ones(self.n, dtype=np.bool_)
         if len(timeline.pts_s) < self.n:
             valid[1:] = np.diff(frame) != 0
         return _apply_padding(timeline, times, frame, valid, self.pad, f"{self.n} frames")
 
+    def _centres(self, timeline: Timeline) -> NDArray[np.float64]:
+        return (np.arange(self.n, dtype=np.float64) + 0.5) * (timeline.duration_s / self.n)
+
     def spec(self) -> dict[str, Any]:
         return _spec(self)
 
 
 @dataclass(frozen=True, slots=True)
-class Keyframes:
+class Keyframes(Uniform):
     """``n`` equal slots over the duration, each the key frame nearest to the centre of its slot: cheap and inexact.
 
     Only frames at which decoding may begin are decoded. ``time_s`` is the key frame's own time, which may be seconds
@@ -154,21 +157,11 @@ class Keyframes:
     frame as the slot before it is padding, except that the first is always valid; ``pad`` works as in ``Uniform``.
     """
 
-    n: int = 32
-    pad: Pad = "repeat"
     name: ClassVar[str] = "keyframes"
-
-    def __post_init__(self) -> None:
-        _check_count("n", self.n)
-        _check_pad(self.pad)
-
-    @property
-    def steps(self) -> int | None:
-        return self.n
 
     def sample(self, timeline: Timeline) -> Samples:
         _require_frames(timeline)
-        times = (np.arange(self.n, dtype=np.float64) + 0.5) * (timeline.duration_s / self.n)
+        times = self._centres(timeline)
         keys = np.arange(len(timeline.pts_s))
         if timeline.keyframe is not None and timeline.keyframe.any():
             keys = np.flatnonzero(timeline.keyframe)
@@ -179,9 +172,6 @@ class Keyframes:
         valid = np.ones(self.n, dtype=np.bool_)
         valid[1:] = np.diff(frame) != 0
         return _apply_padding(timeline, times, frame, valid, self.pad, f"{self.n} key frames")
-
-    def spec(self) -> dict[str, Any]:
-        return _spec(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +258,8 @@ class NextGqa32:
 
     def sample(self, timeline: Timeline) -> Samples:
         _require_frames(timeline)
-        files = (_images(timeline) if timeline.dumped_rate == self.rate else dump_frames(timeline, self.rate))[::3]
+        is_dump = timeline.dumped_rate == self.rate
+        files = (np.arange(len(timeline.pts_s)) if is_dump else dump_frames(timeline, self.rate))[::3]
         chosen = np.array(sample_clips(len(files), 32, 4), dtype=np.int64)
         frame = files[chosen]
         published = np.array([round((1 + 3 * int(index)) / 6, 1) for index in chosen])
@@ -321,11 +312,6 @@ class MusicAvqa60:
     def spec(self) -> dict[str, Any]:
         # The published rule keeps the spec that it had before there was a choice.
         return {"policy": self.name} if self.rate == "stated" else _spec(self)
-
-
-def _images(timeline: Timeline) -> NDArray[np.int64]:
-    """Return the indices of all images, int64 [F]."""
-    return np.arange(len(timeline.pts_s), dtype=np.int64)
 
 
 def rates_disagree(stated: float | None, counted: float) -> bool:

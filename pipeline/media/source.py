@@ -21,6 +21,7 @@ from av.packet import Packet
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
+from pipeline.media import picture
 from pipeline.media.claims import codec_delays, edit_list_start
 from pipeline.media.clock import NO_LEAPS, Clock
 from pipeline.media.types import Limits, MediaError
@@ -43,11 +44,6 @@ _LATEST_START_S = 1  # how far behind its edit list a stream may begin before it
 _REFUSED_SIZE = re.compile(r"Picture size (\d+)x(\d+) is invalid")
 # What a file under a video's name may be instead, by its first bytes.
 _OTHER_KINDS = (
-    (b"\x89PNG", "a PNG picture"),
-    (b"\xff\xd8\xff", "a JPEG picture"),
-    (b"BM", "a BMP picture"),
-    (b"II*\0", "a TIFF picture"),
-    (b"MM\0*", "a TIFF picture"),
     (b"%PDF", "a PDF document"),
     (b"PK\x03\x04", "a ZIP archive"),
     (b"\x1f\x8b", "a gzip archive"),
@@ -103,7 +99,7 @@ class Source:
             return
         counts = dict.fromkeys((stream.index for stream in streams), 0)
         for packet in packets:
-            if not packet.size:  # the end; such a packet does not know its stream's number
+            if not packet.size:  # no picture and no sound of its own; the one at the end does not know its stream
                 yield packet
                 continue
             shift = self.clock.shift(packet.stream_index, counts[packet.stream_index])
@@ -325,8 +321,9 @@ def _other_kind(path: str) -> str:
     """Return what a file is if its first bytes tell that it is no video; else nothing."""
     with Path(path).open("rb") as file:
         head = file.read(512).removeprefix(b"\xef\xbb\xbf").lstrip()
-    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
-        return "a WebP picture"
+    image = picture.image_kind(head)
+    if image is not None:
+        return f"a {image.name} picture"
     return next((kind for magic, kind in _OTHER_KINDS if head.startswith(magic)), "")
 
 
