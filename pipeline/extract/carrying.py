@@ -11,30 +11,30 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from pipeline.extract.features import Feature
 from pipeline.extract.sources import SourceItem
 from pipeline.extract.threads import map_in_threads
-from pipeline.media import DecodeRequest, MediaError, MediaProcess, Survey
+from pipeline.media import SEEK_FROM_S, DecodeRequest, MediaError, MediaProcess, Survey
 from stores.commit import Placed, place_shard
 from stores.errors import StoreDamageError
 from stores.format import (
     DAMAGED_STEPS,
     TRUNCATED,
-    Manifest,
     Receipt,
     RoundingError,
-    SegmentLog,
     ShardReader,
     ShardWriter,
     feature_directory,
-    pooled,
+    pooled_by_kind,
     read_receipt,
     read_spec,
-    schemas,
 )
 
 CARRIED_FROM = "carried_from"
@@ -45,7 +45,6 @@ RULES_BEFORE = {"time": 1, "sound": 1, "damage": 1}
 _RULES_AND_POLICIES = ("rules", "truncated", "damage", "audio_tolerance_s")
 # Decoders that conceal flag the pictures in which they did, which rule 1 did not look at. These raise errors instead.
 _CONCEAL_NOTHING = frozenset({"vp8", "vp9", "av1", "gif", "theora"})
-_LATEST_CLIP_S = 30  # where decoding of a clip's sound begins at the start of the file under every rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,23 +90,33 @@ Prover = Callable[[Sequence[Candidate]], Sequence[bool]]
 """Says of each candidate whether its row is proven to be the same under the new spec."""
 
 
-def older_rows(root: Path, manifest: Manifest, feature: Feature) -> dict[str, list[OlderRow]]:
-    """Return by key the rows whose specs differ from the feature's in rules and policies alone."""
-    stored = manifest.feature(feature.name)
-    rows: dict[str, list[OlderRow]] = {}
-    for spec_digest, entry in sorted((stored.specs if stored else {}).items()):
-        if spec_digest == feature.spec_digest or _bare(read_spec(root, spec_digest)) != _bare(feature.spec):
-            continue
-        directory = feature_directory(root, feature.name, spec_digest)
-        index = SegmentLog(root, entry.index, schemas.INDEX).table()
-        columns = (index.column(name).to_pylist() for name in ("key", "cache_key", "shard", "row"))
-        present: dict[bytes, bool] = {}
-        for key, cache_key, shard, row in zip(*columns, strict=True):
-            if shard not in present:
-                present[shard] = (directory / f"{shard.hex()}.h5").exists()
-            if present[shard]:
-                rows.setdefault(key.decode("utf-8"), []).append(OlderRow(spec_digest, shard, row, cache_key))
-    return rows
+def differs_in_rules_alone(root: Path, spec_digest: str, feature: Feature) -> bool:
+    """Return whether the spec with this digest differs from the feature's in rules and policies of decoding alone.
+
+    A spec that is lost or damaged says nothing: its rows are not carried over, and nothing else depends on it.
+    """
+    try:
+        return _bare(read_spec(root, spec_digest)) == _bare(feature.spec)
+    except StoreDamageError:
+        return False
+
+
+def rows_of(root: Path, feature: str, spec_digest: str, index: pa.Table) -> Iterator[tuple[str, OlderRow]]:
+    """Yield (key, row) of the rows that an index names, as far as their shards are there."""
+    directory = feature_directory(root, feature, spec_digest)
+    present = {shard for shard in index.column("shard").unique().to_pylist() if _shard_file(directory, shard).exists()}
+    columns = (index.column(name).to_pylist() for name in ("key", "cache_key", "shard", "row"))
+    for key, cache_key, shard, row in zip(*columns, strict=True):
+        if shard in present:
+            yield key.decode("utf-8"), OlderRow(spec_digest, shard, row, cache_key)
+
+
+def _shard_path(root: Path, row: CarriedRow) -> Path:
+    return _shard_file(feature_directory(root, row.feature, row.older.spec_digest), row.older.shard)
+
+
+def _shard_file(directory: Path, shard: bytes) -> Path:
+    return directory / f"{shard.hex()}.h5"
 
 
 def _bare(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -141,7 +150,7 @@ class Surveyor:
 
     def __call__(self, candidates: Sequence[Candidate]) -> list[bool]:
         """Return for each candidate whether its row is proven."""
-        records = [self._record(candidate.row) for candidate in candidates]
+        records = self._records([candidate.row for candidate in candidates])
         answers = [_by_record(candidate, record) for candidate, record in zip(candidates, records, strict=True)]
         doubtful: dict[tuple[str, float | None, float | None], list[int]] = {}
         for number, answer in enumerate(answers):
@@ -156,17 +165,19 @@ class Surveyor:
                 answers[number] = _by_facts(candidates[number], records[number], facts[place])
         return [bool(answer) for answer in answers]
 
-    def _record(self, row: CarriedRow) -> dict[str, Any]:
-        directory = feature_directory(self._root, row.feature, row.older.spec_digest)
-        path = directory / f"{row.older.shard.hex()}.h5"
-        try:
-            reader = ShardReader(path, read_receipt(path.with_suffix(".json")), check_header=False)
-        except StoreDamageError:
-            return {}
-        try:
-            return reader.media(row.older.row)
-        finally:
-            reader.close()
+    def _records(self, rows: Sequence[CarriedRow]) -> list[dict[str, Any]]:
+        """Return the media record of each row; an empty one where its shard cannot be read. Shards are opened once."""
+        records: list[dict[str, Any]] = [{} for _ in rows]
+        by_shard: dict[Path, list[int]] = {}
+        for number, row in enumerate(rows):
+            by_shard.setdefault(_shard_path(self._root, row), []).append(number)
+        for path, numbers in by_shard.items():
+            with suppress(StoreDamageError):
+                reader = ShardReader(path, read_receipt(path.with_suffix(".json")), check_header=False)
+                for number in numbers:
+                    records[number] = reader.media(rows[number].older.row)
+                reader.close()
+        return records
 
     def _read(self, request: DecodeRequest) -> dict[str, Any] | None:
         """Return what the packets of a file say; None for one that cannot be read."""
@@ -211,7 +222,7 @@ def _by_facts(candidate: Candidate, record: Mapping[str, Any], facts: Mapping[st
 def _same_sound(candidate: Candidate, record: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
     sound = record.get("audio")
     failed = sound.get("failed_packets", 0) if isinstance(sound, dict) else None
-    late = (candidate.item.start_s or 0.0) > _LATEST_CLIP_S
+    late = (candidate.item.start_s or 0.0) > SEEK_FROM_S  # under rule 1, sound was decoded from the start of the file
     same_stream = facts["audio_stream"] == record.get("audio_stream")
     return failed == 0 and not late and same_stream and bool(facts["sound_is_continuous"])
 
@@ -228,13 +239,12 @@ def copy_rows(
     StoreDamageError
         If a row is damaged.
     """
-    groups: dict[tuple[str, str, bytes], list[CarriedRow]] = {}
+    groups: dict[tuple[str, Path], list[CarriedRow]] = {}
     for row in rows:
-        groups.setdefault((row.feature, row.older.spec_digest, row.older.shard), []).append(row)
+        groups.setdefault((row.feature, _shard_path(root, row)), []).append(row)
     copies: dict[tuple[str, str], _Copy] = {}
     try:
-        for (name, spec_digest, shard), members in groups.items():
-            path = feature_directory(root, name, spec_digest) / f"{shard.hex()}.h5"
+        for (name, path), members in groups.items():
             receipt = read_receipt(path.with_suffix(".json"))
             numerics = json.dumps(receipt.numerics, sort_keys=True)
             if (name, numerics) not in copies:
@@ -277,5 +287,5 @@ class _Copy:
 
     def finish(self, root: Path) -> tuple[Receipt, list[Placed]]:
         """Publish the shard."""
-        receipt = self.writer.finish({kind: pooled(errors) for kind, errors in sorted(self.rounding.items())})
+        receipt = self.writer.finish(pooled_by_kind(self.rounding))
         return receipt, place_shard(root, receipt, self.aliases)

@@ -14,7 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from pipeline.extract.carrying import Candidate, CarriedRow, OlderRow, Prover, older_rows
+from pipeline.extract.carrying import Candidate, CarriedRow, OlderRow, Prover, differs_in_rules_alone, rows_of
 from pipeline.extract.features import Feature
 from pipeline.extract.identity import (
     cache_key,
@@ -269,17 +269,21 @@ def _read_state(root: Path, manifest: Manifest, feature: Feature) -> _FeatureSta
     rows = {key.decode("utf-8"): (cache, shard) for key, cache, shard, _ in zip(*columns, strict=True)}
     places = {cache: (shard, row) for _, cache, shard, row in zip(*columns, strict=True) if shard in shards}
     older: set[str] = set()
+    carriable: dict[str, list[OlderRow]] = {}
     stored = manifest.feature(feature.name)
-    for spec_digest, other in (stored.specs if stored else {}).items():
-        if spec_digest != feature.spec_digest:
-            keys = SegmentLog(root, other.index, schemas.INDEX).table().column("key").to_pylist()
-            older.update(key.decode("utf-8") for key in keys)
+    for spec_digest, other in sorted((stored.specs if stored else {}).items()):
+        if spec_digest == feature.spec_digest:
+            continue
+        other_index = SegmentLog(root, other.index, schemas.INDEX).table()
+        older.update(key.decode("utf-8") for key in other_index.column("key").to_pylist())
+        if differs_in_rules_alone(root, spec_digest, feature):
+            for key, row in rows_of(root, feature.name, spec_digest, other_index):
+                carriable.setdefault(key, []).append(row)
     failures = {
         record["video_id"]: Failure.from_record(record)
         for record in SegmentLog(root, manifest.failures, schemas.FAILURES)
         if record["feature"] == feature.name and record["spec"] == feature.spec_digest
     }
-    carriable = older_rows(root, manifest, feature) if older else {}
     return _FeatureState(feature, rows, places, shards, older, carriable, failures)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from pipeline.extract.units import ComputedRow, RunContext
 from stores.commit import SourceRecord
-from stores.format.rounding import RoundingError, pooled
+from stores.format.rounding import RoundingError, pooled_by_kind
 from stores.format.rows import Receipt
 from stores.format.shard import ShardWriter
 
@@ -94,7 +94,7 @@ class ShardSet:
 
     def _finish(self, identity: tuple[str, str]) -> FinishedShard:
         shard = self._open.pop(identity)
-        receipt = shard.writer.finish({kind: pooled(errors) for kind, errors in sorted(shard.rounding.items())})
+        receipt = shard.writer.finish(pooled_by_kind(shard.rounding))
         return FinishedShard(receipt, dict(shard.aliases), tuple(dict.fromkeys(shard.sources)))
 
     def discard(self) -> None:

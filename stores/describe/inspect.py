@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from ..errors import MissingKeyError, StoreDamageError
 from ..format import MediaDamage, ShardReader, layout, media_damage, schemas
 from ..format.receipts import read_receipt
-from ..format.rounding import RoundingError, pooled
+from ..format.rounding import RoundingError, pooled_by_kind
 from ..format.segments import SegmentLog
 from ..store import Store
 
@@ -151,7 +151,7 @@ def rounding_errors(store: Store, name: str) -> dict[str, RoundingError]:
         with suppress(StoreDamageError):
             for kind, error in read_receipt(directory / f"{shard.hex()}.json").rounding.items():
                 by_kind.setdefault(kind, []).append(error)
-    return {kind: pooled(errors) for kind, errors in sorted(by_kind.items())}
+    return pooled_by_kind(by_kind)
 
 
 def count_media_damage(store: Store, name: str) -> MediaDamage:

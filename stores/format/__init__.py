@@ -21,7 +21,7 @@ from .manifest import Manifest, SpecEntry, TablePart, first_manifest, load, newe
 from .mapped import empty_half_page_off, map_file, will_read
 from .media_damage import DAMAGED_STEPS, TRUNCATED, MediaDamage, damaged_steps, media_damage
 from .receipts import read_receipt, read_spec
-from .rounding import COMPUTE, STORAGE, RoundingError, pooled
+from .rounding import COMPUTE, STORAGE, RoundingError, pooled_by_kind
 from .rows import Array, Receipt, Row, row_digest
 from .segments import SegmentLog
 from .shard import SHARD_MB, SHARD_ROWS, ShardReader, ShardWriter
@@ -66,7 +66,7 @@ __all__ = [
     "media_damage",
     "new_id",
     "newest_version",
-    "pooled",
+    "pooled_by_kind",
     "read_receipt",
     "read_spec",
     "row_digest",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pydantic import BaseModel, ConfigDict
 
@@ -39,6 +39,11 @@ class RoundingError(BaseModel):
             f"largest error {self.max_abs:.3g}, mean {self.mean_abs:.3g}; cosine at least {self.min_cosine:.8f}, "
             f"mean {self.mean_cosine:.8f}; over {self.steps} steps"
         )
+
+
+def pooled_by_kind(errors: Mapping[str, Sequence[RoundingError]]) -> dict[str, RoundingError]:
+    """Pool the errors of each kind; kinds are sorted."""
+    return {kind: pooled(parts) for kind, parts in sorted(errors.items())}
 
 
 def pooled(errors: Sequence[RoundingError]) -> RoundingError:

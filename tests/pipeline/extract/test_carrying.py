@@ -114,6 +114,15 @@ def test_a_changed_model_carries_nothing(release: Path) -> None:
     assert reasons(plan, "dump") == {"carried": 10, "spec_changed": 3}
 
 
+def test_a_lost_older_spec_costs_the_carrying_and_no_more(release: Path) -> None:
+    with Store.open(release / "store") as store:
+        spec = store.spec_digest("rgb")
+    (release / "store" / "specs" / f"{spec}.json").unlink()
+    plan = run(release, plan_only=True)
+    assert reasons(plan, "rgb") == {"spec_changed": 13}
+    assert reasons(plan, "dump") == {"carried": 10, "spec_changed": 3}
+
+
 def test_force_computes_everything(release: Path) -> None:
     assert reasons(run(release, force=True, plan_only=True)) == {"forced": 13}
 
