@@ -21,7 +21,7 @@ from ..exchange import (
     read_keys,
 )
 from ..store import Store
-from ..wording import available, first_few
+from ..wording import available, first_few, plural
 from .base import AsJson, Directory, emit, make_console
 
 _CHOICES = sorted([*TARGETS, DICTIONARIES])
@@ -122,25 +122,48 @@ def import_feature(
     ] = None,
     dataset_name: Annotated[str | None, typer.Option(help="The feature dataset of the HDF5 files.")] = None,
     times: Annotated[
-        list[Path] | None, typer.Option(help="Times of the rows as frame2time JSON {id: [seconds]}; repeatable.")
+        list[Path] | None,
+        typer.Option(
+            help="Times of the rows as frame2time JSON {id: [seconds]}; repeatable (default: frame2time_SPLIT.json "
+            "beside the files)."
+        ),
     ] = None,
-    replace: Annotated[bool, typer.Option("--replace", help="Retire extracted rows of the same feature.")] = False,
+    replace: Annotated[
+        bool,
+        typer.Option("--replace", help="Let the feature hold these files alone, and retire the other rows it has."),
+    ] = False,
     allow_failures: Annotated[bool, typer.Option("--allow-failures", help="Exit 0 even if rows are missing.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Store feature files of another tool, identified by their digest. Exit code 3 if rows contain NaN."""
-    result = import_files(directory, source, feature, format, dataset_name, times or (), replace)
+    """Store feature files of another tool, identified by their digest. Exit code 3 if rows contain NaN.
+
+    Files of other videos are added to those that were imported before.
+    """
+    result = import_files(directory, source, feature, format, dataset_name, times, replace)
     write_card(directory)
     if as_json:
         emit(dataclasses.asdict(result))
     else:
         console.print(
             f"version {result.version}: {result.rows} rows of {feature} from external:{result.external[:8]}, "
-            f"{result.added} of them new",
+            f"{result.added} of them new"
+            + (f", beside {result.kept} imported before" if result.kept else "")
+            + (f"; retired {plural(result.retired, 'row')}" if result.retired else ""),
             markup=False,
         )
+        if result.times:
+            console.print(f"times from {', '.join(result.times)}", markup=False)
+        if result.times_unfit:
+            console.print(
+                f"{plural(result.times_unfit, 'row')} have other numbers of steps than of times beside the files",
+                markup=False,
+            )
         if result.times_unknown:
-            console.print(f"times unknown: {result.times_unknown} rows have step numbers instead", markup=False)
+            console.print(
+                f"times unknown: {plural(result.times_unknown, 'row')}; name their frame2time files with --times, or "
+                "training refuses them",
+                markup=False,
+            )
         for key, reason in result.failed.items():
             console.print(f"missing: {key!r}: {reason}", markup=False)
     raise typer.Exit(3 if result.failed and not allow_failures else 0)

@@ -20,11 +20,11 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..describe.dictionaries import KINDS, dictionary_spec
+from ..describe.dictionaries import KINDS, StoredDictionary, find_dictionary
 from ..errors import MissingKeyError
 from ..format.rows import Array
 from ..store import Store
@@ -80,30 +80,31 @@ def export_dictionaries(store: Store, out: Path) -> DictionaryExport:
             f"{store.path}: no dictionary in version {store.version}; make one with jobs/cluster.py in the checkout"
         )
     result = DictionaryExport(store.version)
-    specs = {kind: dictionary_spec(store, kind) for kind in kinds}
+    chosen = {kind: find_dictionary(store, kind) for kind in kinds}
+    specs = {kind: dict(dictionary.spec) for kind, dictionary in chosen.items()}
     with new_folder(out, store.path) as folder:
-        for kind, spec in specs.items():
-            tensors = {name: _tensor(store, kind, column, spec) for name, column in _COLUMNS.items()}
+        for kind, dictionary in chosen.items():
+            tensors = {name: _tensor(store, dictionary, column) for name, column in _COLUMNS.items()}
             if kind == "linguistic":
-                _write_graphs(folder, tensors, spec["edges"], result)
+                _write_graphs(folder, tensors, dictionary.spec["edges"], result)
             else:
                 _write_clusters(folder, tensors, result)
-            if stale := store.stale(f"{kind}_dictionary"):
+            if stale := store.stale(dictionary.table, dictionary.part):
                 result.stale[kind] = list(stale)
-            if spec.get("random_weights"):
+            if dictionary.spec.get("random_weights"):
                 result.random_weights.append(kind)
         record = {"reelstore": {"version": store.version, "dictionaries": specs}, "export": {"target": TARGET}}
         write_json(folder / RECORD_FILE, {**record, "files": result.files, "left_out": result.left_out})
     return result
 
 
-def _tensor(store: Store, kind: str, column: str, spec: dict[str, Any]) -> torch.Tensor:
+def _tensor(store: Store, dictionary: StoredDictionary, column: str) -> torch.Tensor:
     """Return a column of a dictionary, ``[k, *shape] float32``."""
     import torch
 
-    table = store.table(f"{kind}_dictionary")
+    table = store.table(dictionary.table, dictionary.part)
     values: Array = table.column(column).combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return torch.from_numpy(values.reshape(table.num_rows, *spec["shape"]).astype(np.float32))
+    return torch.from_numpy(values.reshape(table.num_rows, *dictionary.spec["shape"]).astype(np.float32))
 
 
 def _write_clusters(folder: Path, tensors: dict[str, torch.Tensor], result: DictionaryExport) -> None:

@@ -64,6 +64,10 @@ class FileRows(ABC):
         self._stamps = {path: _stamp(path) for path in paths}
 
     @abstractmethod
+    def places(self) -> list[tuple[Path, str]]:
+        """Return the folder of each file, and what the file's name says (its stem); of a folder, itself and ``""``."""
+
+    @abstractmethod
     def keys(self) -> list[str]:
         """Return all keys, sorted."""
 
@@ -84,8 +88,12 @@ class FileRows(ABC):
         return np.ones(self.shape(key).steps, bool)
 
     @abstractmethod
-    def digest(self) -> str:
-        """Return a sha256 over the digests of all files; their order does not matter."""
+    def digests(self) -> list[str]:
+        """Return the sha256 of each file, or of a folder as a whole, in hex."""
+
+    @abstractmethod
+    def source(self, key: str) -> int:
+        """Return which of ``digests`` is that of the file that holds a row."""
 
     def check_unchanged(self) -> None:
         """Raise ``ExchangeError`` if a file has changed since it was opened."""
@@ -182,8 +190,14 @@ class Hdf5Rows(FileRows):
             values: Array = self._datasets[number][row]
         return np.asarray(values, _plain(values.dtype, self.where(key)))
 
-    def digest(self) -> str:
-        return _joined(durable.file_digest(path) for path in self._paths)
+    def places(self) -> list[tuple[Path, str]]:
+        return [(path.parent, path.stem) for path in self._paths]
+
+    def digests(self) -> list[str]:
+        return [durable.file_digest(path) for path in self._paths]
+
+    def source(self, key: str) -> int:
+        return self._rows[key][0]
 
 
 @contextmanager
@@ -313,14 +327,20 @@ class NpyRows(FileRows):
         mask = self._masks.get(key)
         return np.ones(self.shape(key).steps, bool) if mask is None else mask
 
-    def digest(self) -> str:
-        """Return a sha256 over the files, and over keys and masks, which the files themselves do not contain."""
+    def places(self) -> list[tuple[Path, str]]:
+        return [(self._folder, "")]
+
+    def digests(self) -> list[str]:
+        """Return one sha256 over the files, and over keys and masks, which the files themselves do not contain."""
         lines = []
         for key, name in self._names.items():
             mask = self._masks.get(key)
             padding = "" if mask is None or mask.all() else hashlib.sha256(mask.tobytes()).hexdigest()
             lines.append(f"{durable.file_digest(self._folder / name)} {padding} {key}")
-        return _joined(lines)
+        return [joined(lines)]
+
+    def source(self, key: str) -> int:
+        return 0
 
 
 def _stem(folder: Path, name: str) -> str:
@@ -338,7 +358,7 @@ def _stamp(path: Path) -> tuple[int, int, int]:
     return status.st_size, status.st_mtime_ns, status.st_ino
 
 
-def _joined(digests: Iterable[str]) -> str:
+def joined(digests: Iterable[str]) -> str:
     """Return one digest of several, whatever their order."""
     return hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest()
 

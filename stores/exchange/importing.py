@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,18 @@ import numpy as np
 
 from ..commit import Changes, Failure, check_identity, commit, create_store, place_shard, write_spec
 from ..errors import ExchangeError, StoreNotFoundError
-from ..format import durable, layout, schemas
+from ..format import layout, schemas
 from ..format.manifest import Manifest, load
 from ..format.receipts import read_spec
-from ..format.rows import Array, Row
+from ..format.rows import EXTERNAL, UNKNOWN, Array, Row
 from ..format.segments import SegmentLog
 from ..format.shard import SHARD_MB, ShardWriter
+from ..store import Store
 from ..upkeep.repairing import adopt
-from .files import FileRows, open_files, read_json
+from ..wording import first_few, plural
+from .files import FileRows, joined, open_files
+from .frame_times import FrameTimes, read_times
 
-EXTERNAL = "external"
-"""The extractor of imported rows."""
 _NUMERICS = {"origin": EXTERNAL}
 
 
@@ -36,11 +38,19 @@ class Import:
     spec
         Spec digest of the imported rows.
     external
-        sha256 over the imported files.
+        sha256 over the imported files, those of earlier imports that the feature still holds included.
     rows, added
         Number of rows that the store now has of these files, and how many of them are new.
+    kept
+        Number of rows of earlier imports that stay beside them.
+    retired
+        Number of rows that the feature had and that ``replace`` took out of it.
+    times
+        The files that the times come from.
     times_unknown
         Number of keys without times.
+    times_unfit
+        Number of those for which a file beside the features has times, but not one for each step.
     failed
         Keys whose rows contain NaN or infinite values, with the reason.
     """
@@ -51,16 +61,12 @@ class Import:
     version: int
     rows: int
     added: int = 0
+    kept: int = 0
+    retired: int = 0
+    times: list[str] = field(default_factory=list)
     times_unknown: int = 0
+    times_unfit: int = 0
     failed: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class _Times:
-    """Seconds by key from ``frame2time`` files, and the digest of these files."""
-
-    seconds: Mapping[str, Array]
-    digest: str
 
 
 def import_files(
@@ -69,14 +75,15 @@ def import_files(
     feature: str,
     format: str | None = None,
     dataset: str | None = None,
-    times: Sequence[Path] = (),
+    times: Sequence[Path] | None = None,
     replace: bool = False,
 ) -> Import:
     """Store the rows of feature files of another tool as ``feature``; importing the same files again changes nothing.
 
-    The spec contains the digest of the files (``external:<sha256>``), so other files have another spec. Dtypes are
-    kept. The steps of a row get their times from ``times``, or else the numbers 0, 1, 2 … and the note
-    ``times: unknown`` in their media record. Rows with NaN or infinite values are recorded as failures.
+    The spec contains the digests of the files (``external:<sha256>``). Files of other keys are added to those that were
+    imported before: the spec then contains the digests of all, so that neither the order nor the number of imports
+    matters. Dtypes are kept. Steps without times have NaN, and the note ``times: unknown`` in their media record. Rows
+    with NaN or infinite values are recorded as failures.
 
     Parameters
     ----------
@@ -87,36 +94,46 @@ def import_files(
     feature
         Name of the feature in the store.
     times
-        JSON files ``{key: [T seconds]}``.
+        As in ``read_times``.
     replace
-        Also import if the current rows of the feature were extracted by Reelstore.
+        Let the feature hold these files alone: retire rows that were extracted, and imported rows of other keys or with
+        other values.
 
     Raises
     ------
     ExchangeError
-        If a file cannot be used. Nothing is committed then.
+        If a file cannot be used, or rows would be retired without ``replace``. Nothing is committed then.
     InvalidKeyError
         If ``feature`` is not acceptable as a name.
     """
     root = root.absolute()
     layout.check_name(feature)
     rows = open_files(sources, format, dataset)
-    keys = rows.keys()
-    if not keys:
+    if not rows.keys():
         raise ExchangeError(f"{sources[0]}: contains no row")
-    given = _read_times(times)
-    spec = _spec(rows, keys, given)
-    _check_times(rows, keys, given, times)
+    files = _Files(rows, read_times(rows, times), rows.digests())
+    spec = _spec(files)
     try:
         check_identity(root)
-        _check_owner(root, load(root), feature, replace)
+        stored = _Stored.find(root, load(root), feature)
     except StoreNotFoundError:
         create_store(root)
+        stored = None
+    kept: list[str] = []
+    retired = 0
+    known: set[str] = set()  # keys whose rows the store has already, under another spec
+    if stored is not None and stored.spec_digest != layout.digest(spec):
+        kept, retired = stored.meet(files, replace)
+        known = set() if retired else set(stored.store.keys(feature))
+        spec = _spec(files, stored.spec if kept else None)
     spec_digest = write_spec(root, spec)
     manifest = adopt(root, load(root), [(feature, spec_digest)]).manifest  # shards of an import that was killed
-    external: str = spec["external"]["sha256"]
-    result = Import(feature, spec_digest, external, manifest.version, len(keys))
-    result.times_unknown = sum(1 for key in keys if key not in given.seconds)
+    keys = rows.keys()
+    result = Import(feature, spec_digest, spec["external"]["sha256"], manifest.version, 0, kept=len(kept))
+    result.retired = retired
+    result.times = [str(path) for path in files.times.files]
+    result.times_unknown = sum(1 for key in keys if key not in files.times.seconds)
+    result.times_unfit = files.times.unfit
     wanted, result.failed = _wanted(root, manifest, feature, spec_digest, keys)
     writer = _Writer(root, feature, spec_digest, rows)
     try:
@@ -124,15 +141,114 @@ def import_files(
             values = rows.row(key)
             if values.dtype.kind == "f" and not np.isfinite(values).all():
                 result.failed[key] = f"{rows.where(key)}: contains NaN or infinite values"
-                writer.changes.failures.append(_failure(feature, spec_digest, key, result.failed[key], external))
+                writer.changes.failures.append(_failure(feature, spec_digest, key, files, result.failed[key]))
             else:
-                writer.add(_row(rows, key, values, given, external))
+                writer.add(_row(files, key, values))
+        result.added = sum(1 for key in wanted if key not in result.failed and key not in known)
+        if stored is not None and kept:
+            present, _ = _wanted(root, manifest, feature, spec_digest, kept)
+            for row in stored.rows(present):
+                writer.add(row)
+            writer.changes.failures += stored.failures(spec_digest, without=keys)
         result.version = commit(root, writer.finish()).version
     finally:
         writer.discard()
-    result.added = len(writer.changes.placed)
     result.rows = len(keys) - len(result.failed)
     return result
+
+
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """The files of one import, what is known of their times, and their digests."""
+
+    rows: FileRows
+    times: FrameTimes
+    digests: Sequence[str]
+
+    def digest_of(self, key: str) -> str:
+        """Return the sha256 of the file that holds a row."""
+        return self.digests[self.rows.source(key)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """The rows that a feature has before an import."""
+
+    store: Store
+    feature: str
+    spec_digest: str
+    spec: Mapping[str, Any]
+
+    @classmethod
+    def find(cls, root: Path, manifest: Manifest, feature: str) -> _Stored | None:
+        """Return the current rows of a feature; None if it has none."""
+        entry = manifest.feature(feature)
+        if entry is None or not entry.specs[entry.current].rows:
+            return None
+        return cls(Store(root, manifest), feature, entry.current, read_spec(root, entry.current))
+
+    def meet(self, files: _Files, replace: bool) -> tuple[list[str], int]:
+        """Return the keys that stay beside the rows of the files, and the number of rows that go.
+
+        Raises
+        ------
+        ExchangeError
+            If rows would go without ``replace``.
+        """
+        stored, coming = self.store.keys(self.feature), set(files.rows.keys())
+        others = [key for key in stored if key not in coming]
+        problem: str | None = None
+        if self.spec.get("extractor") != EXTERNAL:
+            problem, going = f"were computed by {self.spec.get('extractor')!r}", len(stored)
+        else:
+            differing = [key for key in stored if key in coming and self._differs(files, key)]
+            going = len(others) + len(differing)
+            if differing:
+                shown = first_few([repr(key) for key in differing])
+                problem = f"were imported, and {len(differing)} of them differ ({shown})"
+            elif others:
+                problem = _unlike(self.spec, files.rows)
+        if problem is None and not replace:
+            return others, 0
+        if not replace:
+            raise ExchangeError(
+                f"{self.store.path}: feature {self.feature!r}: its {plural(len(stored), 'row')} {problem}; "
+                f"import under another name, or use --replace, which retires {plural(going, 'row')}"
+            )
+        return [], going
+
+    def _differs(self, files: _Files, key: str) -> bool:
+        """Return whether a row of the files has other values, times or mask than the stored one."""
+        row, name = _row(files, key, files.rows.row(key)), self.feature
+        values = self.store.row(name, key)
+        same = row.values.dtype == values.dtype and np.array_equal(row.values, values)
+        same_times = np.array_equal(row.time_s, self.store.times(name, key), equal_nan=True)
+        return not (same and same_times and np.array_equal(row.valid, self.store.valid(name, key)))
+
+    def rows(self, keys: Sequence[str]) -> Iterator[Row]:
+        """Yield rows as they are stored."""
+        for key in keys:
+            shard, place = self.store.place(self.feature, key)
+            reader = self.store.shard(self.feature, Path(shard).stem)
+            if not reader.row_is_sound(place):
+                raise ExchangeError(f"{self.store.path}: {self.feature}: key {key!r}: damaged; run `reelstore repair`")
+            yield reader.row(place, key, reader.cache_key(place))
+
+    def failures(self, spec_digest: str, without: Sequence[str]) -> list[Failure]:
+        """Return the failures of other keys than those given, under another spec."""
+        given = set(without)
+        records = [record for record in self.store.failures().to_pylist() if record["feature"] == self.feature]
+        failures = [Failure.from_record(record) for record in records if record["video_id"] not in given]
+        return [dataclasses.replace(failure, spec_digest=spec_digest) for failure in failures]
+
+
+def _unlike(spec: Mapping[str, Any], rows: FileRows) -> str | None:
+    """Return what stored rows are if rows of the files cannot stand beside them; None if they can."""
+    shape = rows.shape(rows.keys()[0])
+    if (spec["dtype"], spec["step_shape"]) == (shape.dtype.name, list(shape.step_shape)):
+        return None
+    stored, coming = f"{spec['dtype']}{spec['step_shape']}", f"{shape.dtype.name}{list(shape.step_shape)}"
+    return f"were imported, and have steps of {stored}, not {coming}"
 
 
 class _Writer:
@@ -170,8 +286,9 @@ class _Writer:
             self._shard.discard()
 
 
-def _spec(rows: FileRows, keys: Sequence[str], times: _Times) -> dict[str, Any]:
-    """Return the spec of imported rows: everything that the files say about themselves."""
+def _spec(files: _Files, beside: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the spec of imported rows: everything that the files say, and those whose rows stay ``beside`` them."""
+    rows, keys = files.rows, files.rows.keys()
     first = rows.shape(keys[0])
     steps: int | None = first.steps
     for key in keys:
@@ -183,61 +300,29 @@ def _spec(rows: FileRows, keys: Sequence[str], times: _Times) -> dict[str, Any]:
             )
         if shape.steps != first.steps:
             steps = None
-    external = rows.digest()
+    digests, times, formats = set(files.digests), set(files.times.digests), {rows.format}
+    if beside is not None:
+        digests |= _file_digests(beside["external"])
+        times |= _file_digests(beside["times"])
+        formats |= set(beside["external"]["format"].split("+"))
+        steps = steps if beside["steps"] == steps else None
+    external = joined(digests)
     return {
         "extractor": EXTERNAL,
-        "external": {"sha256": external, "format": rows.format},
+        "external": {"sha256": external, "files": sorted(digests), "format": "+".join(sorted(formats))},
         "model": {"weights": f"{EXTERNAL}:{external}"},
-        "times": {"sha256": times.digest} if times.seconds else "unknown",
+        "times": {"sha256": joined(times), "files": sorted(times)} if times else UNKNOWN,
         "dtype": first.dtype.name,
         "steps": steps,
         "step_shape": list(first.step_shape),
-        "units": "unknown",
+        "units": UNKNOWN,
         "random_weights": False,
     }
 
 
-def _read_times(paths: Sequence[Path]) -> _Times:
-    """Read and merge JSON files ``{key: [seconds]}``."""
-    seconds: dict[str, Array] = {}
-    for path in paths:
-        value = read_json(path)
-        if not isinstance(value, Mapping) or not value:
-            raise ExchangeError(f"{path}: must be an object of the form {{key: [seconds, …]}}")
-        for key, entry in value.items():
-            numbers = entry if isinstance(entry, list) else [None]
-            if not all(isinstance(n, int | float) and not isinstance(n, bool) and math.isfinite(n) for n in numbers):
-                raise ExchangeError(f"{path}: key {key!r}: must be a list of finite seconds")
-            array = np.array(numbers, np.float64)
-            if key in seconds and not np.array_equal(seconds[key], array):
-                raise ExchangeError(f"{path}: key {key!r}: its times differ from those in an earlier file")
-            seconds[key] = array
-    digests = sorted(durable.file_digest(path) for path in paths)
-    return _Times(seconds, hashlib.sha256("\n".join(digests).encode()).hexdigest())
-
-
-def _check_times(rows: FileRows, keys: Sequence[str], times: _Times, paths: Sequence[Path]) -> None:
-    """Refuse times of other videos only, and times of the wrong length."""
-    timed = [key for key in keys if key in times.seconds]
-    if times.seconds and not timed:
-        raise ExchangeError(f"{paths[0]}: has times of other videos only, none for {keys[0]!r} or any other key")
-    for key in timed:
-        steps, seconds = rows.shape(key).steps, times.seconds[key]
-        if steps != len(seconds):
-            raise ExchangeError(f"{rows.where(key)}: {steps} steps, but {len(seconds)} times")
-
-
-def _check_owner(root: Path, manifest: Manifest, feature: str, replace: bool) -> None:
-    """Refuse to retire extracted rows, unless ``replace`` allows it."""
-    entry = manifest.feature(feature)
-    if entry is None or replace:
-        return
-    extractor = read_spec(root, entry.current).get("extractor")
-    if extractor != EXTERNAL and entry.specs[entry.current].rows:
-        raise ExchangeError(
-            f"{root}: feature {feature!r} has rows computed by {extractor!r}; "
-            "import under another name, or use --replace to retire them"
-        )
+def _file_digests(entry: Mapping[str, Any] | str) -> set[str]:
+    """Return the digests that a spec lists; specs of the first release have only the one of all files together."""
+    return set() if isinstance(entry, str) else set(entry.get("files", [entry["sha256"]]))
 
 
 def _wanted(
@@ -258,21 +343,21 @@ def _wanted(
     return wanted, failed
 
 
-def _row(rows: FileRows, key: str, values: Array, times: _Times, external: str) -> Row:
-    """Return a row for the store; the duration of the video is not known and stored as 0."""
-    seconds = times.seconds.get(key)
+def _row(files: _Files, key: str, values: Array) -> Row:
+    """Return a row for the store. The duration of the video is not known, nor are its times if no file gives them."""
+    seconds = files.times.seconds.get(key)
     return Row(
         key=key,
-        cache_key=hashlib.sha256(bytes.fromhex(external) + key.encode()).digest(),
+        cache_key=hashlib.sha256(bytes.fromhex(files.digest_of(key)) + key.encode()).digest(),
         values=values,
-        time_s=np.arange(len(values), dtype=np.float64) if seconds is None else seconds,
-        valid=rows.valid(key),
-        duration_s=0.0,
-        media={"times": "unknown" if seconds is None else "given", "duration": "unknown"},
+        time_s=np.full(len(values), np.nan) if seconds is None else seconds,
+        valid=files.rows.valid(key),
+        duration_s=math.nan,
+        media={"times": UNKNOWN if seconds is None else "given", "duration": UNKNOWN},
     )
 
 
-def _failure(feature: str, spec_digest: str, key: str, message: str, external: str) -> Failure:
+def _failure(feature: str, spec_digest: str, key: str, files: _Files, message: str) -> Failure:
     return Failure(
         video_id=key,
         feature=feature,
@@ -280,7 +365,7 @@ def _failure(feature: str, spec_digest: str, key: str, message: str, external: s
         failure_class="corrupt",
         permanent=True,
         message=message,
-        uri=f"{EXTERNAL}:{external}",
-        content_id=external,
+        uri=f"{EXTERNAL}:{files.digest_of(key)}",
+        content_id=files.digest_of(key),
         attempts=1,
     )

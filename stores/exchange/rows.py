@@ -17,7 +17,7 @@ import numpy as np
 
 from ..errors import ExchangeError
 from ..format import layout
-from ..format.rows import Array, row_digest
+from ..format.rows import Array
 from ..store import Store
 
 RECORD_FILE = "export.json"
@@ -130,9 +130,8 @@ class StoreRows:
         if (self.feature, key) not in self.store:
             raise MissingRowError(self.feature, key, self._failures.get(key, "no row"))
         values = self.row(key)
-        times, valid = self.store.times(self.feature, key), self.store.valid(self.feature, key)
-        digest = row_digest(values, times, valid, self.store.published_times(self.feature, key))
-        if digest.hex() != self.store.digest(self.feature, key):
+        shard, row = self.store.place(self.feature, key)
+        if not self.store.shard(self.feature, Path(shard).stem).row_is_sound(row):
             raise MissingRowError(self.feature, key, "bytes do not match the row digest; run `reelstore repair`")
         return values
 
@@ -156,8 +155,6 @@ class StoreRows:
 
     def times(self, key: str, published: bool) -> Array | None:
         """Return the times of a row, ``[T] float64`` in seconds; None if they are not known (imported rows)."""
-        if self.store.media(self.feature, key).get("times") == "unknown":
-            return None
         stated = self.store.published_times(self.feature, key) if published else None
         times = self.store.times(self.feature, key) if stated is None else stated
         return times if np.isfinite(times).all() else None

@@ -17,6 +17,10 @@ from . import layout
 from .rounding import RoundingError
 
 Array = npt.NDArray[Any]
+EXTERNAL = "external"
+"""The extractor of imported rows."""
+UNKNOWN = "unknown"
+"""What a media record says of the ``times`` or the ``duration`` of a row if they are not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +36,11 @@ class Row:
     values
         ``[T, *step_shape]`` in the stored dtype.
     time_s
-        ``[T] float64``: real time of each step in seconds from the start of the clip or video.
+        ``[T] float64``: real time of each step in seconds from the start of the clip or video; NaN if unknown.
     valid
         ``[T] bool``: False where a step is padding.
     duration_s
-        Length of the clip or video in seconds.
+        Length of the clip or video in seconds; NaN if unknown.
     clip_start_s
         Start of the clip in its source in seconds; 0 for whole videos.
     published_time_s

@@ -10,6 +10,7 @@ writing and no host name, so equal rows give equal bytes.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from . import durable, layout
 from .mapped import PAGE_BYTES, map_file
 from .receipts import dataset_places, make_receipt, read_spec
 from .rounding import RoundingError
-from .rows import Array, DatasetPlace, Receipt, Row, record_digest, row_digest
+from .rows import EXTERNAL, UNKNOWN, Array, DatasetPlace, Receipt, Row, record_digest, row_digest
 from .staged_file import StagedFile
 
 SHARD_MB = 64.0
@@ -357,8 +358,9 @@ class ShardReader:
         return self._steps("values", row)
 
     def times(self, row: int) -> Array:
-        """Return the times of a row's steps, ``[T] float64``, in seconds."""
-        return self._steps("time_s", row)
+        """Return the times of a row's steps, ``[T] float64``, in seconds; NaN if they are not known."""
+        times = self._steps("time_s", row)
+        return np.full(len(times), np.nan) if self._is_placeholder("times", row) else times
 
     def valid(self, row: int) -> Array:
         """Return the mask of a row, ``[T] bool``: False where a step is padding."""
@@ -390,8 +392,19 @@ class ShardReader:
         return record
 
     def clip(self, row: int) -> tuple[float, float]:
-        """Return (start in the source, duration) of a row's clip in seconds."""
+        """Return (start in the source, duration) of a row's clip in seconds; a duration that is not known is NaN."""
+        start, duration = self._clip(row)
+        return start, math.nan if self._is_placeholder("duration", row) else duration
+
+    def _clip(self, row: int) -> tuple[float, float]:
         return float(self.column("clip_start_s")[row]), float(self.column("duration_s")[row])
+
+    def _is_placeholder(self, what: str, row: int) -> bool:
+        """Return whether an importer stored a number only because there was nothing to store.
+
+        Step numbers and a duration of 0 stood there before format 3, and still do in copies of such rows; NaN does now.
+        """
+        return self.receipt.spec.get("extractor") == EXTERNAL and self.media(row).get(what) == UNKNOWN
 
     def row(self, row: int, key: str, cache_key: bytes) -> Row:
         """Return a whole row under the key and cache key that an index gives it."""
@@ -399,20 +412,21 @@ class ShardReader:
             key=key,
             cache_key=cache_key,
             values=self.values(row),
-            time_s=self.times(row),
+            time_s=self._steps("time_s", row),  # as stored: a copy has the digest of its original
             valid=self.valid(row),
-            duration_s=self.clip(row)[1],
-            clip_start_s=self.clip(row)[0],
+            duration_s=self._clip(row)[1],
+            clip_start_s=self._clip(row)[0],
             published_time_s=self.published_times(row),
             media=self.media(row),
         )
 
     def row_is_sound(self, row: int) -> bool:
         """Return whether a row and everything kept beside it still match their digests."""
-        digest = row_digest(self.values(row), self.times(row), self.valid(row), self.published_times(row))
+        times = self._steps("time_s", row)
+        digest = row_digest(self.values(row), times, self.valid(row), self.published_times(row))
         if digest != self.digest(row):
             return False
-        beside = (self._text("keys", row), self.cache_key(row), self.clip(row), self._text("media", row))
+        beside = (self._text("keys", row), self.cache_key(row), self._clip(row), self._text("media", row))
         return record_digest(digest, *beside) == bytes(self.column("record_digest")[row])
 
     def problems(self) -> list[str]:

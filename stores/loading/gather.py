@@ -197,7 +197,7 @@ class FeatureRows:
         row = self._rows[video] = _Row(
             source=wanted if form.plain else as_tensor(wanted),
             picked=None if isinstance(chosen, slice) else np.array(chosen, np.intp),
-            times=times[chosen],
+            times=shard.times(self.row_of[video])[chosen],
             valid=valid[chosen].view(bool),
             length=length,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from stores.exchange.exporting import export
 from stores.exchange.files import ExchangeError, Hdf5Rows, NpyRows, open_files
 from stores.exchange.importing import Import, import_files
 from stores.format.manifest import load
+from stores.upkeep.compaction import compact
 from stores.upkeep.verification import verify
-from tests._helpers.building import files_under, row
+from tests._helpers.building import commit_rows, files_under, row, store_with
 from tests._helpers.published_files import (
     SPEC,
     clip_row,
@@ -68,7 +70,8 @@ def test_the_spec_names_the_files_and_says_what_is_unknown(tmp_path: Path) -> No
         assert spec["extractor"] == "external" and spec["external"]["sha256"] == result.external
         assert (spec["times"], spec["dtype"], spec["steps"], spec["step_shape"]) == ("unknown", "float16", 4, [3])
         assert store.row("clip", "a").dtype == np.float16
-        assert store.times("clip", "a").tolist() == [0.0, 1.0, 2.0, 3.0] and store.valid("clip", "a").all()
+        assert np.isnan(store.times("clip", "a")).tolist() == [True] * 4 and store.valid("clip", "a").all()
+        assert np.isnan(store.clip("clip", "a")[1])
         assert f"external:{result.external}" in render_card(store)
         out = export(store, "clip", "nextgqa", tmp_path / "out")
     assert out.times_unknown == ["a", "b"]
@@ -118,25 +121,137 @@ def test_the_same_files_again_change_nothing(tmp_path: Path, monkeypatch: pytest
     assert files_under(tmp_path / "store") == before
 
 
-def test_other_files_are_another_spec(tmp_path: Path) -> None:
+def test_files_of_other_keys_are_added_in_any_order(tmp_path: Path) -> None:
+    """The published files come one per split: each import adds, and all orders end with the same spec and rows."""
+    values = {split: numbers(2, 4, 3) + at for at, split in enumerate(("train", "val", "test"))}
+    files = {
+        split: write_h5(tmp_path / f"{split}.h5", [f"{split}{n}" for n in "01"], values[split]) for split in values
+    }
+    specs, keys = set(), [f"{split}{n}" for split in ("test", "train", "val") for n in "01"]
+    for order in (("train", "val", "test"), ("test", "val", "train")):
+        root = tmp_path / order[0]
+        runs = [import_files(root, [files[split]], "clip") for split in order]
+        assert [(run.rows, run.added, run.kept, run.retired) for run in runs] == [
+            (2, 2, 0, 0),
+            (2, 2, 2, 0),
+            (2, 2, 4, 0),
+        ]
+        again = import_files(root, [files["val"]], "clip")
+        assert (again.rows, again.added, again.kept, again.version) == (2, 0, 4, runs[-1].version)
+        stored = values_of(root)
+        assert sorted(stored) == keys
+        for split, expected in values.items():
+            np.testing.assert_array_equal(np.stack([stored[f"{split}{n}"] for n in "01"]), expected)
+        assert verify(root, deep=True).ok
+        specs.add(runs[-1].spec)
+    assert specs == {import_files(tmp_path / "at once", list(files.values()), "clip").spec}
+
+
+def test_a_folder_with_one_file_more_adds_that_row(tmp_path: Path) -> None:
     source = write_npy(tmp_path / "npy", a=numbers(4, 3), b=numbers(4, 3))
     first = import_files(tmp_path / "store", [source], "clip")
-    (source / "b.npy").rename(source / "c.npy")
+    np.save(source / "c.npy", numbers(5, 3))
     second = import_files(tmp_path / "store", [source], "clip")
-    assert second.spec != first.spec and second.added == 2
-    assert sorted(values_of(tmp_path / "store")) == ["a", "c"]
+    assert second.spec != first.spec and (second.added, second.kept, second.retired) == (1, 0, 0)
+    assert sorted(values_of(tmp_path / "store")) == ["a", "b", "c"]
+    with Store.open(tmp_path / "store", lease=False) as store:
+        assert store.spec("clip")["steps"] is None
 
 
-def test_other_times_and_masks_reach_the_store(tmp_path: Path) -> None:
+def test_rows_that_would_go_are_counted_and_need_to_be_asked_for(tmp_path: Path) -> None:
+    root = tmp_path / "store"
+    a = write_h5(tmp_path / "a.h5", ["a", "b", "c"], numbers(3, 4, 3))
+    import_files(root, [a], "clip")
+    other = write_h5(tmp_path / "other.h5", ["c", "d"], numbers(2, 4, 3) + 1)
+    wide = write_h5(tmp_path / "wide.h5", ["e"], numbers(1, 4, 5))
+    for file, says in (
+        (other, r"its 3 rows were imported, and 1 of them differ \('c'\); .* --replace, which retires 3 rows"),
+        (wide, r"its 3 rows were imported, and have steps of float32\[3\], not float32\[5\]; .* retires 3 rows"),
+    ):
+        with pytest.raises(ExchangeError, match=says):
+            import_files(root, [file], "clip")
+    assert load(root).version == 1 and sorted(values_of(root)) == ["a", "b", "c"]
+    result = import_files(root, [other], "clip", replace=True)
+    assert (result.rows, result.added, result.kept, result.retired) == (2, 2, 0, 3)
+    assert sorted(values_of(root)) == ["c", "d"]
+
+
+def test_failures_of_earlier_files_stay_on_record(tmp_path: Path) -> None:
+    values = numbers(2, 4, 3)
+    values[1, 0, 0] = np.nan
+    import_files(tmp_path / "store", [write_h5(tmp_path / "a.h5", ["a", "bad"], values)], "clip")
+    import_files(tmp_path / "store", [write_h5(tmp_path / "b.h5", ["b"], numbers(1, 4, 3))], "clip")
+    with Store.open(tmp_path / "store", lease=False) as store:
+        assert store.keys("clip") == ["a", "b"]
+        assert store.failures().column("video_id").to_pylist() == ["bad"]
+
+
+def test_other_times_and_masks_need_to_be_asked_for(tmp_path: Path) -> None:
     source = write_npy(tmp_path / "npy", a=numbers(2, 3))
     times = tmp_path / "times.json"
     for seconds, mask in (([1.0, 2.0], "11"), ([1.5, 2.5], "11"), ([1.5, 2.5], "10")):
         times.write_text(json.dumps({"a": seconds}))
         (source / "index.csv").write_text(f"key,file,T,valid_steps,mask\na,a.npy,2,,{mask}\n")
-        assert import_files(tmp_path / "store", [source], "clip", times=[times]).added == 1
+        if (tmp_path / "store").exists():
+            with pytest.raises(ExchangeError, match="1 of them differ"):
+                import_files(tmp_path / "store", [source], "clip", times=[times])
+        assert import_files(tmp_path / "store", [source], "clip", times=[times], replace=True).added == 1
         with Store.open(tmp_path / "store", lease=False) as store:
             assert store.times("clip", "a").tolist() == seconds
             assert store.valid("clip", "a").tolist() == [step == "1" for step in mask]
+
+
+def test_times_beside_the_files_are_found_by_the_split(tmp_path: Path) -> None:
+    for split, keys in (("train", ["a", "b"]), ("val", ["c"])):
+        write_h5(tmp_path / f"CLIPL_I_{split}.h5", keys, numbers(len(keys), 2, 3))
+    (tmp_path / "frame2time_train.json").write_text(json.dumps({"a": [0.5, 1.5], "b": [1, 2, 3]}))
+    (tmp_path / "frame2time_other.json").write_text(json.dumps({"c": [7.0, 8.0]}))
+    result = import_files(tmp_path / "store", [tmp_path / "CLIPL_I_train.h5", tmp_path / "CLIPL_I_val.h5"], "clip")
+    assert [Path(path).name for path in result.times] == ["frame2time_train.json"]
+    assert (result.times_unknown, result.times_unfit) == (2, 1)
+    with Store.open(tmp_path / "store", lease=False) as store:
+        assert store.times("clip", "a").tolist() == [0.5, 1.5]
+        assert np.isnan(store.times("clip", "b")).all() and np.isnan(store.times("clip", "c")).all()
+    none = import_files(tmp_path / "none", [tmp_path / "CLIPL_I_train.h5"], "clip", times=[])
+    assert (none.times, none.times_unknown) == ([], 2)
+
+
+def test_our_own_export_comes_back_with_its_times(tmp_path: Path) -> None:
+    root = clip_store(tmp_path / "store", [clip_row(key, dtype=np.float32) for key in ("a", "b")])
+    exported(root, tmp_path / "out", splits={"train": ["a"], "val": ["b"]})
+    assert import_files(tmp_path / "back", [tmp_path / "out"], "clip").times_unknown == 0
+    with Store.open(root, lease=False) as old, Store.open(tmp_path / "back", lease=False) as new:
+        for key in "ab":
+            np.testing.assert_array_equal(old.times("clip", key), new.times("clip", key))
+
+
+def test_times_that_descend_are_refused(tmp_path: Path) -> None:
+    source = write_h5(tmp_path / "x.h5", ["a"], numbers(1, 3, 3))
+    times = tmp_path / "t.json"
+    times.write_text('{"a": [1, 3, 2]}')
+    with pytest.raises(ExchangeError, match=r"t\.json: key 'a': its seconds descend"):
+        import_files(tmp_path / "store", [source], "clip", times=[times])
+
+
+def test_step_numbers_that_older_imports_stored_as_times_are_unknown_too(tmp_path: Path) -> None:
+    """Before format 3 an import stored 0, 1, 2 … and a duration of 0; the media record alone said what they are."""
+    spec = {"extractor": "external", "steps": 3, "step_shape": [4], "dtype": "float16"}
+    root = tmp_path / "store"
+    numbered = replace(
+        row("a"), time_s=np.arange(3.0), duration_s=0.0, media={"times": "unknown", "duration": "unknown"}
+    )
+    given = replace(row("b"), media={"times": "given", "duration": "unknown"})
+    commit_rows(store_with(root), [numbered, given], feature="clip", spec=spec)
+    for _ in range(2):
+        with Store.open(root, lease=False) as store:
+            assert np.isnan(store.times("clip", "a")).all() and np.isnan(store.clip("clip", "a")[1])
+            np.testing.assert_array_equal(store.times("clip", "b"), given.time_s)
+            digests = [store.digest("clip", key) for key in "ab"]
+        assert verify(root, deep=True).ok
+        commit_rows(root, [row("c")], feature="clip", spec=spec)
+        compact(root)  # its copies keep the digests
+        with Store.open(root, lease=False) as store:
+            assert [store.digest("clip", key) for key in "ab"] == digests
 
 
 def test_an_import_that_was_killed_before_its_commit_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
