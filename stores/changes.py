@@ -100,8 +100,8 @@ class Changes:
     """New parts by table and part name; None drops a part."""
     updates: dict[str, dict[str, PartUpdate]] = field(default_factory=dict)
     """As ``tables``, but made from the latest version."""
-    stale: dict[str, tuple[str, ...] | None] = field(default_factory=dict)
-    """Inputs that changed after a table was built, by table."""
+    stale: dict[tuple[str, str], tuple[str, ...] | None] = field(default_factory=dict)
+    """Inputs that changed after a part of a table was built, by table and part; None if there are none."""
     replace: bool = False
     """Move keys to their new rows even if the cache key is the same (forced runs)."""
 

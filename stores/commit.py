@@ -375,7 +375,7 @@ def _with_sources(root: Path, latest: Manifest, sources: Sequence[SourceRecord])
 
 
 def _with_tables(latest: Manifest, changes: Changes) -> dict[str, TableEntry]:
-    """Replace parts and staleness; a table written anew is not stale, and one without parts is dropped."""
+    """Replace parts and staleness; a part written anew is not stale, and a table without parts is dropped."""
     updated = dict(latest.tables)
     replaced = {name: dict(parts) for name, parts in changes.tables.items()}
     for name, updates in changes.updates.items():
@@ -385,9 +385,10 @@ def _with_tables(latest: Manifest, changes: Changes) -> dict[str, TableEntry]:
         merged = {part: entry for part, entry in {**before, **parts}.items() if entry is not None}
         if merged != before:
             updated[name] = TableEntry(parts=dict(sorted(merged.items())))
-    for name, members in changes.stale.items():
-        if name in updated:
-            updated[name] = updated[name].model_copy(update={"stale": members or None})
+    for (name, part), members in changes.stale.items():
+        if name in updated and part in updated[name].parts:
+            marked = updated[name].parts[part].model_copy(update={"stale": members or None})
+            updated[name] = TableEntry(parts={**updated[name].parts, part: marked})
     return {name: entry for name, entry in updated.items() if entry.parts}
 
 

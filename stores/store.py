@@ -20,10 +20,11 @@ import pyarrow.parquet as pq
 from .commit import check_identity, create_store
 from .errors import MissingKeyError, RaggedRowsError, StoreDamageError
 from .format import layout, leases, schemas
+from .format.feature_files import FeatureFiles
 from .format.manifest import Manifest, TablePart, load
 from .format.mapped import empty_half_page_off, will_read
 from .format.media_damage import damaged_steps
-from .format.receipts import read_receipt, read_spec
+from .format.receipts import read_spec
 from .format.rows import Array
 from .format.segments import SegmentLog
 from .format.shard import ShardReader
@@ -77,49 +78,6 @@ class Places:
     row: Array
 
 
-class _Feature:
-    """The open files of one feature under one spec, in one process."""
-
-    def __init__(self, root: Path, name: str, spec_digest: str, manifest: Manifest) -> None:
-        entry = manifest.spec_entry(name, spec_digest)
-        self.name = name
-        self.spec_digest = spec_digest
-        self.rows = entry.rows
-        self.index = SegmentLog(root, entry.index, schemas.INDEX)
-        self.shards = SegmentLog(root, entry.shards, schemas.SHARDS)
-        self._directory = layout.feature_directory(root, name, spec_digest)
-        self._readers: dict[bytes, ShardReader] = {}
-        self._located: dict[str, tuple[ShardReader, int]] = {}
-
-    def reader(self, shard: bytes) -> ShardReader:
-        """Return a shard, opened on first use."""
-        if shard not in self._readers:
-            path = self._directory / f"{shard.hex()}.h5"
-            receipt = read_receipt(path.with_suffix(".json"))
-            if receipt.feature != self.name or receipt.spec_digest != self.spec_digest:
-                owner = f"{receipt.feature}@{receipt.spec_digest[:8]}"
-                raise StoreDamageError(f"{path}: its receipt belongs to {owner}; run `reelstore repair`")
-            self._readers[shard] = ShardReader(path, receipt)
-        return self._readers[shard]
-
-    def find(self, key: str) -> tuple[ShardReader, int] | None:
-        """Return (shard, row in it) of a key, or None if the key has no row."""
-        place = self._located.get(key)
-        if place is None:
-            record = self.index.get(layout.check_key(key))
-            if record is None:
-                return None
-            place = self._located[key] = (self.reader(record["shard"]), record["row"])
-        return place
-
-    def close(self) -> None:
-        """Close all shards."""
-        for reader in self._readers.values():
-            reader.close()
-        self._readers.clear()
-        self._located.clear()
-
-
 def _read_parquet(path: Path) -> pa.Table:
     try:
         return pq.read_table(path, partitioning=None)
@@ -146,7 +104,7 @@ class Store:
         self.path = path
         self.manifest = manifest
         self._pid = os.getpid()
-        self._open: dict[str, _Feature] = {}
+        self._open: dict[str, FeatureFiles] = {}
         self._warned: set[str] = set()
         self._release = weakref.finalize(self, leases.release, lease, os.getpid()) if lease else None
 
@@ -227,7 +185,7 @@ class Store:
         """The names of the tables of this version, sorted."""
         return sorted(self.manifest.tables)
 
-    def _feature(self, name: str) -> _Feature:
+    def _feature(self, name: str) -> FeatureFiles:
         if self._pid != os.getpid():
             self._open = {}
             self._pid = os.getpid()
@@ -243,7 +201,7 @@ class Store:
             if len(digests) != 1:
                 state = "is not unique" if digests else f"is not in version {self.version}"
                 raise MissingKeyError(f"{self.path}: feature {base!r}: spec {pinned!r} {state}")
-            self._open[name] = _Feature(self.path, base, digests[0], self.manifest)
+            self._open[name] = FeatureFiles(self.path, base, digests[0], self.manifest)
         return self._open[name]
 
     def _warn(self, name: str) -> None:
@@ -280,7 +238,7 @@ class Store:
             )
         return place
 
-    def _reason(self, feature: _Feature, key: str) -> str:
+    def _reason(self, feature: FeatureFiles, key: str) -> str:
         log = SegmentLog(self.path, self.manifest.failures, schemas.FAILURES)
         failure = log.get(schemas.failure_key(feature.name, feature.spec_digest, key))
         return "" if failure is None else f": failed as {failure['class']} ({failure['message']})"
@@ -350,7 +308,10 @@ class Store:
         return values.shape, values.dtype.name
 
     def times(self, name: str, key: str) -> Array:
-        """Return the real time of each step, ``[T] float64``, in seconds from the start of the clip or video."""
+        """Return the real time of each step, ``[T] float64``, in seconds from the start of the clip or video.
+
+        NaN for each step of an imported row whose times are not known.
+        """
         reader, row = self._locate(name, key)
         return reader.times(row)
 
@@ -372,7 +333,10 @@ class Store:
         return reader.published_times(row)
 
     def clip(self, name: str, key: str) -> tuple[float, float]:
-        """Return (start in the source, duration) of the clip in seconds; whole videos start at 0."""
+        """Return (start in the source, duration) of the clip in seconds; whole videos start at 0.
+
+        The duration of an imported row is not known, and NaN.
+        """
         reader, row = self._locate(name, key)
         return reader.clip(row)
 
@@ -459,16 +423,15 @@ class Store:
             )
         return dict(sorted(entry.parts.items()))
 
-    def stale(self, name: str) -> tuple[str, ...]:
+    def stale(self, name: str, part: str | None = None) -> tuple[str, ...]:
         """Return the inputs of a derived table that have changed since it was built; empty if it is up to date.
 
         Raises
         ------
         MissingKeyError
-            If there is no such table.
+            If there is no such table or part.
         """
-        self.parts(name)
-        return self.manifest.tables[name].stale or ()
+        return tuple(change for entry in self._chosen_parts(name, part) for change in entry.stale or ())
 
     def table(self, name: str, part: str | None = None) -> pa.Table:
         """Read a table: all its parts in the order of their names, or one of them.
@@ -480,11 +443,17 @@ class Store:
         StoreDamageError
             If a file cannot be read.
         """
+        entries = self._chosen_parts(name, part)
+        return pa.concat_tables([_read_parquet(self.path / file.path) for entry in entries for file in entry.files])
+
+    def _chosen_parts(self, name: str, part: str | None) -> list[TablePart]:
+        """Return all parts of a table, or one of them."""
         parts = self.parts(name)
-        if part is not None and part not in parts:
+        if part is None:
+            return list(parts.values())
+        if part not in parts:
             raise MissingKeyError(f"{self.path}: table {name!r} has no part {part!r} ({available(map(repr, parts))})")
-        wanted = parts.values() if part is None else [parts[part]]
-        return pa.concat_tables([_read_parquet(self.path / file.path) for entry in wanted for file in entry.files])
+        return [parts[part]]
 
     def failures(self) -> pa.Table:
         """Return every row that was wanted but could not be stored under its feature's current spec.

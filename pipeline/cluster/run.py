@@ -42,7 +42,15 @@ from settings import Section
 from settings.messages import available, first_few, plural
 from stores import Store
 from stores.commit import Changes, commit, write_table
-from stores.describe import MEMBERS, RECORD, DictionaryKind, dictionary_spec, write_card
+from stores.describe import (
+    MEMBERS,
+    RECORD,
+    DictionaryKind,
+    StoredDictionary,
+    dictionary_name,
+    stored_dictionaries,
+    write_card,
+)
 from stores.format import load
 
 _SHOWN = 20  # about a screen of missing members or changes
@@ -90,8 +98,8 @@ class DictionarySummary:
 
     Attributes
     ----------
-    table
-        Name of its table.
+    table, part
+        Name of its table, and of its part there.
     dataset, split
         Where its members come from.
     k
@@ -111,6 +119,7 @@ class DictionarySummary:
     """
 
     table: str
+    part: str
     dataset: str
     split: str
     k: int
@@ -158,8 +167,9 @@ def load_cluster_config(file: Path | None, overrides: Sequence[str]) -> ClusterC
 def cluster(request: ClusterRequest, terminal: Terminal | None = None) -> ClusterResult:
     """Make the store hold the dictionary, unless the stored one has these members and this spec.
 
-    Writes the tables ``<kind>_dictionary`` (cluster, center, mean, count, empty) and ``<kind>_dictionary_members``
-    (key, step, time_s, cluster, distance, digest). Only what questions of the split refer to enters. Members without a
+    Writes the part ``<dataset>/<split>`` or, if it is visual, ``<dataset>/<split>/<feature>`` of the tables
+    ``<kind>_dictionary`` (cluster, center, mean, count, empty) and ``<kind>_dictionary_members`` (key, step, time_s,
+    cluster, distance, digest). Only what questions of the split refer to enters. Members without a
     graph or a row are reported, and the dictionary is built from the others.
 
     Raises
@@ -190,7 +200,7 @@ def _cluster(request: ClusterRequest, root: Path, terminal: Terminal) -> Cluster
     if not request.plan_only:
         mark_stale(root)
         if not changes:
-            terminal.line(f"nothing to do: {maker.table} is up to date")
+            terminal.line(f"nothing to do: the {maker.title} is up to date")
     return ClusterResult(dictionary=maker.summary(load(root).version, changes))
 
 
@@ -206,7 +216,6 @@ class _Maker(ABC):
     def __init__(self, request: ClusterRequest, store: Store) -> None:
         self.request = request
         self.store = store
-        self.table = f"{request.kind}_dictionary"
         self.dataset = choose_dataset(store, request.split, request.dataset)
 
     @abstractmethod
@@ -235,11 +244,29 @@ class _Maker(ABC):
 
     def changes(self) -> list[str]:
         """Return why the dictionary must be built; empty if the stored one has this spec and these members."""
-        if self.table not in self.store.tables or self.table + MEMBERS not in self.store.tables:
+        stored = self._stored
+        if stored is None:
             return ["not built yet"]
-        if dictionary_spec(self.store, self.request.kind) != self.spec:
+        if stored.spec != self.spec:
             return ["its spec changed"]
-        return differences(stored_digests(self.store, self.table), self.members.digests)
+        digests = stored_digests(self.store, stored)
+        return ["the list of its members is lost"] if digests is None else differences(digests, self.members.digests)
+
+    @property
+    def _stored(self) -> StoredDictionary | None:
+        """The dictionary of this name that the store has."""
+        present = stored_dictionaries(self.store, self.request.kind)
+        return next((one for one in present if one.name == self.name), None)
+
+    @property
+    def name(self) -> str:
+        """What the dictionary is made of; the name of its part."""
+        return dictionary_name(self.dataset, self.request.split, self.own_spec.get("feature"))
+
+    @property
+    def title(self) -> str:
+        """The dictionary, for a person."""
+        return f"{self.request.kind} dictionary {self.name}"
 
     def describe(self, terminal: Terminal, changes: Sequence[str]) -> None:
         """Say what is to be done and why, and what the user should know about the members."""
@@ -255,7 +282,7 @@ class _Maker(ABC):
         if changes:
             members = f"{len(self.members.digests)} {self.request.split} members of {self.dataset}"
             k = self.request.config.kmeans.k
-            terminal.line(f"{self.table}: {members}, k={k}; reason: {first_few(changes)}")
+            terminal.line(f"{self.title}: {members}, k={k}; reason: {first_few(changes)}")
 
     def make(self, root: Path, terminal: Terminal) -> None:
         """Fit the clusters and publish them with their members in one commit."""
@@ -274,17 +301,22 @@ class _Maker(ABC):
                 "digest": pa.array([self.members.digests[key] for key, _ in members], pa.string()),
             }
         )
-        tables = {self.table: _dictionary_table(fitted), self.table + MEMBERS: listing}
+        stored = self._stored
+        former = {} if stored is None or stored.part == self.name else {stored.part: None}
+        name = f"{self.request.kind}_dictionary"
         changes = Changes()
-        for name, table in tables.items():
-            changes.tables[name] = {"": write_table(root, name, self.spec, table)}
-        commit(root, changes)
+        for table, rows_of_table in ((name, _dictionary_table(fitted)), (name + MEMBERS, listing)):
+            part = write_table(root, table, self.spec, rows_of_table, self.name)
+            changes.tables[table] = {**former, self.name: part}
+        manifest = commit(root, changes)
         write_card(root)
+        terminal.line(f"stored the {self.title}: {len(fitted.counts)} clusters, version {manifest.version}")
 
     def summary(self, version: int, changes: Sequence[str]) -> DictionarySummary:
         """Return the dictionary in numbers."""
         return DictionarySummary(
-            table=self.table,
+            table=f"{self.request.kind}_dictionary",
+            part=self.name,
             dataset=self.dataset,
             split=self.request.split,
             k=self.request.config.kmeans.k,

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline.shared.errors import SourceError
 from settings.messages import available
 from stores import Store
+from stores.joins import rows_of_split, splits_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +46,7 @@ def datasets(store: Store, split: str) -> list[str]:
     """Return the datasets with questions of a split, sorted."""
     if "questions" not in store.tables:
         return []
-    table = store.table("questions")
-    pairs = zip(table.column("dataset").to_pylist(), table.column("split").to_pylist(), strict=True)
-    return sorted({dataset for dataset, own_split in pairs if own_split == split})
+    return [dataset for dataset, own_split in splits_of(store.table("questions")) if own_split == split]
 
 
 def choose_dataset(store: Store, split: str, name: str | None) -> str:
@@ -74,23 +72,25 @@ def choose_dataset(store: Store, split: str, name: str | None) -> str:
 
 def linguistic_members(store: Store, dataset: str, split: str) -> Members:
     """Return the graphs of a split's questions."""
-    questions = _questions(store, dataset)
-    wanted = questions.filter(pc.equal(questions.column("split"), split)).column("question_id").to_pylist()
-    nodes = _graph_nodes(store, dataset)
-    present = {key: nodes[key] for key in sorted(wanted) if key in nodes}
+    wanted = sorted(rows_of_split(_questions(store), dataset, split).column("question_id").to_pylist())
+    nodes = _graph_nodes(store, dataset, split)
+    present = {key: texts for key in wanted if (texts := nodes.get(key)) is not None}
+    reasons = {key: "its text cannot be parsed" if key in nodes else "no graph" for key in wanted}
     return Members(
         digests={key: _nodes_digest(texts) for key, texts in present.items()},
-        missing={key: "no graph" for key in sorted(wanted) if key not in nodes},
+        missing={key: reason for key, reason in reasons.items() if key not in present},
         nodes=present,
     )
 
 
 def visual_members(store: Store, feature: str, dataset: str, split: str) -> Members:
     """Return the rows of a feature (under its current spec) for the videos of a split's questions."""
-    questions = _questions(store, dataset)
-    in_split = pc.equal(questions.column("split"), split)
-    wanted = sorted(questions.filter(in_split).column("video_id").unique().to_pylist())
-    elsewhere = set(questions.filter(pc.invert(in_split)).column("video_id").unique().to_pylist())
+    questions = _questions(store)
+    wanted = sorted(rows_of_split(questions, dataset, split).column("video_id").unique().to_pylist())
+    elsewhere: set[str] = set()
+    for other in splits_of(questions):
+        if other[0] == dataset and other[1] != split:
+            elsewhere.update(rows_of_split(questions, *other).column("video_id").unique().to_pylist())
     missing = {
         record["video_id"]: f"{record['class']}: {record['message']}"
         for record in store.failures().to_pylist()
@@ -119,21 +119,21 @@ def current_members(store: Store, spec: Mapping[str, Any]) -> Members:
     return visual_members(store, spec["feature"], spec["dataset"], spec["split"])
 
 
-def _questions(store: Store, dataset: str) -> pa.Table:
-    columns = ["question_id", "video_id", "split"]
+def _questions(store: Store) -> pa.Table:
+    columns = ["question_id", "video_id", "dataset", "split"]
     if "questions" not in store.tables:
         return pa.table({name: pa.array([], pa.string()) for name in columns})
-    table = store.table("questions")
-    return table.filter(pc.equal(table.column("dataset"), dataset)).select(columns)
+    return store.table("questions").select(columns)
 
 
-def _graph_nodes(store: Store, dataset: str) -> dict[str, tuple[str, ...]]:
+def _graph_nodes(store: Store, dataset: str, split: str) -> dict[str, tuple[str, ...] | None]:
+    """Return the node strings of a split's questions; None for a question whose text cannot be parsed."""
     if "graphs" not in store.tables:
         return {}
-    table = store.table("graphs")
-    table = table.filter(pc.equal(table.column("dataset"), dataset))
+    table = rows_of_split(store.table("graphs"), dataset, split)
     keys: Iterable[str] = table.column("question_id").to_pylist()
-    return {key: tuple(nodes) for key, nodes in zip(keys, table.column("nodes").to_pylist(), strict=True)}
+    columns = zip(keys, table.column("nodes").to_pylist(), strict=True)
+    return {key: None if nodes is None else tuple(nodes) for key, nodes in columns}
 
 
 def _nodes_digest(nodes: tuple[str, ...]) -> str:

@@ -54,6 +54,8 @@ def check_writable(store: Path) -> None:
     PreflightError
         If not.
     """
+    if store.is_symlink() and not store.exists():
+        raise PreflightError(f"{store}: is a link to {store.readlink()}, which does not exist; name another store")
     parent = store
     while not parent.exists():
         parent = parent.parent

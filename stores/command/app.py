@@ -6,11 +6,17 @@ from .base import Command, group
 from .exchange import export_feature, import_feature
 from .looking import compare, inspect, report
 from .upkeep import compact, gc, repair, verify
+from .versions import diff, history, rollback
 
-app = group("Look at a store, check it, repair it, clean it up; export, import and compare feature files.")
+app = group(
+    "Look at a store and its versions, check it, repair it, clean it up; export, import and compare feature files."
+)
 for name, verb in (
     ("inspect", inspect),
     ("report", report),
+    ("history", history),
+    ("diff", diff),
+    ("rollback", rollback),
     ("verify", verify),
     ("repair", repair),
     ("gc", gc),

@@ -17,6 +17,7 @@ from ..describe import (
     describe_dictionary,
     describe_key,
     describe_store,
+    find_dictionary,
     render_page,
     write_page,
 )
@@ -36,6 +37,10 @@ def inspect(
     dictionary: Annotated[
         DictionaryKind | None, typer.Option(help="Show the clusters of this dictionary with their nearest members.")
     ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(help="With --dictionary: which one, DATASET/SPLIT[/FEATURE], if there are several of the kind."),
+    ] = None,
     cluster: Annotated[int | None, typer.Option(help="With --dictionary: show this cluster only.")] = None,
     nearest: Annotated[
         int | None, typer.Option(min=1, help="With --dictionary: members shown per cluster (default: 5).")
@@ -45,14 +50,15 @@ def inspect(
 ) -> None:
     """Show features, tables and missing rows, or everything known about one video key or a dictionary."""
     if dictionary is None:
-        for option, value in (("--cluster", cluster), ("--nearest", nearest)):
+        for option, value in (("--name", name), ("--cluster", cluster), ("--nearest", nearest)):
             if value is not None:
                 raise typer.BadParameter("goes with --dictionary", param_hint=option)
     elif key is not None:
         raise typer.BadParameter("does not go with --dictionary; name one of the two", param_hint="KEY")
     with Store.open(directory, version, lease=False) as store:
         if dictionary is not None:
-            clusters = describe_dictionary(store, dictionary, cluster, 5 if nearest is None else nearest)
+            found = find_dictionary(store, dictionary, name)
+            clusters = describe_dictionary(store, found, cluster, 5 if nearest is None else nearest)
             if as_json:
                 emit(clusters)
             else:

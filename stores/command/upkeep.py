@@ -57,10 +57,18 @@ def repair(directory: Directory, as_json: AsJson = False) -> None:
         f"rewrote {outcome.salvaged_rows} sound rows of damaged shards",
         markup=False,
     )
+    if outcome.rebuilt_identity:
+        console.print("wrote store.json anew", markup=False)
     for name, keys in outcome.dropped_rows.items():
         console.print(f"dropped {len(keys)} rows of {name}: {first_few([repr(key) for key in keys], 10)}", markup=False)
-    if outcome.dropped_rows:
-        console.print("run jobs/extract.py in the checkout to compute them again, or import them again", markup=False)
+    for spec in outcome.lost_specs:
+        console.print(f"dropped all rows of {spec}: its spec is lost", markup=False)
+    for table in outcome.dropped_tables:
+        console.print(f"dropped the table {table}", markup=False)
+    if outcome.dropped_rows or outcome.lost_specs:
+        console.print("run jobs/extract.py in the checkout to compute rows again, or import them again", markup=False)
+    if outcome.dropped_tables:
+        console.print("run jobs/parse.py or jobs/cluster.py in the checkout to make tables again", markup=False)
 
 
 def gc(

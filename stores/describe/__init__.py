@@ -1,17 +1,21 @@
-"""Describe a store for a person: inspection, the dataset card, the HTML page, dictionaries."""
+"""Describe a store for a person: inspection, the dataset card, the HTML page, dictionaries, versions."""
 
+from ..format.layout import MEMBERS
 from .card import render_card, write_card
 from .dictionaries import (
     KINDS,
-    MEMBERS,
     RECORD,
     DictionaryDescription,
     DictionaryKind,
+    StoredDictionary,
     describe_dictionary,
-    dictionary_spec,
+    dictionary_name,
+    find_dictionary,
+    stored_dictionaries,
 )
 from .inspect import KeyDescription, StoreDescription, describe_key, describe_store, rounding_errors
 from .page import render_page, write_page
+from .versions import Difference, KeyChanges, VersionDescription, diff, history
 
 __all__ = [
     "KINDS",
@@ -19,15 +23,23 @@ __all__ = [
     "RECORD",
     "DictionaryDescription",
     "DictionaryKind",
+    "Difference",
+    "KeyChanges",
     "KeyDescription",
     "StoreDescription",
+    "StoredDictionary",
+    "VersionDescription",
     "describe_dictionary",
     "describe_key",
     "describe_store",
-    "dictionary_spec",
+    "dictionary_name",
+    "diff",
+    "find_dictionary",
+    "history",
     "render_card",
     "render_page",
     "rounding_errors",
+    "stored_dictionaries",
     "write_card",
     "write_page",
 ]

@@ -1,27 +1,31 @@
 """Confounder dictionaries, for a person or an exporter.
 
-A dictionary is two tables. ``<kind>_dictionary`` has one row per cluster (cluster, center, mean, count, empty),
-``<kind>_dictionary_members`` one row per member (key, step, time_s, cluster, distance, digest).
+A dictionary is one part of two tables, named by what it is made of: ``<dataset>/<split>``, and ``/<feature>`` if it
+is visual. In ``<kind>_dictionary`` the part has one row per cluster (cluster, center, mean, count, empty), in
+``<kind>_dictionary_members`` one row per member (key, step, time_s, cluster, distance, digest). The first release had
+one dictionary of each kind, in the part ``""``; what a dictionary is made of is therefore read from its spec.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, TypedDict, final, get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..errors import MissingKeyError
+from ..format.layout import MEMBERS
 from ..format.receipts import read_spec
+from ..joins import rows_of_split
 from ..store import Store
 from ..wording import available
 
 DictionaryKind = Literal["linguistic", "visual"]
 KINDS: tuple[DictionaryKind, ...] = get_args(DictionaryKind)
 """Kinds of dictionaries: ``linguistic`` (clusters of question graphs) and ``visual`` (clusters of frames)."""
-MEMBERS = "_members"
-"""Suffix of the table that lists the members of a dictionary."""
 RECORD = b"reelstore.record"
 """Metadata key of the table of clusters: what its bytes depend on besides the members and the spec."""
 
@@ -59,6 +63,7 @@ class DictionaryDescription(TypedDict):
     """A dictionary. ``stale`` lists the inputs that have changed since it was built."""
 
     dictionary: str
+    part: str
     version: int
     spec: dict[str, Any]
     record: dict[str, Any]
@@ -67,33 +72,92 @@ class DictionaryDescription(TypedDict):
     clusters: list[ClusterDescription]
 
 
-def dictionary_spec(store: Store, kind: str) -> dict[str, Any]:
-    """Return the spec of a dictionary.
+@dataclass(frozen=True, slots=True)
+class StoredDictionary:
+    """A dictionary of a store.
+
+    Attributes
+    ----------
+    kind
+        ``linguistic`` or ``visual``.
+    part
+        The part of its two tables.
+    spec
+        Its complete spec.
+    """
+
+    kind: DictionaryKind
+    part: str
+    spec: Mapping[str, Any]
+
+    @property
+    def table(self) -> str:
+        """Name of the table of its clusters."""
+        return f"{self.kind}_dictionary"
+
+    @property
+    def members(self) -> str:
+        """Name of the table of its members."""
+        return self.table + MEMBERS
+
+    @property
+    def name(self) -> str:
+        """What it is made of, ``<dataset>/<split>`` and ``/<feature>`` if it is visual."""
+        return dictionary_name(self.spec["dataset"], self.spec["split"], self.spec.get("feature"))
+
+    def __str__(self) -> str:
+        return f"the {self.kind} dictionary {self.name}"
+
+
+def dictionary_name(dataset: str, split: str, feature: str | None) -> str:
+    """Return the name of the part that holds a dictionary."""
+    return "/".join([dataset, split, *([feature] if feature is not None else [])])
+
+
+def stored_dictionaries(store: Store, kind: str | None = None) -> list[StoredDictionary]:
+    """Return the dictionaries of a store, or those of one kind, by kind and name."""
+    return [
+        StoredDictionary(known, part, read_spec(store.path, entry.spec_digest))
+        for known in KINDS
+        if kind in (None, known) and f"{known}_dictionary" in store.tables
+        for part, entry in store.parts(f"{known}_dictionary").items()
+    ]
+
+
+def find_dictionary(store: Store, kind: str, name: str | None = None) -> StoredDictionary:
+    """Return the dictionary of a kind that has this name, or the only one if no name is given.
 
     Raises
     ------
     MissingKeyError
-        If the store has no dictionary of this kind.
+        If there is none, or no name is given and there are several.
     """
-    name = f"{kind}_dictionary"
-    if name not in store.tables:
-        present = [kind for kind in KINDS if f"{kind}_dictionary" in store.tables]
+    stored = stored_dictionaries(store, kind)
+    found = [one for one in stored if name in (None, one.name)]
+    if len(found) == 1:
+        return found[0]
+    listed = available([one.name for one in stored])
+    if found:
         raise MissingKeyError(
-            f"{store.path}: no {kind} dictionary in version {store.version} ({available(present)}); "
-            "make one with jobs/cluster.py in the checkout"
+            f"{store.path}: several {kind} dictionaries in version {store.version} ({listed}); name one"
         )
-    return read_spec(store.path, store.parts(name)[""].spec_digest)
+    what = f"{kind} dictionary" if name is None else f"{kind} dictionary {name!r}"
+    raise MissingKeyError(
+        f"{store.path}: no {what} in version {store.version} ({listed}); make one with jobs/cluster.py in the checkout"
+    )
 
 
-def describe_dictionary(store: Store, kind: str, cluster: int | None = None, nearest: int = 5) -> DictionaryDescription:
+def describe_dictionary(
+    store: Store, dictionary: StoredDictionary, cluster: int | None = None, nearest: int = 5
+) -> DictionaryDescription:
     """Describe a dictionary: its spec and, for each cluster, the members nearest to its centre.
 
     Parameters
     ----------
     store
         The store.
-    kind
-        ``linguistic`` or ``visual``.
+    dictionary
+        The dictionary, from ``find_dictionary``.
     cluster
         Describe this cluster only.
     nearest
@@ -102,18 +166,18 @@ def describe_dictionary(store: Store, kind: str, cluster: int | None = None, nea
     Raises
     ------
     MissingKeyError
-        If there is no such dictionary or cluster.
+        If there is no such cluster.
     """
-    spec = dictionary_spec(store, kind)
-    table = store.table(f"{kind}_dictionary")
+    kind, spec = dictionary.kind, dictionary.spec
+    table = store.table(dictionary.table, dictionary.part)
     clusters = table.select(["cluster", "count", "empty"])
     if cluster is not None:
         if not 0 <= cluster < table.num_rows:
             last = table.num_rows - 1
             raise MissingKeyError(f"{store.path}: {kind} dictionary: no cluster {cluster} (available: 0…{last})")
         clusters = clusters.slice(cluster, 1)
-    members = store.table(f"{kind}_dictionary{MEMBERS}")
-    questions = _questions(store, spec["dataset"]) if kind == "linguistic" else {}
+    members = store.table(dictionary.members, dictionary.part)
+    questions = _questions(store, spec["dataset"], spec["split"]) if kind == "linguistic" else {}
     descriptions: list[ClusterDescription] = []
     for row in clusters.to_pylist():
         records = _nearest(members, row["cluster"], nearest)
@@ -126,10 +190,11 @@ def describe_dictionary(store: Store, kind: str, cluster: int | None = None, nea
     record = (table.schema.metadata or {}).get(RECORD)
     return {
         "dictionary": kind,
+        "part": dictionary.part,
         "version": store.version,
-        "spec": spec,
+        "spec": dict(spec),
         "record": json.loads(record) if record else {},
-        "stale": list(store.stale(f"{kind}_dictionary")),
+        "stale": list(store.stale(dictionary.table, dictionary.part)),
         "members": members.num_rows,
         "clusters": descriptions,
     }
@@ -142,12 +207,11 @@ def _nearest(members: pa.Table, cluster: int, count: int) -> list[dict[str, Any]
     return records
 
 
-def _questions(store: Store, dataset: str) -> dict[str, tuple[str, str | None]]:
-    """Return (question, answer) by question id, for the questions that are still in the store."""
+def _questions(store: Store, dataset: str, split: str) -> dict[str, tuple[str, str | None]]:
+    """Return (question, answer) by question id, for the questions of a split that are still in the store."""
     if "questions" not in store.tables:
         return {}
-    table = store.table("questions")
-    table = table.filter(pc.equal(table.column("dataset"), dataset))
+    table = rows_of_split(store.table("questions"), dataset, split)
     columns = [table.column(name).to_pylist() for name in ("question_id", "question", "answer")]
     return {key: (question, answer) for key, question, answer in zip(*columns, strict=True)}
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, TypedDict
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -62,7 +64,10 @@ class StoreDescription(TypedDict):
 
 
 class RowDescription(TypedDict):
-    """One row. ``shard`` is the path of its shard relative to the store, ``row`` its position there."""
+    """One row. ``shard`` is the path of its shard relative to the store, ``row`` its position there.
+
+    ``duration_s`` and ``time_s`` are None if they are not known.
+    """
 
     spec: str
     shape: list[int]
@@ -71,8 +76,8 @@ class RowDescription(TypedDict):
     shard: str
     row: int
     clip_start_s: float
-    duration_s: float
-    time_s: list[float]
+    duration_s: float | None
+    time_s: list[float] | None
     published_time_s: list[float] | None
     valid: list[bool]
     media: dict[str, Any]
@@ -94,9 +99,15 @@ def describe_store(store: Store) -> StoreDescription:
         "version": store.version,
         "features": {name: _describe_feature(store, name) for name in store.features},
         "tables": {name: entry.rows for name, entry in sorted(store.manifest.tables.items())},
-        "stale": {name: list(store.stale(name)) for name in store.tables if store.stale(name)},
+        "stale": {name: changes for name in store.tables if (changes := stale_changes(store, name))},
         "failures": store.failures().to_pylist(),
     }
+
+
+def stale_changes(store: Store, name: str) -> list[str]:
+    """Return what has changed since a table was built; if it has several parts, after the name of the part."""
+    parts = store.parts(name)
+    return [f"{part}: {change}" if len(parts) > 1 else change for part in parts for change in store.stale(name, part)]
 
 
 def _describe_feature(store: Store, name: str) -> FeatureDescription:
@@ -191,7 +202,7 @@ def describe_key(store: Store, key: str) -> KeyDescription:
 
 def _describe_row(store: Store, name: str, key: str) -> RowDescription:
     clip_start, duration = store.clip(name, key)
-    published = store.published_times(name, key)
+    times, published = store.times(name, key), store.published_times(name, key)
     shape, dtype = store.shape(name, key)
     shard, row = store.place(name, key)
     return {
@@ -202,8 +213,8 @@ def _describe_row(store: Store, name: str, key: str) -> RowDescription:
         "shard": shard,
         "row": row,
         "clip_start_s": clip_start,
-        "duration_s": duration,
-        "time_s": store.times(name, key).tolist(),
+        "duration_s": None if math.isnan(duration) else duration,
+        "time_s": None if np.isnan(times).any() else times.tolist(),
         "published_time_s": None if published is None else published.tolist(),
         "valid": store.valid(name, key).tolist(),
         "media": store.media(name, key),

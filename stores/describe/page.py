@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 from ..format import durable, layout
 from ..format.rounding import RoundingError
 from ..store import Store
-from .inspect import FeatureDescription, describe_store
+from .inspect import FeatureDescription, describe_store, stale_changes
 
 SHOWN_FAILURES = 500
 """The page lists at most this many missing rows."""
@@ -64,7 +65,7 @@ def _feature(store: Store, name: str, feature: FeatureDescription, missing: int)
     sample = [
         keys[place] for place in np.unique(np.linspace(0, len(keys) - 1, min(len(keys), _SAMPLED_ROWS), dtype=int))
     ]
-    durations = [store.clip(name, key)[1] for key in sample]
+    durations = [seconds for key in sample if not math.isnan(seconds := store.clip(name, key)[1])]
     valid = [store.valid(name, key) for key in sample]
     steps = sum(map(len, valid))
     return {
@@ -96,7 +97,7 @@ def _histogram(values: list[float]) -> dict[str, object] | None:
 
 def _table(store: Store, name: str) -> dict[str, object]:
     entry = store.manifest.tables[name]
-    return {"name": name, "rows": entry.rows, "parts": list(store.parts(name)), "stale": list(store.stale(name))}
+    return {"name": name, "rows": entry.rows, "parts": list(store.parts(name)), "stale": stale_changes(store, name)}
 
 
 def _questions(store: Store) -> list[tuple[str, str, int, int, str]]:

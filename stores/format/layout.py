@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import InvalidKeyError
 
 FORMAT = "reelstore"
-FORMAT_VERSION = 2  # 2: tables have named parts
+FORMAT_VERSION = 3  # 2: tables have named parts; 3: parts are stale one by one, versions name their command
 MAX_KEY_BYTES = 512
 
 IDENTITY = "store.json"
@@ -27,6 +27,8 @@ FEATURES = "features"
 TABLES = "tables"
 FAILURES = "failures"
 STAGING = "staging"
+MEMBERS = "_members"
+"""Suffix of the table that lists what the parts of another table are made of. Both are committed together."""
 CARD = "README.md"
 REPORT = "report.html"
 DIRECTORIES = (VERSIONS, SPECS, INDEX, SOURCES, EVENTS, LEASES, FEATURES, TABLES, FAILURES, STAGING)

@@ -21,6 +21,9 @@ from .segments import SegmentRef
 
 _MAX_ATTEMPTS = 1000
 _FORMAT_VERSION = re.compile(rb'"format_version":\s*(\d+)')
+_CREDENTIALS = re.compile(r"://[^/\s@]*@")
+_LONGEST_COMMAND = 1000
+_signature: list[str] = []
 
 
 class _Frozen(BaseModel):
@@ -63,43 +66,60 @@ class TableFile(_Frozen):
 
 
 class TablePart(_Frozen):
-    """One part of a table: its Parquet files, in order, written under one spec."""
+    """One part of a table: its Parquet files, in order, written under one spec.
+
+    For a part derived from rows, ``stale`` lists the rows that have changed since; None if there is none.
+    """
 
     spec_digest: str = Field(validation_alias=AliasChoices("spec", "spec_digest"), serialization_alias="spec")
     files: tuple[TableFile, ...]
+    stale: tuple[str, ...] | None = None
+
+    @property
+    def rows(self) -> int:
+        """Number of rows in all files."""
+        return sum(file.rows for file in self.files)
 
 
 class TableEntry(_Frozen):
     """A table: its parts by name.
 
-    Writers replace whole parts, so two writers of different parts never lose each other's rows. For a table derived
-    from rows, ``stale`` lists the rows that have changed since.
+    Writers replace whole parts, so two writers of different parts never lose each other's rows.
     """
 
     parts: Mapping[str, TablePart]
-    stale: tuple[str, ...] | None = None
 
     @model_validator(mode="before")
     @classmethod
-    def _one_part_in_format_1(cls, value: Any) -> Any:
-        if isinstance(value, dict) and "files" in value:
-            return {"parts": {"": value}}
+    def _read_older_formats(cls, value: Any) -> Any:
+        """Name the only part of format 1, and move what format 2 says of a whole table to each of its parts."""
+        if not isinstance(value, dict):
+            return value
+        if "files" in value:
+            value = {"parts": {"": {name: item for name, item in value.items() if name != "stale"}}, **_stale(value)}
+        if "stale" in value:
+            value = {"parts": {name: {**part, **_stale(value)} for name, part in value["parts"].items()}}
         return value
 
     @property
     def rows(self) -> int:
         """Number of rows in all parts."""
-        return sum(file.rows for part in self.parts.values() for file in part.files)
+        return sum(part.rows for part in self.parts.values())
+
+
+def _stale(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {"stale": entry["stale"]} if "stale" in entry else {}
 
 
 class Manifest(_Frozen):
-    """One version of a store."""
+    """One version of a store. ``command`` is the command line that published it; None if a program did."""
 
     format: str = layout.FORMAT
     format_version: int = layout.FORMAT_VERSION
     version: int
     nonce: str
     created_at: str
+    command: str | None = None
     features: Mapping[str, FeatureEntry] = Field(default_factory=dict)
     tables: Mapping[str, TableEntry] = Field(default_factory=dict)
     failures: tuple[SegmentRef, ...] = ()
@@ -133,6 +153,13 @@ class Manifest(_Frozen):
         for name, table in sorted(self.tables.items()):
             for part_name, part in sorted(table.parts.items()):
                 yield name, part_name, part
+
+
+def sign(command: str) -> None:
+    """Let every version that this process publishes from now on name its command line, without credentials in URIs."""
+    text = _CREDENTIALS.sub("://", command)
+    shown = "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
+    _signature[:] = [shown if len(shown) <= _LONGEST_COMMAND else f"{shown[:_LONGEST_COMMAND]}…"]
 
 
 def now() -> str:
@@ -260,6 +287,7 @@ def publish(root: Path, build: Callable[[Manifest], Manifest | None], past_damag
                 "version": newest + 1,
                 "nonce": layout.new_id(),
                 "created_at": now(),
+                "command": _signature[0] if _signature else None,
             }
         )
         data = successor.encode()

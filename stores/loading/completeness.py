@@ -10,6 +10,7 @@ import torch
 from rich.table import Table
 
 from ..errors import StoreError
+from ..format.rows import EXTERNAL
 from ..format.shard import ShardReader
 from ..store import Store
 from ..wording import available, first_few
@@ -22,6 +23,7 @@ KINDS = {
     "steps": "rows with an unexpected T",
     "not_finite": "rows with NaN or Inf",
     "all_zero": "rows with valid steps but only zeros",
+    "times_unknown": "imported rows whose times are not known",
     "random_weights": "made with random weights",
     "mixed_numerics": "rows computed under different numerics",
     "stale": "made from data that has changed since",
@@ -130,7 +132,7 @@ def check(
     split: str,
     dataset: str | None = None,
     expected_steps: Mapping[str, int] | None = None,
-    dictionaries: Sequence[str] = (),
+    dictionaries: Sequence[str | tuple[str, str]] = (),
     deep: bool = False,
 ) -> Completeness:
     """Compare features with the questions of a split.
@@ -146,7 +148,7 @@ def check(
     expected_steps
         T by feature; by default, T is compared with the feature's spec, if that states one.
     dictionaries
-        Derived tables that must not be stale.
+        Derived tables that must not be stale, or (table, part) of them.
     deep
         Also read all values, to find NaN, Inf and rows of zeros. Takes as long as reading one epoch.
 
@@ -164,21 +166,31 @@ def check(
         report.findings += _findings(store, rows, expected, deep)
         for kind in store.caveats(name):
             report.findings.append(Finding(name, kind, report.rows[name], len(videos)))
-    for name in dictionaries:
-        if changed := store.stale(name):
-            report.findings.append(Finding(name, "stale", len(changed), len(changed), detail=first_few(changed)))
+    for dictionary in dictionaries:
+        table, part = (dictionary, None) if isinstance(dictionary, str) else dictionary
+        if changed := store.stale(table, part):
+            report.findings.append(Finding(table, "stale", len(changed), len(changed), detail=first_few(changed)))
     return report
 
 
 def _findings(store: Store, rows: FeatureRows, expected: int | None, deep: bool) -> Iterator[Finding]:
     """Yield what is wrong with single rows of a feature."""
-    keys: dict[str, list[str]] = {"missing": rows.missing, "steps": [], "not_finite": [], "all_zero": []}
+    keys: dict[str, list[str]] = {
+        "missing": rows.missing,
+        "steps": [],
+        "times_unknown": [],
+        "not_finite": [],
+        "all_zero": [],
+    }
+    imported = store.spec(rows.view.name).get("extractor") == EXTERNAL
     unexpected = set()
     for video, shard, row in _rows(store, rows):
         steps = shard.span(row)[1]
         if expected is not None and steps != expected:
             keys["steps"].append(rows.videos[video])
             unexpected.add(steps)
+        if imported and np.isnan(shard.times(row)).any():
+            keys["times_unknown"].append(rows.videos[video])
         if deep and (kind := _wrong_values(shard, row)):
             keys[kind].append(rows.videos[video])
     lengths = ", ".join(map(str, sorted(unexpected)[:5]))

@@ -186,7 +186,7 @@ class QuestionDataset(_StoreDataset):
         super().__init__(store, split, features, dataset, preload, pin, allow_missing)
         number = {video: index for index, video in enumerate(self.videos)}
         self._video_of = [number[video] for video in self.questions.video_ids]
-        nodes = load_nodes(self.store, self.questions) if graphs or "nodes" in embeddings else None
+        nodes = load_nodes(self.store, self.questions, allow_missing) if graphs or "nodes" in embeddings else None
         self._nodes = nodes if graphs else None
         texts = {"question": self.questions.texts, "nodes": nodes}
         if unknown := sorted(set(embeddings) - set(texts)):

@@ -12,9 +12,11 @@ import torch
 
 from ..errors import StoreError
 from ..format.rows import Array
+from ..joins import rows_of_split, splits_of
 from ..store import Store
 from ..wording import available, first_few, plural
 
+_NODES = 8  # of a published question graph; docs/facts/cra.md section 4.2
 _EMBED = "list the text encoder under option_embeddings in the dataset's file, and run jobs/refresh.py in the checkout"
 
 
@@ -60,15 +62,14 @@ def load_questions(store: Store, split: str, dataset: str | None = None) -> Ques
         If there are none, or if several datasets have this split and ``dataset`` is None.
     """
     table = store.table("questions")
-    kept = table.filter(pc.equal(table.column("split"), split))
-    datasets = sorted(kept.column("dataset").unique().to_pylist())
+    pairs = splits_of(table)
+    datasets = [of_dataset for of_dataset, own in pairs if own == split]
     if dataset is None and len(datasets) > 1:
         raise StoreError(f"{store.path}: split {split!r} is in {', '.join(datasets)}; name one with dataset=")
     dataset = dataset or next(iter(datasets), "")
-    kept = kept.filter(pc.equal(kept.column("dataset"), dataset))
+    kept = rows_of_split(table, dataset, split)
     if kept.num_rows == 0:
-        pairs = table.group_by(["dataset", "split"]).aggregate([]).to_pylist()
-        known = sorted(f"{pair['dataset']}/{pair['split']}" for pair in pairs)
+        known = ["/".join(pair) for pair in pairs]
         wanted = f"{dataset}/{split}" if dataset else split
         raise StoreError(f"{store.path}: no questions of {wanted!r} in version {store.version} ({available(known)})")
     spans = kept.column("spans").to_pylist()
@@ -96,20 +97,24 @@ def _numbers(table: pa.Table, name: str, unknown: float) -> Array:
     return np.array(column.fill_null(unknown).to_numpy())
 
 
-def load_nodes(store: Store, questions: Questions) -> list[list[str]]:
+def load_nodes(store: Store, questions: Questions, allow_missing: bool = False) -> list[list[str]]:
     """Return the 8 node texts of each question's graph.
+
+    With ``allow_missing``, the nodes of a question whose text no parser can take are empty strings.
 
     Raises
     ------
     StoreError
         If a question has no graph.
     """
-    table = store.table("graphs")
-    table = table.filter(pc.equal(table.column("dataset"), questions.dataset))
+    table = rows_of_split(store.table("graphs"), questions.dataset, questions.split)
     nodes = dict(zip(table.column("question_id").to_pylist(), table.column("nodes").to_pylist(), strict=True))
     absent = [question for question in questions.ids if question not in nodes]
-    _refuse(store, "graph", "question", absent, "parse its split")
-    return [nodes[question] for question in questions.ids]
+    _refuse(store, "graph", "question", absent, "parse its split first")
+    if not allow_missing:
+        without = [question for question in questions.ids if nodes[question] is None]
+        _refuse(store, "graph", "question", without, "their texts cannot be parsed; to train, allow missing ones")
+    return [nodes[question] or [""] * _NODES for question in questions.ids]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +159,7 @@ def load_vectors(store: Store, texts: Sequence[str] | Sequence[Sequence[str]], e
     table = _embeddings(store, encoder)
     positions = pc.index_in(pa.array(unique, pa.string()), value_set=table.column("text").combine_chunks())
     absent = [text for text, at in zip(unique, positions.fill_null(-1).to_numpy(), strict=True) if at < 0]
-    _refuse(store, "embedding", "text", absent, _EMBED)
+    _refuse(store, "embedding", "text", absent, f"{_EMBED} first")
     vectors = table.column("vector").combine_chunks().take(positions)
     width = vectors.type.list_size
     flat = vectors.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
@@ -180,4 +185,4 @@ def _refuse(store: Store, what: str, item: str, absent: Sequence[str], remedy: s
     """Raise if anything is absent."""
     if absent:
         shown = first_few([repr(text) for text in absent])
-        raise StoreError(f"{store.path}: no {what} for {plural(len(absent), item)}: {shown}; {remedy} first")
+        raise StoreError(f"{store.path}: no {what} for {plural(len(absent), item)}: {shown}; {remedy}")

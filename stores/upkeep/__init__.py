@@ -1,8 +1,9 @@
-"""Keep a store sound and small: verify it, repair it, compact it, and collect the files that no version names."""
+"""Keep a store sound and small: verify, repair, compact it, roll it back, collect the files that no version names."""
 
 from .compaction import Compaction, compact
 from .gc import GRACE_SECONDS, Collection, collect
 from .repairing import Repair, adopt, repair
+from .rollback import rollback
 from .verification import Problem, Verification, VerificationSummary, summary, verify
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "collect",
     "compact",
     "repair",
+    "rollback",
     "summary",
     "verify",
 ]

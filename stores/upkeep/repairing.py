@@ -14,7 +14,16 @@ import pyarrow as pa
 from ..commit import Changes, check_identity, commit, place_shard, shard_table, table_receipt, write_spec
 from ..errors import StoreDamageError
 from ..format import durable, layout, schemas, segments
-from ..format.manifest import FeatureEntry, Manifest, SpecEntry, TableEntry, TablePart, publish
+from ..format.manifest import (
+    FeatureEntry,
+    Manifest,
+    SpecEntry,
+    TableEntry,
+    TablePart,
+    newest_readable,
+    publish,
+    versions,
+)
 from ..format.receipts import read_receipt, read_spec, rebuild_receipt
 from ..format.rows import Receipt
 from ..format.segments import SegmentLog, open_segment
@@ -36,6 +45,7 @@ from .verification import (
 class Repair:
     """What ``repair`` did."""
 
+    rebuilt_identity: bool = False
     adopted_shards: int = 0
     adopted_rows: int = 0
     salvaged_rows: int = 0
@@ -136,8 +146,8 @@ def repair(root: Path) -> Repair:
         If no manifest can be read.
     """
     root = root.absolute()
+    outcome = Repair(rebuilt_identity=_rebuild_identity(root))
     check_identity(root)
-    outcome = Repair()
     damaged: dict[tuple[str, str], IndexedShards] = {}
 
     def build(latest: Manifest) -> Manifest | None:
@@ -176,6 +186,24 @@ def repair(root: Path) -> Repair:
     return outcome
 
 
+def _rebuild_identity(root: Path) -> bool:
+    """Write a missing or unreadable ``store.json`` anew if there are versions, and return whether it was written."""
+    identity = root / layout.IDENTITY
+    try:
+        json.loads(identity.read_bytes())
+        return False
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError):
+        if not identity.is_file():
+            return False
+    if not versions(root):
+        return False
+    record = {"format": layout.FORMAT, "format_version": newest_readable(root).format_version}
+    durable.replace_file(identity, root / layout.STAGING / layout.new_id(), json.dumps(record).encode() + b"\n")
+    return True
+
+
 def _sound(root: Path, ref: segments.SegmentRef) -> bool:
     return check_file(root, ref.path, ref.bytes, ref.sha256, Verification(0))
 
@@ -204,9 +232,14 @@ def _restored_tables(root: Path, manifest: Manifest) -> tuple[dict[str, TableEnt
         if _restore_part(root, name, part_name, part):
             parts.setdefault(name, {})[part_name] = part
         else:
-            lost.append(f"{name}/{part_name}" if part_name else name)
+            lost.append((name, part_name))
+    for name, part_name in list(lost):  # what was committed together goes together
+        pair = name.removesuffix(layout.MEMBERS) if name.endswith(layout.MEMBERS) else name + layout.MEMBERS
+        if parts.get(pair, {}).pop(part_name, None) is not None:
+            lost.append((pair, part_name))
+    parts = {name: sound for name, sound in parts.items() if sound}
     kept = {name: manifest.tables[name].model_copy(update={"parts": sound}) for name, sound in parts.items()}
-    return kept, lost
+    return kept, [f"{name}/{part_name}" if part_name else name for name, part_name in sorted(lost)]
 
 
 def _restore_part(root: Path, name: str, part_name: str, part: TablePart) -> bool:

@@ -17,6 +17,7 @@ from trainers.cra.config import CraConfig
 
 STEPS, WIDTH = 8, 6
 SPEC = {"name": "clip", "steps": STEPS, "step_shape": [WIDTH], "dtype": "float32"}
+MADE_OF = {"dataset": "toy", "split": "train"}
 COLOURS = ("red", "green", "blue")
 
 
@@ -65,8 +66,8 @@ def world(root: Path) -> Path:
     commit_rows(root, map(video, range(64)), feature="clip", spec=SPEC)
     put_questions(root, "toy", "train", questions(range(48)))
     put_questions(root, "toy", "val", questions(range(48, 64)))
-    put_table(root, "linguistic_dictionary", centres((8, 5)), spec={"kind": "linguistic"})
-    put_table(root, "visual_dictionary", centres((WIDTH,)), spec={"kind": "visual", "feature": "clip"})
+    put_table(root, "linguistic_dictionary", centres((8, 5)), spec=MADE_OF)
+    put_table(root, "visual_dictionary", centres((WIDTH,)), spec={**MADE_OF, "feature": "clip"})
     texts = sorted({"what colour does it show", *COLOURS})
     vectors = np.random.default_rng(1).normal(size=(len(texts), 4)).astype(np.float32)
     column = pa.FixedSizeListArray.from_arrays(vectors.ravel(), 4)

@@ -256,8 +256,8 @@ def test_jobs_that_write_different_parts_of_a_table_keep_each_others_rows(root: 
 def test_a_derived_table_is_stale_until_it_is_written_again(root: Path) -> None:
     spec = {"kind": "dictionary"}
     commit(root, Changes(tables={"dictionary": {"": write_table(root, "dictionary", spec, pa.table({"x": [1]}))}}))
-    manifest = commit(root, Changes(stale={"dictionary": ("clip: 'v1' changed",), "no such table": ("x",)}))
-    assert commit(root, Changes(stale={"dictionary": ("clip: 'v1' changed",)})) == manifest
+    manifest = commit(root, Changes(stale={("dictionary", ""): ("clip: 'v1' changed",), ("dictionary", "b"): ("x",)}))
+    assert commit(root, Changes(stale={("dictionary", ""): ("clip: 'v1' changed",)})) == manifest
     with Store.open(root) as store:
         assert store.stale("dictionary") == ("clip: 'v1' changed",)
     commit(root, Changes(tables={"dictionary": {"": write_table(root, "dictionary", spec, pa.table({"x": [2]}))}}))

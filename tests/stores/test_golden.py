@@ -7,8 +7,10 @@ never made again; a new format gets its own golden store. Rows are made from the
 
 from __future__ import annotations
 
+import math
 import tarfile
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -19,7 +21,7 @@ import pytest
 from stores import Store
 from stores.commit import Changes, Failure, SourceRecord, commit, place_shard, write_spec, write_table
 from stores.format import layout
-from stores.format.manifest import versions
+from stores.format.manifest import sign, versions
 from stores.format.receipts import read_receipt
 from stores.format.rounding import COMPUTE, STORAGE, RoundingError
 from stores.format.shard import ShardWriter
@@ -38,7 +40,7 @@ from tests._helpers.building import (
 )
 
 GOLDEN = Path(__file__).parent / "golden"
-FORMATS = [1, 2]
+FORMATS = [1, 2, 3]
 FIXED = ["a", "b", "🦔 ../x"]
 RAGGED = {"long": 5, "short": 1}
 ROUNDING = {
@@ -69,6 +71,7 @@ def make(root: Path) -> None:
         ),
     )
     make_what_format_2_added(root)
+    make_what_format_3_added(root)
 
 
 def make_what_format_2_added(root: Path) -> None:
@@ -79,12 +82,24 @@ def make_what_format_2_added(root: Path) -> None:
     }
     centers = write_table(root, "visual_dictionary", {"kind": "dictionary", "k": 2}, pa.table({"cluster": [0, 1]}))
     commit(root, Changes(tables={"questions": dict(parts), "visual_dictionary": {"": centers}}))
-    commit(root, Changes(stale={"visual_dictionary": ("video a", "🦔 ../x")}))
+    commit(root, Changes(stale={("visual_dictionary", ""): ("video a", "🦔 ../x")}))
     writer = ShardWriter(root, "half", write_spec(root, SPEC), NUMERICS)
     for key in ("c", "d"):
         writer.add(row(key))
     receipt = writer.finish(ROUNDING)
     commit(root, Changes(placed=place_shard(root, receipt), shards=[receipt], current={"half": receipt.spec_digest}))
+
+
+def make_what_format_3_added(root: Path) -> None:
+    """Add a dictionary with a name of its own, stale alone, a row of unknown times, and a version with a command."""
+    spec = {"kind": "dictionary", "k": 1}
+    centers = write_table(root, "visual_dictionary", spec, pa.table({"cluster": [2]}), "s/t/c")
+    commit(root, Changes(tables={"visual_dictionary": {"s/t/c": centers}}))
+    sign("extract.py s3://name:secret@host/videos --store s")
+    commit(root, Changes(stale={("visual_dictionary", "s/t/c"): ("video b",)}))
+    unknown = {"times": "unknown", "duration": "unknown"}
+    imported = replace(row("a"), time_s=np.full(3, np.nan), duration_s=math.nan, media=unknown)
+    commit_rows(root, [imported], feature="external", spec={**SPEC, "extractor": "external"})
 
 
 def unpacked(folder: Path, number: int) -> Path:
@@ -116,6 +131,19 @@ def test_what_format_2_added_reads_as_it_was_written(tmp_path: Path) -> None:
         assert list(store.parts("questions")) == [""] and store.stale("questions") == ()
 
 
+def test_what_format_3_added_reads_as_it_was_written(tmp_path: Path) -> None:
+    with Store.open(unpacked(tmp_path, 3)) as store:
+        assert store.stale("visual_dictionary", "") == ("video a", "🦔 ../x")
+        assert store.stale("visual_dictionary", "s/t/c") == ("video b",)
+        assert store.stale("visual_dictionary") == ("video a", "🦔 ../x", "video b")
+        assert store.manifest.command == "extract.py s3://host/videos --store s"
+        assert np.isnan(store.times("external", "a")).all() and np.isnan(store.clip("external", "a")[1])
+        np.testing.assert_array_equal(store.row("external", "a"), row("a").values)
+    for number in (1, 2):
+        with Store.open(unpacked(tmp_path, number)) as store:
+            assert store.manifest.command is None
+
+
 def test_every_row_reads_as_it_was_written(root: Path) -> None:
     with Store.open(root) as store:
         assert store.keys("demo") == ["a", "alias of a", "🦔 ../x"] and store.keys("ragged") == ["long", "short"]
@@ -135,7 +163,9 @@ def test_every_row_reads_as_it_was_written(root: Path) -> None:
 
 
 def test_row_digests_have_not_changed_their_meaning(root: Path) -> None:
-    assert {key: digest[:16] for (name, key), digest in row_digests(root).items() if name != "half"} == {
+    assert {
+        key: digest[:16] for (name, key), digest in row_digests(root).items() if name not in ("half", "external")
+    } == {
         "a": "cb101806f5c07325",
         "alias of a": "cb101806f5c07325",
         "🦔 ../x": "81df3c00be36d852",
@@ -146,7 +176,7 @@ def test_row_digests_have_not_changed_their_meaning(root: Path) -> None:
 
 def test_h5py_reads_its_shards(root: Path) -> None:
     dtypes = {}
-    for path in root.glob("features/[!h]*/*.h5"):  # all but "half"
+    for path in root.glob("features/[!he]*/*.h5"):  # neither "half" nor "external"
         with h5py.File(path) as file:
             dtypes[file["values"].shape] = file["values"].dtype.str
     assert dtypes == {(1, 3, 4): "<f2", (3, 3, 4): "<f2", (6, 4): "<f4"}

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from settings.messages import available
 from stores import Store
-from stores.describe import dictionary_spec
+from stores.describe import StoredDictionary, stored_dictionaries
 from trainers.cra.config import DataConfig
 from trainers.cra.intervention import EDGES, NODES
 from trainers.errors import TrainingError
@@ -42,14 +43,11 @@ def load_dictionary(store: Store, name: str, data: DataConfig) -> Tensor:
     """
     kind = name.removesuffix("_dictionary")
     remedy = f"run jobs/cluster.py --kind {kind}"
-    if name not in store.tables:
-        raise TrainingError(
-            f"{store.path}: no {name} in version {store.version}; {remedy}, or set {_SWITCH[kind]} to false"
-        )
-    difference = _difference(dictionary_spec(store, kind), store, data)
+    dictionary = choose_dictionary(store, name, data)
+    difference = _difference(dictionary.spec, store, data)
     if difference is not None:
-        raise TrainingError(f"{store.path}: its {name} {difference}; {remedy}")
-    centres = store.table(name).sort_by("cluster").column("center").combine_chunks()
+        raise TrainingError(f"{store.path}: {dictionary} {difference}; {remedy}")
+    centres = store.table(name, dictionary.part).sort_by("cluster").column("center").combine_chunks()
     values = centres.flatten().to_numpy(zero_copy_only=False).astype(np.float32).reshape(len(centres), -1)
     if not np.isfinite(values).all():
         raise TrainingError(f"{store.path}: {name} has centres that are not finite; {remedy}")
@@ -57,16 +55,34 @@ def load_dictionary(store: Store, name: str, data: DataConfig) -> Tensor:
     return tensor.view(len(tensor), len(NODES), -1) if kind == "linguistic" else tensor
 
 
+def choose_dictionary(store: Store, name: str, data: DataConfig) -> StoredDictionary:
+    """Return the dictionary of a kind that is made of the dataset, split and feature that a model is trained on.
+
+    Raises
+    ------
+    TrainingError
+        If there is none.
+    """
+    kind = name.removesuffix("_dictionary")
+    wanted = {"dataset": data.dataset, "split": data.train}
+    if kind == "visual":
+        wanted["feature"] = data.feature.partition("@")[0]
+    present = stored_dictionaries(store, kind)
+    for dictionary in present:
+        if all(dictionary.spec.get(what) == value for what, value in wanted.items()):
+            return dictionary
+    raise TrainingError(
+        f"{store.path}: no {kind} dictionary of {'/'.join(wanted.values())} in version {store.version} "
+        f"({available([one.name for one in present])}); run jobs/cluster.py --kind {kind}, or set {_SWITCH[kind]} to "
+        "false"
+    )
+
+
 def _difference(spec: Mapping[str, Any], store: Store, data: DataConfig) -> str | None:
     """Return why a dictionary of this spec does not fit; None if it does. A key that the spec lacks is not compared."""
-    wanted = {"dataset": data.dataset, "split": data.train, "feature": data.feature.partition("@")[0]}
-    for what, value in wanted.items():
-        source = spec.get(what)
-        if source is not None and source.partition("@")[0] != value:
-            return f"was made from {what} {source!r}, not {value!r}"
     clustered, used = spec.get("feature_spec"), store.spec_digest(data.feature)
     if clustered is not None and clustered != used:
-        return f"was made from spec {clustered[:8]} of {wanted['feature']!r}, not {used[:8]}"
+        return f"was made from spec {clustered[:8]} of {spec['feature']!r}, not {used[:8]}"
     graph = {"nodes": list(NODES), "edges": [list(edge) for edge in EDGES]}
     for part, expected in graph.items():
         if spec.get(part, expected) != expected:

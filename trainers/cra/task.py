@@ -24,7 +24,7 @@ from trainers.cra import alignment, spans
 from trainers.cra.candidates import CandidateSampler, read_paraphrases
 from trainers.cra.config import CraConfig, LossConfig
 from trainers.cra.data import VIDEO, Choice, Inputs, evaluation_inputs, training_inputs
-from trainers.cra.dictionaries import load_dictionary
+from trainers.cra.dictionaries import choose_dictionary, load_dictionary
 from trainers.cra.model import build_model
 from trainers.cra.outputs import Grounded
 from trainers.cra.text import Pooling, Pretrained, StoredText, TokenText, Words, load_pretrained
@@ -47,8 +47,9 @@ def build(settings: CraConfig, store: Store, ranks: Ranks) -> CraTask:
     data = settings.data
     needed = settings.model.dictionaries
     dictionaries = {name: load_dictionary(store, name, data) for name in needed}
+    parts = [(name, choose_dictionary(store, name, data).part) for name in needed]
     for split in (data.train, data.val, *data.tests):
-        check(store, [data.feature], split, data.dataset, dictionaries=needed).require(data.allow)
+        check(store, [data.feature], split, data.dataset, dictionaries=parts).require(data.allow)
     view = {VIDEO: View(data.feature, pool="mean" if data.pool else None)}
     datasets = {
         split: QuestionDataset(store, split, view, data.dataset, allow_missing="missing" in data.allow)

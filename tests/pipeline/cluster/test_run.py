@@ -17,7 +17,7 @@ from pipeline.shared.errors import ConfigError, PreflightError, SourceError, Usa
 from pipeline.shared.staleness import mark_stale
 from stores import Store
 from stores.commit import Changes, commit
-from stores.describe import DictionaryKind, describe_dictionary
+from stores.describe import DictionaryKind, describe_dictionary, find_dictionary
 from stores.format.manifest import load
 from stores.upkeep.verification import verify
 from tests._helpers.building import commit_rows, row
@@ -29,7 +29,7 @@ def dictionary_files(root: Path, kind: str) -> dict[str, str]:
     """sha256 of every file of a dictionary."""
     with Store.open(root, lease=False) as store:
         names = (f"{kind}_dictionary", f"{kind}_dictionary_members")
-        return {name: file.sha256 for name in names for file in store.parts(name)[""].files}
+        return {name: file.sha256 for name in names for part in store.parts(name).values() for file in part.files}
 
 
 @pytest.fixture
@@ -143,7 +143,7 @@ def test_missing_rows_are_reported_and_end_in_exit_code_3(store: Path) -> None:
     assert result.summary["missing"] == [{"key": "train03", "reason": "no row"}]
     assert make_dictionary(store, "visual", allow_failures=True).exit_code == 0
     write_features(store, ["train03"])
-    assert mark_stale(store) == {"visual_dictionary": ("added train03",)}
+    assert mark_stale(store) == {("visual_dictionary", "nextgqa/train/clip"): ("added train03",)}
 
 
 def test_missing_graphs_are_reported(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_random_weights_are_stated(store: Path, capsys: pytest.CaptureFixture[st
     assert result.summary["random_weights"] is True
     assert "feature 'noise' has random weights" in capsys.readouterr().err
     with Store.open(store) as opened:
-        assert describe_dictionary(opened, "visual")["spec"]["random_weights"] is True
+        assert describe_dictionary(opened, find_dictionary(opened, "visual"))["spec"]["random_weights"] is True
 
 
 def test_what_a_user_must_change_is_one_line(store: Path, tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_describe_names_the_nearest_members(store: Path) -> None:
     make_dictionary(store, "linguistic")
     make_dictionary(store, "visual")
     with Store.open(store) as opened:
-        description = describe_dictionary(opened, "linguistic", nearest=2)
+        description = describe_dictionary(opened, find_dictionary(opened, "linguistic"), nearest=2)
         assert json.loads(json.dumps(description)) == description
         assert [cluster["cluster"] for cluster in description["clusters"]] == list(range(6))
         first = description["clusters"][0]["nearest"]
@@ -236,7 +236,7 @@ def test_describe_names_the_nearest_members(store: Path) -> None:
         by_id = {q["question_id"]: q for q in questions()}
         assert first[0]["question"] == by_id[first[0]["question_id"]]["question"]
         assert first[0]["answer"] == by_id[first[0]["question_id"]]["answer"]
-        (one,) = describe_dictionary(opened, "visual", cluster=3)["clusters"]
+        (one,) = describe_dictionary(opened, find_dictionary(opened, "visual"), cluster=3)["clusters"]
         assert one["cluster"] == 3
         for member in one["nearest"]:
             assert member["time_s"] == opened.times("clip", member["video_id"])[member["step"]]

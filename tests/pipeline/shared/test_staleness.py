@@ -15,6 +15,9 @@ from tests._helpers.building import commit_rows, row
 from tests._helpers.dictionaries import SPEC, fill, nodes, questions, write_questions
 from tests._helpers.runs import make_dictionary
 
+LINGUISTIC = ("linguistic_dictionary", "nextgqa/train")
+VISUAL = ("visual_dictionary", "nextgqa/train/clip")
+
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
@@ -48,16 +51,16 @@ def test_changed_members_make_it_stale_and_a_new_fit_fresh(store: Path) -> None:
     commit_rows(store, [row("train02", content=1)], feature="clip", spec=SPEC)
     stale = mark_stale(store)
     assert stale == {
-        "linguistic_dictionary": ("changed train01_3", "removed train05_11", "added train99_0"),
-        "visual_dictionary": ("changed train02",),
+        LINGUISTIC: ("changed train01_3", "removed train05_11", "added train99_0"),
+        VISUAL: ("changed train02",),
     }
     with Store.open(store) as opened:
-        assert {name: opened.stale(name) for name in stale} == stale
+        assert {place: opened.stale(*place) for place in stale} == stale
         assert opened.version == version + 3
     mark_stale(store)
     assert load(store).version == version + 3
 
-    assert make_dictionary(store, "linguistic").summary["why"] == list(stale["linguistic_dictionary"])
+    assert make_dictionary(store, "linguistic").summary["why"] == list(stale[LINGUISTIC])
     with Store.open(store) as opened:
         assert opened.stale("linguistic_dictionary") == ()
         assert opened.stale("visual_dictionary") == ("changed train02",)
@@ -89,7 +92,7 @@ def test_another_spec_of_the_feature_makes_it_stale(store: Path) -> None:
     make_dictionary(store, "visual")
     commit_rows(store, [row("train02")], feature="clip", spec={**SPEC, "epoch": 1})
     current = load(store).features["clip"].current
-    assert mark_stale(store) == {"visual_dictionary": (f"feature clip now has the spec {current[:8]}",)}
+    assert mark_stale(store) == {VISUAL: (f"feature clip now has the spec {current[:8]}",)}
     assert make_dictionary(store, "visual", plan_only=True).summary["why"] == ["its spec changed"]
 
 
@@ -97,7 +100,7 @@ def test_many_changes_are_counted(tmp_path: Path) -> None:
     root = fill(tmp_path / "store", questions({"train": 60}))
     make_dictionary(root, "linguistic")
     write_questions(root, questions({"train": 30}))
-    changes = mark_stale(root)["linguistic_dictionary"]
+    changes = mark_stale(root)[LINGUISTIC]
     assert len(changes) == 21
     assert changes[-1] == "… and 10 more"
 

@@ -71,7 +71,7 @@ def test_features_missing_rows_and_tables(tmp_path: Path) -> None:
     questions = write_table(root, "questions", {"kind": "q"}, question_table)
     anomalies = write_table(root, "annotation_report", {"kind": "r"}, anomaly_table)
     commit(root, Changes(tables={"questions": {"": questions}, "annotation_report": {"": anomalies}}))
-    commit(root, Changes(stale={"questions": (HOSTILE,)}))
+    commit(root, Changes(stale={("questions", ""): (HOSTILE,)}))
     shown = page(root)
     assert ["demo", "4", "1", "80.00 %", "3×4", "float16"] in [cells[:6] for cells in shown.rows]
     assert ["bad", "demo", "corrupt", HOSTILE] in shown.rows

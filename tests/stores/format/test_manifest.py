@@ -49,7 +49,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("identity", "message"),
     [
-        ('{"format": "reelstore", "format_version": 3}', "format 3 is newer than format 2"),
+        ('{"format": "reelstore", "format_version": 4}', "format 4 is newer than format 3"),
         ('{"format": "reelstore", "format_version": 0}', "0 is not a format version"),
         ('{"format": "reelstore"}', "None is not a format version"),
         ('{"format": "zarr", "format_version": 1}', "not a reelstore store"),

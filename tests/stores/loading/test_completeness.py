@@ -104,7 +104,7 @@ def test_random_weights_and_stale_dictionaries(tmp_path: Path) -> None:
     assert findings(check(Store.open(root), ["demo"], "train", dictionaries=["visual_dictionary"])).keys() == {
         ("demo", "random_weights")
     }
-    commit(root, Changes(stale={"visual_dictionary": ("video a", "video b")}))
+    commit(root, Changes(stale={("visual_dictionary", ""): ("video a", "video b")}))
     report = check(Store.open(root), ["demo"], "train", dictionaries=["visual_dictionary"])
     with pytest.raises(IncompleteError, match=r"'visual_dictionary': made from data .* \(video a, video b\)"):
         report.require(allow=["random_weights"])

@@ -107,6 +107,7 @@ def test_graphs_and_embeddings_are_joined_by_question_and_by_text(root: Path) ->
     graph = {
         "question_id": ["a_0", "a_1", "b_0", "b_1", "c_0", "c_1", "d_0", "d_1", "a_0"],
         "dataset": ["nextgqa"] * 8 + ["star"],
+        "split": ["train"] * 9,
         "nodes": [[f"n{at}{place % 3}" for place in range(8)] for at in range(8)] + [["wrong"] * 8],
     }
     with pytest.raises(StoreError, match="no table 'graphs'"):

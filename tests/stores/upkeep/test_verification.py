@@ -133,8 +133,12 @@ def test_every_flipped_bit_is_found_and_its_file_named(root: Path, kind: str, co
 
 def test_a_flipped_identity_is_refused(tmp_path: Path) -> None:
     root = store_with(tmp_path / "store")
+    older = {f'{{"format": "reelstore", "format_version": {number}}}\n' for number in range(1, layout.FORMAT_VERSION)}
     for bit in range(8 * (root / "store.json").stat().st_size):
         flip(root / "store.json", bit)
+        if (root / "store.json").read_bytes().decode("latin-1") in older:  # as harmless as it is true
+            flip(root / "store.json", bit)
+            continue
         with pytest.raises(StoreFormatError, match=r"store\.json"):
             check_identity(root)
         flip(root / "store.json", bit)

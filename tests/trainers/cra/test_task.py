@@ -20,6 +20,7 @@ from stores.format import layout
 from tests._helpers import cra_worlds
 from tests._helpers.building import commit_rows
 from tests._helpers.cra_worlds import (
+    MADE_OF,
     SPEC,
     STEPS,
     WIDTH,
@@ -183,20 +184,27 @@ PLAIN = {"model": {"front": False, "back": False}, "data": {"batch": 2}}
 
 
 def test_what_a_store_lacks_is_named(tmp_path: Path) -> None:
-    root = small_world(tmp_path / "a", visual_dictionary={"kind": "visual", "feature": "resnet"})
+    root = small_world(tmp_path / "a", visual_dictionary={**MADE_OF, "feature": "resnet"})
     with pytest.raises(
-        TrainingError, match=r"no linguistic_dictionary .* --kind linguistic, or set model\.back to false"
+        TrainingError,
+        match=r"no linguistic dictionary of toy/train .* --kind linguistic, or set model\.back to false",
     ):
         task_of(root, settings())
-    with pytest.raises(TrainingError, match="made from feature 'resnet', not 'clip'"):
-        task_of(root, settings(model={"back": False}))
-    put_table(root, "visual_dictionary", centres((WIDTH,)), spec={"dataset": "toy", "split": "val"})
-    with pytest.raises(TrainingError, match="made from split 'val', not 'train'"):
-        task_of(root, settings(model={"back": False}))
-    put_table(
-        root, "visual_dictionary", centres((WIDTH,)), spec={"feature": "clip", "feature_spec": "0123456789abcdef"}
-    )
-    with pytest.raises(TrainingError, match=rf"from spec 01234567 of 'clip', not {layout.digest(SPEC)[:8]}; run"):
+    for part, spec in (
+        ("", {**MADE_OF, "feature": "resnet"}),
+        ("b", {**MADE_OF, "split": "val", "feature": "clip"}),
+        ("c", {**MADE_OF, "dataset": "star", "feature": "clip"}),
+    ):
+        put_table(root, "visual_dictionary", centres((WIDTH,)), part, spec=spec)
+        with pytest.raises(TrainingError, match=r"no visual dictionary of toy/train/clip in .* \(available: toy/tr"):
+            task_of(root, settings(model={"back": False}))
+    other = {**MADE_OF, "feature": "clip", "feature_spec": "0123456789abcdef"}
+    put_table(root, "visual_dictionary", centres((WIDTH,)), "d", spec=other)
+    with pytest.raises(
+        TrainingError,
+        match=rf"the visual dictionary toy/train/clip was made from spec 01234567 of 'clip', not "
+        rf"{layout.digest(SPEC)[:8]}; run",
+    ):
         task_of(root, settings(model={"back": False}))
     assert task_of(root, settings(**PLAIN)).steps_per_epoch() == 2
     with pytest.raises(StoreError, match="embedding"):
@@ -212,11 +220,11 @@ def test_what_a_store_lacks_is_named(tmp_path: Path) -> None:
 def test_a_dictionary_of_other_graphs_is_refused(tmp_path: Path) -> None:
     """Its rows are the nodes that the back door convolves over; in another order they would mean something else."""
     graph = {"nodes": list(NODES), "edges": [list(edge) for edge in EDGES]}
-    root = small_world(tmp_path / "store", linguistic_dictionary={"kind": "linguistic", **graph})
+    root = small_world(tmp_path / "store", linguistic_dictionary={**MADE_OF, **graph})
     only_back = settings(model={"front": False}, data={"batch": 2})
     assert task_of(root, only_back).steps_per_epoch() == 2
     for part, value in (("nodes", graph["nodes"][::-1]), ("edges", graph["edges"][:-1])):
-        put_table(root, "linguistic_dictionary", centres((8, 5)), spec={**graph, part: value})
+        put_table(root, "linguistic_dictionary", centres((8, 5)), spec={**MADE_OF, **graph, part: value})
         with pytest.raises(TrainingError, match=f"has graphs with other {part} than CRA's back door; run jobs/cluster"):
             task_of(root, only_back)
 

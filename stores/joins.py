@@ -1,0 +1,18 @@
+"""How tables about questions are joined: a question is known by its dataset, its split and its id, never by less."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+
+def rows_of_split(table: pa.Table, dataset: str, split: str) -> pa.Table:
+    """Return the rows of one split of one dataset; within it, ``question_id`` is unique."""
+    of_dataset = pc.equal(table.column("dataset"), dataset)
+    return table.filter(pc.and_(of_dataset, pc.equal(table.column("split"), split)))
+
+
+def splits_of(table: pa.Table) -> list[tuple[str, str]]:
+    """Return each (dataset, split) of a table once, sorted."""
+    pairs = table.group_by(["dataset", "split"]).aggregate([]).to_pylist()
+    return sorted((pair["dataset"], pair["split"]) for pair in pairs)
