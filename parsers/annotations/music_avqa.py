@@ -16,7 +16,7 @@ from typing import Any
 
 from parsers.annotations.anomalies import Anomalies, Anomaly
 from parsers.annotations.files import json_records, read_text
-from parsers.annotations.rows import QuestionBuilder, Row, RowError, check_key, decimal, shown
+from parsers.annotations.rows import QuestionBuilder, Row, RowError, shown
 from parsers.annotations.schema import Question
 from settings.messages import first_few
 
@@ -75,13 +75,13 @@ class _Builder(QuestionBuilder):
         if len(_SLOT.findall(template)) != len(values):
             raise RowError("wrong_slots", "templ_values", f"has {len(values)} values for the slots of {template!r}")
         fillers = iter(values)
-        answer = row.text("anser")
-        if answer not in _INDEX:
+        answer = None if self.hides_answer(row, "anser") else row.text("anser")
+        if answer is not None and answer not in _INDEX:
             raise RowError("answer_not_in_options", "anser", f"{shown(answer)} is not one of the 42 answers")
         return replace(
             self.question(row, row.key_text("video_id"), _SLOT.sub(lambda _: next(fillers), template)),
             answer=answer,
-            answer_index=_INDEX[answer],
+            answer_index=None if answer is None else _INDEX[answer],
             type=f"{modality} {question_type}",
             modality=modality,
             template=template,
@@ -97,7 +97,7 @@ def _question_id(row: Row) -> str:
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         row.note("float_question_id", "question_id", f"{value!r} is a float; written as a whole number")
         value = int(value)
-    return check_key("question_id", decimal(value))
+    return row.checked_key("question_id", value)
 
 
 def _type(row: Row) -> tuple[str, str]:

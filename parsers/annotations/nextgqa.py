@@ -8,7 +8,7 @@ Source: the files in ``datasets/nextgqa`` of NExT-GQA, described in ``docs/facts
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,16 @@ from parsers.annotations.rows import (
     check_key,
     check_spans,
     find_answer,
+    is_empty,
     note_repeated,
     number_of,
+    option_names,
     shown,
 )
 from parsers.annotations.schema import Question
+from parsers.characters import trimmed
 
-_REQUIRED = (("video_id", "video"), "question", "answer", "qid", "type", "a0", "a1")
+_REQUIRED = (("video_id", "video"), "question", "qid", "type", "a0", "a1")
 _VIDEO_MAP = "map_vid_vidorID.json"
 
 
@@ -50,8 +53,9 @@ def read_csv(path: Path, dataset: str, split: str, anomalies: Anomalies, whole_i
     With ``whole_ids``, ``qid`` alone is the question's id; otherwise it follows the video's id.
     """
     spans = _SpansFile.beside(path, split, anomalies)
+    required = _REQUIRED if split.startswith("test") else (*_REQUIRED, "answer")
     try:
-        rows = list(csv_records(read_text(path), _REQUIRED))
+        rows = list(csv_records(read_text(path), required))
     except FileProblem as problem:
         anomalies.append(problem.anomaly(str(path)))
         return []
@@ -62,14 +66,6 @@ def read_csv(path: Path, dataset: str, split: str, anomalies: Anomalies, whole_i
     return questions
 
 
-def _option_names(fields: Mapping[str, Any]) -> list[str]:
-    """Return ``a0``, ``a1``, … as far as there are such fields."""
-    names: list[str] = []
-    while (name := f"a{len(names)}") in fields:
-        names.append(name)
-    return names
-
-
 def _answers_are_indices(rows: Sequence[Record | Broken]) -> bool:
     """Return whether the answers are indices of options, not texts.
 
@@ -77,13 +73,13 @@ def _answers_are_indices(rows: Sequence[Record | Broken]) -> bool:
     """
     any_answer = False
     for record in rows:
-        if isinstance(record, Broken):
+        if isinstance(record, Broken) or is_empty(record.fields.get("answer")):
             continue
-        names = _option_names(record.fields)
-        answer = record.fields["answer"]
+        names = option_names(record.fields)
+        answer = trimmed(record.fields["answer"])
         if answer not in map(str, range(len(names))):
             return False
-        if "video" not in record.fields and answer in (record.fields[name] for name in names):
+        if "video" not in record.fields and answer in (record.fields.get(name) for name in names):
             return False
         any_answer = True
     return any_answer
@@ -105,7 +101,7 @@ class _Builder(QuestionBuilder):
         question = row.text("question")
         if question != question.lower():
             row.note("upper_case", "question", f"{question!r} has upper-case letters")
-        options = tuple(row.text(name) for name in _option_names(row.fields))
+        options = tuple(row.text(name) for name in option_names(row.fields))
         note_repeated(row, options, "a0")
         answer, index = self._answer(row, options)
         return replace(
@@ -123,12 +119,11 @@ class _Builder(QuestionBuilder):
         )
 
     def _answer(self, row: Row, options: Sequence[str]) -> tuple[str | None, int | None]:
-        if row.get("answer") == "" and self.split.startswith("test"):
+        if self.hides_answer(row):
             return None, None
-        if self.answers_are_indices:
-            index = int(row.get("answer"))
-            return options[index], index
         answer = row.text("answer")
+        if self.answers_are_indices:
+            return options[int(answer)], int(answer)
         return answer, find_answer(row, answer, options)
 
 
@@ -176,7 +171,7 @@ class _SpansFile:
                 message = f"not found beside {path.name}; questions have no spans and no duration"
                 anomalies.append(Anomaly("note", "no_spans_file", str(file), 0, "", "", message))
             return None
-        videos = {video: (line, entry) for line, video, entry in _members(file, anomalies)}
+        videos = {trimmed(video): (line, entry) for line, video, entry in _members(file, anomalies)}
         return cls(str(file), videos)
 
     def look_up(self, row: Row, video: str, qid: str) -> _VideoSpans:
@@ -201,6 +196,7 @@ class _SpansFile:
         if not isinstance(entry, dict) or not isinstance(location, dict):
             message = entry.message if isinstance(entry, Broken) else f"must be an object (got {shown(location)})"
             raise RowError("wrong_type", "location", message)
+        location = {trimmed(key): spans for key, spans in location.items()}
         if qid not in location:
             raise RowError("no_spans", "location", f"has no entry for question {qid!r}")
         for name in ("duration", "fps"):
@@ -220,7 +216,7 @@ class _SpansFile:
             location = entry.get("location") if isinstance(entry, dict) else None
             if not isinstance(location, dict):
                 continue
-            unused = [qid for qid in location if (video, qid) not in self.used]
+            unused = [qid for qid in location if (video, trimmed(qid)) not in self.used]
             if not location:
                 code, message = "empty_location", "the video has no span and no question"
             elif unused:
@@ -249,7 +245,7 @@ def _check_neighbours(path: Path, split: str, questions: Sequence[Question], ano
         file = next((candidate for candidate in candidates if candidate.is_file()), None)
         if file is None:
             continue
-        listed = {video for _, video, _ in _members(file, anomalies)}
+        listed = {trimmed(video) for _, video, _ in _members(file, anomalies)}
         for video in dict.fromkeys(question.video_id for question in questions):
             if video not in listed:
                 anomalies.append(Anomaly("note", code, str(file), 0, video, "", "the video is not listed"))

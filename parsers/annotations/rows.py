@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,10 +12,12 @@ from typing import Any
 from parsers.annotations.anomalies import Anomalies, Anomaly
 from parsers.annotations.files import Broken, FileProblem, Record, first_repeated
 from parsers.annotations.schema import Question
+from parsers.characters import format_characters, trimmed
 
 MAX_TEXT = 10_000  # characters; the longest official question has fewer than 200
 MAX_KEY_BYTES = 512
 _MAX_INT32 = 2**31 - 1
+_OPTION = re.compile(r"a(0|[1-9]\d{0,3})")
 
 
 class RowError(Exception):
@@ -70,11 +73,8 @@ class Row:
         return self.checked_text(name, self.required(name))
 
     def checked_text(self, name: str, value: object) -> str:
-        """Return a text without trailing blanks and with ``？`` written as ``?``; both changes are noted."""
-        text = check_text(name, value)
-        if text != text.rstrip():
-            self.note("trailing_blank", name, f"{text!r} ends in white space; stripped")
-            text = text.rstrip()
+        """Return a text without blanks around it and with ``？`` written as ``?``; both changes are noted."""
+        text = self._trimmed(name, check_text(name, value))
         if "？" in text:
             self.note("full_width_mark", name, f"{text!r} holds a full-width question mark; written '?'")
             text = text.replace("？", "?")
@@ -83,23 +83,49 @@ class Row:
         return text
 
     def key_text(self, name: str) -> str:
-        """Return an id; an integer is written in decimal."""
-        return check_key(name, decimal(self.required(name)))
+        """Return an id, cleaned as by ``checked_key``."""
+        return self.checked_key(name, self.required(name))
+
+    def checked_key(self, name: str, value: object) -> str:
+        """Return an id without blanks around it, which is noted; an integer is written in decimal."""
+        return check_key(name, self._trimmed(name, check_text(name, decimal(value))))
+
+    def _trimmed(self, name: str, text: str) -> str:
+        """Return a text without what nobody sees around it; note this, and what nobody sees inside it."""
+        kept = trimmed(text)
+        start = text.find(kept)
+        if start > 0:
+            self.note("leading_blank", name, f"{text!r} begins with white space or a format character; stripped")
+        if len(text) > start + len(kept):
+            self.note("trailing_blank", name, f"{text!r} ends in white space or a format character; stripped")
+        if unseen := format_characters(kept):
+            self.note("format_character", name, f"{kept!r} holds {', '.join(unseen)}, which nobody sees; kept")
+        return kept
 
     def count(self, name: str) -> int | None:
         """Return a whole number, 0 or more; None if the field is absent or an empty cell."""
         value = self.get(name)
-        if value is None or value == "":
+        if is_empty(value):
             return None
         number = number_of(name, _parsed(value))
         if number != int(number) or number > _MAX_INT32:
             raise RowError("wrong_number", name, f"must be a whole number below 2^31 (got {shown(value)})")
         return int(number)
 
-    def seconds(self, name: str) -> float | None:
-        """Return a finite number, 0 or more; None if the field is absent or an empty cell."""
+    def duration(self, name: str) -> float | None:
+        """Return a number of seconds, 0 or more; None if the field is absent or an empty cell."""
         value = self.get(name)
-        return None if value is None or value == "" else number_of(name, _parsed(value))
+        return None if is_empty(value) else number_of(name, _parsed(value))
+
+    def second(self, name: str) -> float | None:
+        """Return a point in time, which may lie before 0; None if the field is absent or an empty cell."""
+        value = self.get(name)
+        return None if is_empty(value) else finite_number(name, _parsed(value))
+
+
+def is_empty(value: object) -> bool:
+    """Return whether a field gives nothing: it is absent, null, or a cell of blanks."""
+    return value is None or (isinstance(value, str) and not trimmed(value))
 
 
 def shown(value: object) -> str:
@@ -147,32 +173,49 @@ def check_key(name: str, value: object) -> str:
     return key
 
 
-def number_of(name: str, value: object) -> float:
-    """Return a finite number, 0 or more; refuse any other value."""
+def finite_number(name: str, value: object) -> float:
+    """Return a finite number; refuse any other value."""
     try:
         number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
     except OverflowError:
         number = math.nan
     if not math.isfinite(number):
         raise RowError("wrong_number", name, f"must be a finite number (got {shown(value)})")
+    return number
+
+
+def number_of(name: str, value: object) -> float:
+    """Return a finite number, 0 or more; refuse any other value."""
+    number = finite_number(name, value)
     if number < 0:
         raise RowError("negative_number", name, f"must be 0 or more (got {shown(value)})")
     return number
 
 
 def check_spans(row: Row, name: str, value: object, duration: float | None) -> tuple[tuple[float, float], ...]:
-    """Return pairs (start, end) in seconds; note an empty span, or one that ends after the video."""
+    """Return pairs (start, end) in seconds, as they are given; note an empty span, and one that leaves the video.
+
+    36 spans of NExT-GQA's test split start up to 0.2 s before 0, and 3 of its validation split end after the video.
+    The official evaluator takes all of them as they are.
+
+    Raises
+    ------
+    RowError
+        If the value is not a list of pairs of numbers, or a span ends before it starts.
+    """
     if not isinstance(value, Sequence) or isinstance(value, str):
         raise RowError("wrong_type", name, f"must be a list of pairs [start, end] (got {shown(value)})")
     spans = []
     for pair in value:
         if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
             raise RowError("wrong_type", name, f"must be a list of pairs [start, end] (got {shown(pair)})")
-        start, end = (number_of(name, seconds) for seconds in pair)
+        start, end = (finite_number(name, seconds) for seconds in pair)
         if end < start:
             raise RowError("reversed_span", name, f"the span [{start}, {end}] ends before it starts")
         if end == start:
             row.note("empty_span", name, f"the span [{start}, {end}] has no length")
+        if start < 0:
+            row.note("span_before_start", name, f"the span [{start}, {end}] starts before the video (0 s)")
         if duration is not None and end > duration:
             row.note("span_after_duration", name, f"the span [{start}, {end}] ends after the video ({duration} s)")
         spans.append((start, end))
@@ -197,6 +240,12 @@ def note_repeated(row: Row, options: Sequence[str], name: str) -> None:
     repeated = first_repeated(options)
     if repeated is not None:
         row.note("duplicate_option", name, f"{repeated!r} is given more than once")
+
+
+def option_names(fields: Iterable[str]) -> list[str]:
+    """Return ``a0``, ``a1``, … up to the last such field; one that is missing in between is among them."""
+    numbers = [int(match[1]) for name in fields if (match := _OPTION.fullmatch(name))]
+    return [f"a{number}" for number in range(max(numbers, default=-1) + 1)]
 
 
 @dataclass(slots=True)
@@ -254,6 +303,10 @@ class QuestionBuilder(ABC):
             row=row.index,
             question=text,
         )
+
+    def hides_answer(self, row: Row, name: str = "answer") -> bool:
+        """Return whether a row withholds its answer, which those of a test split may."""
+        return self.split.startswith("test") and is_empty(row.get(name))
 
     def check_unique(self, row: Row, name: str) -> None:
         """Refuse a row whose question id, in the field ``name``, an earlier row has."""

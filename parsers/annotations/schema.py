@@ -52,7 +52,7 @@ class Question:
     row
         0-based row in the file; refused rows count.
     question
-        The text with its slots filled, without trailing blanks, and with ``？`` written as ``?``.
+        The text with its slots filled, without blanks around it, and with ``？`` written as ``?``.
     options, answer, answer_index
         An open-ended question has no options. The index is that of the first option with the answer's text; for
         MUSIC-AVQA it is the index among its 42 answers. None if the answer is hidden.
@@ -60,7 +60,8 @@ class Question:
         The dataset's own question type, such as ``CW``, ``Interaction_T1`` or ``Audio Counting``. Only MUSIC-AVQA has a
         modality.
     spans
-        Pairs [start, end] in seconds of the whole source video that hold the answer.
+        Pairs [start, end] in seconds of the whole source video that hold the answer, as the dataset gives them: some
+        leave the video.
     duration
         Duration of the video in seconds.
     start_s, end_s

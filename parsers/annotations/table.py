@@ -29,7 +29,9 @@ from parsers.annotations.rows import (
     RowError,
     check_spans,
     find_answer,
+    is_empty,
     note_repeated,
+    option_names,
     shown,
 )
 from parsers.annotations.schema import Question
@@ -71,19 +73,19 @@ class _Builder(QuestionBuilder):
 
     def build(self, row: Row) -> Question | None:
         row.key = f"row:{row.index}"
-        if row.get("split") not in (None, ""):
+        if not is_empty(row.get("split")):
             split = row.key_text("split")
             if split != self.split:
                 self.other_splits.add(split)
                 return None
-        if row.get("question_id") in (None, ""):
+        if is_empty(row.get("question_id")):
             row.note("missing_question_id", "question_id", f"is missing; the question is called {row.key!r}")
         else:
             row.key = row.key_text("question_id")
         self.check_unique(row, "question_id")
         options = _options(row)
         answer, index = _answer(row, options)
-        duration = row.seconds("duration")
+        duration = row.duration("duration")
         return replace(
             self.question(row, row.key_text("video_id"), row.text("question")),
             options=options,
@@ -97,16 +99,16 @@ class _Builder(QuestionBuilder):
 
 
 def _optional(row: Row, name: str) -> str | None:
-    return row.text(name) if row.get(name) not in (None, "") else None
+    return None if is_empty(row.get(name)) else row.text(name)
 
 
 def _list(row: Row, name: str) -> Any:
     """Return a list, which a csv cell holds as JSON; None if the field is absent or an empty cell."""
     value = row.get(name)
+    if is_empty(value):
+        return None
     if not isinstance(value, str):
         return value
-    if not value:
-        return None
     try:
         return json.loads(value)
     except (ValueError, RecursionError) as error:
@@ -114,25 +116,27 @@ def _list(row: Row, name: str) -> Any:
 
 
 def _options(row: Row) -> tuple[str, ...]:
-    """Return ``options``, or else ``a0``, ``a1``, … as far as they are given; none for an open-ended question."""
+    """Return ``options``, or else ``a0``, ``a1``, … up to the last that is given; none for an open-ended question."""
     values = _list(row, "options")
-    name = "options"
     if values is None:
-        name = "a0"
-        values = []
-        while row.get(f"a{len(values)}") not in (None, ""):
-            values.append(row.get(f"a{len(values)}"))
+        names = option_names(name for name, value in row.fields.items() if not is_empty(value))
+        gap = next((name for name in names if is_empty(row.get(name))), None)
+        if gap is not None:
+            raise RowError("missing_field", gap, f"is missing, but option {names[-1]!r} is given")
+        options = tuple(row.text(name) for name in names)
+        note_repeated(row, options, "a0")
+        return options
     if not isinstance(values, list):
-        raise RowError("wrong_type", name, f"must be a list of texts (got {shown(values)})")
-    options = tuple(row.checked_text(name, value) for value in values)
-    note_repeated(row, options, name)
+        raise RowError("wrong_type", "options", f"must be a list of texts (got {shown(values)})")
+    options = tuple(row.checked_text("options", value) for value in values)
+    note_repeated(row, options, "options")
     return options
 
 
 def _answer(row: Row, options: Sequence[str]) -> tuple[str | None, int | None]:
     """Return the answer's text and index; a number is taken as an index, and a hidden answer is (None, None)."""
     value = row.get("answer")
-    if value is None or value == "":
+    if is_empty(value):
         return None, None
     if type(value) is int and options:
         if not 0 <= value < len(options):
@@ -146,7 +150,7 @@ def _spans(row: Row, duration: float | None) -> tuple[tuple[float, float], ...]:
     spans = _list(row, "spans")
     if spans is not None:
         return check_spans(row, "spans", spans, duration)
-    start, end = row.seconds("start"), row.seconds("end")
+    start, end = row.second("start"), row.second("end")
     if start is None and end is None:
         return ()
     if start is None or end is None:

@@ -78,6 +78,16 @@ def test_quoted_rows(
     assert len(row_read["template_values"]) == row_read["template"].count("<")
 
 
+def test_test_questions_may_hide_their_answers(tmp_path: Path) -> None:
+    without = {key: value for key, value in MUSIC_ROW.items() if key != "anser"}
+    hidden = [without, *rows({"question_id": 8, "anser": ""}, {"question_id": 9, "anser": None})]
+    table, anomalies = read("music_avqa", json_array(tmp_path, hidden, "avqa-test.json"), "test")
+    assert anomalies == []
+    assert table["answer"].to_pylist() == table["answer_index"].to_pylist() == [None] * 3
+    _, anomalies = read("music_avqa", json_array(tmp_path, [without], "avqa-val.json"))
+    assert brief(anomalies.errors) == [("missing_field", 2, "7", "anser")]
+
+
 def test_v2_ids_and_keys(tmp_path: Path) -> None:
     absent = {key: value for key, value in MUSIC_ROW.items() if key != "question_id"}
     extra = {"unmatch_audio": None, "person": None, "video_id": "iveNvQ4jCis_flip"}

@@ -136,7 +136,8 @@ def test_a_bad_cell_refuses_its_row_alone(tmp_path: Path, changes: dict[str, str
     ("entry", "code", "field"),
     [
         ({"duration": 90, "location": {"1": [[29.8, 13.8]]}, "fps": 30}, "reversed_span", "location.1"),
-        ({"duration": 90, "location": {"1": [[-1, 13.8]]}, "fps": 30}, "negative_number", "location.1"),
+        ({"duration": -90, "location": {"1": [[1, 2]]}, "fps": 30}, "negative_number", "duration"),
+        ({"duration": 90, "location": {"1": [[float("-inf"), 2]]}, "fps": 30}, "wrong_number", "location.1"),
         ({"duration": 90, "location": {"1": [["1", 13.8]]}, "fps": 30}, "wrong_number", "location.1"),
         ({"duration": 90, "location": {"1": [[True, 13.8]]}, "fps": 30}, "wrong_number", "location.1"),
         ({"duration": 90, "location": {"1": [[1, 2, 3]]}, "fps": 30}, "wrong_type", "location.1"),
@@ -161,6 +162,91 @@ def test_a_bad_span_refuses_its_row_and_names_the_spans_file(
     assert table["question_id"].to_pylist() == ["2435100235_7"]
     assert brief(anomalies.errors) == [(code, 2, "4882821564_1", field)]
     assert anomalies.errors[0].file.endswith("gsub_val.json")
+
+
+@pytest.mark.parametrize("span", [[-0.2, 11], [-3, -1], [-1e6, 0]])
+def test_a_span_before_the_start_keeps_its_row_and_its_numbers(tmp_path: Path, span: list[float]) -> None:
+    gsub = GSUB | {"4882821564": {"duration": 90, "location": {"1": [span, [13.8, 29.8]]}, "fps": 30}}
+    table, anomalies = read("nextgqa", next_csv(tmp_path, gsub=gsub))
+    assert table["spans"][0].as_py() == [span, [13.8, 29.8]]
+    assert brief(anomalies) == [("span_before_start", 2, "4882821564_1", "location.1")]
+    assert table["flags"].to_pylist() == [["span_before_start"], []]
+
+
+def test_test_questions_may_hide_their_answers_as_cells_or_as_the_column(tmp_path: Path) -> None:
+    empty = next_csv(tmp_path, [next_row(0, answer=""), next_row(1, answer=" ")], split="test")
+    table, anomalies = read("nextgqa", empty, "test")
+    assert anomalies == []
+    lines = [line.split(",") for line in empty.read_text().splitlines()]
+    answer = lines[0].index("answer")
+    empty.write_text("\n".join(",".join(cells[:answer] + cells[answer + 1 :]) for cells in lines))
+    without, anomalies = read("nextgqa", empty, "test")
+    assert anomalies == []
+    assert without.equals(table)
+    assert table["answer"].to_pylist() == table["answer_index"].to_pylist() == [None, None]
+    assert table["options"][0].as_py()[2] == "unwrap it"
+    _, anomalies = read("nextgqa", empty.rename(tmp_path / "val.csv"), "val")
+    assert [(anomaly.code, anomaly.field) for anomaly in anomalies.errors] == [("wrong_header", "answer")]
+
+
+def test_some_hidden_answers_leave_the_others_indices(tmp_path: Path) -> None:
+    rows = [next_row(0, answer=""), next_row(1, answer="2 ")]
+    table, anomalies = read("nextgqa", next_csv(tmp_path, rows, split="test"), "test")
+    assert anomalies.errors == []
+    assert table["answer"].to_pylist() == [None, "show him the watch"]
+    assert table["answer_index"].to_pylist() == [None, 2]
+
+
+def test_blanks_and_unseen_characters_around_texts_and_ids_are_stripped(tmp_path: Path) -> None:
+    nbsp, feff, zwsp = "\u00a0", "\ufeff", "\u200b"
+    row = next_row(
+        0,
+        video_id=f"{feff}4882821564 ",
+        qid=f" 1{zwsp}",
+        question=f"{nbsp} why did he go{nbsp}",
+        answer="unwrap it",
+        a2=f"{zwsp}unwrap it",
+        type=" CW",
+    )
+    table, anomalies = read("nextgqa", next_csv(tmp_path, [row, NEXT_ROWS[1]]))
+    assert anomalies.errors == []
+    first = table.to_pylist()[0]
+    assert (first["question_id"], first["video_id"]) == ("4882821564_1", "4882821564")
+    assert (first["question"], first["answer_index"], first["type"]) == ("why did he go", 2, "CW")
+    assert first["flags"] == ["leading_blank", "trailing_blank"]
+    assert {(note.code, note.field) for note in anomalies} == {
+        ("leading_blank", "video_id"),
+        ("trailing_blank", "video_id"),
+        ("leading_blank", "qid"),
+        ("trailing_blank", "qid"),
+        ("leading_blank", "question"),
+        ("trailing_blank", "question"),
+        ("leading_blank", "a2"),
+        ("leading_blank", "type"),
+    }
+
+
+def test_ids_in_the_spans_file_have_no_blanks_around_them_either(tmp_path: Path) -> None:
+    gsub = {"4882821564 ": {"duration": 90, "location": {" 1": [[1, 2]]}, "fps": 30}, "2435100235": GSUB["2435100235"]}
+    table, anomalies = read("nextgqa", next_csv(tmp_path, gsub=gsub))
+    assert anomalies == []
+    assert table["spans"][0].as_py() == [[1.0, 2.0]]
+
+
+def test_a_format_character_inside_a_text_is_kept_and_noted(tmp_path: Path) -> None:
+    rows = [next_row(0, question="why foot\u00adball"), next_row(1, question="why \U0001f468\u200d\U0001f469")]
+    table, anomalies = read("nextgqa", next_csv(tmp_path, rows))
+    assert table["question"][0].as_py() == "why foot\u00adball"
+    assert brief(anomalies) == [("format_character", 2, "4882821564_1", "question")]
+    assert "U+00AD" in anomalies[0].message
+
+
+def test_a_column_of_options_that_is_missing_refuses_the_rows(tmp_path: Path) -> None:
+    path = next_csv(tmp_path)
+    path.write_text(path.read_text().replace(",a3,", ",other,", 1))
+    table, anomalies = read("nextgqa", path)
+    assert table.num_rows == 0
+    assert brief(anomalies.errors)[0] == ("missing_field", 2, "4882821564_1", "a3")
 
 
 def test_an_end_at_the_start_is_noted(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import pytest
 
 from parsers.annotations import QUESTIONS, Anomalies
 from parsers.annotations.music_avqa import ANSWERS, TYPES
-from tests._helpers.annotation_files import read
+from tests._helpers.annotation_files import NEXT_HEADER, read
+from tests._helpers.media import SHARED
 
 Annotations = tuple[pa.Table, Anomalies]
 
@@ -75,6 +77,57 @@ def test_nextgqa_anomalies(nextgqa: Annotations) -> None:
     assert flagged["flags"] == ["span_after_duration"]
     assert flagged["spans"][0][1] == 47.3
     assert flagged["duration"] == 47
+
+
+TEST_SPANS = {1: 4962, 2: 362, 3: 125, 4: 65, 5: 15, 6: 9, 7: 5, 8: 3, 9: 1, 11: 2, 14: 2, 16: 2}
+"""Number of spans → questions of the test split that have as many."""
+BEFORE_START = 36
+
+
+def made_test_split(folder: Path) -> Path:
+    """Write a test split with the published numbers of videos, questions and spans, 36 of which start before 0."""
+    counts = [spans for spans, questions in TEST_SPANS.items() for _ in range(questions)]
+    videos: dict[str, dict[str, object]] = {
+        str(video): {"duration": 90, "location": {}, "fps": 29.97} for video in range(999)
+    }
+    lines = [",".join(NEXT_HEADER)]
+    for number, spans in enumerate(counts):
+        video, qid = str(number % 990), str(number // 990)
+        first = -0.1 if number % 2 else -0.2
+        starts = [first if number < BEFORE_START and not span else 5 * span for span in range(spans)]
+        videos[video]["location"][qid] = [[start, start + 1.5] for start in starts]  # type: ignore[index]
+        lines.append(f"{video},900,640,480,why did he go,to eat,{qid},CW,to eat,to run,to sit,to play,to cry")
+    (folder / "test.csv").write_text("\n".join(lines) + "\n")
+    (folder / "gsub_test.json").write_text(json.dumps(videos))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def nextgqa_test(tmp_path_factory: pytest.TempPathFactory) -> Annotations:
+    """The official files where they are at hand, otherwise made ones of the same numbers."""
+    official = SHARED / "data/annotations/nextgqa"
+    if (official / "test.csv").is_file() and (official / "gsub_test.json").is_file():
+        return read("nextgqa", official, "test")
+    return read("nextgqa", made_test_split(tmp_path_factory.mktemp("nextgqa")), "test")
+
+
+def test_no_question_of_the_test_split_is_refused(nextgqa_test: Annotations) -> None:
+    table, anomalies = nextgqa_test
+    assert anomalies.errors == []
+    assert table.num_rows == 5553
+    assert len(table["video_id"].unique()) == 990
+    spans = table["spans"].to_pylist()
+    assert sum(map(len, spans)) == 6600
+    assert Counter(map(len, spans)) == TEST_SPANS
+
+
+def test_spans_of_the_test_split_that_start_before_0_are_raw_and_noted(nextgqa_test: Annotations) -> None:
+    table, anomalies = nextgqa_test
+    early = [start for spans in table["spans"].to_pylist() for start, _ in spans if start < 0]
+    assert len(early) == BEFORE_START
+    assert set(early) == {-0.1, -0.2}
+    assert [note.code for note in anomalies.notes].count("span_before_start") == BEFORE_START
+    assert sum("span_before_start" in flags for flags in table["flags"].to_pylist()) == BEFORE_START
 
 
 def test_music_avqa_rows_videos_and_types(music: Annotations) -> None:

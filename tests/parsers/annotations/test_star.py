@@ -30,6 +30,21 @@ def test_test_questions_have_no_answer_but_others_must(tmp_path: Path) -> None:
     assert brief(anomalies.errors) == [("missing_field", 2, "Interaction_T1_1", "answer")]
 
 
+def test_a_clip_that_starts_before_the_video_is_noted(tmp_path: Path) -> None:
+    table, anomalies = read("star", json_array(tmp_path, [STAR_ROW | {"start": -0.1}], "STAR_val.json"))
+    assert brief(anomalies) == [("span_before_start", 2, "Interaction_T1_13", "end")]
+    assert table["spans"].to_pylist() == [[[-0.1, 19.6]]]
+    assert table["start_s"].to_pylist() == [-0.1]
+
+
+@pytest.mark.parametrize("answer", [None, "", " "])
+def test_a_hidden_answer_may_be_null_or_empty(tmp_path: Path, answer: str | None) -> None:
+    path = json_array(tmp_path, [STAR_TEST_ROW | {"answer": answer}], "STAR_test.json")
+    table, anomalies = read("star", path, "test")
+    assert anomalies == []
+    assert table["answer"].to_pylist() == [None]
+
+
 def test_options_are_ordered_by_their_ids(tmp_path: Path) -> None:
     row = STAR_ROW | {"choices": STAR_ROW["choices"][::-1]}
     table, _ = read("star", json_array(tmp_path, [row], "STAR_val.json"))
@@ -41,7 +56,7 @@ def test_options_are_ordered_by_their_ids(tmp_path: Path) -> None:
     ("changes", "code", "field"),
     [
         ({"start": 20.0}, "reversed_span", "end"),
-        ({"start": -1}, "negative_number", "start"),
+        ({"start": float("-inf")}, "wrong_number", "start"),
         ({"end": float("inf")}, "wrong_number", "end"),
         ({"end": "19.6"}, "wrong_number", "end"),
         ({"start": None}, "missing_field", "start"),

@@ -27,6 +27,12 @@ ROWS: list[dict[str, Any]] = [
 ]
 
 
+OPTIONS = ("a0", "a1", "a2", "a3", "a4")
+GAP: dict[str, Any] = {"video_id": "a", "question": "who", "question_id": "q", "answer": "x"} | {
+    name: text for name, text in zip(OPTIONS, "xyvwz", strict=True)
+}
+
+
 def jsonl(folder: Path, rows: list[Any]) -> Path:
     path = folder / "val.jsonl"
     path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
@@ -69,6 +75,40 @@ def test_csv_with_options_in_columns_and_other_splits(tmp_path: Path) -> None:
     assert [(anomaly.code, anomaly.field) for anomaly in anomalies] == [("no_such_split", "split")]
 
 
+def test_fewer_options_than_columns_are_no_gap(tmp_path: Path) -> None:
+    rows = [GAP, GAP | {"question_id": "r", "a3": "", "a4": " "}, GAP | {"question_id": "s"} | dict.fromkeys(OPTIONS)]
+    table, anomalies = read("table", jsonl(tmp_path, rows))
+    assert anomalies == []
+    assert table["options"].to_pylist() == [["x", "y", "v", "w", "z"], ["x", "y", "v"], []]
+
+
+def test_a_gap_in_a_csv_names_the_option_behind_it(tmp_path: Path) -> None:
+    path = tmp_path / "val.csv"
+    path.write_text("video_id,question,question_id,answer,a0,a1,a2,a3,a4\nv,who,q,x,x,y,,w,z\n")
+    table, anomalies = read("table", path)
+    assert table.num_rows == 0
+    assert brief(anomalies.errors) == [("missing_field", 2, "q", "a2")]
+    assert "option 'a4' is given" in anomalies.errors[0].message
+
+
+def test_times_before_the_start_are_noted_in_every_form(tmp_path: Path) -> None:
+    rows = [ROWS[1] | {"start": -0.2}, ROWS[2] | {"question_id": "q3", "spans": [[-0.1, 1]]}]
+    table, anomalies = read("table", jsonl(tmp_path, rows))
+    assert table["spans"].to_pylist() == [[[-0.2, 3.0]], [[-0.1, 1.0]]]
+    assert brief(anomalies) == [("span_before_start", 1, "q2", "end"), ("span_before_start", 2, "q3", "spans")]
+
+
+def test_a_table_without_answers_is_read_in_every_form(tmp_path: Path) -> None:
+    (tmp_path / "test.csv").write_text("video_id,question,question_id,a0,a1\nv,who,q,x,y\n")
+    pq.write_table(pa.table({"video_id": ["v"], "question": ["who"], "question_id": ["q"]}), tmp_path / "test.parquet")
+    for name, options in (("test.csv", ["x", "y"]), ("test.parquet", [])):
+        table, anomalies = read("table", tmp_path / name, "test")
+        assert anomalies == []
+        assert table.select(["options", "answer", "answer_index"]).to_pylist() == [
+            {"options": options, "answer": None, "answer_index": None}
+        ]
+
+
 def test_an_integer_is_an_index(tmp_path: Path) -> None:
     rows = [ROWS[0] | {"answer": 0}, ROWS[0] | {"answer": 2, "question_id": "q3"}]
     table, anomalies = read("table", jsonl(tmp_path, rows))
@@ -91,6 +131,12 @@ def test_an_integer_is_an_index(tmp_path: Path) -> None:
         (ROWS[0] | {"options": {"a": 1}}, "wrong_type", "options"),
         (ROWS[0] | {"options": [1, 2]}, "wrong_type", "options"),
         (ROWS[1] | {"start": 9}, "reversed_span", "end"),
+        (ROWS[2] | {"duration": -1}, "negative_number", "duration"),
+        (GAP | {"a2": ""}, "missing_field", "a2"),
+        (GAP | {"a2": None}, "missing_field", "a2"),
+        (GAP | {"a2": " \u200b"}, "missing_field", "a2"),
+        (GAP | {"a0": ""}, "missing_field", "a0"),
+        ({name: value for name, value in GAP.items() if name != "a3"}, "missing_field", "a3"),
         (ROWS[1] | {"start": None}, "missing_field", "start"),
         (ROWS[1] | {"start": "soon"}, "wrong_number", "start"),
         (ROWS[2] | {"spans": [1, 2]}, "wrong_type", "spans"),
