@@ -68,7 +68,8 @@ def speed(
                     published(text)
         theirs.append(len(chosen) / (time.perf_counter() - start))
         start = time.perf_counter()
-        parses = {parse.text: parse for parse in parser.parse(text for row in rows for text in row)}
+        results = parser.parse(text for row in rows for text in row)
+        parses = {parse.text: parse for parse in results if isinstance(parse, Parse)}
         ours.append(len(rows) / (time.perf_counter() - start))
     ratios = [our / their for our, their in zip(ours, theirs, strict=True)]
     measured = {
@@ -115,7 +116,7 @@ def print_sample(rows: list[Row], parser: StanzaParser, count: int, seed: int) -
     questions = random.Random(seed).sample([question for question, _ in rows], count)
     for parse in parser.parse(questions):
         print(parse.text)
-        for triple in triples(parse):
+        for triple in triples(parse) if isinstance(parse, Parse) else ():
             print(f"    {describe(triple)}")
 
 

@@ -6,7 +6,15 @@ parse.
 
 from parsers.confounders import Dictionary, DictionaryError, KMeansParameters, fit_dictionary
 from parsers.known import ConlluParser
-from parsers.parse import Parse, ParserError, parses_from_table, parses_table
+from parsers.parse import (
+    Parse,
+    ParserError,
+    Refused,
+    first_refused,
+    parses_from_table,
+    parses_table,
+    refused_from_table,
+)
 from parsers.stanza_parser import StanzaParser
 
 __all__ = [
@@ -16,8 +24,11 @@ __all__ = [
     "KMeansParameters",
     "Parse",
     "ParserError",
+    "Refused",
     "StanzaParser",
+    "first_refused",
     "fit_dictionary",
     "parses_from_table",
     "parses_table",
+    "refused_from_table",
 ]

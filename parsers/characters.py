@@ -92,7 +92,7 @@ def _is_symbol(char: str) -> bool:
 
 
 def _is_emoji_end(char: str) -> bool:
-    """Return whether a character can end one emoji of a joined sequence: a symbol, variation selector, keycap or tag."""
+    """Return whether a character can end an emoji: a symbol, a variation selector, a keycap or a tag."""
     return _is_symbol(char) or char in "\ufe0f\u20e3\U000e007f"
 
 

@@ -1,10 +1,14 @@
-"""Holds a parsed text, words with their Universal Dependencies v2 annotation, as values and as a table."""
+"""Holds a parsed text, words with their Universal Dependencies v2 annotation, as values and as a table.
+
+A text that no parser takes is held in the same table, with the reason.
+"""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal, cast
 
 import pyarrow as pa
 
@@ -58,6 +62,34 @@ class Parse:
         return sentences
 
 
+Refusal = Literal["text_too_long", "parser_failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A text without a parse, and why it has none; a question whose text or right answer is refused has no graph.
+
+    Attributes
+    ----------
+    text
+        The text.
+    code
+        ``text_too_long``: it is beyond what the parser takes, on any machine. ``parser_failed``: the parser failed on
+        this text and on no other, be it for want of memory; another run may succeed.
+    message
+        What is wrong with the text, in one line.
+    """
+
+    text: str
+    code: Refusal
+    message: str
+
+    @property
+    def reason(self) -> str:
+        """The code and the message, in one line."""
+        return f"{self.code}: {self.message}"
+
+
 _TOKEN = pa.struct(
     [
         pa.field("text", pa.string()),
@@ -72,24 +104,52 @@ _TOKEN = pa.struct(
         pa.field("end", pa.int32()),
     ]
 )
-PARSES = pa.schema([pa.field("text", pa.string()), pa.field("tokens", pa.list_(_TOKEN))])
-"""Columns of the ``parses`` table; the fields of a token are those of ``Token``."""
+PARSES = pa.schema(
+    [pa.field("text", pa.string()), pa.field("tokens", pa.list_(_TOKEN)), pa.field("error", pa.string())]
+)
+"""Columns of the ``parses`` table.
+
+The fields of a token are those of ``Token``. ``error`` is the reason for which a text is refused, and null for a parse.
+Tables of older versions lack this column; they hold parses only.
+"""
 
 
-def parses_table(parses: Iterable[Parse]) -> pa.Table:
-    """Return the rows of the ``parses`` table, one per parse, in the order given."""
+def parses_table(parses: Iterable[Parse | Refused]) -> pa.Table:
+    """Return the rows of the ``parses`` table, one per parse or refused text, in the order given."""
     parses = list(parses)
-    words = [token for parse in parses for token in parse.tokens]
+    tokens_of = [parse.tokens if isinstance(parse, Parse) else () for parse in parses]
+    words = [token for tokens in tokens_of for token in tokens]
     columns = [pa.array([getattr(word, field.name) for word in words], field.type) for field in _TOKEN]
-    offsets = list(itertools.accumulate((len(parse.tokens) for parse in parses), initial=0))
+    offsets = list(itertools.accumulate(map(len, tokens_of), initial=0))
     tokens = pa.ListArray.from_arrays(
         pa.array(offsets, pa.int32()), pa.StructArray.from_arrays(columns, fields=list(_TOKEN))
     )
-    return pa.Table.from_arrays([pa.array([parse.text for parse in parses], pa.string()), tokens], schema=PARSES)
+    texts = pa.array([parse.text for parse in parses], pa.string())
+    errors = pa.array([parse.reason if isinstance(parse, Refused) else None for parse in parses], pa.string())
+    return pa.Table.from_arrays([texts, tokens, errors], schema=PARSES)
 
 
 def parses_from_table(table: pa.Table) -> dict[str, Parse]:
-    """Return the parses of a ``parses`` table by their text, in the order of the table."""
+    """Return the parses of a ``parses`` table by their text, in the order of the table, without refused texts."""
     return {
-        row["text"]: Parse(row["text"], tuple(Token(**token) for token in row["tokens"])) for row in table.to_pylist()
+        row["text"]: Parse(row["text"], tuple(Token(**token) for token in row["tokens"]))
+        for row in table.to_pylist()
+        if row.get("error") is None
     }
+
+
+def refused_from_table(table: pa.Table) -> dict[str, Refused]:
+    """Return the refused texts of a ``parses`` table by their text, in the order of the table."""
+    if "error" not in table.column_names:
+        return {}
+    refused = {}
+    for row in table.select(["text", "error"]).to_pylist():
+        if row["error"] is not None:
+            code, _, message = row["error"].partition(": ")
+            refused[row["text"]] = Refused(row["text"], cast(Refusal, code), message)
+    return refused
+
+
+def first_refused(refused: Mapping[str, Refused], *texts: str | None) -> Refused | None:
+    """Return why a question has no graph, given its text and its right answer (None if hidden); None if it has one."""
+    return next((refused[text] for text in texts if text is not None and text in refused), None)

@@ -1,5 +1,8 @@
 """Parses texts with Stanza: each distinct text once, sorted by length, in batches, with the processors graphs need.
 
+A text that is too long for the search of a tree, or on which Stanza fails, costs neither the memory of the machine nor
+its neighbours: it comes back as refused.
+
 Stanza's ``resources.json`` names the model files. It is read here without Stanza, so that a run with nothing to parse
 imports neither Stanza nor torch.
 """
@@ -14,14 +17,15 @@ import logging
 import os
 import pickle
 import re
-import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from parsers.parse import Parse, ParserError, Token
+from parsers.characters import without_format
+from parsers.parse import Parse, ParserError, Refused, Token
 from parsers.spanning_tree import with_shortcut
 from settings.messages import one_line
 
@@ -29,15 +33,49 @@ if TYPE_CHECKING:
     from stanza import Pipeline
 
 PROCESSORS = ("tokenize", "mwt", "pos", "lemma", "depparse")
-_EPOCH = 1
+MAX_CHARACTERS = 10_000
+"""Characters of the longest text that is parsed."""
+
+MAX_SENTENCE = 200
+"""Words of the longest sentence that is parsed.
+
+Scores and the search of the tree grow with the square and the cube of its words. On one CPU thread a sentence of 200
+words took 0.2 s and 50 MB, one of 400 took 0.9 s and 0.2 GB, one of 800 took 4.4 s and 1.1 GB, and one of 2,000 failed
+with 14 GB. The longest question of NExT-GQA has 28 words.
+"""
+
+_BATCH_CHARACTERS = 100_000  # bounds a batch of long texts; 512 questions of NExT-GQA have about 32,000
+_SPLITTING = "tokenize,mwt"
+_PARSING = "pos,lemma,depparse"
+_PROBE = "who ran"
+_EPOCH = 2
 """Part of the digest; raised when this file would give another parse with the same models."""
 
 _LONGEST_REASON = 200
 _DOWNLOAD = "run `python -c \"import stanza; stanza.download('{lang}', processors='{processors}')\"`"
-_LOADING_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, EOFError, pickle.PickleError)
+_LOADING_ERRORS = (
+    OSError,
+    RuntimeError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    MemoryError,
+    pickle.PickleError,
+)
 """What Stanza raises for a damaged file: torch's own errors, or whatever its code meets in the wrong content."""
 
 logger = logging.getLogger("reelstore.parsers.stanza")
+
+
+@dataclass(frozen=True, slots=True)
+class _Input:
+    """A text, what Stanza gets of it, and the position in the text of each character that it gets."""
+
+    text: str
+    readable: str
+    positions: Sequence[int]
 
 
 class StanzaParser:
@@ -117,37 +155,109 @@ class StanzaParser:
             "stanza": importlib.metadata.version("stanza"),
         }
 
-    def parse(self, texts: Iterable[str]) -> list[Parse]:
+    def parse(self, texts: Iterable[str]) -> list[Parse | Refused]:
         """Return the parses of ``texts``, in their order; equal texts are parsed once.
 
-        A text has one or more sentences, all of which are kept. Control characters count as blanks, and a text of
-        blanks has no words.
+        A text has one or more sentences, all of which are kept. Control characters count as blanks, format characters
+        that nobody sees are no part of a word (``parsers.characters``), and a text of blanks has no words.
+
+        A text of more than ``MAX_CHARACTERS``, or with a sentence of more than ``MAX_SENTENCE`` words, is refused as
+        ``text_too_long``. One on which Stanza fails, twice and alone, is refused as ``parser_failed``.
 
         Raises
         ------
         ParserError
-            If the models are missing or do not load.
+            If the models are missing or do not load, or Stanza fails on every text.
+        OSError
+            If the machine fails to read or write.
         """
         texts = list(texts)
-        parses = {}
-        to_parse = []
+        results: dict[str, Parse | Refused] = {}
+        inputs = []
         for text in sorted(set(texts), key=lambda text: (len(text), text)):
-            readable = _readable(text)
+            if len(text) > MAX_CHARACTERS:
+                message = f"has {len(text)} characters, but at most {MAX_CHARACTERS} are parsed"
+                results[text] = Refused(text, "text_too_long", message)
+                continue
+            readable, positions = without_format(text)
+            start = len(readable) - len(readable.lstrip())
             if readable.strip():
-                to_parse.append((text, readable))
+                inputs.append(_Input(text, readable.strip(), positions[start:]))
             else:
-                parses[text] = Parse(text, ())
-        for start in range(0, len(to_parse), self.batch_size):
-            for parse in self._parse_batch(to_parse[start : start + self.batch_size]):
-                parses[parse.text] = parse
-        return [parses[text] for text in texts]
+                results[text] = Parse(text, ())
+        for batch in self._batches(inputs):
+            results |= {result.text: result for result in self._parse_isolated(batch)}
+        return [results[text] for text in texts]
 
-    def _parse_batch(self, batch: list[tuple[str, str]]) -> Iterator[Parse]:
-        pipeline = self._pipeline
+    def _batches(self, inputs: Sequence[_Input]) -> Iterator[list[_Input]]:
+        """Yield the texts in batches that are bounded by number and by characters."""
+        batch: list[_Input] = []
+        characters = 0
+        for text in inputs:
+            if batch and (len(batch) == self.batch_size or characters + len(text.readable) > _BATCH_CHARACTERS):
+                yield batch
+                batch, characters = [], 0
+            batch.append(text)
+            characters += len(text.readable)
+        if batch:
+            yield batch
+
+    def _parse_isolated(self, batch: Sequence[_Input], tries: int = 2) -> list[Parse | Refused]:
+        """Parse a batch; if Stanza fails, halve it until the text at fault is alone, and refuse that one."""
+        pipeline = self._pipeline  # outside of the try: that models do not load is no fault of a text
+        try:
+            return self._parse_batch(pipeline, batch)
+        except (ParserError, OSError):
+            raise
+        except Exception as error:  # whatever Stanza, torch or numpy raise, and want of memory
+            logger.debug("Stanza fails on a batch of %d texts", len(batch), exc_info=True)
+            reason = one_line(error, _LONGEST_REASON)
+        # Only here, after the error is gone, nothing holds the tensors of the failed batch any longer.
+        self._free_memory()
+        if len(batch) > 1:
+            middle = len(batch) // 2
+            return [*self._parse_isolated(batch[:middle]), *self._parse_isolated(batch[middle:])]
+        if tries > 1:
+            return self._parse_isolated(batch, tries - 1)
+        self._check_works(pipeline)
+        return [Refused(batch[0].text, "parser_failed", f"Stanza fails on this text ({reason})")]
+
+    def _check_works(self, pipeline: Pipeline) -> None:
+        """Raise ParserError if Stanza fails on any text, so that a fault of the machine is not charged to texts."""
+        try:
+            self._parse_batch(pipeline, [_Input(_PROBE, _PROBE, range(len(_PROBE)))])
+        except OSError:
+            raise
+        except Exception as error:  # as in _parse_isolated
+            logger.debug("Stanza fails on %r", _PROBE, exc_info=True)
+            reason = one_line(error, _LONGEST_REASON)
+            raise ParserError(
+                f"Stanza fails on every text, the last time with: {reason}; what is parsed is kept, so run again "
+                f"with more memory or on another device (now {self.torch_device()})"
+            ) from error
+
+    def _free_memory(self) -> None:
+        if self.torch_device() == "cuda":
+            import torch
+
+            torch.cuda.empty_cache()
+
+    def _parse_batch(self, pipeline: Pipeline, batch: Sequence[_Input]) -> list[Parse | Refused]:
+        """Parse a batch whose texts are split into sentences first; one with too long a sentence goes no further."""
         with _stanza_at_work(self.threads):
-            documents = pipeline.bulk_process([readable.strip() for _, readable in batch])
-        for (text, readable), document in zip(batch, documents, strict=True):
-            yield Parse(text, tuple(_tokens(document, len(readable) - len(readable.lstrip()))))
+            documents = pipeline.bulk_process([text.readable for text in batch], processors=_SPLITTING)
+            longest = [max((len(sentence.words) for sentence in doc.sentences), default=0) for doc in documents]
+            fitting = [doc for doc, words in zip(documents, longest, strict=True) if words <= MAX_SENTENCE]
+            if fitting:
+                pipeline.bulk_process(fitting, processors=_PARSING)
+        results: list[Parse | Refused] = []
+        for text, document, words in zip(batch, documents, longest, strict=True):
+            if words <= MAX_SENTENCE:
+                results.append(Parse(text.text, tuple(_tokens(document, text.positions))))
+            else:
+                message = f"has a sentence of {words} words, but at most {MAX_SENTENCE} are parsed"
+                results.append(Refused(text.text, "text_too_long", message))
+        return results
 
     @cached_property
     def _pipeline(self) -> Pipeline:
@@ -322,13 +432,8 @@ def _is_untrained(processor: Any) -> bool:
     return not set(network.state_dict()) <= set(saved)
 
 
-def _readable(text: str) -> str:
-    """Return ``text`` with a blank for each control character or lone surrogate, so that all offsets stay the same."""
-    return "".join(" " if unicodedata.category(char) in ("Cc", "Cs") and char != "\n" else char for char in text)
-
-
-def _tokens(document: Any, shift: int) -> Iterator[Token]:
-    """Yield the words of a Stanza document, with their offsets moved by ``shift`` characters."""
+def _tokens(document: Any, positions: Sequence[int]) -> Iterator[Token]:
+    """Yield the words of a Stanza document, with the offsets that ``positions`` gives for its characters."""
     for number, sentence in enumerate(document.sentences):
         for word in sentence.words:
             span = word if word.start_char is not None else word.parent
@@ -341,6 +446,6 @@ def _tokens(document: Any, shift: int) -> Iterator[Token]:
                 head=word.head,
                 deprel=word.deprel or "",
                 sentence=number,
-                start=span.start_char + shift,
-                end=span.end_char + shift,
+                start=positions[span.start_char],
+                end=positions[span.end_char - 1] + 1,
             )

@@ -8,7 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parsers.conllu import from_conllu
-from parsers.parse import PARSES, Parse, ParserError, Token, parses_from_table, parses_table
+from parsers.parse import (
+    PARSES,
+    Parse,
+    ParserError,
+    Refused,
+    Token,
+    first_refused,
+    parses_from_table,
+    parses_table,
+    refused_from_table,
+)
 
 WONT = """\
 # newdoc id = a
@@ -35,13 +45,34 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
 numbers = st.integers(0, 2**31 - 1)
 tokens = st.builds(Token, texts, texts, texts, texts, texts, numbers, texts, numbers, numbers, numbers)
 parses = st.builds(Parse, texts, st.lists(tokens, max_size=4).map(tuple))
+refusals = st.builds(Refused, texts, st.sampled_from(["text_too_long", "parser_failed"]), texts)
 
 
-@given(st.lists(parses, max_size=5, unique_by=lambda parse: parse.text))
-def test_a_table_gives_back_its_parses_in_order(written: list[Parse]) -> None:
+@given(st.lists(parses | refusals, max_size=5, unique_by=lambda parse: parse.text))
+def test_a_table_gives_back_its_parses_and_refusals_in_order(written: list[Parse | Refused]) -> None:
     table = parses_table(written)
     assert table.schema == PARSES
-    assert list(parses_from_table(table).items()) == [(parse.text, parse) for parse in written]
+    for kind, read in ((Parse, parses_from_table(table)), (Refused, refused_from_table(table))):
+        assert list(read.items()) == [(parse.text, parse) for parse in written if isinstance(parse, kind)]
+
+
+def test_a_refusal_is_one_column_that_a_parse_leaves_null() -> None:
+    parse = Parse("a", (Token("a", "", "X", "", "", 0, "root", 0, 0, 1),))
+    table = parses_table([parse, Refused("b", "text_too_long", "has 9 words")])
+    assert table["error"].to_pylist() == [None, "text_too_long: has 9 words"]
+    assert table["tokens"][1].as_py() == []
+    # Older versions wrote no such column.
+    older = table.slice(0, 1).drop_columns(["error"])
+    assert parses_from_table(older) == {"a": parse}
+    assert refused_from_table(older) == {}
+
+
+def test_a_question_has_no_graph_if_one_of_its_texts_is_refused() -> None:
+    long = Refused("long", "text_too_long", "has 9 words")
+    refused = {"long": long}
+    assert first_refused(refused, "long", "yes") is long
+    assert first_refused(refused, "who", "long") is long
+    assert first_refused(refused, "who", None) is None
 
 
 def test_a_table_in_several_chunks() -> None:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import pickle
 import random
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from parsers.parse import Parse, ParserError
-from parsers.stanza_parser import StanzaParser, default_model_dir
+from parsers.parse import Parse, ParserError, Refused
+from parsers.stanza_parser import MAX_CHARACTERS, MAX_SENTENCE, StanzaParser, default_model_dir
 from tests.conftest import ROOT
 
 MINIMAL = {
@@ -123,11 +126,128 @@ def test_odd_texts_keep_their_offsets(parser: StanzaParser) -> None:
     assert len(parses[texts[7]].sentences()) == 2
 
 
+def test_format_characters_are_no_words(parser: StanzaParser) -> None:
+    texts = ["what is the man", "\u200bwhat is\u200b the man", "\ufeffwhat \u202bis\u202c the man", "foot\u00adball"]
+    plain, spaced, marked, hyphen = parser.parse(texts)
+    assert [t.text for t in plain.tokens] == ["what", "is", "the", "man"]
+    assert words(spaced) == words(marked) == words(plain)
+    assert [spaced.text[t.start : t.end] for t in spaced.tokens] == [t.text for t in spaced.tokens]
+    assert [marked.text[t.start : t.end] for t in marked.tokens] == [t.text for t in marked.tokens]
+    assert [(t.text, t.start, t.end) for t in hyphen.tokens] == [("football", 0, 9)]
+    assert parser.parse(["\u200b\ufeff"]) == [Parse("\u200b\ufeff", ())]
+
+
+def test_joiners_stay_inside_emoji_and_persian_words(parser: StanzaParser) -> None:
+    texts = ["the \U0001f468\u200d\U0001f469\u200d\U0001f467 runs", "می\u200cخواهم"]
+    for text, parse in zip(texts, parser.parse(texts), strict=True):
+        assert [text[t.start : t.end] for t in parse.tokens] == [t.text for t in parse.tokens]
+        assert [t.text for t in parse.tokens] == text.split()
+
+
+LIMITED = """
+import csv, random, resource, sys
+resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+from pathlib import Path
+from parsers.stanza_parser import StanzaParser
+words = random.Random(1).choices(sys.argv[2].split(), k=5000)
+long = " ".join(words)[:9990]
+for result in StanzaParser(Path(sys.argv[1])).parse(["why did the boy run", long]):
+    print(type(result).__name__, len(result.text), getattr(result, "code", None), len(getattr(result, "tokens", ())))
+"""
+
+
+def test_a_long_text_without_a_full_stop_is_refused_within_4_gib(models: Path, questions: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(models), " ".join(questions)],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        text=True,
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["Parse 19 None 5", "Refused 9990 text_too_long 0"]
+
+
+def test_the_bounds_are_words_of_a_sentence_and_characters_of_a_text(parser: StanzaParser) -> None:
+    longest, too_long = (" ".join(["dog"] * words) for words in (MAX_SENTENCE, MAX_SENTENCE + 1))
+    sentences = "the dog ran. " * 60
+    results = parser.parse([longest, too_long, sentences, "x" * (MAX_CHARACTERS + 1)])
+    assert [len(result.tokens) if isinstance(result, Parse) else result.reason for result in results] == [
+        200,
+        "text_too_long: has a sentence of 201 words, but at most 200 are parsed",
+        240,
+        "text_too_long: has 10001 characters, but at most 10000 are parsed",
+    ]
+
+
+class Failing:
+    """Stanza's pipeline, but for an error where ``fails`` says so of the texts of a batch."""
+
+    def __init__(self, parser: StanzaParser, fails: Callable[[list[str]], bool], error: Exception) -> None:
+        self.pipeline, self.fails, self.error = parser._pipeline, fails, error
+        self.failed: list[int] = []
+
+    def bulk_process(self, documents: list[Any], processors: str) -> Any:
+        texts = [document if isinstance(document, str) else document.text for document in documents]
+        if "depparse" in processors and self.fails(texts):
+            self.failed.append(len(texts))
+            raise self.error
+        return self.pipeline.bulk_process(documents, processors=processors)
+
+
+def failing(parser: StanzaParser, fails: Callable[[list[str]], bool], error: Exception) -> tuple[StanzaParser, Failing]:
+    broken = StanzaParser(parser.model_dir)
+    pipeline = Failing(parser, fails, error)
+    vars(broken)["_pipeline"] = pipeline
+    return broken, pipeline
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("CUDA out of memory.\nTried to allocate 9 GiB"), ZeroDivisionError("by 0")]
+)
+def test_a_text_on_which_stanza_fails_costs_no_other(
+    parser: StanzaParser, questions: list[str], error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "reelstore.parsers.stanza")
+    bad = [questions[3], questions[17]]
+    broken, _ = failing(parser, lambda texts: any(text in bad for text in texts), error)
+    expected = [None if question in bad else parse for question, parse in by_text(parser, questions)]
+    results = broken.parse(questions)
+    assert [result if isinstance(result, Parse) else None for result in results] == expected
+    reason = " ".join(str(error).split()) or type(error).__name__
+    refused = [result for result in results if isinstance(result, Refused)]
+    assert [result.text for result in refused] == bad
+    assert {result.reason for result in refused} == {f"parser_failed: Stanza fails on this text ({reason})"}
+    assert all(record.exc_info for record in caplog.records)
+
+
+def test_a_batch_too_large_for_the_memory_is_halved(parser: StanzaParser, questions: list[str]) -> None:
+    small, pipeline = failing(parser, lambda texts: len(texts) > 7, MemoryError())
+    assert small.parse(questions) == parser.parse(questions)
+    assert pipeline.failed == [24, 12, 12]
+
+
+def test_a_text_that_fails_once_is_parsed(parser: StanzaParser) -> None:
+    once = iter([True])
+    flaky, _ = failing(parser, lambda texts: next(once, False), MemoryError())
+    assert flaky.parse(["who ran"]) == parser.parse(["who ran"])
+
+
+def test_a_machine_that_fails_on_every_text_ends_the_run(parser: StanzaParser, questions: list[str]) -> None:
+    lost, pipeline = failing(parser, lambda texts: True, RuntimeError("CUDA error: the device\nis lost"))
+    with pytest.raises(ParserError, match=r"^Stanza fails on every text, .* CUDA error: the device is lost; .*$"):
+        lost.parse(questions)
+    assert len(pipeline.failed) < 10
+    full, _ = failing(parser, lambda texts: True, OSError(28, "No space left on device"))
+    with pytest.raises(OSError, match="No space left"):
+        full.parse(questions)
+
+
 @pytest.mark.slow
 def test_a_text_of_ten_thousand_characters(parser: StanzaParser) -> None:
-    text = "the small dog runs after the ball. " * 286
+    text = "the small dog runs after the ball. " * 285
     (parse,) = parser.parse([text])
-    assert len(parse.tokens) == 286 * 8
+    assert len(parse.tokens) == 285 * 8
     assert len(parse.sentences()) > 200
 
 

@@ -28,9 +28,8 @@ ROWS: list[dict[str, Any]] = [
 
 
 OPTIONS = ("a0", "a1", "a2", "a3", "a4")
-GAP: dict[str, Any] = {"video_id": "a", "question": "who", "question_id": "q", "answer": "x"} | {
-    name: text for name, text in zip(OPTIONS, "xyvwz", strict=True)
-}
+GAP: dict[str, Any] = {"video_id": "a", "question": "who", "question_id": "q", "answer": "x"}
+GAP |= dict(zip(OPTIONS, "xyvwz", strict=True))
 
 
 def jsonl(folder: Path, rows: list[Any]) -> Path:
