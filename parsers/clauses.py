@@ -14,9 +14,19 @@ from parsers.trees import Tree, base, has_feature
 WH_WORDS = frozenset({"what", "who", "whom", "whose", "which", "where", "when", "why", "how"})
 _RELATIVE_WORDS = WH_WORDS - {"what", "how"} | {"that"}
 _NEGATIVE_WORDS = frozenset({"not", "n't", "never", "no"})
+_UNDONE = frozenset({"without", "instead"})
+"""Marks of a clause that says what is not done."""
+_SUBJECT_CONTROL = frozenset({"promise", "vow", "threaten"})
+"""Verbs whose subject does what their complement says, even if they have an object."""
+_ADVERBIAL_NOUNS = frozenset({"time", "moment", "day", "way", "reason"})
+"""Nouns whose relative clause, if it has no relative word, says when, how or why (the time he fell)."""
 _CLAUSAL = frozenset({"root", "conj", "ccomp", "xcomp", "csubj", "advcl", "acl", "parataxis", "list", "dep"})
 
-_SLOTS = {
+_RELATIVE_CLAUSES = frozenset({"acl:relcl", "advcl:relcl"})
+
+_SLOTS: dict[str, str | None] = {
+    "nsubj:outer": None,
+    "csubj:outer": None,
     "nsubj": "subject",
     "csubj": "subject",
     "nsubj:pass": "patient",
@@ -28,7 +38,10 @@ _SLOTS = {
     "xcomp": "xcomp",
     "ccomp": "ccomp",
 }
-"""Relation to the predicate → slot in the clause. A subtype that is not listed counts as its base relation."""
+"""Relation to the predicate → slot in the clause. A subtype that is not listed counts as its base relation.
+
+An outer subject belongs to another clause, whose complement the predicate is (the problem is that he fell).
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +81,7 @@ class Clause:
     existential
         Whether "there" stands in for the subject.
     negated
-        Whether not, n't, never or no modifies the predicate.
+        Whether not, n't, never or no modifies the predicate, or without or instead introduces the clause.
     subjects, patients
         Who does it, and in a passive clause to whom it is done; several if they are coordinated.
     arguments
@@ -110,7 +123,10 @@ def clauses(tree: Tree) -> list[Clause]:
         noun = tree.heads[position]
         if tree.relation(position) == "acl:relcl" and noun >= 0 and position not in relatives.values():
             _fill_gap(tree, clause, noun, by_predicate)
-    return [by_predicate[position] for position in sorted(by_predicate)]
+    ordered = []
+    for position in sorted(by_predicate):
+        ordered += [*_outer_clause(tree, position), by_predicate[position]]
+    return ordered
 
 
 def is_predicate(tree: Tree, position: int) -> bool:
@@ -131,6 +147,16 @@ def is_wh(tree: Tree, position: int) -> bool:
     return tree.tokens[position].lemma.lower() in WH_WORDS
 
 
+def is_degree(tree: Tree, position: int) -> bool:
+    """Return whether a word is the how of how old, how many or how often."""
+    head = tree.heads[position]
+    return (
+        tree.tokens[position].lemma.lower() == "how"
+        and head == position + 1
+        and tree.tokens[head].upos in ("ADJ", "ADV", "NUM")
+    )
+
+
 def is_negative(tree: Tree, position: int) -> bool:
     """Return whether not, n't, never or no modifies the word."""
     return any(
@@ -142,6 +168,8 @@ def is_negative(tree: Tree, position: int) -> bool:
 def _own_clause(tree: Tree, position: int, relatives: dict[int, int], above: Clause | None) -> Clause:
     """Return the clause of a predicate, with the arguments that are its own dependents."""
     copulas = tree.dependents(position, "cop")
+    if _outer_subjects(tree, position):
+        copulas = copulas[1:]
     verbal = not copulas and tree.tokens[position].upos in ("VERB", "AUX")
     clause = Clause(
         predicate=position,
@@ -149,19 +177,49 @@ def _own_clause(tree: Tree, position: int, relatives: dict[int, int], above: Cla
         verbal=verbal,
         passive=verbal and _is_passive(tree, position, above),
         existential=any(tree.tokens[child].lemma.lower() == "there" for child in tree.dependents(position, "expl")),
-        negated=is_negative(tree, position),
+        negated=is_negative(tree, position) or not _UNDONE.isdisjoint(_marks(tree, position)),
     )
     if not verbal:
         clause.arguments += _coordinated(tree, "cop", position)
     for child in tree.children[position]:
         relation = tree.relation(child)
-        slot = _SLOTS.get(relation) or _SLOTS.get(base(relation))
-        if slot is None and relation == "advmod" and is_wh(tree, child):
+        slot = _SLOTS.get(relation, _SLOTS.get(base(relation)))
+        if relation == "advmod" and _asks(tree, child) and not is_degree(tree, child):
             # In "he cried when she left" the word joins two clauses and asks nothing.
             slot = "advmod" if base(tree.relation(position)) != "advcl" else None
         if slot is not None:
             _place(tree, clause, slot, child, relatives)
     return clause
+
+
+def _outer_subjects(tree: Tree, position: int) -> list[int]:
+    return tree.dependents(position, "nsubj:outer", "csubj:outer")
+
+
+def _outer_clause(tree: Tree, position: int) -> list[Clause]:
+    """Return the clause around a predicate that is a clause itself: (problem, be, fell) in "the problem is he fell".
+
+    Its copula is the first one of the predicate. Without a copula there is no such clause.
+    """
+    subjects = _outer_subjects(tree, position)
+    copulas = tree.dependents(position, "cop")
+    if not subjects or not copulas:
+        return []
+    heads = [argument.head for subject in subjects for argument in _coordinated(tree, "subject", subject)]
+    clause = Clause(position, (copulas[0],), verbal=True, passive=False, existential=False, negated=False)
+    clause.subjects = [head for head in heads if head is not None]
+    clause.arguments = [Argument("ccomp", position)]
+    return [clause]
+
+
+def _asks(tree: Tree, adverb: int) -> bool:
+    """Return whether an adverb is a question word or modified by one, as in how long."""
+    return is_wh(tree, adverb) or any(is_wh(tree, word) for word in tree.dependents(adverb, "advmod"))
+
+
+def _marks(tree: Tree, position: int) -> list[str]:
+    """Return the lemmas of the words that introduce a clause, such as to, while or from."""
+    return [tree.tokens[mark].lemma.lower() for mark in tree.dependents(position, "mark")]
 
 
 def _place(tree: Tree, clause: Clause, slot: str, child: int, relatives: dict[int, int]) -> None:
@@ -210,7 +268,11 @@ def _is_passive(tree: Tree, position: int, above: Clause | None) -> bool:
 
 
 def _borrow(tree: Tree, clause: Clause, above: Clause | None) -> None:
-    """Lend a clause without a subject one from above, and a conjunct the object or agent that follows both."""
+    """Lend a clause without a subject one from above, and a conjunct the object or agent that both share.
+
+    An object is shared if it follows both verbs (she washed and ate the apple) or stands before both (which apple did
+    she wash and eat).
+    """
     relation = base(tree.relation(clause.predicate))
     lender = _LENDERS.get(relation)
     if lender is not None and not clause.grammatical_subjects:
@@ -224,10 +286,14 @@ def _borrow(tree: Tree, clause: Clause, above: Clause | None) -> None:
             clause.arguments += [
                 argument
                 for argument in above.arguments
-                if argument.slot == "obj" and (argument.head or 0) > clause.predicate
+                if argument.slot == "obj" and not _is_between(argument.head, above.predicate, clause.predicate)
             ]
         if clause.passive and above.passive and not clause.subjects:
             clause.subjects = [agent for agent in above.subjects if agent > clause.predicate]
+
+
+def _is_between(word: int | None, first: int, second: int) -> bool:
+    return word is not None and first < word < second
 
 
 def _subject_above(tree: Tree, clause: Clause, above: Clause | None) -> list[int]:
@@ -236,19 +302,39 @@ def _subject_above(tree: Tree, clause: Clause, above: Clause | None) -> list[int
 
 def _controller(tree: Tree, clause: Clause, above: Clause | None) -> list[int]:
     """Return the object if there is one (she asked him to go), else the subject (she wants to go)."""
-    return (above.heads("obj") if above is not None else []) or _subject_above(tree, clause, above)
+    if above is None or tree.tokens[above.predicate].lemma.lower() in _SUBJECT_CONTROL:
+        return _subject_above(tree, clause, above)
+    return above.heads("obj") or above.heads("iobj") or _subject_above(tree, clause, above)
+
+
+def _adverbial_subject(tree: Tree, clause: Clause, above: Clause | None) -> list[int]:
+    """Return the subject, but the controller behind "from" (he kept her from falling).
+
+    Whoever does a thing by doing another is the agent of both (the door was opened by pushing it).
+    """
+    marks = _marks(tree, clause.predicate)
+    if "from" in marks:
+        return _controller(tree, clause, above)
+    if "by" in marks and above is not None and above.passive:
+        return list(above.subjects)
+    return _subject_above(tree, clause, above)
 
 
 def _head_noun(tree: Tree, clause: Clause, above: Clause | None) -> list[int]:
-    """Return the noun that a participle or relative clause modifies; none for an infinitive (food to eat)."""
+    """Return the noun that a participle or relative clause modifies.
+
+    There is none for an infinitive (food to eat) or behind a preposition (a way of eating).
+    """
     head = tree.heads[clause.predicate]
-    infinitive = any(tree.tokens[mark].lemma == "to" for mark in tree.dependents(clause.predicate, "mark"))
-    return [] if infinitive or head < 0 else [head]
+    marks = _marks(tree, clause.predicate)
+    if tree.relation(clause.predicate) == "acl:relcl":
+        marks = [mark for mark in marks if mark == "to"]  # "that" may be taken for a mark
+    return [] if marks or head < 0 else [head]
 
 
 _LENDERS: dict[str, Callable[[Tree, Clause, Clause | None], list[int]]] = {
     "conj": _subject_above,
-    "advcl": _subject_above,
+    "advcl": _adverbial_subject,
     "xcomp": _controller,
     "acl": _head_noun,
 }
@@ -261,7 +347,7 @@ def _relative_words(tree: Tree) -> dict[int, int]:
     for position, token in enumerate(tree.tokens):
         if token.lemma.lower() not in _RELATIVE_WORDS or token.upos not in ("PRON", "DET", "ADV"):
             continue
-        clause = next((word for word in tree.ancestors(position) if tree.relation(word) == "acl:relcl"), None)
+        clause = next((word for word in tree.ancestors(position) if tree.relation(word) in _RELATIVE_CLAUSES), None)
         if clause is not None and position < clause and tree.heads[clause] >= 0:
             relatives[position] = clause
     return relatives
@@ -270,15 +356,27 @@ def _relative_words(tree: Tree) -> dict[int, int]:
 def _fill_gap(tree: Tree, clause: Clause, noun: int, by_predicate: dict[int, Clause]) -> None:
     """Put the noun of a relative clause without a relative word where the clause lacks an argument.
 
-    The gap follows a stranded preposition (the chair he sits on), or else it is the object of the innermost open
-    complement (the toy he wants to buy).
+    The gap follows a stranded preposition (the chair he sits on), or it is the subject of a finite complement (the man
+    she said fell), or else the object of the innermost complement (the toy he wants to buy) and of its conjuncts.
     """
     innermost = clause
-    while complements := [word for word in tree.dependents(innermost.predicate, "xcomp") if word in by_predicate]:
+    while complements := [
+        word for word in tree.dependents(innermost.predicate, "xcomp", "ccomp") if word in by_predicate
+    ]:
         innermost = by_predicate[complements[0]]
+        if base(tree.relation(innermost.predicate)) == "ccomp" and not innermost.grammatical_subjects:
+            (innermost.patients if innermost.passive else innermost.subjects).append(noun)
+            return
     for number, argument in enumerate(innermost.arguments):
         if argument.head is None:
             innermost.arguments[number] = replace(argument, head=noun)
             return
-    if innermost.verbal and not innermost.passive and not innermost.heads("obj") and noun not in clause.subjects:
-        innermost.arguments.append(Argument("obj", noun))
+    if noun in clause.subjects:
+        return
+    if tree.tokens[noun].lemma.lower() in _ADVERBIAL_NOUNS:
+        clause.arguments.append(Argument("advmod", noun))
+        return
+    conjuncts = [word for word in tree.dependents(innermost.predicate, "conj") if word in by_predicate]
+    for lacking in (innermost, *(by_predicate[word] for word in conjuncts)):
+        if lacking.verbal and not lacking.passive and not lacking.heads("obj"):
+            lacking.arguments.append(Argument("obj", noun))

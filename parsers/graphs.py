@@ -12,15 +12,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from parsers.clauses import Argument, Clause, clauses, is_negative, is_predicate, is_wh, prepositions
+from parsers.clauses import Argument, Clause, clauses, is_degree, is_negative, is_predicate, is_wh, prepositions
 from parsers.parse import Parse
 from parsers.trees import Tree, base
 
 _NAME_RELATIONS = frozenset({"compound", "flat", "fixed", "goeswith", "amod", "nummod"})
-_WH_MODIFIERS = frozenset(
-    {("det", "NOUN"), ("nmod:poss", "NOUN"), ("advmod", "ADJ"), ("advmod", "ADV"), ("advmod", "NUM")}
-)
-"""Relation of a question word to the word that it modifies, and that word's upos: which object, whose dog, how many."""
+_WH_MODIFIERS = frozenset({("det", "NOUN"), ("nmod:poss", "NOUN")})
+"""Relation of a question word to the word that it modifies, and that word's upos: which object, whose dog."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +42,7 @@ class Triple:
         agent as subject and the patient as object, as if the clause were active; the other relations have the patient
         as subject and end in ``:pass``.
     negated
-        Whether not, n't or never negates the predicate, or no the subject or object.
+        Whether not, n't, never, without or instead negates the predicate, or no the subject or object.
     """
 
     subject: str | None
@@ -122,6 +120,8 @@ def _belongs_to_phrase(tree: Tree, word: int, child: int) -> bool:
     relation = tree.relation(child)
     if base(relation) in _NAME_RELATIONS:
         return True
+    if relation == "advmod":
+        return is_degree(tree, child)
     return is_wh(tree, child) and (relation, tree.tokens[word].upos) in _WH_MODIFIERS
 
 

@@ -13,8 +13,12 @@ from parsers.conllu import from_conllu
 from parsers.graphs import triples
 from parsers.parse import Parse, Token
 
-GOLDEN = Path(__file__).with_name("graphs.conllu").read_text(encoding="utf-8").partition("\n\n")[2]
-CASES = {re.search(r"# name = (.*)", block)[1]: block for block in GOLDEN.strip().split("\n\n")}
+BLOCKS = [
+    block
+    for name in ("graphs.conllu", "questions.conllu")
+    for block in Path(__file__).with_name(name).read_text(encoding="utf-8").strip().split("\n\n")[1:]
+]
+CASES = {re.search(r"# name = (.*)", block)[1]: block for block in BLOCKS}
 RELATIONS = re.findall(
     r"\S+",
     "nsubj nsubj:pass csubj csubj:pass obj iobj obl obl:agent xcomp ccomp advcl acl acl:relcl conj cc root aux "
@@ -36,8 +40,8 @@ def rendered(block: str) -> list[str]:
     ]
 
 
-def test_there_are_at_least_forty_written_parses() -> None:
-    assert len(CASES) >= 40
+def test_there_are_at_least_a_hundred_written_parses() -> None:
+    assert len(CASES) == len(BLOCKS) >= 100
 
 
 @pytest.mark.parametrize("name", CASES)
