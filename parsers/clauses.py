@@ -16,6 +16,8 @@ _RELATIVE_WORDS = WH_WORDS - {"what", "how"} | {"that"}
 _NEGATIVE_WORDS = frozenset({"not", "n't", "never", "no"})
 _UNDONE = frozenset({"without", "instead"})
 """Marks of a clause that says what is not done."""
+_OF = frozenset({"of", "for", "in", "at", "on", "about"})
+"""Marks of a gerund that says what a noun is about, and not what it does."""
 _SUBJECT_CONTROL = frozenset({"promise", "vow", "threaten"})
 """Verbs whose subject does what their complement says, even if they have an object."""
 _ADVERBIAL_NOUNS = frozenset({"time", "moment", "day", "way", "reason"})
@@ -286,14 +288,21 @@ def _borrow(tree: Tree, clause: Clause, above: Clause | None) -> None:
             clause.arguments += [
                 argument
                 for argument in above.arguments
-                if argument.slot == "obj" and not _is_between(argument.head, above.predicate, clause.predicate)
+                if argument.slot == "obj" and _is_shared(tree, clause, above, argument.head)
             ]
         if clause.passive and above.passive and not clause.subjects:
             clause.subjects = [agent for agent in above.subjects if agent > clause.predicate]
 
 
-def _is_between(word: int | None, first: int, second: int) -> bool:
-    return word is not None and first < word < second
+def _is_shared(tree: Tree, clause: Clause, above: Clause, word: int | None) -> bool:
+    """Return whether an object of the verb above is that of its conjunct, too.
+
+    Before both verbs it is only if a coordinator stands between them: parsers often take for a conjunct what follows
+    "after" (what did he do after she left).
+    """
+    if word is None or above.predicate < word < clause.predicate:
+        return False
+    return word > clause.predicate or bool(tree.dependents(clause.predicate, "cc"))
 
 
 def _subject_above(tree: Tree, clause: Clause, above: Clause | None) -> list[int]:
@@ -323,13 +332,15 @@ def _adverbial_subject(tree: Tree, clause: Clause, above: Clause | None) -> list
 def _head_noun(tree: Tree, clause: Clause, above: Clause | None) -> list[int]:
     """Return the noun that a participle or relative clause modifies.
 
-    There is none for an infinitive (food to eat) or behind a preposition (a way of eating).
+    There is none for an infinitive (food to eat) or for a complement (a way of eating).
     """
     head = tree.heads[clause.predicate]
     marks = _marks(tree, clause.predicate)
-    if tree.relation(clause.predicate) == "acl:relcl":
-        marks = [mark for mark in marks if mark == "to"]  # "that" may be taken for a mark
-    return [] if marks or head < 0 else [head]
+    token = tree.tokens[clause.predicate]
+    # Only a gerund: parsers often take "in" for the mark of the verb in "what does the girl in white do".
+    gerund = token.xpos == "VBG" or token.text.lower().endswith("ing")
+    complement = gerund and tree.relation(clause.predicate) != "acl:relcl" and not _OF.isdisjoint(marks)
+    return [] if head < 0 or complement or "to" in marks else [head]
 
 
 _LENDERS: dict[str, Callable[[Tree, Clause, Clause | None], list[int]]] = {
