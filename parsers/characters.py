@@ -18,6 +18,9 @@ _JOINERS = "\u200c\u200d\u180e"
 _DRAWN = frozenset("\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd")
 """Signs that embrace the digits after them (Unicode property Prepended_Concatenation_Mark)."""
 
+_TAGS = "".join(map(chr, range(0xE0020, 0xE0080)))
+_LONGEST_FLAG = 16  # characters; a flag is an emoji, at most six letters and a final tag
+
 _VIRAMA = 9  # the canonical combining class of signs that remove a vowel
 
 
@@ -75,8 +78,8 @@ def _is_written(text: str, position: int) -> bool:
     before = text[position - 1] if position else ""
     if char in _DRAWN:
         return True
-    if "\U000e0020" <= char <= "\U000e007f":
-        return _is_symbol(before) or "\U000e0020" <= before <= "\U000e007e"
+    if char in _TAGS:
+        return _is_symbol(text[max(0, position - _LONGEST_FLAG) : position].rstrip(_TAGS)[-1:])
     if char not in _JOINERS or not before:
         return False
     if unicodedata.combining(before) == _VIRAMA:

@@ -87,17 +87,16 @@ BEFORE_START = 36
 def made_test_split(folder: Path) -> Path:
     """Write a test split with the published numbers of videos, questions and spans, 36 of which start before 0."""
     counts = [spans for spans, questions in TEST_SPANS.items() for _ in range(questions)]
-    videos: dict[str, dict[str, object]] = {
-        str(video): {"duration": 90, "location": {}, "fps": 29.97} for video in range(999)
-    }
+    spans_of: dict[str, dict[str, list[list[float]]]] = {str(video): {} for video in range(999)}
     lines = [",".join(NEXT_HEADER)]
     for number, spans in enumerate(counts):
         video, qid = str(number % 990), str(number // 990)
         first = -0.1 if number % 2 else -0.2
         starts = [first if number < BEFORE_START and not span else 5 * span for span in range(spans)]
-        videos[video]["location"][qid] = [[start, start + 1.5] for start in starts]  # type: ignore[index]
+        spans_of[video][qid] = [[start, start + 1.5] for start in starts]
         lines.append(f"{video},900,640,480,why did he go,to eat,{qid},CW,to eat,to run,to sit,to play,to cry")
     (folder / "test.csv").write_text("\n".join(lines) + "\n")
+    videos = {video: {"duration": 90, "location": location, "fps": 29.97} for video, location in spans_of.items()}
     (folder / "gsub_test.json").write_text(json.dumps(videos))
     return folder
 
