@@ -95,9 +95,9 @@ class CandidateSampler:
             answer = questions.answers[index]
             if answer is not None:
                 answers[coarse_type(text)].append(answer)
-            # Types of NExT-QA that begin with D ask for a description, and such a question fits many videos.
-            if not (questions.dataset == "nextgqa" and questions.types[index].startswith("D")):
-                alike[coarse_type(text)].append(text)
+            alike[coarse_type(text)].append(text)
+            descriptive = questions.dataset == "nextgqa" and questions.types[index].startswith("D")
+            if config.descriptive_same_video or not descriptive:
                 by_video[questions.video_ids[index]].append(text)
         self._answers, self._alike, self._by_video = map(_unique_sorted, (answers, alike, by_video))
         self._all_answers = _union(self._answers)
