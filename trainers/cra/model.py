@@ -45,7 +45,8 @@ class Cra(nn.Module):
         self.text = text
         self.embedding = VideoEmbedding(feature_dim, dim, config.dropout)
         norm = UnbiasedLayerNorm if config.layer_norm == "unbiased" else nn.LayerNorm
-        self.decoder = Decoder(dim, config.heads, config.layers, config.decoder_dropout, config.attention_dropout, norm)
+        dropouts = (config.decoder_dropout, config.attention_dropout)
+        self.decoder = Decoder(dim, config.heads, config.layers, *dropouts, norm, cloned=config.init == "published")
         self.back = BackDoor(dictionaries["linguistic_dictionary"], dim) if config.back else None
         self.grounding = (
             Grounding(dim, config.gaussian, config.double_softmax, config.gated) if config.gsg else FrameAttention(dim)

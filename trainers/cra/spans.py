@@ -12,6 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Interval = Literal["posthoc", "window", "merge"]
+"""Rules that need attention alone."""
+Rule = Literal["posthoc", "window", "proposal", "merge"]
+"""Rules for a model that may also propose a span."""
 
 _WINDOWS = (1, 3, 5)
 _REACH_S = 10.0
@@ -82,12 +85,14 @@ def best_window(attention: Sequence[float] | NDArray[np.floating]) -> tuple[int,
 def window(attention: Sequence[float] | NDArray[np.floating], published: bool = False) -> list[float]:
     """Return the best window as ``[start, end]`` fractions of the video; frame t of T is at t / (T - 1).
 
-    If ``published``, the span ends at the frame after the window, so that its end can exceed 1.
+    If ``published``, the span ends at the frame after the window, so that its end can exceed 1, and the fractions are
+    those of float32.
     """
     start, width = best_window(attention)
     last = max(1, len(attention) - 1)
-    end = start + width if published else start + width - 1
-    return [start / last, end / last]
+    if published:
+        return [float(np.float32(frame) / np.float32(last)) for frame in (start, start + width)]
+    return [start / last, (start + width - 1) / last]
 
 
 def merge(
@@ -103,45 +108,59 @@ def merge(
 
 
 def to_seconds(fractions: Sequence[float], duration: float, published: bool = False) -> list[float]:
-    """Convert fractions of a video to seconds, rounded to 0.1 s if ``published``."""
-    seconds = [fraction * duration for fraction in fractions]
-    return [round(second, 1) for second in seconds] if published else seconds
+    """Convert fractions of a video to seconds, rounded to 0.1 s if ``published``, as numpy rounds.
+
+    Python rounds the nearest decimal of a product, numpy its tenfold; where the duration is not an integer, this and
+    the float32 of ``window`` change a few of 10,000 spans by 0.1 s (``docs/facts/cra.md`` section 11.2).
+    """
+    if published:
+        rounded: list[float] = np.round(np.asarray(fractions, np.float64) * duration, 1).tolist()
+        return rounded
+    return [fraction * duration for fraction in fractions]
 
 
 def span(
-    interval: Interval,
+    rule: Rule,
     attention: Sequence[float] | NDArray[np.floating],
     times: Sequence[float] | None,
     duration: float,
     published: bool = False,
+    proposed: Sequence[float] | None = None,
 ) -> list[float]:
-    """Return the span ``[start, end]`` in seconds that a rule reads from attention.
+    """Return the span ``[start, end]`` in seconds that a rule finds.
 
     Parameters
     ----------
-    interval
-        The rule: ``posthoc``, ``window``, or ``merge``, the intersection of both.
+    rule
+        ``posthoc`` and ``window`` read attention, ``proposal`` takes what the model proposes. ``merge`` intersects the
+        post-hoc span with the proposal, or with the window if there is none, as the published ``combine`` does.
     attention
         ``[T]`` weights of the frames.
     times
-        ``[T]`` times of the frames in seconds, ascending; ``window`` does not need them.
+        ``[T]`` times of the frames in seconds, ascending; ``window`` and ``proposal`` do not need them.
     duration
         Duration of the video in seconds.
     published
         Use the published form of the rule.
+    proposed
+        ``[start, end]`` as fractions of the video, from a model that proposes a span.
 
     Raises
     ------
     ValueError
-        If the rule needs times and there are none, or their number is not that of the weights.
+        If the rule needs times or a proposal and there are none, or the number of times is not that of the weights.
     """
-    if interval == "window":
+    if rule == "proposal":
+        if proposed is None:
+            raise ValueError("interval 'proposal' needs a model that proposes a span")
+        return to_seconds(proposed, duration, published)
+    if rule == "window":
         return to_seconds(window(attention, published), duration, published)
     if times is None:
-        raise ValueError(f"interval {interval!r} needs the times of the frames")
+        raise ValueError(f"interval {rule!r} needs the times of the frames")
     if len(times) != len(attention):
         raise ValueError(f"{len(attention)} weights, but {len(times)} times")
     seconds = posthoc(attention, times, published)
-    if interval == "posthoc":
+    if rule == "posthoc":
         return seconds
-    return merge(window(attention, published), seconds, duration, published)
+    return merge(window(attention, published) if proposed is None else proposed, seconds, duration, published)

@@ -178,7 +178,8 @@ class CraTask(Task):
         """Score a split.
 
         The predictions are answers, spans in seconds, attention and frame times in seconds as ``jobs/evaluate.py
-        grounding`` reads them; for panels, also the logits and the attention before smoothing.
+        grounding`` reads them; for panels, also the logits and the attention before smoothing. A model that proposes
+        spans also leaves those of each published rule, as ``spans_proposal``, ``spans_posthoc`` and ``spans_merge``.
         """
         dataset, device = self._datasets[split], next(self.model.parameters()).device
         order = BatchSampler(ShuffleSampler(self._shown[split], shuffle=False), self.config.data.batch)
@@ -244,6 +245,7 @@ class _Collected:
     questions: list[GroundedQuestion] = field(default_factory=list)
     answers: dict[str, Answer] = field(default_factory=dict)
     spans: dict[str, Span] = field(default_factory=dict)
+    proposals: dict[str, dict[str, Span]] = field(default_factory=dict)
     scores: dict[str, list[float]] = field(default_factory=dict)
     attention: dict[str, list[float]] = field(default_factory=dict)
     unsmoothed: dict[str, list[float]] = field(default_factory=dict)
@@ -266,7 +268,7 @@ class _Collected:
                 self.times[video] = self._times(video, times[row], frames)
             duration = self._duration(video, float(batch.duration[row]))
             proposed = None if intervals is None else intervals[row]
-            self.spans[key] = self._span(self.attention[key], self.times[video], duration, proposed)
+            self._add_span(key, self.times[video], duration, proposed)
             self.questions.append(
                 GroundedQuestion(
                     key=key,
@@ -300,16 +302,20 @@ class _Collected:
             "attention": self.attention,
             "unsmoothed": self.unsmoothed,
             "times": self.times,
+            **self.proposals,
         }
         return Evaluation(metrics, predictions)
 
-    def _span(self, weights: list[float], times: list[float], duration: float, proposed: list[float] | None) -> Span:
-        config = self.config.evaluation
-        if proposed is not None:
-            start, end = spans.to_seconds(proposed, duration, config.published_spans)
-        else:
-            start, end = spans.span(config.interval, weights, times, duration, config.published_spans)
-        return start, end
+    def _add_span(self, key: str, times: list[float], duration: float, proposed: list[float] | None) -> None:
+        """Enter the span of a question; of a model that proposes one, also those of the other published rules."""
+        published = self.config.evaluation.published_spans
+        rules: tuple[spans.Rule, ...] = () if proposed is None else ("proposal", "posthoc", "merge")
+        for rule in dict.fromkeys((self.config.span_rule, *rules)):
+            start, end = spans.span(rule, self.attention[key], times, duration, published, proposed)
+            if rule == self.config.span_rule:
+                self.spans[key] = start, end
+            if rule in rules:
+                self.proposals.setdefault(f"spans_{rule}", {})[key] = start, end
 
     def _times(self, video: str, true: Tensor, valid: Tensor) -> list[float]:
         """Return the times of the valid frames in seconds, true or published as the settings say."""

@@ -105,7 +105,20 @@ class DecoderLayer(nn.Module):
 
 
 class Decoder(nn.Module):
-    """A stack of ``DecoderLayer`` and a last norm."""
+    """A stack of ``DecoderLayer`` and a last norm.
+
+    Parameters
+    ----------
+    dim, heads, layers
+        Width, attention heads and number of layers.
+    dropout, attention_dropout
+        See ``DecoderLayer``.
+    norm
+        The layer normalisation.
+    cloned
+        Start all layers with equal weights, and in each the query, key, value and output maps, as the published code
+        does (``docs/facts/cra.md`` section 11.2). They are parameters of their own and part in training.
+    """
 
     def __init__(
         self,
@@ -115,9 +128,17 @@ class Decoder(nn.Module):
         dropout: float,
         attention_dropout: float,
         norm: type[nn.Module] = nn.LayerNorm,
+        cloned: bool = False,
     ) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(DecoderLayer(dim, heads, dropout, attention_dropout, norm) for _ in range(layers))
+        stack = [DecoderLayer(dim, heads, dropout, attention_dropout, norm) for _ in range(layers)]
+        if cloned:
+            first = stack[0].attention
+            for linear in (first.key, first.value, first.out):
+                linear.load_state_dict(first.query.state_dict())
+            for layer in stack[1:]:
+                layer.load_state_dict(stack[0].state_dict())
+        self.layers = nn.ModuleList(stack)
         self.norm = norm(dim)
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:

@@ -100,6 +100,14 @@ def test_every_parameter_learns(model: dict[str, Any], recipe: str) -> None:
 
 
 @pytest.mark.parametrize("recipe", ["paper", "released"])
+def test_the_released_recipe_starts_from_copies(recipe: str) -> None:
+    layers = build(settings(recipe, layers=3)).decoder.layers  # type: ignore[union-attr]  # a module of CRA
+    queries = [layer.attention.query.weight for layer in layers]
+    assert torch.equal(queries[0], queries[2]) is (recipe == "released")
+    assert torch.equal(queries[0], layers[2].attention.out.weight) is (recipe == "released")
+
+
+@pytest.mark.parametrize("recipe", ["paper", "released"])
 def test_weights_and_their_sum(recipe: str) -> None:
     grounded = build(settings(recipe))(*inputs())
     for weights in (grounded.attention, grounded.weights):

@@ -33,6 +33,35 @@ def test_parameters_of_the_released_modules() -> None:
     assert used == 13_991_623 - 296_645
 
 
+def self_attention(decoder: Decoder, frames: Tensor) -> float:
+    """How much a frame attends to itself in the first layer, on average."""
+    layer = decoder.layers[0]
+    x = layer.attention_norm(frames)
+    q, k = (linear(x).unflatten(-1, (8, -1)).transpose(1, 2) for linear in (layer.attention.query, layer.attention.key))
+    weights = (q @ k.transpose(-1, -2) / math.sqrt(96)).softmax(-1)
+    return float(weights.diagonal(dim1=-2, dim2=-1).mean().detach())
+
+
+@pytest.mark.parametrize(("cloned", "itself"), [(True, 0.443), (False, 0.0315)])
+def test_a_cloned_decoder_starts_as_the_published_one(cloned: bool, itself: float) -> None:
+    """Copied maps let a frame attend to itself (``docs/facts/cra.md`` section 11.2, measured on the published code)."""
+    torch.manual_seed(0)
+    decoder = Decoder(768, 8, 2, 0.1, 0.0, UnbiasedLayerNorm, cloned=cloned)
+    first, second = decoder.layers
+    maps = [first.attention.query, first.attention.key, first.attention.value, first.attention.out]
+    for other in maps[1:]:
+        assert torch.equal(maps[0].weight, other.weight) is cloned
+        assert torch.equal(maps[0].bias, other.bias) is cloned
+    for name, value in first.state_dict().items():
+        if not name.endswith(("norm.weight", "norm.bias")):
+            assert torch.equal(value, second.state_dict()[name]) is cloned
+    assert self_attention(decoder, torch.randn(4, 32, 768)) == pytest.approx(itself, abs=0.01)
+    # Equal at the start, but not the same: 13 maps and norms of two layers, and the last norm.
+    assert len({parameter.data_ptr() for parameter in decoder.parameters()}) == 34
+    plain = Decoder(768, 8, 2, 0.1, 0.0, UnbiasedLayerNorm)
+    assert count(decoder) == count(plain)
+
+
 def test_the_kernel_at_sigma_one() -> None:
     golden = torch.tensor([0.0544887, 0.2442014, 0.4026200, 0.2442014, 0.0544887])
     torch.testing.assert_close(gaussian_kernel(torch.tensor(1.0)), golden, atol=1e-7, rtol=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from trainers.cra import spans
 
@@ -55,7 +56,7 @@ def test_best_window_goldens() -> None:
 
 def test_the_published_window_can_end_beyond_the_video() -> None:
     last = weights({31: 1}) + 0.01
-    assert spans.window(last, published=True) == [27 / 31, 32 / 31]
+    assert spans.window(last, published=True) == pytest.approx([27 / 31, 32 / 31], abs=1e-7)
     assert spans.window(last) == [27 / 31, 1]
 
 
@@ -64,6 +65,46 @@ def test_merge_is_the_intersection_or_the_span_in_seconds() -> None:
     assert spans.merge([0.1, 0.15], [2.0, 8.0], 10.0, published=True) == [2.0, 8.0]
     assert spans.merge([0.123, 0.5], [1.0, 8.0], 10.0) == [1.23, 5.0]
     assert spans.merge([0.123, 0.5], [1.0, 8.0], 10.0, published=True) == [1.2, 5.0]
+
+
+def test_published_seconds_are_those_of_float32_and_numpy() -> None:
+    """The published chain, with its own operations: torch divides in float32, numpy multiplies and rounds."""
+    generator = np.random.default_rng(0)
+    differ = 0
+    for duration in generator.uniform(5, 60, 3000).round(2).tolist():
+        peak = int(generator.integers(32))
+        attention = weights({peak: 1}) + 0.01
+        start, width = spans.best_window(attention)
+        stated = (torch.tensor([start, start + width]) / 31.0).tolist()
+        expected = np.round(np.asarray(stated) * duration, 1).tolist()
+        assert spans.span("window", attention, None, duration, published=True) == expected
+        differ += expected != [round(frame / 31 * duration, 1) for frame in (start, start + width)]
+    assert differ > 0  # else the arithmetic would not matter
+
+
+def test_fractions_of_a_file_are_multiplied_as_they_are() -> None:
+    """The official evaluator reads them as float64: np.round(fraction * duration, 1)."""
+    for fraction in np.linspace(0, 1, 101).tolist():
+        assert spans.to_seconds([fraction], 33.3, published=True) == [float(np.round(fraction * 33.3, 1))]
+
+
+PEAK = weights({10: 1, 12: 0.8}) + 0.01
+
+
+def test_a_proposal_is_a_span_of_its_own_and_is_merged_with_the_posthoc_span() -> None:
+    """The published code reports the Gaussian span, the post-hoc span and their intersection (section 11.2)."""
+    proposed = [0.1, 0.35]
+    found = {
+        rule: spans.span(rule, PEAK, TIMES, 16.0, True, proposed) for rule in ("proposal", "posthoc", "window", "merge")
+    }
+    assert found["proposal"] == [1.6, 5.6]
+    assert found["posthoc"] == spans.posthoc(PEAK, TIMES, True) == [5.2, 6.2]
+    assert found["window"] == spans.span("window", PEAK, TIMES, 16.0, True) != found["proposal"]
+    assert found["merge"] == [5.2, 5.6]
+    apart = spans.span("merge", PEAK, TIMES, 16.0, True, [0.6, 0.9])
+    assert apart == found["posthoc"]
+    with pytest.raises(ValueError, match="'proposal' needs a model that proposes a span"):
+        spans.span("proposal", PEAK, TIMES, 16.0)
 
 
 def test_short_videos_have_windows_too() -> None:

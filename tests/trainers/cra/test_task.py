@@ -33,6 +33,7 @@ from tests._helpers.cra_worlds import (
 )
 from tests._helpers.question_worlds import put_questions, put_table
 from trainers import checkpoint
+from trainers.cra import spans
 from trainers.cra.config import CraConfig
 from trainers.cra.intervention import EDGES, NODES
 from trainers.cra.task import CraTask, build
@@ -99,6 +100,34 @@ def test_predictions_are_what_the_evaluator_reads(world: Path) -> None:
     scores = score(annotated, answers, {key: (start, end) for key, (start, end) in files["spans"].items()})
     for name in ("acc_vqa", "acc_gqa", "miop", "miou", "unfaithful"):
         assert scored.metrics[name] == pytest.approx(scores.overall[name])
+
+
+@pytest.mark.parametrize("interval", [None, "posthoc", "window", "proposal", "merge"])
+def test_a_model_that_proposes_spans_honours_the_rule_and_keeps_the_published_three(
+    world: Path, interval: str | None
+) -> None:
+    model = {"method": "temp_clip", "proposal": "gaussian"}
+    task = task_of(world, settings(model=model, evaluation={"interval": interval}))
+    found = evaluate(task, "val", task.config.loop, RANKS).predictions
+    files = {rule: found[f"spans_{rule}"] for rule in ("posthoc", "proposal", "merge")}
+    for key in found["answers"]:
+        attention, times = found["attention"][key], found["times"][key.partition("_")[0]]
+        assert files["posthoc"][key] == tuple(spans.posthoc(attention, times))
+        overlap = [max(files["posthoc"][key][0], files["proposal"][key][0])]
+        overlap += [min(files["posthoc"][key][1], files["proposal"][key][1])]
+        assert files["merge"][key] == (tuple(overlap) if overlap[0] <= overlap[1] else files["posthoc"][key])
+        window = tuple(spans.span("window", attention, times, 8.0))
+        assert (
+            found["spans"][key]
+            == {**{rule: file[key] for rule, file in files.items()}, "window": window}[interval or "proposal"]
+        )
+    assert files["posthoc"] != files["proposal"]
+
+
+def test_a_model_without_proposals_leaves_one_file_of_spans(world: Path) -> None:
+    task = task_of(world, settings())
+    found = evaluate(task, "val", task.config.loop, RANKS).predictions
+    assert [name for name in found if name.startswith("spans")] == ["spans"]
 
 
 @pytest.mark.parametrize("recipe", ["paper", "released"])
@@ -274,7 +303,7 @@ def test_questions_about_videos_without_a_row_are_left_out_where_that_is_allowed
 
 
 def test_the_released_recipe_tells_spans_by_the_published_times(tmp_path: Path) -> None:
-    """The published times run 1/6 s late; a store has them beside the true ones (``docs/facts/cra.md`` fact 16)."""
+    """The published times run 0.40 s late; a store has them beside the true ones (``docs/facts/cra.md`` fact 16)."""
     root = tmp_path / "store"
     create_store(root)
     late = [replace(video(number), published_time_s=np.arange(STEPS) + 0.7) for number in range(6)]
