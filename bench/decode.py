@@ -34,7 +34,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.media import AudioRequest, DecodeRequest, Frame, Header, decode, policy_from_spec
-from pipeline.media.sampling import Timeline
+from pipeline.media.timeline import Timeline
 
 WIDTH, HEIGHT, FPS, GOP = 640, 360, 30, 250
 UNIFORM = {"policy": "uniform", "n": 32}

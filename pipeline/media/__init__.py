@@ -8,9 +8,10 @@ from pipeline.media.decoding import decode
 from pipeline.media.frame_plan import MAX_RATE
 from pipeline.media.image_folder import is_image, list_images
 from pipeline.media.recipes import recipe
-from pipeline.media.sampling import Policy, Samples, SamplingError, Segments, policy_from_spec
+from pipeline.media.sampling import Policy, SamplingError, Segments, policy_from_spec
 from pipeline.media.sound_windows import audio_steps, damaged_windows
 from pipeline.media.supervisor import MediaProcess
+from pipeline.media.timeline import Samples
 from pipeline.media.types import (
     FAILURE_CLASSES,
     PERMANENT,

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.media.packets import PacketIndex, ffmpeg5_durations, last_duration
-from pipeline.media.sampling import EPSILON_S, Samples, Timeline, policy_from_spec, rates_disagree
+from pipeline.media.sampling import policy_from_spec, rates_disagree
 from pipeline.media.source import Source, check_duration
+from pipeline.media.timeline import EPSILON_S, Samples, Timeline
 from pipeline.media.types import DecodeRequest, FailureClass, MediaError
 
 _NO_FRAME: tuple[FailureClass, str] = ("too_short", "the video shows no frame")

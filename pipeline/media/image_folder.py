@@ -29,8 +29,8 @@ from pipeline.media.audio import absent_audio
 from pipeline.media.errors import is_damage
 from pipeline.media.frame_plan import FramePlan, lay_out
 from pipeline.media.recipes import recipe
-from pipeline.media.sampling import Timeline
 from pipeline.media.source import check_duration
+from pipeline.media.timeline import Timeline
 from pipeline.media.types import DecodeRequest, Event, Findings, Frame, Header, MediaError
 
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"))

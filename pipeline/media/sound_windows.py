@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.media.sampling import EPSILON_S, Samples, Segments
+from pipeline.media.sampling import Segments
+from pipeline.media.timeline import EPSILON_S, Samples
 from pipeline.media.types import Audio, MediaError
 
 

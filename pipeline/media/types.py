@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.media.sampling import Samples
+from pipeline.media.timeline import Samples
 
 FailureClass = Literal[
     "corrupt",

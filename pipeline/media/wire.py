@@ -15,7 +15,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.media.sampling import Samples
+from pipeline.media.timeline import Samples
 from pipeline.media.types import (
     FAILURE_CLASSES,
     Audio,

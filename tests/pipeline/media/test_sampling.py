@@ -25,7 +25,7 @@ from pipeline.media.sampling import (
     Policy,
     SamplingError,
     Segments,
-    Timeline,
+    Star32,
     TooShort,
     Uniform,
     dump_frames,
@@ -33,6 +33,7 @@ from pipeline.media.sampling import (
     sample_clips,
 )
 from pipeline.media.source import open_source
+from pipeline.media.timeline import Timeline
 from pipeline.media.types import DecodeRequest, Frame, Header, Limits
 from tests._helpers.films import film
 from tests._helpers.media import MEDIA_NAMES, SHARED, ffmpeg, generate, media, plain_frames
@@ -81,7 +82,7 @@ def test_error_padding_refuses_short_videos(policy: Policy) -> None:
         policy.sample(even(5))
 
 
-@pytest.mark.parametrize("policy", [Uniform(), Segments(), Fps(1), NextGqa32(), MusicAvqa60()])
+@pytest.mark.parametrize("policy", [Uniform(), Segments(), Fps(1), NextGqa32(), Star32(), MusicAvqa60()])
 def test_a_video_without_frames_is_too_short(policy: Policy) -> None:
     with pytest.raises(TooShort):
         policy.sample(Timeline(np.empty(0), 0.0, None))
@@ -96,6 +97,38 @@ def test_music_avqa_rule_and_wrap() -> None:
     assert samples.valid.tolist() == [True] * 59 + [False]
     # Python rounds halves to even, and so did the published script: (0.5 + 0) * 25 = 12.5 -> 12, 37.5 -> 38.
     assert MusicAvqa60().sample(even(1500)).frame[:3].tolist() == [12, 38, 62]
+
+
+@pytest.mark.parametrize("total", [1, 5, 45, 900, 913])
+def test_star32_takes_raw_frames_by_number(total: int) -> None:
+    """``docs/facts/cra.md`` section 1.6: linspace over the raw frames, times rounded to 0.01 s beside the true ones."""
+    samples = Star32().sample(even(total, 29.97))
+    number = np.linspace(0, total, 34).astype(int)[1:33]
+    assert samples.frame.tolist() == number.tolist()
+    assert samples.time_s.tolist() == (number / 29.97).tolist()
+    assert samples.published_time_s is not None
+    assert samples.published_time_s.tolist() == [round(index / 29.97, 2) for index in number.tolist()]
+    assert samples.valid.all()
+
+
+def test_star32_can_take_the_frames_that_the_notebook_reads_again() -> None:
+    # 30 fps, 34 frames: number 1 is at 0.03 s, and int(0.03 * 30) = 0; number 2 at 0.07 s, and int(2.1) = 2.
+    asked, read = Star32().sample(even(34, 30.0)), Star32(reread=True).sample(even(34, 30.0))
+    assert asked.frame[:4].tolist() == [1, 2, 3, 4]
+    assert read.frame[:4].tolist() == [0, 2, 3, 3]
+    assert read.published_time_s is not None and asked.published_time_s is not None
+    assert read.published_time_s.tolist() == asked.published_time_s.tolist()
+    assert read.time_s.tolist() == (read.frame / 30.0).tolist()
+
+
+def test_star32_shows_the_frames_of_those_numbers(clip_bytes: tuple[bytes, ...], tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(clip_bytes[3])
+    events = list(decode(DecodeRequest(str(path), ({"policy": "star32"},))))
+    frames = [frame.to_ndarray(format="rgb24") for _, frame in plain_frames(path)]
+    got = {slot: event.rgb for event in events if isinstance(event, Frame) for _, slots in event.uses for slot in slots}
+    for slot, number in enumerate(np.linspace(0, len(frames), 34).astype(int)[1:33]):
+        assert np.array_equal(got[slot], frames[number])
 
 
 def test_sample_clips_published_examples() -> None:
@@ -228,6 +261,7 @@ def test_dump_emulation_needs_frames_that_libav_counts() -> None:
         ({"policy": "fps", "rate": float("nan")}, "sampling.rate"),
         ({"policy": "nextgqa32", "n": 3}, "its fields: none"),
         ({"policy": "music_avqa60", "rate": "guessed"}, "rate: 'guessed' is neither 'stated' nor 'counted'"),
+        ({"policy": "star32", "reread": 1}, "sampling.reread: 1 is neither true nor false"),
         ({"policy": "keyframes", "n": 0}, "sampling.n: 0 is not"),
     ],
 )
@@ -239,7 +273,7 @@ def test_bad_specs_name_the_field(spec: dict[str, Any], message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "policy", [Uniform(8, "zero"), Keyframes(4), Segments(10, 0.5), Fps(2.5), NextGqa32(), MusicAvqa60()]
+    "policy", [Uniform(8, "zero"), Keyframes(4), Segments(10, 0.5), Fps(2.5), NextGqa32(), Star32(True), MusicAvqa60()]
 )
 def test_specs_round_trip(policy: Policy) -> None:
     assert policy_from_spec(json.loads(json.dumps(policy.spec()))) == policy
