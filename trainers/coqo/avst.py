@@ -15,8 +15,7 @@ from torch.nn import functional as F
 from trainers.coqo.alignment import MatchingHead, matching_loss, other_videos
 from trainers.coqo.attention import Attention, Steps, masked_mean, nonempty
 from trainers.coqo.config import ModelConfig
-from trainers.coqo.model import Answers, AudioProjection, Sizes
-from trainers.coqo.question import QuestionEncoder
+from trainers.coqo.model import Answers, AudioProjection, Sizes, family_encoder
 
 _HEADS = 4
 
@@ -86,14 +85,20 @@ class TemporalGrounding(nn.Module):
 class AVST(nn.Module):
     """The published network, with one more projection if the maps are not d wide, as the paper's are.
 
-    For each step, the matching loss takes its wrong picture from a random valid frame of another video of the batch.
-    The published loader reads ten more files for these pictures.
+    With ``model.question.padded_to`` 14, as in the preset ``avst``, equal weights give the published logits; null ends
+    each question at its last word. The published ids of words follow the rows of the training file, ours the alphabet,
+    so that the word vectors of a published checkpoint must be reordered.
+
+    Two things differ in training. For each step, the matching loss takes its wrong picture from a random valid frame of
+    another video of the batch; the published loader reads ten more files for these pictures. And the published trainer
+    starts the projection of sound, the spatial grounding and the matching head from weights that were trained on
+    grounding alone (``docs/facts/coqo.md`` section 4.3); here they start at random.
     """
 
     def __init__(self, config: ModelConfig, sizes: Sizes) -> None:
         super().__init__()
         dim, width = config.dim, sizes.visual[-1]
-        self.question = QuestionEncoder(sizes.words, config.question.embed, config.question.hidden, dim)
+        self.question = family_encoder(config, sizes.words)
         self.audio = AudioProjection(sizes.audio, dim)
         self.visual = nn.Linear(width, dim) if width != dim else nn.Identity()
         self.spatial = SpatialGrounding(dim)

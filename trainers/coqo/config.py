@@ -74,9 +74,15 @@ class QuestionConfig(Section):
     vector for any other word.
     """
     embed: Count = 512
-    """Length of a word vector."""
+    """Length of a word vector; 300 in HCRN."""
     hidden: Count = 512
-    """Width of the LSTM."""
+    """Width of the LSTM; in ``hcrn``, of both its directions together."""
+    padded_to: Count | None = None
+    """Run the LSTM on over learned vectors of padding, to so many steps; null ends at the last word.
+
+    The published AVST runs it to 14, and its answers depend on that (section 9). The encoder of ``hcrn`` is another,
+    which ends at the last word.
+    """
 
 
 class QgtConfig(Section):
@@ -118,6 +124,8 @@ class HcrnConfig(Section):
     """Clips of a video; 8 in HCRN."""
     frames: Annotated[int, Field(ge=5)] = 8
     """Frames of a clip; 16 in HCRN."""
+    question_dropout: Fraction = 0.18
+    """Dropout on the question's vector; .18 in HCRN."""
     qgt: bool = False
     """Guide the features with the questions before the relation units: the plug-in."""
 
@@ -132,7 +140,8 @@ class ModelConfig(Section):
     dim: Annotated[int, Field(ge=8, multiple_of=8)] = 512
     """Width of the network, d; assumed, as in the whole family."""
     dropout: Fraction = 0.1
-    """Dropout before the classifier; in ``avst``, of its temporal grounding."""
+    """Dropout before the classifier; in ``avst``, of its temporal grounding; in ``hcrn``, also on word vectors and on
+    what the question attends to (.15 there)."""
     positions: Literal["sinusoidal", "none"] = "sinusoidal"
     """Whether features are told where and when they are.
 
@@ -171,6 +180,10 @@ class ModelConfig(Section):
     def _check(self) -> Self:
         if self.dim % self.qgt.heads:
             raise ValueError(f"model.qgt.heads: {self.qgt.heads} does not divide model.dim {self.dim}")
+        if self.method == "hcrn" and self.question.padded_to is not None:
+            raise ValueError("model.question.padded_to: the encoder of hcrn ends at the last word; set it to null")
+        if self.method == "hcrn" and self.question.hidden % 2:
+            raise ValueError(f"model.question.hidden: {self.question.hidden} is odd; hcrn has two directions")
         if self.method == "avst" and self.inputs != "audio_visual":
             raise ValueError("model.inputs: avst is defined for audio_visual only")
         return self

@@ -93,6 +93,12 @@ class AudioProjection(nn.Sequential):
         super().__init__(nn.Flatten(2), nn.Linear(width, dim), nn.ReLU(), nn.Linear(dim, dim))
 
 
+def family_encoder(config: ModelConfig, words: int) -> QuestionEncoder:
+    """Make the question encoder of the MUSIC-AVQA family for a vocabulary of ``words`` ids."""
+    question = config.question
+    return QuestionEncoder(words, question.embed, question.hidden, config.dim, question.padded_to)
+
+
 def clock(steps: Steps, config: ModelConfig) -> Tensor:
     """Return the encoding of each step's time, ``[B, T, d]``; zeros if the settings have no positions."""
     if config.positions == "none":
@@ -196,7 +202,7 @@ class CoQo(nn.Module):
         super().__init__()
         self.loss = loss
         dim, qgt = config.dim, config.qgt
-        self.question = QuestionEncoder(sizes.words, config.question.embed, config.question.hidden, dim)
+        self.question = family_encoder(config, sizes.words)
         tokens = learnable_tokens(dim, qgt) if qgt.token_sharing == "model" else None
         modalities = config.modalities
         self.audio = AudioStream(config, sizes.audio, tokens) if "audio" in modalities else None

@@ -110,23 +110,34 @@ class Vocabulary:
 
 
 class QuestionEncoder(nn.Module):
-    """Embedding, tanh, LSTM; F_q = Linear(tanh[h; c]) (``docs/facts/coqo.md`` section 3.3).
+    """Embedding, tanh, LSTM; F_q = Linear(tanh[h; c]) (``docs/facts/coqo.md`` sections 3.3 and 9).
 
-    The published code runs the LSTM over padding, 14 steps in all. Here the state is taken at the last word, so that
-    padding never changes a vector.
+    Parameters
+    ----------
+    vocabulary
+        Number of word ids; 0 is padding.
+    embed, hidden, dim
+        Widths of a word, of the LSTM and of F_q.
+    padded_to
+        Run the LSTM on over padding, whose vector is learned, to so many steps; a longer question ends at its last
+        word. The published code does so, to 14. If None, every question ends at its last word. Either way a vector
+        depends on its question alone.
     """
 
-    def __init__(self, vocabulary: int, embed: int, hidden: int, dim: int) -> None:
+    def __init__(self, vocabulary: int, embed: int, hidden: int, dim: int, padded_to: int | None = None) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(vocabulary, embed, padding_idx=0)
+        self.padded_to = padded_to
+        self.embedding = nn.Embedding(vocabulary, embed, padding_idx=0 if padded_to is None else None)
         self.lstm = nn.LSTM(embed, hidden, batch_first=True)
         self.out = nn.Linear(2 * hidden, dim)
 
     def forward(self, words: Tensor) -> Tensor:
         """Encode word ids ``[B, N, L] int64``, padded with 0 on the right, as F_q ``[B, N, dim]``."""
         flat = words.flatten(0, 1)  # [B * N, L]
+        if self.padded_to is not None and flat.shape[1] < self.padded_to:
+            flat = nn.functional.pad(flat, (0, self.padded_to - flat.shape[1]))
         # Packing refuses empty sequences, so a padded question counts as one padding word. Its mask drops it later.
-        lengths = (flat != 0).sum(1).clamp(min=1).cpu()
+        lengths = (flat != 0).sum(1).clamp(min=self.padded_to or 1).cpu()
         packed = pack_padded_sequence(torch.tanh(self.embedding(flat)), lengths, batch_first=True, enforce_sorted=False)
         # Few processors have LSTM kernels for half precision, and this is a thousandth of a step's work.
         with torch.autocast(words.device.type, enabled=False):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests._helpers.coqo_building import inputs, settings, sizes
 from trainers.coqo.avst import SpatialGrounding
+from trainers.coqo.config import HcrnConfig
 from trainers.coqo.decoder import AudioAttention, Decoder
-from trainers.coqo.hcrn import Hierarchy, RelationUnit
+from trainers.coqo.hcrn import HCRN, Aggregation, Hierarchy, RelationUnit
 from trainers.coqo.task import build_model
 
 
@@ -82,13 +84,89 @@ def test_subsets_are_drawn_in_training_only() -> None:
 
 
 def test_clips_are_evenly_spaced_valid_steps() -> None:
-    hierarchy = Hierarchy(4, 5, 6)
+    hierarchy = Hierarchy(4, 3, HcrnConfig(clips=5, frames=6), 0.0)
     x = torch.arange(60.0)[None, :, None].expand(1, 60, 4)
     valid = torch.ones(1, 60, dtype=torch.bool)
     assert hierarchy.split(x, valid)[0, :, :, 0].flatten().tolist() == list(range(0, 60, 2))
     valid[0, 10:] = False
     picked = hierarchy.split(x, valid)[0, :, :, 0].flatten().tolist()
     assert picked == sorted(picked) and set(picked) == set(range(10))
+
+
+def published_hcrn(network: HCRN, words: Tensor, video: Tensor) -> Tensor:
+    """HCRN's open-ended network for one question, written clip by clip from the published description."""
+    w, host = network.question, network.hierarchy["visual"]
+    embedded = torch.tanh(w.embedding(words))[None]
+    _, (h, _) = w.lstm(embedded)
+    question = w.out(torch.cat([h[0, 0], h[1, 0]]))  # [d]
+    condition = host.question(question)
+
+    def relate(unit: RelationUnit, objects: list[Tensor], given: Tensor) -> list[Tensor]:
+        found = []
+        for number, size in enumerate(range(2, len(objects))):
+            chosen = [objects[i * (len(objects) - 1) // (size - 1)] for i in range(size)]
+            mean = torch.stack(chosen).mean(0)
+            joined = torch.cat([mean, given.expand_as(mean)], -1)
+            relation = F.elu(unit.fuse[number](joined))
+            if unit.gates is not None:
+                relation = relation * torch.sigmoid(unit.gates[number](joined))
+            found.append(relation)
+        return found
+
+    count = host.clips * host.frames
+    taken = video[torch.arange(count) * len(video) // count].view(host.clips, host.frames, -1)
+    motion = torch.stack([(clip[1:] - clip[:-1]).abs().mean(0) for clip in taken])  # raw, as HCRN's motion is
+    clips = []
+    for clip, moved in zip(taken, motion, strict=True):
+        frames = list(network.project["visual"](clip))
+        by_motion = relate(host.clip_motion, frames, host.motion(moved))
+        clips.append(torch.stack(relate(host.clip_question, by_motion, condition)))
+    _, (last, _) = host.motion_sequence(motion[None])
+    by_motion = relate(host.video_motion, clips, host.whole_motion(last[0, 0]))
+    objects = torch.cat(relate(host.video_question, by_motion, condition))  # [n, d]
+    part = host.aggregation
+    seen = part.seen(objects)
+    weights = part.score(F.elu(part.join(torch.cat([seen, part.asked(question) * seen], -1)))).softmax(0)
+    read = (weights * objects).sum(0)
+    logits: Tensor = network.classifier(torch.cat([read, network.asked(question)]))
+    return logits
+
+
+def test_hcrn_is_the_published_network() -> None:
+    config = settings(data={"collective": False}, method="hcrn", inputs="visual", positions="none")
+    torch.manual_seed(0)
+    network = build_model(config, sizes(maps=False)).eval()
+    assert isinstance(network, HCRN)
+    given = inputs(questions=2, count=40, maps=False)
+    assert given.visual is not None
+    logits = network(given.words, given.q_mask, None, given.visual, given.videos).logits
+    for row, number in ((1, 0), (2, 0), (1, 1) if given.q_mask[1, 1] else (1, 0)):
+        words = given.words[row, number]
+        expected = published_hcrn(network, words[words != 0], given.visual.features[row])
+        torch.testing.assert_close(logits[row, number], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_hcrn_drops_out_and_starts_as_published() -> None:
+    """.15 on words, objects and twice in the classifier, .18 on the question; Xavier maps without biases."""
+    config = settings(data={"collective": False}, method="hcrn", inputs="visual", dropout=0.15)
+    network = build_model(config, sizes(maps=False))
+    rates = [module.p for module in network.modules() if isinstance(module, nn.Dropout)]
+    assert sorted(rates) == [0.15] * 4 + [0.18]
+    assert isinstance(network, HCRN)
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            bound = (6 / sum(module.weight.shape)) ** 0.5
+            assert 0.7 * bound < module.weight.abs().max() <= bound
+            assert module.bias is None or not module.bias.any()
+    assert 0.8 < network.question.embedding.weight.abs().max() <= 1
+
+
+def test_aggregation_is_the_published_formula() -> None:
+    part, objects, question = Aggregation(4, 0.15).eval(), torch.randn(2, 5, 4), torch.randn(2, 4)
+    assert part.seen.bias is None and part.asked.bias is None
+    v, u = objects @ part.seen.weight.T, question @ part.asked.weight.T
+    scores = part.score(F.elu(part.join(torch.cat([v, u[:, None] * v], -1))))
+    torch.testing.assert_close(part(objects, question), (scores.softmax(1) * objects).sum(1))
 
 
 def test_the_matching_loss_of_avst_is_the_published_one() -> None:

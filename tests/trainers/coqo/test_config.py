@@ -27,7 +27,21 @@ def parameters(config: CoqoConfig) -> int:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_presets_are_valid(name: str) -> None:
-    assert preset(name).loop.epochs == 30
+    assert preset(name).loop.epochs == (25 if name.startswith("hcrn") else 30)
+
+
+def test_the_baselines_have_the_values_of_their_published_trainers() -> None:
+    """AVST: main_avst.py (no clipping, 14 words). HCRN: train.py and configs/msrvtt_qa.yml (halved every 10 epochs)."""
+    avst = preset("avst")
+    assert (avst.loop.clip_norm, avst.loop.lr, avst.loop.seed, avst.data.batch_questions) == (None, 1e-4, 1, 64)
+    assert (avst.loop.schedule, avst.loop.decay_epochs, avst.loop.decay_factor) == ("staircase", 8, 0.1)
+    assert (avst.model.question.padded_to, avst.model.dropout, avst.loss.match, avst.data.stride) == (14, 0.1, 0.5, 6)
+    for name in ("hcrn", "hcrn-qgt"):
+        loop, model = preset(name).loop, preset(name).model
+        assert (loop.schedule, loop.decay_epochs, loop.decay_factor, loop.epochs) == ("staircase", 10, 0.5, 25)
+        assert (loop.lr, loop.clip_norm, loop.seed, model.dim, model.dropout) == (1e-4, 12, 666, 512, 0.15)
+        assert (model.question.embed, model.question.hidden, model.hcrn.question_dropout) == (300, 512, 0.18)
+    assert (preset("hcrn").data.batch_questions, preset("hcrn").model.positions) == (32, "none")
 
 
 def test_a_key_of_the_loop_keeps_the_familys_other_ones() -> None:
@@ -54,6 +68,8 @@ def test_settings_survive_json() -> None:
     [
         ("avst", "data.collective=true", "avst trains on single questions"),
         ("avst", "model.inputs=audio", "avst is defined for audio_visual only"),
+        ("hcrn", "model.question.padded_to=14", "the encoder of hcrn ends at the last word"),
+        ("hcrn", "model.question.hidden=255", "255 is odd; hcrn has two directions"),
         ("coqo", "model.qgt.heads=7", "7 does not divide model.dim 512"),
         ("coqo", "model.qgt.layer=3", "unknown key; did you mean 'layers'"),
     ],
@@ -84,6 +100,36 @@ def test_avst_has_the_published_size() -> None:
         "classifier": linear(512, 42),
     }
     counts: dict[str, Any] = {
+        name: sum(parameter.numel() for parameter in part.parameters()) for name, part in network.named_children()
+    }
+    assert counts == expected
+
+
+def test_hcrn_has_the_published_size() -> None:
+    """The published network, layer by layer, but for one map of each relation unit that it never uses."""
+    network = build_model(preset("hcrn"), Sizes(93, 42, (128,), (2048,)))
+    d, width = 512, 2048
+
+    def linear(a: int, b: int) -> int:
+        return a * b + b
+
+    def unit(objects: int, gated: bool) -> int:
+        return (objects - 2) * (1 + gated) * linear(2 * d, d)
+
+    units = unit(8, False) + unit(6, True) + unit(8, False) + unit(6, True)
+    expected: dict[str, int] = {
+        "question": 93 * 300 + 2 * (4 * 256 * (300 + 256) + 2 * 4 * 256),
+        "project": linear(width, d),
+        "hierarchy": units
+        + (4 * d * (width + d) + 8 * d)
+        + linear(width, d)
+        + 2 * linear(d, d)
+        + (2 * d * d + linear(2 * d, d) + linear(d, 1)),
+        "asked": linear(d, d),
+        "classifier": linear(2 * d, d) + 2 * d + linear(d, 42),
+        "qgt": 0,
+    }
+    counts: dict[str, int] = {
         name: sum(parameter.numel() for parameter in part.parameters()) for name, part in network.named_children()
     }
     assert counts == expected

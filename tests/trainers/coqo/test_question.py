@@ -66,6 +66,35 @@ def test_padding_never_changes_a_question() -> None:
     torch.testing.assert_close(encoder(words[:1, 1:2, :3])[0, 0], expected[0, 1])
 
 
+def test_the_published_encoder_runs_over_learned_padding_to_14_steps() -> None:
+    """The published loop by hand: an LSTM over every one of 14 ids, with a vector of its own for padding."""
+    torch.manual_seed(0)
+    encoder = QuestionEncoder(30, 8, 12, 16, padded_to=14)
+    words = torch.randint(1, 30, (1, 3, 14))
+    words[0, 1, 4:] = 0
+    words[0, 2, 9:] = 0
+    _, (h, c) = encoder.lstm(torch.tanh(encoder.embedding(words[0])))
+    expected = encoder.out(torch.tanh(torch.cat([h[0], c[0]], dim=-1)))
+    torch.testing.assert_close(encoder(words)[0], expected)
+    torch.testing.assert_close(encoder(words[:, 1:2, :4])[0, 0], expected[1])  # a batch of short questions alone
+    assert encoder.embedding.weight[0].abs().sum() > 0
+    encoder(words[:, 1:2]).sum().backward()
+    assert encoder.embedding.weight.grad is not None and encoder.embedding.weight.grad[0].abs().sum() > 0
+
+    plain = QuestionEncoder(30, 8, 12, 16)
+    plain.load_state_dict(encoder.state_dict())
+    torch.testing.assert_close(plain(words)[0, 0], expected[0])  # 14 words have no padding
+    assert (plain(words)[0, 1] - expected[1]).abs().max() > 1e-3
+
+
+def test_a_longer_question_changes_no_other_where_padding_is_read() -> None:
+    torch.manual_seed(0)
+    encoder = QuestionEncoder(30, 8, 12, 16, padded_to=6)
+    words = torch.randint(1, 30, (1, 2, 9))
+    words[0, 1, 3:] = 0
+    torch.testing.assert_close(encoder(words)[0, 1], encoder(words[:, 1:2, :3])[0, 0])
+
+
 def test_encoder_is_the_familys() -> None:
     """Linear(tanh[h; c]) of an LSTM over tanh(embedding), step by step (``docs/facts/coqo.md`` section 3.3)."""
     torch.manual_seed(0)
