@@ -79,7 +79,7 @@ def test_what_a_message_tells_to_install_is_an_extra() -> None:
 
 
 EXTRAS = {
-    "stores": {"torch", "lance", "zarr"},
+    "stores": {"torch", "lance", "zarr", "pyg"},
     "settings": {"extract", "parse", "train"},
     "extractors": {"extract"},
     "parsers": {"parse"},
@@ -88,8 +88,8 @@ EXTRAS = {
 }
 """The extras of which a package may import, beside what the reader needs."""
 
-OPTIONAL = {"hypothesis", "torch_geometric"}
-"""What people install themselves: for the contract tests of a store, and for one form of an export."""
+OPTIONAL = {"hypothesis"}
+"""What people install themselves, for the contract tests of a store."""
 
 
 @pytest.mark.parametrize("package", EXTRAS)

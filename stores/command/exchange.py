@@ -43,17 +43,23 @@ def export_feature(
     version: Annotated[int | None, typer.Option(help="Export this version (default: the latest).")] = None,
     dataset_name: Annotated[str | None, typer.Option(help="nextgqa: the HDF5 dataset (default: CLIPL_I).")] = None,
     layout: Annotated[
-        str | None, typer.Option(help="nextgqa: cra (SPLIT.h5, default) or nextgqa (DATASET_SPLIT.h5).")
+        str | None,
+        typer.Option(
+            help="nextgqa: cra (SPLIT.h5, default) or nextgqa (DATASET_SPLIT.h5). "
+            "music_avqa: thwc (default) or tchw, the axes of maps; the published networks read tchw."
+        ),
     ] = None,
     published_times: Annotated[
         bool, typer.Option("--published-times", help="nextgqa: write the times that the published recipe states.")
     ] = False,
-    allow_failures: Annotated[bool, typer.Option("--allow-failures", help="Exit 0 even if rows are missing.")] = False,
+    allow_failures: Annotated[
+        bool, typer.Option("--allow-failures", help="Exit 0 even if rows or files are missing.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write a feature or the dictionaries as the files that published trainers read.
 
-    Exit code 3 if wanted rows are missing.
+    Exit code 3 if wanted rows are missing, or a file that a published trainer needs could not be written.
     """
     options = ExportOptions(dataset_name, layout, published_times)
     if to == DICTIONARIES:
@@ -61,8 +67,8 @@ def export_feature(
             raise ExchangeError(
                 f"--to {to}: takes neither --feature, --split, --dataset-name, --layout nor --published-times"
             )
-        _export_dictionaries(directory, out, version, as_json)
-        return
+        complete = _export_dictionaries(directory, out, version, as_json)
+        raise typer.Exit(0 if complete or allow_failures else 3)
     if to not in TARGETS:
         raise ExchangeError(f"--to {to!r}: unknown ({available(_CHOICES)})")
     if feature is None:
@@ -77,20 +83,22 @@ def export_feature(
     raise typer.Exit(3 if result.missing and not allow_failures else 0)
 
 
-def _export_dictionaries(directory: Path, out: Path, version: int | None, as_json: bool) -> None:
+def _export_dictionaries(directory: Path, out: Path, version: int | None, as_json: bool) -> bool:
+    """Export and show it; return whether every file was written."""
     with Store.open(directory, version) as store:
         result = export_dictionaries(store, out)
     if as_json:
         emit(dataclasses.asdict(result))
-        return
+        return not result.left_out
     for name, clusters in result.files.items():
         console.print(f"{out / name}: {clusters} clusters", markup=False)
     for name, reason in result.left_out.items():
-        console.print(f"not written: {name}: {reason}", markup=False)
+        console.print(f"missing: {name}: {reason}", markup=False)
     for kind in result.random_weights:
         console.print(f"warning: the {kind} dictionary was made with random weights", markup=False)
     for kind, changes in result.stale.items():
         console.print(f"warning: the {kind} dictionary is stale ({first_few(changes)})", markup=False)
+    return not result.left_out
 
 
 def _split(text: str) -> tuple[str, list[str]]:
@@ -103,6 +111,8 @@ def _split(text: str) -> tuple[str, list[str]]:
 def _show_export(result: Export, out: Path) -> None:
     for name, rows in result.files.items():
         console.print(f"{out / name}: {rows} rows", markup=False)
+    if result.layout == "thwc":
+        console.print("maps are [T, H, W, C]; the published networks read [T, C, H, W]: --layout tchw", markup=False)
     if result.padded:
         console.print(f"{result.padded} rows have steps that are padding", markup=False)
     if result.renamed:

@@ -2,7 +2,8 @@
 
 ``qa_graphs.npy``
     Torch pickle ``{"k_center": Data, "k_mean": Data}`` with PyTorch Geometric's ``Data(x, edge_index)``, which CRA
-    reads as published. It is only written if ``torch_geometric`` is installed.
+    reads as published, and without which it cannot be constructed. It is only written if ``torch_geometric`` is
+    installed (the extra ``pyg``); otherwise it is listed as left out, and the command ends with exit code 3.
 ``qa_graphs.pt``
     The same as plain tensors, ``{"k_center": {"x", "edge_index"}, "k_mean": {"x", "edge_index"}}``, which
     ``torch.load(..., weights_only=True)`` reads without that package.
@@ -125,7 +126,10 @@ def _write_graphs(
     torch.save(plain, folder / "qa_graphs.pt")
     result.files["qa_graphs.pt"] = count
     if importlib.util.find_spec(PYG) is None:
-        result.left_out["qa_graphs.npy"] = f"needs the package {PYG}; qa_graphs.pt has the same tensors"
+        result.left_out["qa_graphs.npy"] = (
+            f"needs the package {PYG} (pip install {PYG}); published CRA reads no other file, and qa_graphs.pt "
+            "holds the same as plain tensors"
+        )
         return
     from torch_geometric.data import Data
 

@@ -79,6 +79,8 @@ def export(
             raise ExchangeError(f"{store.path}: feature {feature!r}: no row to export{reason}")
         record = {"reelstore": {"version": store.version, "feature": name, "spec_digest": result.spec, "spec": spec}}
         record["export"] = {"target": target, "files": result.files, "missing": [row.key for row in result.missing]}
+        if result.layout:
+            record["export"]["layout"] = result.layout
         write_json(folder / RECORD_FILE, record)
     return result
 

@@ -22,6 +22,7 @@ from .rows import Export, ExportOptions, StoreRows, available_rows, file_names, 
 FRAMES = 32
 """Number of frames that CRA and NExT-GQA fetch per video."""
 _NAMINGS = ("cra", "nextgqa")
+_AXES = ("thwc", "tchw")
 
 
 def export_nextgqa(
@@ -90,15 +91,16 @@ def export_music_avqa(
 ) -> None:
     """Write one C-order float32 ``<video_id>.npy`` ``[T, …]`` per video, for MUSIC-AVQA and its relatives.
 
-    ``index.csv`` lists file, key, T and the number of valid steps. If some steps are padding, ``mask`` says which, with
-    a 0 or 1 per step. All splits share the folder.
+    Maps are ``[T, H, W, C]`` as in the store, or ``[T, C, H, W]`` with the layout ``tchw``, which the published
+    networks read (they fix C at 512). ``index.csv`` lists file, key, T and the number of valid steps. If some steps are
+    padding, ``mask`` says which, with a 0 or 1 per step. All splits share the folder.
 
     Raises
     ------
     ExchangeError
-        If any option is given.
+        If another option than a layout is given, or the layout is ``tchw`` and a row is not a map.
     """
-    refuse_options("music_avqa", options)
+    refuse_options("music_avqa", options, _AXES)
     split_of = {key: split for split, keys in reversed(list(splits.items())) for key in keys}
     names = file_names(split_of)
     wanted: Iterable[tuple[str, str]] = ((split_of[key], key) for key in sorted(split_of))
@@ -107,6 +109,13 @@ def export_music_avqa(
         index.writerow(INDEX_COLUMNS)
         for key, values in available_rows(rows.as_float32, wanted, result):
             name = f"{names[key]}.npy"
+            if values.ndim == 4:
+                result.layout = options.naming or _AXES[0]
+            elif options.naming == "tchw":
+                where = f"feature {rows.feature!r}: key {key!r} is {list(values.shape)}"
+                raise ExchangeError(f"{where}; layout tchw is for maps [T, H, W, C]")
+            if options.naming == "tchw":
+                values = np.ascontiguousarray(values.transpose(0, 3, 1, 2))
             np.save(folder / name, values, allow_pickle=False)
             valid = rows.store.valid(rows.feature, key)
             mask = "" if valid.all() else "".join("01"[step] for step in valid.astype(int))

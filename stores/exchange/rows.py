@@ -19,6 +19,7 @@ from ..errors import ExchangeError
 from ..format import layout
 from ..format.rows import Array
 from ..store import Store
+from ..wording import available
 
 RECORD_FILE = "export.json"
 _SAFE = "-_ ()+,=@#"  # beside letters, digits, '.' and '~'; video ids of MUSIC-AVQA v2.0 contain '#'
@@ -35,7 +36,8 @@ class ExportOptions:
     dataset
         Name of the feature dataset (nextgqa; default ``CLIPL_I``).
     naming
-        ``cra`` for ``<split>.h5``, ``nextgqa`` for ``<dataset>_<split>.h5`` (nextgqa; default ``cra``).
+        The layout. nextgqa: ``cra`` for ``<split>.h5`` (default), ``nextgqa`` for ``<dataset>_<split>.h5``. music_avqa:
+        ``thwc`` (default) or ``tchw``, the order of a map's axes.
     published_times
         Write the times that the published recipe states, for rows that have them (nextgqa).
     """
@@ -72,6 +74,8 @@ class Export:
         Number of rows with steps that are padding.
     renamed
         Number of keys whose file is not simply called ``<key>.npy``.
+    layout
+        The order of the axes of maps in ``.npy`` files, ``thwc`` or ``tchw``; empty if there are none.
     """
 
     target: str
@@ -84,6 +88,7 @@ class Export:
     times_unknown: list[str] = field(default_factory=list)
     padded: int = 0
     renamed: int = 0
+    layout: str = ""
 
 
 class MissingRowError(ExchangeError):
@@ -180,10 +185,13 @@ def available_rows(
             yield key, values
 
 
-def refuse_options(target: str, options: ExportOptions) -> None:
-    """Raise ``ExchangeError`` if options are given for a target that has none."""
-    if options != ExportOptions():
-        raise ExchangeError(f"target {target!r}: takes neither --dataset-name, --layout nor --published-times")
+def refuse_options(target: str, options: ExportOptions, layouts: Sequence[str] = ()) -> None:
+    """Raise ``ExchangeError`` if options are given for a target that has none, or none but ``layouts``."""
+    if options != ExportOptions(naming=options.naming if layouts else None):
+        refused = "--dataset-name nor" if layouts else "--dataset-name, --layout nor"
+        raise ExchangeError(f"target {target!r}: takes neither {refused} --published-times")
+    if options.naming is not None and options.naming not in layouts:
+        raise ExchangeError(f"layout {options.naming!r}: unknown for {target} ({available(layouts)})")
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -52,8 +53,15 @@ def test_cluster_inspect_export(store: Path, tmp_path: Path) -> None:
     assert "no visual dictionary" in absent.stderr
 
     exported = store_job("export", str(store), "--to", "cra_dictionaries", "--out", str(tmp_path / "out"))
-    assert exported.exit_code == 0, exported.stderr
+    has_graphs = importlib.util.find_spec("torch_geometric") is not None
+    assert exported.exit_code == (0 if has_graphs else 3), exported.stderr
     assert (tmp_path / "out" / "qa_graphs.pt").is_file()
+    assert (tmp_path / "out" / "qa_graphs.npy").is_file() == has_graphs
+    assert has_graphs or "missing: qa_graphs.npy: needs the package torch_geometric (pip install" in exported.stdout
+    allowed = store_job(
+        "export", str(store), "--to", "cra_dictionaries", "--out", str(tmp_path / "out2"), "--allow-failures", "--json"
+    )
+    assert (allowed.exit_code, list(json.loads(allowed.stdout)["left_out"])) == (0, ["qa_graphs.npy"][has_graphs:])
     unnamed = store_job("export", str(store), "--to", "music_avqa", "--out", str(tmp_path / "npy"))
     assert (unnamed.exit_code, unnamed.stderr.count("\n")) == (2, 1)
     assert "needs a feature; name it with --feature" in unnamed.stderr

@@ -89,7 +89,7 @@ def test_without_torch_geometric_it_says_what_is_not_written(
     monkeypatch.setattr("stores.exchange.cra_dictionaries.PYG", "no_such_package")
     with Store.open(store, lease=False) as opened:
         result = export_dictionaries(opened, tmp_path / "out")
-    assert "no_such_package" in result.left_out["qa_graphs.npy"]
+    assert "pip install no_such_package" in result.left_out["qa_graphs.npy"]
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"qa_graphs.pt", "visual_clusters.npy", "export.json"}
 

@@ -120,6 +120,8 @@ def test_a_value_that_float32_cannot_hold_is_not_written_as_infinity(tmp_path: P
         ("maps", r"key 'a' is \[3, 2, 2\]"),
         ("target", r"unknown \(available: lance, music_avqa, nextgqa"),
         ("layout", "layout 'x'"),
+        ("axes", r"layout 'x': unknown for music_avqa \(available: thwc, tchw\)"),
+        ("vectors", r"key 'a' is \[32, 6\]; layout tchw is for maps \[T, H, W, C\]"),
         ("options", "neither --dataset-name"),
         ("split", "name '../x'"),
     ],
@@ -134,8 +136,10 @@ def test_refusals_leave_nothing_behind(tmp_path: Path, case: str, message: str) 
     elif case == "file":
         out.touch()
     before = files_under(tmp_path)
-    options = {"layout": {"naming": "x"}, "options": {"dataset": "X"}}.get(case, {})
-    target = {"target": "parquet", "options": "music_avqa"}.get(case, "nextgqa")
+    naming = {"layout": "x", "axes": "x", "vectors": "tchw"}
+    options = {"naming": naming[case]} if case in naming else {"dataset": "X"} if case == "options" else {}
+    avqa = dict.fromkeys(("options", "axes", "vectors"), "music_avqa")
+    target = {"target": "parquet", **avqa}.get(case, "nextgqa")
     splits = {"../x": ["a"]} if case == "split" else None
     with pytest.raises(StoreError, match=message):
         exported(root, out, target, splits, **options)
@@ -173,6 +177,24 @@ def test_music_avqa_loads_one_array_a_video(tmp_path: Path) -> None:
     assert index["00000028"] == {
         "key": "00000028", "file": "00000028.npy", "T": "4", "valid_steps": "3", "mask": "1101"
     }  # fmt: skip
+
+
+def test_music_avqa_maps_in_the_axes_that_the_published_networks_read(tmp_path: Path) -> None:
+    """``docs/facts/coqo.md`` section 9: the published AVST reads [T, C, H, W]."""
+    rows = {key: row(key, steps=4, step_shape=(2, 5, 3)) for key in ("a", "b")}
+    root = clip_store(tmp_path / "store", list(rows.values()))
+    for naming, axes in ((None, "thwc"), ("thwc", "thwc"), ("tchw", "tchw")):
+        out = tmp_path / f"out_{naming}"
+        assert exported(root, out, "music_avqa", naming=naming).layout == axes
+        assert json.loads((out / "export.json").read_text())["export"]["layout"] == axes
+        for key, kept in rows.items():
+            loaded = avqa_reader(out, key)
+            values = kept.values.astype(np.float32)
+            if axes == "tchw":
+                assert loaded.shape == (4, 3, 2, 5)
+                values = np.einsum("thwc->tchw", values)
+            assert loaded.flags.c_contiguous
+            np.testing.assert_array_equal(loaded, values)
 
 
 def test_hostile_keys_stay_in_the_folder_and_come_back(tmp_path: Path) -> None:
