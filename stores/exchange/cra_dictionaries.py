@@ -18,7 +18,7 @@ files are not numpy arrays (``docs/facts/cra.md`` section 4.4).
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -125,13 +125,13 @@ def _write_graphs(
     plain = {name: {"x": x, "edge_index": edge_index} for name, x in tensors.items()}
     torch.save(plain, folder / "qa_graphs.pt")
     result.files["qa_graphs.pt"] = count
-    if importlib.util.find_spec(PYG) is None:
+    try:
+        data = importlib.import_module(f"{PYG}.data").Data
+    except ImportError as error:  # not installed, or without one of its own needs
         result.left_out["qa_graphs.npy"] = (
-            f"needs the package {PYG} (pip install {PYG}); published CRA reads no other file, and qa_graphs.pt "
+            f"needs the package {PYG} (pip install {PYG}; {error}); published CRA reads no other file, and qa_graphs.pt "
             "holds the same as plain tensors"
         )
         return
-    from torch_geometric.data import Data
-
-    torch.save({name: Data(x=x, edge_index=edge_index) for name, x in tensors.items()}, folder / "qa_graphs.npy")
+    torch.save({name: data(x=x, edge_index=edge_index) for name, x in tensors.items()}, folder / "qa_graphs.npy")
     result.files["qa_graphs.npy"] = count
