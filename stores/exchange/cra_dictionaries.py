@@ -129,8 +129,8 @@ def _write_graphs(
         data = importlib.import_module(f"{PYG}.data").Data
     except ImportError as error:  # not installed, or without one of its own needs
         result.left_out["qa_graphs.npy"] = (
-            f"needs the package {PYG} (pip install {PYG}; {error}); published CRA reads no other file, and qa_graphs.pt "
-            "holds the same as plain tensors"
+            f"needs the package {PYG} (pip install {PYG}; {error}); published CRA reads no other file, and "
+            "qa_graphs.pt holds the same as plain tensors"
         )
         return
     torch.save({name: data(x=x, edge_index=edge_index) for name, x in tensors.items()}, folder / "qa_graphs.npy")
