@@ -34,7 +34,10 @@ app = job(None)
 @app.command(cls=StageCommand, help=__doc__)
 def main(
     annotations: Annotated[
-        str, typer.Argument(help="The annotation file, or a folder that holds it under its official name.")
+        list[str],
+        typer.Argument(
+            help="The annotation file, or a folder that holds it under its official name; or all files of the split."
+        ),
     ],
     format_: Annotated[
         str, typer.Option("--format", help=f"The format of the file: {', '.join(FORMATS)}.", show_default=False)
@@ -47,6 +50,15 @@ def main(
     stanza_dir: Annotated[
         Path | None, typer.Option(help="Folder of Stanza's models (default: Stanza's own, downloaded if missing).")
     ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Go on if more than half of the split's stored questions would go.")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse a file whose name, ids or questions are those of another split.")
+    ] = False,
+    drop_columns: Annotated[
+        bool, typer.Option("--drop-columns", help="Read a NExT-GQA csv as a table, without its own columns.")
+    ] = False,
     config: ConfigFile = None,
     set_: Overrides = None,
     executor: Executor = "auto",
@@ -63,6 +75,9 @@ def main(
         dataset=dataset,
         executor=executor,
         plan_only=plan,
+        replace=replace,
+        strict=strict,
+        drop_columns=drop_columns,
     )
     finish(parse(request), allow_failures, as_json)
 

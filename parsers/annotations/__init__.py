@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -40,7 +40,11 @@ _LONGEST_NAME = 64
 
 
 def read_annotations(
-    format: str, path: str | Path, split: str, anomalies: list[Anomaly] | None = None, dataset: str | None = None
+    format: str,
+    path: str | Path | Sequence[str | Path],
+    split: str,
+    anomalies: list[Anomaly] | None = None,
+    dataset: str | None = None,
 ) -> pa.Table:
     """Read the questions of one split.
 
@@ -50,7 +54,8 @@ def read_annotations(
         ``nextgqa``, ``star``, ``music_avqa`` or ``table``.
     path
         The annotation file, or a folder that holds it under its official name (``val.csv``, ``STAR_val.json``,
-        ``avqa-val.json``). For NExT-GQA, ``gsub_<split>.json`` is looked for beside the csv.
+        ``avqa-val.json``), or several of these that make up the split. For NExT-GQA, ``gsub_<split>.json`` is looked
+        for beside the csv.
     split
         Written into the rows. If a ``table`` has a column ``split``, rows of other splits are left out.
     anomalies
@@ -62,7 +67,7 @@ def read_annotations(
     Returns
     -------
     pyarrow.Table
-        Schema ``QUESTIONS``, in the order of the file.
+        Schema ``QUESTIONS``, in the order of the files. Of two files that give one id, the first counts.
 
     Raises
     ------
@@ -71,16 +76,26 @@ def read_annotations(
         ``anomalies`` is not given.
     """
     dataset = format if dataset is None else dataset
-    file = annotation_file(format, path, split)
+    paths = [path] if isinstance(path, str | Path) else path
+    files = [annotation_file(format, one, split) for one in paths]
     _check_name("dataset", dataset)
     collected = Anomalies()
-    questions = FORMATS[format].read(file, dataset, split, collected)
+    questions: dict[str, Question] = {}
+    home: dict[str, Path] = {}
+    for file in files:
+        for question in FORMATS[format].read(file, dataset, split, collected):
+            if (first := home.setdefault(question.question_id, file)) != file or question.question_id in questions:
+                message = f"{question.question_id!r} is already given in {first}"
+                where = (str(file), 0, question.question_id, "question_id")
+                collected.append(Anomaly("error", "duplicate_question_id", *where, message))
+            else:
+                questions[question.question_id] = question
     if anomalies is not None:
         anomalies.extend(collected)
     elif errors := collected.errors:
         others = f" (and {plural(len(errors) - 1, 'more error')})" if len(errors) > 1 else ""
         raise AnnotationError(f"{errors[0]}{others}")
-    return questions_table(questions)
+    return questions_table(questions.values())
 
 
 def annotation_file(format: str, path: str | Path, split: str) -> Path:

@@ -33,6 +33,8 @@ class Anomaly:
         The column or JSON key; "" if the whole row is meant.
     message
         What is odd, in one line.
+    ends_file
+        Whether the file could not be read past this point, so that rows may be missing without an error of their own.
     """
 
     kind: Literal["note", "error"]
@@ -42,6 +44,7 @@ class Anomaly:
     key: str
     field: str
     message: str
+    ends_file: bool = False
 
     def __post_init__(self) -> None:
         for name in ("file", "key", "field", "message"):

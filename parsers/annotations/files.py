@@ -32,7 +32,7 @@ class FileProblem(Exception):
 
     def anomaly(self, file: str) -> Anomaly:
         """Return the problem as an error in ``file``."""
-        return Anomaly("error", self.code, file, self.line, "", self.field, self.message)
+        return Anomaly("error", self.code, file, self.line, "", self.field, self.message, ends_file=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ def csv_records(text: str, required: Sequence[str | tuple[str, ...]]) -> Iterato
     Raises
     ------
     FileProblem
-        If the header cannot be used.
+        If the header cannot be used, or the file ends within a row.
     """
     lines = list(io.StringIO(text, newline=""))
     rows = _csv_rows(lines)
@@ -102,13 +102,18 @@ def csv_records(text: str, required: Sequence[str | tuple[str, ...]]) -> Iterato
     if not header:
         raise FileProblem("empty_file", "has neither a header nor rows")
     _check_header(header, required, line)
+    broken: Broken | None = None
     for line, cells in rows:
+        broken = None
         if isinstance(cells, Broken):
-            yield cells
+            broken = cells
         elif len(cells) != len(header):
-            yield Broken(line, "wrong_columns", f"has {len(cells)} fields, the header has {len(header)}")
+            broken = Broken(line, "wrong_columns", f"has {len(cells)} fields, the header has {len(header)}")
         else:
             yield Record(line, dict(zip(header, cells, strict=True)))
+            continue
+        yield broken
+    _check_cut(text, broken)
 
 
 def _csv_rows(lines: Sequence[str]) -> Iterator[tuple[int, list[str] | Broken]]:
@@ -298,20 +303,32 @@ def _wrong_start(wanted: str, first: str, line: int) -> FileProblem:
     return FileProblem("wrong_type", f"must hold {wanted}", line)
 
 
+def _check_cut(text: str, last: Broken | None) -> None:
+    """Refuse a file whose last row is broken and does not end its line: the rows after it were lost on the way."""
+    if last is not None and not text.endswith(("\n", "\r")):
+        raise FileProblem("ends_early", f"ends within this row ({last.message}); get the whole file", last.line)
+
+
 def jsonl_records(text: str) -> Iterator[Record | Broken]:
-    """Yield the objects of a file that has one per line; blank lines are skipped."""
+    """Yield the objects of a file that has one per line; blank lines are skipped.
+
+    Raises
+    ------
+    FileProblem
+        If the file ends within a row.
+    """
+    broken: Broken | None = None
     for number, line_text in enumerate(text.split("\n"), 1):
         if not line_text.strip():
             continue
         decoder = _Decoder(line_text)
         decoder.skip()
         value = decoder.value(number)
-        if isinstance(value, Broken):
-            yield Broken(number, value.code, value.message)
-        elif decoder.skip():
-            yield Broken(number, "malformed_json", "not valid JSON (more than one value on the line)")
-        else:
-            yield _record(number, value)
+        broken = Broken(number, value.code, value.message) if isinstance(value, Broken) else None
+        if broken is None and decoder.skip():
+            broken = Broken(number, "malformed_json", "not valid JSON (more than one value on the line)")
+        yield broken or _record(number, value)
+    _check_cut(text, broken)
 
 
 def parquet_records(data: bytes, required: Sequence[str]) -> Iterator[Record]:

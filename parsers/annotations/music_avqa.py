@@ -64,7 +64,7 @@ class _Builder(QuestionBuilder):
 
     def build(self, row: Row) -> Question:
         self.lines[row.index] = row.line
-        row.key = f"row:{row.index}"
+        row.key = self.invented_id(row)
         row.key = _question_id(row)
         for name in row.fields.keys() - _KEYS:
             line, rows = self.extra_keys.get(name, (row.line, 0))

@@ -54,11 +54,11 @@ def read_csv(path: Path, dataset: str, split: str, anomalies: Anomalies, whole_i
     """
     spans = _SpansFile.beside(path, split, anomalies)
     required = _REQUIRED if split.startswith("test") else (*_REQUIRED, "answer")
+    rows: list[Record | Broken] = []
     try:
-        rows = list(csv_records(read_text(path), required))
+        rows.extend(csv_records(read_text(path), required))  # keeps those before a problem
     except FileProblem as problem:
         anomalies.append(problem.anomaly(str(path)))
-        return []
     builder = _Builder(str(path), dataset, split, anomalies, spans, whole_ids, _answers_are_indices(rows))
     questions = builder.build_all(rows)
     if spans is not None:
@@ -171,7 +171,8 @@ class _SpansFile:
                 message = f"not found beside {path.name}; questions have no spans and no duration"
                 anomalies.append(Anomaly("note", "no_spans_file", str(file), 0, "", "", message))
             return None
-        videos = {trimmed(video): (line, entry) for line, video, entry in _members(file, anomalies)}
+        members = _members(file, anomalies, needed=True)
+        videos = {trimmed(video): (line, entry) for line, video, entry in members}
         return cls(str(file), videos)
 
     def look_up(self, row: Row, video: str, qid: str) -> _VideoSpans:
@@ -226,12 +227,16 @@ class _SpansFile:
             anomalies.append(Anomaly("note", code, self.file, line, video, "location", message))
 
 
-def _members(file: Path, anomalies: Anomalies) -> Iterator[tuple[int, str, Any]]:
-    """Yield (line, key, value) of a JSON object's members; where it stops being readable is an error."""
+def _members(file: Path, anomalies: Anomalies, needed: bool = False) -> Iterator[tuple[int, str, Any]]:
+    """Yield (line, key, value) of a JSON object's members; where it stops being readable is an error.
+
+    ``needed`` says that questions cannot be read without the file.
+    """
     try:
         yield from json_members(read_text(file))
     except FileProblem as problem:
-        anomalies.append(Anomaly("error", problem.code, str(file), problem.line, problem.field, "", problem.message))
+        where = (str(file), problem.line, problem.field, "")
+        anomalies.append(Anomaly("error", problem.code, *where, problem.message, ends_file=needed))
 
 
 def _check_neighbours(path: Path, split: str, questions: Sequence[Question], anomalies: Anomalies) -> None:

@@ -7,6 +7,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from parsers.annotations.anomalies import Anomalies, Anomaly
@@ -292,6 +293,10 @@ class QuestionBuilder(ABC):
                 self.anomalies.extend(row.notes)
                 questions.append(replace(question, flags=tuple(dict.fromkeys(note.code for note in row.notes))))
         return questions
+
+    def invented_id(self, row: Row) -> str:
+        """Return the id of a question whose source gives none; rows are counted by file, so it names split and file."""
+        return f"row:{self.split}/{Path(self.file).name}:{row.index}"
 
     def question(self, row: Row, video_id: str, text: str) -> Question:
         """Return a question with what every format gives; a format adds the rest with ``dataclasses.replace``."""

@@ -46,7 +46,7 @@ class Question:
     Attributes
     ----------
     question_id
-        Unique within a dataset; ``row:<n>`` if the source gives none.
+        Unique within a split of a dataset; ``row:<split>/<file>:<n>`` if the source gives none.
     video_id, dataset, split
         Where the question belongs.
     row

@@ -16,6 +16,7 @@ from typing import Any
 from parsers.annotations.anomalies import AnnotationError, Anomalies, Anomaly
 from parsers.annotations.files import (
     Broken,
+    FileProblem,
     Record,
     csv_records,
     jsonl_records,
@@ -39,6 +40,19 @@ from settings.messages import available
 
 _SUFFIXES = (".csv", ".jsonl", ".parquet")
 _REQUIRED = ("video_id", "question")
+_COLUMNS = (
+    *_REQUIRED,
+    "question_id",
+    "answer",
+    "options",
+    "type",
+    "modality",
+    "spans",
+    "start",
+    "end",
+    "duration",
+    "split",
+)
 
 
 def official_names(split: str) -> list[str]:
@@ -67,12 +81,26 @@ def _records(path: Path) -> Iterable[Record | Broken]:
     raise AnnotationError(f"{path}: a table of questions must be a .csv, .jsonl or .parquet file")
 
 
+def foreign_columns(path: Path) -> list[str]:
+    """Return the columns that a csv of NExT-GQA has and that a table drops; none if the file is not such a csv."""
+    if path.suffix.lower() != ".csv":
+        return []
+    try:
+        first = next(csv_records(read_text(path), _REQUIRED), None)
+    except FileProblem:  # said when the file is read
+        return []
+    names = list(first.fields) if isinstance(first, Record) else []
+    if not {"qid", "a0"} <= set(names) or "question_id" in names:
+        return []
+    return [name for name in names if name not in _COLUMNS and not name.startswith("a")]
+
+
 @dataclass(slots=True)
 class _Builder(QuestionBuilder):
     other_splits: set[str] = field(default_factory=set)
 
     def build(self, row: Row) -> Question | None:
-        row.key = f"row:{row.index}"
+        row.key = self.invented_id(row)
         if not is_empty(row.get("split")):
             split = row.key_text("split")
             if split != self.split:

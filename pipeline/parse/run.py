@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -14,10 +14,11 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from parsers import ConlluParser, Parse, ParserError, StanzaParser, parses_from_table, parses_table
-from parsers.annotations import QUESTIONS, AnnotationError, Anomalies, annotation_file, read_annotations
-from parsers.parse import PARSES
-from pipeline.parse.config import ParseConfig
+from parsers import ConlluParser, ParserError, StanzaParser, parses_from_table, parses_table
+from parsers.annotations import QUESTIONS, AnnotationError, Anomalies
+from parsers.parse import PARSES, refused_from_table
+from pipeline.parse.reading import check_doubts, check_loss, find_doubts, read_split
+from pipeline.parse.request import ParseRequest
 from pipeline.parse.tables import (
     GRAPHS_EPOCH,
     Difference,
@@ -25,13 +26,16 @@ from pipeline.parse.tables import (
     count_triple_parts,
     difference,
     graphs_table,
+    is_worth_another_try,
+    refusals_table,
     texts_of,
+    with_errors,
+    without_refusals,
 )
 from pipeline.shared import (
     EventLog,
     PreflightError,
     SourceError,
-    StageRequest,
     StageResult,
     StopRequestedError,
     StopSignals,
@@ -39,6 +43,7 @@ from pipeline.shared import (
     mark_stale,
     preflight,
 )
+from settings.messages import plural
 from stores import Store
 from stores.commit import Changes, commit, create_store, write_table
 from stores.describe import write_card
@@ -48,31 +53,6 @@ from stores.format import Manifest, TablePart, digest, first_manifest, load
 QUESTIONS_SPEC = {"kind": "questions", "epoch": 1}
 REPORT_SPEC = {"kind": "annotation_report", "epoch": 1}
 _ERRORS_SHOWN = 20  # about a screen; the table ``annotation_report`` has them all
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ParseRequest(StageRequest):
-    """What a parse needs to know.
-
-    Attributes
-    ----------
-    annotations
-        An annotation file, or a folder that holds it under its official name.
-    format
-        Format of the file; see ``parsers.annotations.FORMATS``.
-    split
-        Split of its questions.
-    config
-        The configuration.
-    dataset
-        The dataset's name in the store; the format's if not given.
-    """
-
-    annotations: str
-    format: str
-    split: str
-    config: ParseConfig = field(default_factory=ParseConfig)
-    dataset: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +71,8 @@ class ReadSummary:
         Number of oddities by code.
     errors
         One line per row that was refused.
+    doubts
+        One line for each thing that speaks against the split.
     unique_texts, to_parse
         Number of different texts, and of those without a parse.
     """
@@ -101,6 +83,7 @@ class ReadSummary:
     questions: dict[str, int]
     notes: dict[str, int]
     errors: list[str]
+    doubts: list[str]
     unique_texts: int
     to_parse: int
 
@@ -115,6 +98,8 @@ class ParseResult(StageResult):
         What was read; None if a signal came first.
     parsed
         Number of texts that were parsed now; None for a plan only.
+    without_graph
+        Number of questions whose texts no parser can take; None if no graphs were made now.
     triples
         Number of questions that have a subject, a predicate and an object in some triple, counted by part; None if no
         graphs were made now.
@@ -126,6 +111,7 @@ class ParseResult(StageResult):
 
     read: ReadSummary | None = None
     parsed: int | None = None
+    without_graph: int | None = None
     triples: dict[str, int] | None = None
     version: int | None = None
     wall_s: float | None = None
@@ -136,7 +122,13 @@ class ParseResult(StageResult):
 
     def summary(self) -> dict[str, Any]:
         record: dict[str, Any] = asdict(self.read) if self.read else {}
-        done = {"parsed": self.parsed, "with": self.triples, "version": self.version, "wall_s": self.wall_s}
+        done = {
+            "parsed": self.parsed,
+            "without_graph": self.without_graph,
+            "with": self.triples,
+            "version": self.version,
+            "wall_s": self.wall_s,
+        }
         stopped = {} if self.stopped_by is None else {"stopped_by": self.stopped_by}
         return {**record, **{name: value for name, value in done.items() if value is not None}, **stopped}
 
@@ -179,6 +171,8 @@ class _Plan:
         Stored rows of the table ``parses``.
     is_current
         Whether there is nothing to do.
+    doubts
+        What speaks against the split.
     """
 
     questions: pa.Table
@@ -189,6 +183,7 @@ class _Plan:
     missing: Sequence[str]
     cached: pa.Table
     is_current: bool
+    doubts: Sequence[str]
 
     def summary(self, part: str) -> ReadSummary:
         """Return the plan in numbers."""
@@ -199,6 +194,7 @@ class _Plan:
             questions=self.difference.counts(),
             notes=dict(sorted(Counter(note.code for note in self.anomalies.notes).items())),
             errors=[str(error) for error in self.anomalies.errors],
+            doubts=list(self.doubts),
             unique_texts=len(self.texts),
             to_parse=len(self.missing),
         )
@@ -213,7 +209,8 @@ class _Parse:
         self.terminal = terminal
         self.signals = signals
         self.started = time.perf_counter()
-        preflight.check_locations(request.annotations, request.store, "ANNOTATIONS")
+        for file in request.files:
+            preflight.check_locations(file, request.store, "ANNOTATIONS")
         for option, path in (("--stanza-dir", self.config.stanza.dir), ("--set conllu", self.config.conllu)):
             if path is not None:
                 preflight.check_absolute(option, str(path))
@@ -236,11 +233,12 @@ class _Parse:
         create_store(self.root)
         events = EventLog(self.root)
         events.emit("parse_plan", **asdict(read))
-        manifest, triples = self._publish(plan, self._parse(plan, events))
+        manifest, triples, without_graph = self._publish(plan, self._parse(plan, events))
         result = ParseResult(
             read=read,
             parsed=len(plan.missing),
             triples=triples,
+            without_graph=without_graph,
             version=manifest.version,
             wall_s=round(time.perf_counter() - self.started, 3),
         )
@@ -251,20 +249,26 @@ class _Parse:
         return result
 
     def _plan(self) -> _Plan:
-        request = self.request
-        anomalies = Anomalies()
-        file = annotation_file(request.format, request.annotations, request.split)
-        questions = read_annotations(request.format, file, request.split, anomalies, request.dataset)
-        anomaly_rows = anomalies_table(anomalies, file.parent)
+        read = read_split(self.request)
+        anomalies, questions = read.anomalies, read.questions
+        anomaly_rows = anomalies_table(anomalies, read.files[0].parent)
         stored = self._stored("questions", self.part)
         unchanged = stored is not None and stored.cast(QUESTIONS).equals(questions)
+        doubts = find_doubts(self.request, read, self._other_splits())
+        check_doubts(self.request, doubts)
+        if not unchanged:
+            check_loss(self.request, self.part, stored, read)
         texts = texts_of(questions) if self.config.graph.enabled else []
         cached = PARSES.empty_table()
-        is_current = unchanged and anomaly_rows.equals(self._stored("annotation_report", self.part))
+        is_current = unchanged and anomaly_rows.equals(self._stored_anomalies())
         if self.config.graph.enabled and not (is_current and self._graphs_are_current()):
             is_current = False
             cached = self._cached(texts)
-        known = set(cached["text"].to_pylist())
+        known = {
+            text
+            for text, error in zip(cached["text"].to_pylist(), cached["error"].to_pylist(), strict=True)
+            if not is_worth_another_try(error)
+        }
         return _Plan(
             questions=questions,
             anomaly_rows=anomaly_rows,
@@ -274,7 +278,21 @@ class _Parse:
             missing=[] if is_current else [text for text in texts if text not in known],
             cached=cached,
             is_current=is_current,
+            doubts=doubts,
         )
+
+    def _stored_anomalies(self) -> pa.Table | None:
+        """Return what the annotations gave to the stored report, without what parsing added to it."""
+        stored = self._stored("annotation_report", self.part)
+        return None if stored is None else without_refusals(stored)
+
+    def _other_splits(self) -> pa.Table | None:
+        """Return the stored questions of the dataset's other splits."""
+        entry = self._manifest.tables.get("questions")
+        dataset = self.part.partition("/")[0]
+        parts = [part for part in entry.parts if part != self.part and part.startswith(f"{dataset}/")] if entry else []
+        tables = [table for part in parts if (table := self._stored("questions", part)) is not None]
+        return pa.concat_tables(tables) if tables else None
 
     @cached_property
     def _manifest(self) -> Manifest:
@@ -298,7 +316,7 @@ class _Parse:
         stored = self._stored("parses", self._parses_part)
         if stored is None:
             return PARSES.empty_table()
-        return stored.filter(pc.is_in(stored["text"], pa.array(texts, pa.string())))
+        return with_errors(stored.filter(pc.is_in(stored["text"], pa.array(texts, pa.string()))))
 
     @cached_property
     def _parser(self) -> StanzaParser | ConlluParser:
@@ -323,8 +341,8 @@ class _Parse:
         released = self.config.graph.released
         return {"kind": "graphs", "epoch": GRAPHS_EPOCH, "parser": self._parser.digest, "released": released}
 
-    def _parse(self, plan: _Plan, events: EventLog) -> Mapping[str, Parse]:
-        """Return all wanted parses by text; commit each batch of new ones as it comes."""
+    def _parse(self, plan: _Plan, events: EventLog) -> pa.Table:
+        """Return all wanted rows of the table ``parses``; commit each batch of new ones as it comes."""
         fresh: list[pa.Table] = []
         if plan.missing:
             size = self.config.stanza.batch
@@ -340,7 +358,9 @@ class _Parse:
             self.terminal.close()
         # Fresh parses, too, are read back from their tables. The tables are the checkpoint: this run makes its graphs
         # from exactly what a later run finds in the store.
-        return parses_from_table(pa.concat_tables([plan.cached.cast(PARSES), *fresh]))
+        again = pa.array(plan.missing, pa.string())  # texts on which the parser failed in an earlier run, too
+        kept = plan.cached.filter(pc.invert(pc.is_in(plan.cached["text"], again)))
+        return pa.concat_tables([kept.cast(PARSES), *fresh])
 
     def _parse_batches(self, batches: Sequence[Sequence[str]]) -> Generator[pa.Table, None, None]:
         if self._executor() == "ray":
@@ -378,34 +398,44 @@ class _Parse:
         manifest = commit(self.root, Changes(updates={"parses": {self._parses_part: extend}}))
         events.emit("commit", version=manifest.version, parses=table.num_rows)
 
-    def _publish(self, plan: _Plan, parses: Mapping[str, Parse]) -> tuple[Manifest, dict[str, int] | None]:
+    def _publish(self, plan: _Plan, parses: pa.Table) -> tuple[Manifest, dict[str, int] | None, int | None]:
         """Commit questions, graphs and anomalies together, so that no version shows graphs of other questions."""
+        graphs: pa.Table | None = None
+        report = plan.anomaly_rows
+        if self.config.graph.enabled:
+            refused = refused_from_table(parses)
+            graphs = graphs_table(plan.questions, parses_from_table(parses), self.config.graph.released, refused)
+            report = pa.concat_tables([report, refusals_table(plan.questions, refused, self.request.files)])
         parts: dict[str, dict[str, TablePart | None]] = {
             "questions": {self.part: write_table(self.root, "questions", QUESTIONS_SPEC, plan.questions, self.part)},
             "annotation_report": {
-                self.part: write_table(self.root, "annotation_report", REPORT_SPEC, plan.anomaly_rows, self.part)
+                self.part: write_table(self.root, "annotation_report", REPORT_SPEC, report, self.part)
             },
         }
         changes = Changes(tables=parts)
         triples: dict[str, int] | None = None
-        if self.config.graph.enabled:
-            graphs = graphs_table(plan.questions, parses, self.config.graph.released)
+        if graphs is not None:
             parts["graphs"] = {self.part: write_table(self.root, "graphs", self._graphs_spec, graphs, self.part)}
             triples = count_triple_parts(graphs)
             changes.updates["parses"] = {self._parses_part: self._merge_parses}
         elif plan.difference and _entry(self._manifest, "graphs", self.part) is not None:
             parts["graphs"] = {self.part: None}
         with self.signals.critical():
-            return commit(self.root, changes), triples
+            manifest = commit(self.root, changes)
+        return manifest, triples, None if graphs is None else graphs["nodes"].null_count
 
     def _merge_parses(self, latest: Manifest) -> TablePart | None:
         """Merge all parses of this parser into one file, sorted by text, instead of one file per batch of any run."""
         before = _entry(latest, "parses", self._parses_part)
         if before is None:  # no text has ever been parsed
             return None
-        everything = Store(self.root, latest).table("parses", self._parses_part).cast(PARSES)
-        texts = everything["text"].to_pylist()
-        first = {text: row for row, text in reversed(list(enumerate(texts)))}
+        everything = with_errors(Store(self.root, latest).table("parses", self._parses_part)).cast(PARSES)
+        texts, errors = everything["text"].to_pylist(), everything["error"].to_pylist()
+        first: dict[str, int] = {}
+        for row, text in enumerate(texts):  # a parse counts before a failure of the parser
+            before_it = first.get(text)
+            if before_it is None or (is_worth_another_try(errors[before_it]) and not is_worth_another_try(errors[row])):
+                first[text] = row
         if texts == sorted(first) and len(before.files) == 1:
             return before
         rows = [first[text] for text in sorted(first)]
@@ -416,6 +446,8 @@ class _Parse:
         notes = ", ".join(f"{count} {code}" for code, count in read.notes.items()) or "none"
         self.terminal.line(f"{self.part}: {read.rows} questions of {read.videos} videos ({changes})")
         self.terminal.line(f"notes: {notes}; errors: {len(read.errors) or 'none'}")
+        for doubt in read.doubts:
+            self.terminal.warn(f"--split {self.request.split}: {doubt}")
         for error in read.errors[:_ERRORS_SHOWN]:
             self.terminal.line(f"refused: {error}")
         if len(read.errors) > _ERRORS_SHOWN:
@@ -429,7 +461,15 @@ class _Parse:
             shown = ", ".join(
                 f"{name}: {100 * count / max(1, read.rows):.1f} %" for name, count in result.triples.items()
             )
-            self.terminal.line(f"questions with at least one triple that has a {shown} (of {read.rows} questions)")
+            self.terminal.line(
+                f"questions with at least one triple that has a {shown} (of {read.rows} questions; "
+                "this counts what is there, not whether it is right)"
+            )
+        if result.without_graph:
+            self.terminal.warn(
+                f"{plural(result.without_graph, 'question')} without a graph, because a text cannot be parsed; see the "
+                "table annotation_report"
+            )
         parsed = f"parsed {result.parsed} of {read.unique_texts} unique texts, " if self.config.graph.enabled else ""
         self.terminal.line(f"{parsed}stored {read.rows} questions in {result.wall_s:.1f} s, version {result.version}")
 

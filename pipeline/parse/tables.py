@@ -7,14 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from parsers.annotations import Anomaly
 from parsers.components import components, node_texts
 from parsers.graphs import Triple, triples
-from parsers.parse import Parse
+from parsers.parse import PARSES, Parse, Refusal, Refused, first_refused
 
 GRAPHS_EPOCH = 2
 """Part of the graphs' spec; raised when the same parse would give another graph."""
@@ -66,8 +67,12 @@ def texts_of(questions: pa.Table) -> list[str]:
     return sorted(unique, key=lambda text: (len(text), text))
 
 
-def graphs_table(questions: pa.Table, parses: Mapping[str, Parse], released: bool) -> pa.Table:
+def graphs_table(
+    questions: pa.Table, parses: Mapping[str, Parse], released: bool, refused: Mapping[str, Refused] | None = None
+) -> pa.Table:
     """Return the ``graphs`` table: one row per question, in order.
+
+    A question with a refused text has no triples, and null instead of nodes.
 
     Parameters
     ----------
@@ -77,7 +82,10 @@ def graphs_table(questions: pa.Table, parses: Mapping[str, Parse], released: boo
         Text to parse, for every question and every answer that is not hidden.
     released
         Whether nodes are those of the released code, which finds no passive subjects.
+    refused
+        Text to what is wrong with it, for the texts that have no parse.
     """
+    absent = refused or {}
     empty = Parse("", ())
 
     @cache
@@ -90,9 +98,13 @@ def graphs_table(questions: pa.Table, parses: Mapping[str, Parse], released: boo
 
     pairs = list(zip(questions["question"].to_pylist(), questions["answer"].to_pylist(), strict=True))
     columns = [questions[name] for name in ("question_id", "video_id", "dataset", "split")]
-    triple_lists = [records(question, "question") + records(answer, "answer") for question, answer in pairs]
+    triple_lists = [
+        [] if first_refused(absent, *pair) else records(pair[0], "question") + records(pair[1], "answer")
+        for pair in pairs
+    ]
     columns.append(pa.array(triple_lists, GRAPHS.field("triples").type))
-    columns.append(pa.array([nodes(*pair) for pair in pairs], GRAPHS.field("nodes").type))
+    node_lists = [None if first_refused(absent, *pair) else nodes(*pair) for pair in pairs]
+    columns.append(pa.array(node_lists, GRAPHS.field("nodes").type))
     return pa.table(columns, schema=GRAPHS)
 
 
@@ -109,6 +121,36 @@ def count_triple_parts(graphs: pa.Table) -> dict[str, int]:
             if any(triple[name] is not None for triple in of_question):
                 counts[name] += 1
     return counts
+
+
+def refusals_table(questions: pa.Table, refused: Mapping[str, Refused], files: Sequence[str]) -> pa.Table:
+    """Return a note of the ``annotation_report`` for each question that has no graph because of a refused text."""
+    columns = (questions[name].to_pylist() for name in ("question_id", "question", "answer"))
+    rows = []
+    for key, question, answer in zip(*columns, strict=True):
+        reason = first_refused(refused, question, answer)
+        if reason is not None:
+            field = "question" if reason.text == question else "answer"
+            where = {"file": Path(files[0]).name, "line": 0, "key": key, "field": field}
+            rows.append({"kind": "note", "code": reason.code, **where, "message": reason.message})
+    return pa.Table.from_pylist(rows, schema=ANOMALIES)
+
+
+def without_refusals(report: pa.Table) -> pa.Table:
+    """Return the rows of an ``annotation_report`` that reading the annotations gave, without those of parsing."""
+    return report.filter(pc.invert(pc.is_in(report["code"], pa.array(get_args(Refusal), pa.string()))))
+
+
+def with_errors(parses: pa.Table) -> pa.Table:
+    """Return rows of the ``parses`` table with the column ``error``, which older stores lack."""
+    if "error" in parses.column_names:
+        return parses
+    return parses.append_column(PARSES.field("error"), pa.nulls(parses.num_rows, pa.string()))
+
+
+def is_worth_another_try(error: str | None) -> bool:
+    """Return whether a text may be parsed in another run: the parser failed, maybe by a fault of the machine."""
+    return error is not None and error.startswith("parser_failed")
 
 
 def anomalies_table(anomalies: Iterable[Anomaly], folder: Path) -> pa.Table:
@@ -142,10 +184,16 @@ class Difference:
         }
 
 
+def _by_id(questions: pa.Table) -> dict[str, dict[str, Any]]:
+    """Return the questions by their id, without their place in the file: a row above that goes changes no question."""
+    rows = questions.drop_columns("row").to_pylist()
+    return {row["question_id"]: row for row in rows}
+
+
 def difference(stored: pa.Table | None, questions: pa.Table) -> Difference:
     """Compare the stored questions of a part with those that were read; keep the order of either side."""
-    before = {row["question_id"]: row for row in stored.to_pylist()} if stored is not None else {}
-    now = {row["question_id"]: row for row in questions.to_pylist()}
+    before = _by_id(stored) if stored is not None else {}
+    now = _by_id(questions)
     common = [key for key in now if key in before]
     changed = [key for key in common if now[key] != before[key]]
     return Difference(

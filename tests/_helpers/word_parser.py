@@ -6,25 +6,30 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from parsers.parse import Parse, ParserError, Token
+from parsers.parse import Parse, ParserError, Refusal, Refused, Token
 
 
 class WordParser:
-    """Stands in for ``parsers.StanzaParser``. Records what it parses, and raises ``error`` at batch ``fail_at``."""
+    """Stands in for ``parsers.StanzaParser``.
+
+    Records what it parses, refuses the texts of ``refuses``, and raises ``error`` at batch ``fail_at``.
+    """
 
     parsed: ClassVar[list[list[str]]] = []
     digest = "0123456789abcdef" * 4
     fail_at: int | None = None
+    refuses: ClassVar[dict[str, Refusal]] = {}
     error: BaseException = ParserError("the models do not load")
 
     def __init__(self, model_dir: Path | None, lang: str, device: str, batch_size: int, threads: int) -> None:
         self.device = device
 
-    def parse(self, texts: Sequence[str]) -> list[Parse]:
+    def parse(self, texts: Sequence[str]) -> list[Parse | Refused]:
         if len(WordParser.parsed) == WordParser.fail_at:
             raise WordParser.error
         WordParser.parsed.append(list(texts))
-        return [_parse(text) for text in texts]
+        codes = WordParser.refuses
+        return [Refused(text, codes[text], "no") if text in codes else _parse(text) for text in texts]
 
 
 def _parse(text: str) -> Parse:

@@ -98,7 +98,7 @@ def test_v2_ids_and_keys(tmp_path: Path) -> None:
         dataset="music_avqa_v2",
     )
     assert anomalies.errors == []
-    assert table["question_id"].to_pylist() == ["row:0", "row:1", "41"]
+    assert table["question_id"].to_pylist() == ["row:test_balance/x.json:0", "row:test_balance/x.json:1", "41"]
     assert table["flags"].to_pylist() == [["missing_question_id"], ["missing_question_id"], ["float_question_id"]]
     assert table["dataset"].to_pylist() == ["music_avqa_v2"] * 3
     extras = [(note.line, note.field, note.message[:6]) for note in anomalies if note.code == "extra_key"]

@@ -42,8 +42,8 @@ def test_jsonl_and_parquet_say_the_same(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist(ROWS, _schema()), tmp_path / "val.parquet")
     table, anomalies = read("table", jsonl(tmp_path, ROWS), dataset="mine")
     again, _ = read("table", tmp_path / "val.parquet", dataset="mine")
-    assert table.to_pylist() == again.to_pylist()
-    assert table["question_id"].to_pylist() == ["q1", "q2", "row:2"]
+    assert table.drop_columns("question_id").equals(again.drop_columns("question_id"))
+    assert table["question_id"].to_pylist() == ["q1", "q2", "row:val/val.jsonl:2"]
     assert table["answer_index"].to_pylist() == [1, None, None]
     assert table["answer"].to_pylist() == ["he", "all", None]
     assert table["spans"].to_pylist() == [[], [[1.5, 3.0]], [[0.0, 1.0], [2.0, 2.5]]]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,59 +12,14 @@ from parsers.annotations import QUESTIONS
 from parsers.parse import ParserError
 from pipeline.parse import run as parsing
 from pipeline.parse.config import load_parse_config
-from pipeline.parse.run import ParseRequest
-from pipeline.parse.run import parse as run_parse
 from pipeline.shared.errors import PreflightError, UsageError
 from pipeline.shared.signals import StopRequestedError
 from settings import SettingsError
 from stores import Store
 from stores.commit import Changes, commit
 from stores.upkeep.verification import verify
-from tests._helpers.runs import Done
+from tests._helpers.parsing import ROWS, parse, stored, texts, write
 from tests._helpers.word_parser import WordParser
-
-ROWS: list[dict[str, Any]] = [
-    {
-        "video_id": f"v{i % 3}",
-        "question_id": f"q{i}",
-        "question": f"boy{i} throws ball{i}",
-        "answer": a,
-        "options": ["x", a],
-    }
-    for i, a in enumerate(("red", "green", "red", "blue hat", "red"))
-]
-
-
-@pytest.fixture(autouse=True)
-def words(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name, value in (("parsed", []), ("fail_at", None), ("digest", WordParser.digest), ("error", WordParser.error)):
-        monkeypatch.setattr(WordParser, name, value)
-    monkeypatch.setattr(parsing, "StanzaParser", WordParser)
-    yield
-
-
-def write(folder: Path, rows: list[Any], split: str = "val") -> Path:
-    path = folder / f"{split}.jsonl"
-    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
-    return path
-
-
-def parse(path: Path, *overrides: str, **request: Any) -> Done:
-    request = {"split": path.stem, "store": str(path.parent / "store"), "dataset": "mine"} | request
-    allow_failures = request.pop("allow_failures", False)
-    config = load_parse_config(None, overrides)
-    return Done.of(
-        run_parse(ParseRequest(annotations=str(path), format="table", config=config, **request)), allow_failures
-    )
-
-
-def stored(folder: Path, table: str, part: str | None = None) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = Store.open(folder / "store").table(table, part).to_pylist()
-    return rows
-
-
-def texts() -> list[str]:
-    return [text for batch in WordParser.parsed for text in batch]
 
 
 def test_tables_of_a_first_run(tmp_path: Path) -> None:
@@ -103,7 +56,8 @@ def test_only_new_texts_are_parsed_and_the_part_mirrors_the_file(tmp_path: Path)
     parse(write(tmp_path, ROWS))
     WordParser.parsed.clear()
     changed = ROWS[1] | {"question": "girl hits drum", "answer": "red", "options": ["red", "x"]}
-    result = parse(write(tmp_path, [ROWS[0], changed, {"video_id": "v", "question_id": "q9", "question": "red"}]))
+    rest = write(tmp_path, [ROWS[0], changed, {"video_id": "v", "question_id": "q9", "question": "red"}])
+    result = parse(rest, replace=True)
     assert texts() == ["girl hits drum"]
     assert result.summary["questions"] == {"new": 1, "changed": 1, "removed": 3, "unchanged": 1}
     assert [row["question_id"] for row in stored(tmp_path, "questions")] == ["q0", "q1", "q9"]
