@@ -25,11 +25,15 @@ def main(
     set_: Overrides = None,
     executor: Executor = "auto",
     plan: PlanOnly = False,
+    prune: Annotated[
+        bool,
+        typer.Option("--prune", help="Drop rows of videos, and questions of splits, that left the source or the file."),
+    ] = False,
     allow_failures: AllowFailures = False,
     as_json: AsJson = False,
 ) -> None:
-    result = refresh(load_dataset(dataset, set_ or ()), executor, plan)
-    code = exit_code(result, allow_failures)
+    result = refresh(load_dataset(dataset, set_ or ()), executor, plan, prune)
+    code = 2 if result.failed else exit_code(result, allow_failures)
     if as_json:
         emit({"exit_code": code, "stages": result.summary()})
     raise typer.Exit(code)

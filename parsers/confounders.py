@@ -81,6 +81,11 @@ class Dictionary:
     distance: NDArray[np.float32]
 
 
+def too_few_members(k: int, members: int) -> str:
+    """Return what is wrong with k clusters of fewer members."""
+    return f"{k} clusters need at least as many members, but there are {members}; set k to {members} or less"
+
+
 def fit_dictionary(
     vectors: NDArray[np.float32], keys: Sequence[Any], parameters: KMeansParameters | None = None
 ) -> Dictionary:
@@ -108,10 +113,7 @@ def fit_dictionary(
         got = f"{vectors.dtype} {list(vectors.shape)} for {len(keys)} keys"
         raise DictionaryError(f"vectors: must be float32 [N, P] for N keys (got {got})")
     if len(keys) < parameters.k:
-        raise DictionaryError(
-            f"{parameters.k} clusters need at least as many members, but there are {len(keys)}; "
-            f"set k to {len(keys)} or less"
-        )
+        raise DictionaryError(too_few_members(parameters.k, len(keys)))
     order = sorted(range(len(keys)), key=keys.__getitem__)
     for first, second in itertools.pairwise(order):
         if keys[first] == keys[second]:

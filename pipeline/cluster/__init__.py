@@ -1,6 +1,6 @@
 """Turns members into dictionaries: embed node texts or take frames of a training split, fit k-means, commit."""
 
-from pipeline.cluster.embedding import EncoderConfig, embed, option_texts
+from pipeline.cluster.embedding import EncoderConfig, embed, missing_texts, option_texts, part_name
 from pipeline.cluster.run import ClusterConfig, ClusterRequest, ClusterResult, cluster, load_cluster_config
 
 __all__ = [
@@ -11,5 +11,7 @@ __all__ = [
     "cluster",
     "embed",
     "load_cluster_config",
+    "missing_texts",
     "option_texts",
+    "part_name",
 ]

@@ -17,7 +17,7 @@ import settings
 from extractors import ExtractorError
 from parsers import Dictionary, DictionaryError, KMeansParameters, fit_dictionary
 from parsers.components import EDGES, NODES
-from parsers.confounders import record
+from parsers.confounders import record, too_few_members
 from pipeline.cluster.embedding import EncoderConfig, embed, vectors
 from pipeline.shared import (
     ConfigError,
@@ -142,6 +142,10 @@ class ClusterResult(StageResult):
     def incomplete(self) -> bool:
         return self.dictionary is not None and bool(self.dictionary.missing)
 
+    @property
+    def has_work(self) -> bool:
+        return self.dictionary is not None and self.dictionary.changes > 0
+
     def summary(self) -> dict[str, Any]:
         stopped = {} if self.stopped_by is None else {"stopped_by": self.stopped_by}
         return {**(asdict(self.dictionary) if self.dictionary else {}), **stopped}
@@ -195,6 +199,8 @@ def _cluster(request: ClusterRequest, root: Path, terminal: Terminal) -> Cluster
         maker.read()
         changes = maker.changes()
         maker.describe(terminal, changes)
+        if changes:
+            maker.check_size()
         if changes and not request.plan_only:
             maker.make(root, terminal)
     if not request.plan_only:
@@ -284,6 +290,22 @@ class _Maker(ABC):
             k = self.request.config.kmeans.k
             terminal.line(f"{self.title}: {members}, k={k}; reason: {first_few(changes)}")
 
+    def check_size(self) -> None:
+        """Refuse more clusters than there are vectors, before any text is embedded.
+
+        Raises
+        ------
+        DictionaryError
+            If there are fewer vectors.
+        """
+        k, count = self.request.config.kmeans.k, self.size()
+        if count < k:
+            raise DictionaryError(too_few_members(k, count))
+
+    @abstractmethod
+    def size(self) -> int:
+        """Return the number of vectors that ``rows`` would return."""
+
     def make(self, root: Path, terminal: Terminal) -> None:
         """Fit the clusters and publish them with their members in one commit."""
         rows, members, times = self.rows(root, terminal)
@@ -358,6 +380,9 @@ class _Graphs(_Maker):
     def source(self) -> str:
         return f"the text encoder {self.encoder.name!r}"
 
+    def size(self) -> int:
+        return len(self.members.digests)
+
     def rows(self, root: Path, terminal: Terminal) -> _Rows:
         """Return float32 [N, nodes * dim], row-major, as the published code flattens a graph's [8, 768]."""
         nodes = self.members.nodes
@@ -388,6 +413,9 @@ class _Frames(_Maker):
 
     def source(self) -> str:
         return f"feature {self.feature!r}"
+
+    def size(self) -> int:
+        return sum(int(self.store.valid(self.feature, key).sum()) for key in self.members.digests)
 
     def rows(self, root: Path, terminal: Terminal) -> _Rows:
         """Return float32 [N, D], filled in place: the members are in memory once."""

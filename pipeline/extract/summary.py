@@ -161,6 +161,13 @@ class ExtractResult(StageResult):
     seconds_estimated: float | None = None
 
     @property
+    def has_work(self) -> bool:
+        if self.plan is None:
+            return False
+        carried = sum(counts.get(str(Reason.CARRIED), 0) for counts in self.plan.reasons.values())
+        return self.plan.to_compute > 0 or carried > 0
+
+    @property
     def incomplete(self) -> bool:
         return self.run is not None and bool(self.run.failures)
 

@@ -120,6 +120,13 @@ class ParseResult(StageResult):
     def incomplete(self) -> bool:
         return self.parsed is not None and self.read is not None and bool(self.read.errors)
 
+    @property
+    def has_work(self) -> bool:
+        if self.read is None:
+            return False
+        counts = self.read.questions
+        return bool(self.read.to_parse or any(count for what, count in counts.items() if what != "unchanged"))
+
     def summary(self) -> dict[str, Any]:
         record: dict[str, Any] = asdict(self.read) if self.read else {}
         done = {

@@ -48,6 +48,11 @@ class StageResult(ABC):
     def incomplete(self) -> bool:
         """Whether something that was wanted is missing now."""
 
+    @property
+    def has_work(self) -> bool:
+        """Whether a plan found something to do, so that what is made of this stage may change."""
+        return False
+
     @abstractmethod
     def summary(self) -> dict[str, Any]:
         """Return the JSON object that ``--json`` prints."""

@@ -80,7 +80,7 @@ def test_a_second_refresh_computes_nothing_and_changes_no_version(world: Path) -
 
 def test_a_plan_of_an_empty_store_says_what_waits(world: Path, tmp_path: Path) -> None:
     done = command("jobs/refresh.py", world / "dataset.yaml", "--plan", "--set", f"store={tmp_path / 'new'}")
-    assert done.stderr.count("it needs the stages before it to have run") == 2 and not (tmp_path / "new").exists()
+    assert done.stderr.count("and cannot be planned before") == 2 and not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,139 @@
+"""The dataset file: where the videos and questions of a dataset are, and what is made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, field_validator
+
+import settings
+from parsers.annotations import FORMATS
+from pipeline.cluster import ClusterConfig, EncoderConfig
+from pipeline.parse import ParseConfig
+from settings import Section
+from settings.messages import available, nearest
+from stores.describe import DictionaryKind
+
+
+class VideoStage(Section):
+    """The arguments of ``jobs/extract.py``."""
+
+    source: str
+    """A directory, glob or table of videos."""
+    preset: str | None = None
+    """Name of a preset."""
+    config: Path | None = None
+    """A configuration file instead of a preset."""
+    set: tuple[str, ...] = ()
+    """Overrides, each ``a.b=c``."""
+
+
+class AnnotationStage(Section):
+    """The arguments of ``jobs/parse.py`` for one file."""
+
+    path: str | tuple[str, ...]
+    """An annotation file, or a folder that holds it under its official name; or all files of the split."""
+    format: str
+    """Format of the file."""
+    split: Annotated[str, Field(min_length=1)]
+    """Split of its questions."""
+    dataset: str | None = None
+    """The dataset's name in the store; the format's if not given."""
+    graphs: bool = True
+    """Whether to make graphs of its questions."""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files or folders."""
+        return (self.path,) if isinstance(self.path, str) else self.path
+
+    @property
+    def part(self) -> str:
+        """The part of the store's tables that its questions fill, ``<dataset>/<split>``."""
+        return f"{self.dataset or self.format}/{self.split}"
+
+    @field_validator("format")
+    @classmethod
+    def _format_is_known(cls, name: str) -> str:
+        if name not in FORMATS:
+            raise ValueError(f"annotations: format {name!r}: unknown; {available(FORMATS)}{nearest(name, FORMATS)}")
+        return name
+
+
+class DictionaryStage(Section):
+    """The arguments of ``jobs/cluster.py`` for one dictionary."""
+
+    kind: DictionaryKind
+    """``linguistic`` or ``visual``."""
+    feature: str | None = None
+    """The feature of a visual dictionary; the only one that can be clustered if not given."""
+    dataset: str | None = None
+    """The dataset; the only one with questions of the split if not given."""
+    split: str = "train"
+    """The split whose questions choose the members."""
+    settings: ClusterConfig = ClusterConfig()
+    """How the dictionary is made."""
+
+    def may_be(self, other: DictionaryStage) -> bool:
+        """Return whether both may make one dictionary: nothing that both name differs."""
+        if (self.kind, self.split) != (other.kind, other.split):
+            return False
+        pairs = [(self.dataset, other.dataset), (self.feature, other.feature)]
+        return all(mine == theirs or None in (mine, theirs) for mine, theirs in pairs)
+
+
+class Dataset(Section):
+    """One dataset: where its videos and questions are, and what is made of them. Paths are relative to the file."""
+
+    store: str
+    """The store directory."""
+    videos: VideoStage | None = None
+    """The videos and their features."""
+    annotations: tuple[AnnotationStage, ...] = ()
+    """The annotation files."""
+    parse: ParseConfig = ParseConfig()
+    """How all of them are parsed."""
+    option_embeddings: tuple[EncoderConfig, ...] = ()
+    """Text encoders that embed questions and options."""
+    dictionaries: tuple[DictionaryStage, ...] = ()
+    """The dictionaries to make."""
+
+
+def load_dataset(path: Path, overrides: Sequence[str] = ()) -> Dataset:
+    """Read a dataset file; its relative paths become absolute.
+
+    Raises
+    ------
+    settings.SettingsError
+        With one line that names the file and the key.
+    """
+    raw = settings.read_yaml(path, str(path))
+    for assignment in overrides:
+        settings.override(raw, assignment)
+    dataset = settings.validate(Dataset, raw, str(path))
+    folder = path.absolute().parent
+    videos = dataset.videos and dataset.videos.model_copy(
+        update={
+            "source": _from(folder, dataset.videos.source),
+            "config": dataset.videos.config and folder / dataset.videos.config,
+        }
+    )
+    annotations = tuple(
+        annotation.model_copy(update={"path": tuple(_from(folder, path) for path in annotation.files)})
+        for annotation in dataset.annotations
+    )
+    stanza, conllu = dataset.parse.stanza, dataset.parse.conllu
+    parse = dataset.parse.model_copy(
+        update={
+            "stanza": stanza.model_copy(update={"dir": stanza.dir and folder / stanza.dir}),
+            "conllu": conllu and folder / conllu,
+        }
+    )
+    update = {"store": _from(folder, dataset.store), "videos": videos, "annotations": annotations, "parse": parse}
+    return dataset.model_copy(update=update)
+
+
+def _from(folder: Path, location: str) -> str:
+    return location if "://" in location else str(folder / location)

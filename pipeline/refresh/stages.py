@@ -1,0 +1,304 @@
+"""The stages of a dataset: what each needs, how it is checked before anything starts, and how it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from extractors import ExtractorError
+from pipeline.cluster import ClusterRequest, EncoderConfig, cluster, embed, missing_texts, option_texts, part_name
+from pipeline.extract import ExtractRequest, PlanOptions, extract, load_config, ready_features
+from pipeline.parse import ParseConfig, ParseRequest, parse
+from pipeline.refresh.dataset import AnnotationStage, Dataset, DictionaryStage, VideoStage
+from pipeline.shared import StageRequest, StageResult, Terminal
+from settings.messages import available, plural
+from stores import Store
+from stores.commit import Changes, commit
+from stores.describe import stored_dictionaries, write_card
+from stores.errors import StoreNotFoundError
+
+_OF_SPLITS = ("questions", "graphs", "annotation_report")
+"""Tables whose parts are named ``<dataset>/<split>``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stage of a refresh.
+
+    Attributes
+    ----------
+    name
+        Its name in results, unique in a dataset.
+    title
+        What a person reads when it begins.
+    needs
+        Names of the stages that must not fail before it.
+    check
+        Yields what is missing, without starting anything; may also raise it.
+    run
+        Runs or plans it.
+    """
+
+    name: str
+    title: str
+    needs: tuple[str, ...]
+    check: Callable[[StageRequest], Iterator[str]]
+    run: Callable[[StageRequest, Terminal], StageResult]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedResult(StageResult):
+    """How embedding the questions' options ended: the number of texts, the new ones, and the spec of their encoder."""
+
+    texts: int
+    computed: int
+    encoder: Mapping[str, Any]
+
+    @property
+    def incomplete(self) -> bool:
+        return False
+
+    @property
+    def has_work(self) -> bool:
+        return self.computed > 0
+
+    def summary(self) -> dict[str, Any]:
+        return {"texts": self.texts, "computed": self.computed, "encoder": dict(self.encoder)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftResult(StageResult):
+    """What is in the store though it left the dataset file, as ``<table> <part>`` to its number of rows."""
+
+    left: Mapping[str, int] = field(default_factory=dict)
+    pruned: bool = False
+
+    @property
+    def incomplete(self) -> bool:
+        return False
+
+    @property
+    def has_work(self) -> bool:
+        return self.pruned and bool(self.left)
+
+    def summary(self) -> dict[str, Any]:
+        return {"left": dict(self.left), "pruned": self.pruned}
+
+
+def make_stages(dataset: Dataset, prune: bool) -> list[Stage]:
+    """Return the stages of a dataset in the order in which they run."""
+    stages = []
+    if dataset.videos is not None:
+        videos = dataset.videos
+        run = partial(_extract, videos, prune)
+        stages.append(Stage("videos", f"videos: {videos.source}", (), partial(_check_videos, videos), run))
+    for annotation in dataset.annotations:
+        files = ", ".join(annotation.files)
+        title = f"questions: {files} ({annotation.format}, {annotation.split})"
+        make = partial(_parse_request, annotation, dataset.parse)
+        name = f"questions {annotation.part}"
+        stages.append(Stage(name, title, (), partial(_check_questions, make), partial(_parse, make)))
+    questions = tuple(stage.name for stage in stages if stage.name != "videos")
+    if dataset.annotations:
+        parts = {annotation.part for annotation in dataset.annotations}
+        title = "what left the dataset file"
+        stages.append(Stage("left", title, questions, _check_nothing, partial(_leave, parts, prune)))
+    for name, encoder in _named_encoders(dataset):
+        title = f"option embeddings: {encoder.name}"
+        stages.append(Stage(name, title, questions, partial(_check_encoder, encoder), partial(_embed, encoder)))
+    for name, dictionary in _named_dictionaries(dataset):
+        title = f"dictionary: {name.removeprefix('dictionary ')}"
+        needs = tuple(stage for stage in questions if _may_need(dictionary, stage))
+        needs = ("videos", *needs) if dictionary.kind == "visual" and dataset.videos is not None else needs
+        check = partial(_check_dictionary, dictionary, dataset)
+        stages.append(Stage(name, title, needs, check, partial(_cluster, dictionary)))
+    return stages
+
+
+def _named_encoders(dataset: Dataset) -> list[tuple[str, EncoderConfig]]:
+    names = [encoder.name for encoder in dataset.option_embeddings]
+    return [
+        (f"option embeddings {encoder.name}" + (f" {number}" if names.count(encoder.name) > 1 else ""), encoder)
+        for number, encoder in enumerate(dataset.option_embeddings)
+    ]
+
+
+def _named_dictionaries(dataset: Dataset) -> list[tuple[str, DictionaryStage]]:
+    """Return the dictionaries, named by their kind, and by what they are made of if there are several of a kind."""
+    kinds = [dictionary.kind for dictionary in dataset.dictionaries]
+    named = []
+    for dictionary in dataset.dictionaries:
+        made_of = [text for text in (dictionary.dataset, dictionary.split, dictionary.feature) if text is not None]
+        several = kinds.count(dictionary.kind) > 1
+        named.append((f"dictionary {dictionary.kind}" + (f" {'/'.join(made_of)}" if several else ""), dictionary))
+    return named
+
+
+def _may_need(dictionary: DictionaryStage, stage: str) -> bool:
+    dataset, _, split = stage.removeprefix("questions ").partition("/")
+    return split == dictionary.split and dictionary.dataset in (None, dataset)
+
+
+def _check_nothing(common: StageRequest) -> Iterator[str]:
+    yield from ()
+
+
+def _check_videos(stage: VideoStage, common: StageRequest) -> Iterator[str]:
+    config = load_config(stage.preset, stage.config, stage.set)
+    is_pattern = any(letter in stage.source for letter in "*?[")
+    if "://" not in stage.source and not is_pattern and not Path(stage.source).exists():
+        yield f"{stage.source}: no such file or folder"
+    features = ready_features(config)
+    with _latest(common) as store:
+        for name, feature in features.items():
+            known = store is not None and store.manifest.spec_entry(name, feature.spec_digest).rows
+            if not known:  # rows of this spec prove that its weights can be had
+                try:
+                    feature.extractor.load("cpu")
+                except ExtractorError as error:
+                    yield f"features.{name}: {error}"
+
+
+def _check_questions(make: Callable[[StageRequest], ParseRequest], common: StageRequest) -> Iterator[str]:
+    parse(make(replace(common, plan_only=True)), Terminal(quiet=True))
+    yield from ()
+
+
+def _check_encoder(config: EncoderConfig, common: StageRequest) -> Iterator[str]:
+    encoder = config.build()
+    encoder.spec()
+    with _latest(common) as store:
+        tables = [] if store is None else store.tables
+        if store is None or "embeddings" not in tables or part_name(encoder) not in store.parts("embeddings"):
+            encoder.load("cpu")
+    yield from ()
+
+
+def _check_dictionary(stage: DictionaryStage, dataset: Dataset, common: StageRequest) -> Iterator[str]:
+    with _latest(common) as store:
+        parts = {annotation.part for annotation in dataset.annotations}
+        features = set[str]() if dataset.videos is None else set(_features_of(dataset.videos))
+        if store is not None:
+            parts |= set(store.parts("questions")) if "questions" in store.tables else set()
+            features |= set(store.features)
+    if stage.dataset is not None and f"{stage.dataset}/{stage.split}" not in parts:
+        yield f"no questions of {stage.dataset}/{stage.split} ({available(sorted(parts))})"
+    elif not any(part.endswith(f"/{stage.split}") for part in parts):
+        yield f"no questions of split {stage.split!r} ({available(sorted(parts))})"
+    if stage.kind == "visual":
+        if stage.feature is not None and stage.feature not in features:
+            yield f"no feature {stage.feature!r} ({available(sorted(features))})"
+    else:
+        yield from _check_encoder(stage.settings.encoder, common)
+
+
+def _features_of(stage: VideoStage) -> Mapping[str, object]:
+    return load_config(stage.preset, stage.config, stage.set).features
+
+
+@contextmanager
+def _latest(common: StageRequest) -> Iterator[Store | None]:
+    """Open the store as it is now; give None if there is none yet."""
+    try:
+        store = Store.open(common.store, lease=False)
+    except StoreNotFoundError:
+        yield None
+        return
+    with store:
+        yield store
+
+
+def _extract(stage: VideoStage, prune: bool, common: StageRequest, terminal: Terminal) -> StageResult:
+    return extract(
+        ExtractRequest(
+            store=common.store,
+            executor=common.executor,
+            plan_only=common.plan_only,
+            source=stage.source,
+            config=load_config(stage.preset, stage.config, stage.set),
+            options=PlanOptions(prune=prune),
+        ),
+        terminal,
+    )
+
+
+def _parse_request(stage: AnnotationStage, config: ParseConfig, common: StageRequest) -> ParseRequest:
+    without_graphs = config.model_copy(update={"graph": config.graph.model_copy(update={"enabled": False})})
+    return ParseRequest(
+        store=common.store,
+        executor=common.executor,
+        plan_only=common.plan_only,
+        annotations=stage.files,
+        format=stage.format,
+        split=stage.split,
+        config=config if stage.graphs else without_graphs,
+        dataset=stage.dataset,
+    )
+
+
+def _parse(make: Callable[[StageRequest], ParseRequest], common: StageRequest, terminal: Terminal) -> StageResult:
+    return parse(make(common), terminal)
+
+
+def _leave(declared: set[str], prune: bool, common: StageRequest, terminal: Terminal) -> StageResult:
+    """Name, or drop, the splits of the store that are not in the dataset file, and the dictionaries made of them."""
+    with _latest(common) as store:
+        if store is None:
+            return LeftResult()
+        gone = [
+            (table, part, entry.rows)
+            for table in _OF_SPLITS
+            if table in store.tables
+            for part, entry in store.parts(table).items()
+            if part not in declared
+        ]
+        for dictionary in stored_dictionaries(store):
+            if f"{dictionary.spec['dataset']}/{dictionary.spec['split']}" not in declared:
+                tables = (dictionary.table, dictionary.members)
+                gone += [
+                    (table, dictionary.part, store.parts(table)[dictionary.part].rows)
+                    for table in tables
+                    if table in store.tables and dictionary.part in store.parts(table)
+                ]
+    left = {f"{table} {part}".rstrip(): rows for table, part, rows in gone}
+    for name, rows in left.items():
+        verb = "to drop" if prune else "not in the dataset file (--prune drops it)"
+        terminal.line(f"{verb}: {name}, {plural(rows, 'row')}")
+    if prune and gone and not common.plan_only:
+        changes = Changes()
+        for table, part, _ in gone:
+            changes.tables.setdefault(table, {})[part] = None
+        commit(Path(common.store), changes)
+        write_card(Path(common.store))
+    return LeftResult(left=left, pruned=prune)
+
+
+def _embed(config: EncoderConfig, common: StageRequest, terminal: Terminal) -> StageResult:
+    encoder = config.build()
+    with Store.open(common.store, lease=False) as store:
+        texts = option_texts(store.table("questions"))
+        missing = missing_texts(store, encoder, texts)
+    if missing and not common.plan_only:
+        embed(Path(common.store), encoder, texts)
+    terminal.line(f"{len(missing)} of {plural(len(texts), 'text')} to embed" if missing else "nothing to do")
+    return EmbedResult(texts=len(texts), computed=len(missing), encoder=encoder.spec())
+
+
+def _cluster(stage: DictionaryStage, common: StageRequest, terminal: Terminal) -> StageResult:
+    return cluster(
+        ClusterRequest(
+            store=common.store,
+            executor=common.executor,
+            plan_only=common.plan_only,
+            kind=stage.kind,
+            config=stage.settings,
+            feature=stage.feature,
+            dataset=stage.dataset,
+            split=stage.split,
+        ),
+        terminal,
+    )
