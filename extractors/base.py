@@ -11,7 +11,9 @@ new extractor keeps the contract.
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import inspect
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -155,6 +157,22 @@ class Model(ABC):
         """Return all that can move the last bits beside the spec: device, dtype, threads, library versions."""
 
 
+def is_built_in(cls: type) -> bool:
+    """Return whether a class belongs to this package."""
+    return cls.__module__.partition(".")[0] == __name__.partition(".")[0]
+
+
+def _code_digest(cls: type) -> str | None:
+    """Return the sha256 of the file that defines a class; None if it cannot be read."""
+    if cls.__module__ == "__main__":  # another file in a worker process
+        return None
+    try:
+        file = inspect.getsourcefile(cls)
+        return None if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    except (OSError, TypeError):  # typed into an interpreter; compiled
+        return None
+
+
 class Description(BaseModel, ABC):
     """Options of an extractor or a text encoder: validated, frozen, cheap to build and to pickle.
 
@@ -164,12 +182,32 @@ class Description(BaseModel, ABC):
         Name in configurations and specs.
     version
         Raised whenever a change of the code changes the numbers that it produces; part of the spec.
+    code_sha256
+        Digest of the file in which a class of a user's own is written, as it was when the class was imported; part of
+        its spec. It is that file alone: neither what it imports, nor the file of a base class. None if Python cannot
+        show the file, and for the classes of this package: there, only ``version`` tells one state from the next.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: ClassVar[str]
     version: ClassVar[int]
+    code_sha256: ClassVar[str | None] = None
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **options: Any) -> None:
+        """Add the digest of its file to the spec of a user's own class, so that an edited class has another spec."""
+        super().__pydantic_init_subclass__(**options)
+        if is_built_in(cls):
+            return
+        cls.code_sha256 = digest = _code_digest(cls)
+        described = cls.spec
+
+        @functools.wraps(described)
+        def spec(self: Description) -> dict[str, Json]:
+            return {**described(self), "code": {"sha256": digest}}
+
+        cls.spec = spec  # type: ignore[method-assign]  # whoever writes a class writes spec() and could forget this part
 
     @abstractmethod
     def spec(self) -> dict[str, Json]:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import pickle
+import py_compile
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from extractors import ExtractorError, MicroBatcher, build, names
+from extractors.base import spec_digest
+from extractors.text import build_text_encoder
 
 ROOT = Path(__file__).parents[2]
 
@@ -85,6 +93,75 @@ def test_a_backbone_of_the_users_own_is_one_short_file(
     np.testing.assert_allclose(values[:, 0], expected, rtol=1e-5)
     with pytest.raises(ExtractorError, match=r"my_backbone:Grey: option 'scale': .*greater than 0"):
         build("my_backbone:Grey", {"scale": -1})
+
+
+def spec_in_a_new_process(folder: Path, name: str) -> dict[str, Any]:
+    """The spec as the next run of a job sees it."""
+    code = f"import json, sys; from extractors import build; print(json.dumps(build({name!r}, {{}}).spec()))"
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(folder)]),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    spec: dict[str, Any] = json.loads(done.stdout)
+    return {**spec, "warned": done.stderr}
+
+
+def test_an_edited_backbone_of_the_users_own_has_another_spec(tmp_path: Path) -> None:
+    """The file of the class counts, what it imports does not."""
+    file, name = tmp_path / "my_edited.py", "my_edited:Grey"
+    (tmp_path / "my_helper.py").write_text("SCALE = 1\n")
+    file.write_text(f"import my_helper\n{BACKBONE}")
+    first = spec_in_a_new_process(tmp_path, name)
+    assert first["code"] == {"sha256": hashlib.sha256(file.read_bytes()).hexdigest()} and first["warned"] == ""
+    assert spec_in_a_new_process(tmp_path, name) == first
+    (tmp_path / "my_helper.py").write_text("SCALE = 2\n")
+    assert spec_in_a_new_process(tmp_path, name) == first
+    file.write_text(file.read_text().replace("grey.std(1)", "grey.var(1)"))
+    edited = spec_in_a_new_process(tmp_path, name)
+    assert edited["code"] != first["code"] and {**edited, "code": 0} == {**first, "code": 0}
+
+
+def test_a_subclass_of_a_built_in_extractor_counts_as_the_users_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "my_finer.py"
+    file.write_text("from extractors.rgb_grid import RgbGrid\nclass Finer(RgbGrid):\n    grid: int = 9\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    own, built_in = build("my_finer:Finer", {}), build("rgb_grid", {"grid": 9})
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert own.spec() == {**built_in.spec(), "code": {"sha256": digest}}
+    assert pickle.loads(pickle.dumps(own)).spec() == own.spec()
+
+
+def test_a_backbone_without_its_source_is_told_of(tmp_path: Path) -> None:
+    file = tmp_path / "my_compiled.py"
+    file.write_text(BACKBONE)
+    py_compile.compile(str(file), cfile=str(tmp_path / "my_compiled.pyc"), doraise=True)
+    file.unlink()
+    spec = spec_in_a_new_process(tmp_path, "my_compiled:Grey")
+    assert spec["code"] == {"sha256": None}
+    assert "'my_compiled:Grey': its source cannot be read" in spec["warned"] and "raise its version" in spec["warned"]
+
+
+def test_built_in_extractors_and_encoders_have_no_digest_of_code() -> None:
+    """Their spec digests are those of stores that exist."""
+    encoders = [build_text_encoder("hashed", {}), build_text_encoder("extractors.text.hashed:HashedText", {})]
+    described = [*(build(name, {}) for name in ("rgb_grid", "hue_hog")), build("extractors.rgb_grid:RgbGrid", {})]
+    assert not any("code" in description.spec() for description in (*described, *encoders))
+    expected = {"extractor": "rgb_grid", "version": 1, "grid": 4, "compute_dtype": "float32"}
+    assert {name: described[0].spec()[name] for name in expected} == expected
+    assert set(described[0].spec()) == {*expected, "preprocessing"}
+
+
+def test_a_text_encoder_of_the_users_own_has_its_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "my_words.py"
+    file.write_text("from extractors.text.hashed import HashedText\nclass Mine(HashedText):\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    encoder = build_text_encoder("my_words:Mine", {})
+    assert encoder.spec()["code"] == {"sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    assert encoder.digest == spec_digest(encoder.spec())
 
 
 @pytest.mark.parametrize(
