@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import pickle
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,18 +18,25 @@ from torch import nn
 
 from settings.messages import one_line
 from trainers.errors import TrainingError
-from trainers.folder import BEST, LAST
+from trainers.folder import BEST, LAST, replace_file
 from trainers.resume import task_description
 from trainers.task import Json
 
+_UNREADABLE = (
+    *(OSError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error, pickle.UnpicklingError),
+    *(AttributeError, IndexError, KeyError, TypeError, ValueError),  # an unpickler on arbitrary bytes
+)
 _DESCRIPTION = "reelstore"  # key of the description in the header of a safetensors file
 
 
 def save_last(folder: Path, state: Mapping[str, Any]) -> None:
-    """Replace the state to resume from in a run's folder."""
+    """Replace the state to resume from in a run's folder.
+
+    The bytes are written by ``replace_file`` and not by torch, which tells of a full disk by an error of its own.
+    """
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
-    _replace(folder / LAST, buffer.getbuffer())
+    replace_file(folder / LAST, buffer.getbuffer())
 
 
 def load_last(folder: Path) -> dict[str, Any] | None:
@@ -43,8 +51,12 @@ def load_last(folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # torch itself does not look at the checksums, and would load other weights
+        if damaged is not None:
+            raise EOFError(f"{damaged} is damaged")
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except _UNREADABLE as error:
         raise TrainingError(f"{path}: not readable ({one_line(error)}); remove it to start anew") from error
     return state
 
@@ -53,7 +65,7 @@ def save_best(folder: Path, model: nn.Module, description: Mapping[str, Json]) -
     """Replace the best weights; the header of the file holds ``description`` (settings, store version, words)."""
     tensors = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
     metadata = {_DESCRIPTION: json.dumps(description, sort_keys=True)}
-    _replace(folder / BEST, save(tensors, metadata))
+    replace_file(folder / BEST, save(tensors, metadata))
 
 
 def read_description(path: Path) -> dict[str, Any]:
@@ -68,8 +80,11 @@ def read_description(path: Path) -> dict[str, Any]:
         text = (file.metadata() or {}).get(_DESCRIPTION)
     if text is None:
         raise TrainingError(f"{path}: not a checkpoint of this trainer (its header has no {_DESCRIPTION!r})")
-    description = json.loads(text)
-    return {**description, "task": task_description(description)}
+    try:
+        description = json.loads(text)
+        return {**description, "task": task_description(description)}
+    except (ValueError, KeyError, TypeError) as error:
+        raise TrainingError(f"{path}: what its header says of the run is damaged") from error
 
 
 def load_best(path: Path, model: nn.Module) -> None:
@@ -93,25 +108,3 @@ def _opened(path: Path) -> Any:
         return safe_open(path, "pt")
     except (OSError, SafetensorError) as error:
         raise TrainingError(f"{path}: not readable ({one_line(error)})") from error
-
-
-def _replace(target: Path, data: bytes | memoryview) -> None:
-    """Write a file beside ``target`` and rename it over ``target`` once it is on the disk.
-
-    The bytes are written here and not by the library that made them: torch and safetensors tell of a full disk by
-    errors of their own, this raises ``OSError``.
-    """
-    staged = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        with staged.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        staged.replace(target)
-    finally:
-        staged.unlink(missing_ok=True)
-    directory = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

@@ -53,6 +53,14 @@ class Ranks:
         distributed.all_reduce(value, distributed.ReduceOp.MAX)
         return bool(value.item())
 
+    def hear(self, text: str | None) -> str | None:
+        """Return on every rank what the first one says."""
+        if self.world == 1:
+            return text
+        said = [text]
+        distributed.broadcast_object_list(said, src=0, device=self.device)
+        return said[0]
+
 
 def join(device: str) -> Ranks:
     """Join the process group that the environment describes, if it describes one (torchrun, Ray Train).

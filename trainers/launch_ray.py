@@ -17,6 +17,7 @@ from settings.workers import runtime_environment
 from trainers.distributed import PATIENCE
 from trainers.errors import TrainingError
 from trainers.folder import RESULTS
+from trainers.owner import refuse_owned
 from trainers.results import TrainRequest, TrainResult
 from trainers.run import run
 
@@ -30,8 +31,10 @@ def launch(request: TrainRequest, workers: int, device: str) -> TrainResult:
     Raises
     ------
     TrainingError
-        If a worker fails (with the last line of its error), or the cluster has GPUs, but fewer than workers.
+        If a run is going on in the folder, a worker fails (with the last line of its error), or the cluster has GPUs,
+        but fewer than workers.
     """
+    refuse_owned(Path(request.out))  # Ray writes into the folder before rank 0 can own it
     owned = not ray.is_initialized()
     if owned:
         ray.init(

@@ -22,14 +22,15 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from settings.messages import one_line
 from trainers import checkpoint, schedule
 from trainers.config import LoopConfig
 from trainers.distributed import Ranks
 from trainers.errors import TrainingError
-from trainers.folder import LAST, SETTINGS
+from trainers.folder import LAST, SETTINGS, replace_file
 from trainers.journal import Journal
 from trainers.progress import Progress
-from trainers.resume import task_description
+from trainers.resume import parse_settings, read_settings, require_same_run, require_same_start
 from trainers.task import Batch, Evaluation, Task
 
 # Settings that may differ when a run resumes: none of them changes a step.
@@ -67,16 +68,41 @@ class _State:
     best_epoch: int = 0
 
 
-def train(task: Task, config: LoopConfig, folder: Path, ranks: Ranks, progress: Progress) -> Outcome:
+def train(
+    task: Task,
+    config: LoopConfig,
+    folder: Path,
+    ranks: Ranks,
+    progress: Progress,
+    store: Mapping[str, str] | None = None,
+) -> Outcome:
     """Train ``task``, or continue the run in ``folder``; leave the best checkpoint there.
+
+    Parameters
+    ----------
+    task
+        What to train.
+    config
+        How to optimise.
+    folder
+        Folder of the run, which the caller owns (``trainers.owner``).
+    ranks
+        Which of several processes this is.
+    progress
+        Shows how far the run is.
+    store
+        What the task reads: the ``path`` of the store and the sha256 of its ``manifest``. A run continues on the same
+        manifest only.
 
     Raises
     ------
     TrainingError
         If the folder holds another run, or a loss is not finite.
+    OSError
+        If the disk fails; the error names the file.
     """
     with progress, _stop_signals() as stop:
-        return _Loop(task, config, folder, ranks, progress).run(stop)
+        return _Loop(task, config, folder, ranks, progress, store).run(stop)
 
 
 def evaluate(task: Task, split: str, config: LoopConfig, ranks: Ranks) -> Evaluation:
@@ -101,7 +127,15 @@ class _Losses(nn.Module):
 class _Loop:
     """One run, from its last checkpoint on."""
 
-    def __init__(self, task: Task, config: LoopConfig, folder: Path, ranks: Ranks, progress: Progress) -> None:
+    def __init__(
+        self,
+        task: Task,
+        config: LoopConfig,
+        folder: Path,
+        ranks: Ranks,
+        progress: Progress,
+        store: Mapping[str, str] | None,
+    ) -> None:
         self.task, self.config, self.folder, self.ranks, self.progress = task, config, folder, ranks, progress
         if config.threads is not None:
             torch.set_num_threads(config.threads)
@@ -112,10 +146,11 @@ class _Loop:
         self.optimizer = _optimizer(task.model, config)
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=config.precision == "float16")
         self.state = _State()
-        self.settings = {
+        self.settings: dict[str, Any] = {
             "loop": config.model_dump(mode="json", exclude=set(_FREE)),
             "world": ranks.world,
             "task": json.loads(json.dumps(task.describe())),
+            **({"store": dict(store)} if store else {}),
         }
         self._resume()
         losses = _Losses(task)
@@ -218,9 +253,8 @@ class _Loop:
             # Among equal scores the later epoch wins, as in the published loops of both papers.
             if not self.state.best or score >= self.state.best[self.task.select]:
                 self.state.best, self.state.best_epoch = metrics, epoch + 1
-                checkpoint.save_best(
-                    self.folder, self.task.model, {**self.settings, "epoch": epoch + 1, split: metrics}
-                )
+                described = {name: value for name, value in self.settings.items() if name != "store"}
+                checkpoint.save_best(self.folder, self.task.model, {**described, "epoch": epoch + 1, split: metrics})
             best = "" if self.state.best_epoch != epoch + 1 else ", the best so far"
             shown = ", ".join(f"{name} {value:.2f}" for name, value in metrics.items())
             self.progress.line(f"epoch {epoch + 1}/{self.config.epochs}: {split}: {shown}{best}")
@@ -254,22 +288,33 @@ class _Loop:
         self.ranks.barrier()
         saved = checkpoint.load_last(self.folder)
         if saved is None:
-            if self.ranks.is_first:
-                (self.folder / SETTINGS).write_text(json.dumps(self.settings, indent=1, sort_keys=True) + "\n")
+            before = read_settings(self.folder)
+            if before is not None:
+                require_same_start(self.folder, before, self.settings)
+            self.ranks.barrier()
+            self._write_settings()
             return
+        path = self.folder / LAST
         if not isinstance(saved, dict) or saved.keys() != self._saved().keys():
-            raise TrainingError(f"{self.folder / LAST}: not a checkpoint of this trainer; name another --out")
-        before = json.loads(saved["settings"])
-        difference = _first_difference({**before, "task": task_description(before)}, self.settings)
-        if difference:
-            raise TrainingError(f"{self.folder}: holds a run with other settings ({difference}); name another --out")
-        self.task.model.load_state_dict(saved["model"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.scaler.load_state_dict(saved["scaler"])
+            raise TrainingError(f"{path}: not a checkpoint of this trainer; name another --out")
+        before = parse_settings(path, saved["settings"])
+        require_same_run(self.folder, before, self.settings, saved["step"] / self.steps)
+        try:
+            self.task.model.load_state_dict(saved["model"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+            self.scaler.load_state_dict(saved["scaler"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise TrainingError(f"{path}: does not fit the model ({one_line(error)}); name another --out") from error
+        self._write_settings()
         self.state = _State(saved["step"], saved["best"], saved["best_epoch"])
         if self.ranks.is_first:
             total = self.steps * self.config.epochs
             self.progress.line(f"{self.folder}: continuing after step {saved['step']} of {total}")
+
+    def _write_settings(self) -> None:
+        if self.ranks.is_first:
+            text = json.dumps(self.settings, indent=1, sort_keys=True) + "\n"
+            replace_file(self.folder / SETTINGS, text.encode())
 
     def _outcome(self, stopped_by: signal.Signals | None = None) -> Outcome:
         return Outcome(self.state.step, self.state.best, self.state.best_epoch, stopped_by)
@@ -288,22 +333,6 @@ def _autocast(config: LoopConfig, device: torch.device) -> torch.autocast:
 
 def _seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
-
-
-def _first_difference(before: Any, now: Any, path: str = "") -> str | None:
-    """Return where two JSON values first differ, in the order of their keys; None if they are equal."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in sorted({*before, *now}):
-            difference = _first_difference(before.get(key), now.get(key), f"{path}.{key}" if path else key)
-            if difference:
-                return difference
-        return None
-    return None if before == now else f"{path}: {_short(before)} there, {_short(now)} now"
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 40 else text[:37] + "…"
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from stores import Store
 from stores.format import newest_version
 from trainers.errors import TrainingError
 from trainers.folder import LAST, SETTINGS
+
+_SHOWN = 5  # differences in a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,157 @@ def read_task_description(folder: Path) -> dict[str, Any]:
         return task_description(json.loads(path.read_text()))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TrainingError(f"{path}: not a run's settings; name another --out") from error
+
+
+def read_settings(folder: Path) -> dict[str, Any] | None:
+    """Return what ``settings.json`` of a run's folder holds, its task in today's form; None if there is no such file.
+
+    Raises
+    ------
+    TrainingError
+        If it is not a run's.
+    """
+    path = folder / SETTINGS
+    if not path.exists():
+        return None
+    return parse_settings(path, path.read_bytes())
+
+
+def parse_settings(path: Path, text: str | bytes) -> dict[str, Any]:
+    """Return the settings of a run from the JSON that ``path`` holds of them, its task in today's form.
+
+    Raises
+    ------
+    TrainingError
+        If it is not a run's.
+    """
+    try:
+        settings: dict[str, Any] = json.loads(text)
+        sections = {name: dict(settings.get(name, {})) for name in ("loop", "store")}
+        return {**settings, **sections, "task": task_description(settings)}
+    except (ValueError, KeyError, TypeError) as error:
+        raise TrainingError(f"{path}: not a run's settings; name another --out") from error
+
+
+def require_method(folder: Path, method: str) -> None:
+    """Raise TrainingError if a folder holds a run of another method; needs neither the store nor a model."""
+    settings = read_settings(folder)
+    if settings is not None:
+        _require_method(folder, settings, method)
+
+
+def require_same_start(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Check that a run which has saved nothing yet was started as this one is.
+
+    What follows from the rows of the store may have changed: nothing was learned from it.
+
+    Parameters
+    ----------
+    folder
+        The run's folder, for messages.
+    before, now
+        Settings as in ``settings.json``.
+
+    Raises
+    ------
+    TrainingError
+        If its method, its settings, its store or the number of ranks was another.
+    """
+    _require_method(folder, before, now["task"].get("method"))
+    if not before.get("store"):  # a run of Reelstore 0.1
+        now = {**now, "store": {}}
+    differences = _differences(_chosen(before), _chosen(now))
+    if differences:
+        raise TrainingError(
+            f"{folder}: holds a run with other settings ({_few(differences)}); name another --out, or remove the "
+            "folder, which has no checkpoint yet"
+        )
+
+
+def require_same_run(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any], epochs_done: float) -> None:
+    """Check that a checkpoint may be continued: that every step of the run before is what it would be now.
+
+    The number of epochs may change if the learning rate does not depend on it (schedules ``constant`` and
+    ``staircase``), but not below what has been trained.
+
+    Parameters
+    ----------
+    folder
+        The run's folder, for messages.
+    before, now
+        Settings as in ``settings.json``.
+    epochs_done
+        Epochs that the checkpoint has behind it.
+
+    Raises
+    ------
+    TrainingError
+        If it may not.
+    """
+    _require_method(folder, before, now["task"].get("method"))
+    loop_before, loop_now = dict(before["loop"]), dict(now["loop"])
+    asked, planned = loop_now.get("epochs"), loop_before.get("epochs")
+    reason = ""
+    if asked != planned:
+        if loop_now.get("schedule") == "cosine":
+            reason = (
+                "; the cosine schedule ends with the last epoch, so every step would have had another learning rate: "
+                "only runs of the schedules constant and staircase can go on for more epochs"
+            )
+        elif asked is not None and asked < epochs_done:
+            raise TrainingError(
+                f"{folder}: has trained {epochs_done:.4g} epochs already, and {asked} are asked for; name another --out"
+            )
+        else:
+            loop_before["epochs"] = asked
+    differences = _differences({**before, "loop": loop_before, "store": None}, {**now, "loop": loop_now, "store": None})
+    if _manifest(before) and _manifest(now) not in (None, _manifest(before)):
+        differences.append(
+            f"store: {before['store'].get('path')} with other rows there, {now['store'].get('path')} now"
+        )
+    if differences:
+        raise TrainingError(
+            f"{folder}: holds a run with other settings ({_few(differences)}){reason}; name another --out"
+        )
+
+
+def _require_method(folder: Path, before: Mapping[str, Any], method: Any) -> None:
+    there = before["task"].get("method")
+    if there != method:
+        raise TrainingError(f"{folder}: is a run of {there}, not of {method}; name another --out")
+
+
+def _chosen(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the user chose, without what followed from the store."""
+    task, store = {"settings": settings["task"].get("settings")}, {"path": settings.get("store", {}).get("path")}
+    return {"loop": settings["loop"], "world": settings.get("world"), "task": task, "store": store}
+
+
+def _manifest(settings: Mapping[str, Any]) -> str | None:
+    """Return the digest of the store's manifest; None in runs of Reelstore 0.1. The store's path does not matter."""
+    digest: str | None = settings.get("store", {}).get("manifest")
+    return digest
+
+
+def _differences(before: Any, now: Any, path: str = "") -> list[str]:
+    """Return where two JSON values differ, in the order of their keys."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        return [
+            difference
+            for key in sorted({*before, *now})
+            for difference in _differences(before.get(key), now.get(key), f"{path}.{key}" if path else key)
+        ]
+    return [] if before == now else [f"{path}: {_short(before)} there, {_short(now)} now"]
+
+
+def _few(differences: Sequence[str]) -> str:
+    more = len(differences) - _SHOWN
+    return "; ".join(differences[:_SHOWN]) + (f"; and {more} more" if more > 0 else "")
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else text[:37] + "…"
 
 
 def _started_on(folder: Path) -> int | None:

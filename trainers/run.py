@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from stores import Store
+from stores.format import layout
 from trainers import checkpoint
-from trainers.config import LoopConfig
+from trainers.config import LoopConfig, MethodSettings
 from trainers.distributed import Ranks, join, leave
 from trainers.errors import TrainingError
-from trainers.folder import BEST, write_results
+from trainers.folder import BEST, remove_staged, replace_file, write_results
 from trainers.loop import evaluate, train
-from trainers.methods import find_method
+from trainers.methods import Method, find_method
+from trainers.owner import owning
 from trainers.progress import Progress
 from trainers.results import TrainRequest, TrainResult
+from trainers.resume import require_method
 from trainers.task import Task
 
 
@@ -29,39 +37,88 @@ def run(request: TrainRequest) -> TrainResult:
     Raises
     ------
     TrainingError
-        If there is no such method, the store lacks what it needs, the folder holds another run, a loss is not finite,
-        or a batch is too large for the device.
+        If there is no such method, the store lacks what it needs, a run is going on in the folder, it holds another
+        run or its disk fails, a loss is not finite, or a batch is too large for the device.
     """
     method = find_method(request.method)
     settings = method.settings.model_validate(request.settings)
-    loop: LoopConfig = settings.loop
     out = Path(request.out)
-    ranks = join(loop.device)
+    ranks = join(settings.loop.device)
     try:
-        with Store.open(request.store, request.version) as store:
-            task = method.build(settings, store, ranks)
-            outcome = train(task, loop, out, ranks, Progress())
-            scores = _score(task, loop, out, ranks) if ranks.is_first and not outcome.stopped_by else _Scores({}, ())
-        result = TrainResult(
-            method=request.method,
-            store=request.store,
-            store_version=request.version,
-            out=request.out,
-            steps=outcome.steps,
-            best_epoch=outcome.best_epoch,
-            metrics=scores.metrics,
-            files=scores.files,
-            stopped_by=outcome.stopped_by.name if outcome.stopped_by else None,
-        )
-        if ranks.is_first:
-            write_results(out, result.to_json())
-        ranks.barrier()
-        return result
+        with _owned(out, ranks):
+            return _run(request, method, settings, out, ranks)
     except torch.OutOfMemoryError as error:
         reason = str(error).splitlines()[0]
         raise TrainingError(f"{reason} Make the batch smaller (data.batch…), or use loop.precision=bfloat16") from error
+    except OSError as error:
+        if not _is_below(error.filename, out):
+            raise
+        raise TrainingError(
+            f"{error.filename}: {error.strerror}; the run's files are whole: once the disk can be written, the same "
+            "command continues the run"
+        ) from error
     finally:
         leave()
+
+
+@contextmanager
+def _owned(out: Path, ranks: Ranks) -> Iterator[None]:
+    """Own the folder of the run on the first rank, and remove what a killed owner left half written.
+
+    Raises
+    ------
+    TrainingError, OSError
+        If it cannot be owned: on every rank, so that none waits for the first one.
+    """
+    with ExitStack() as stack:
+        failure: Exception | None = None
+        if ranks.is_first:
+            try:
+                stack.enter_context(owning(out))
+                remove_staged(out)
+            except (TrainingError, OSError) as error:
+                failure = error
+        heard = ranks.hear(None if failure is None else str(failure))
+        if failure is not None:
+            raise failure
+        if heard is not None:
+            raise TrainingError(heard)
+        yield
+
+
+def _is_below(file: object, folder: Path) -> bool:
+    return isinstance(file, str) and folder in (Path(file), *Path(file).parents)
+
+
+def _run(request: TrainRequest, method: Method[Any], settings: MethodSettings, out: Path, ranks: Ranks) -> TrainResult:
+    """Train and score in a folder that this run owns."""
+    require_method(out, request.method)
+    loop = settings.loop
+    with Store.open(request.store, request.version) as store:
+        task = method.build(settings, store, ranks)
+        outcome = train(task, loop, out, ranks, Progress(), _identity(store))
+        scores = _score(task, loop, out, ranks) if ranks.is_first and not outcome.stopped_by else _Scores({}, ())
+    result = TrainResult(
+        method=request.method,
+        store=request.store,
+        store_version=request.version,
+        out=request.out,
+        steps=outcome.steps,
+        best_epoch=outcome.best_epoch,
+        metrics=scores.metrics,
+        files=scores.files,
+        stopped_by=outcome.stopped_by.name if outcome.stopped_by else None,
+    )
+    if ranks.is_first:
+        write_results(out, result.to_json())
+    ranks.barrier()
+    return result
+
+
+def _identity(store: Store) -> dict[str, str]:
+    """Return what tells a version of a store from that of any other: its manifest, which is written once."""
+    manifest = store.path / layout.VERSIONS / layout.version_file(store.version)
+    return {"path": os.path.realpath(store.path), "manifest": hashlib.sha256(manifest.read_bytes()).hexdigest()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +139,6 @@ def _score(task: Task, loop: LoopConfig, out: Path, ranks: Ranks) -> _Scores:
         metrics[split] = dict(evaluation.metrics)
         for stem, value in evaluation.predictions.items():
             path = out / f"{stem}_{split}.json"
-            path.write_text(json.dumps(value) + "\n")
+            replace_file(path, (json.dumps(value) + "\n").encode())
             files.append(str(path))
     return _Scores(metrics, tuple(files))

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,14 +21,20 @@ from jobs.train import app
 from stores import Store
 from tests._helpers.building import cache_key, commit_rows
 from tests._helpers.cra_worlds import SPEC, small_world, video
+from tests.conftest import ROOT
+from trainers.folder import OWNER
 from trainers.loop import Outcome
+from trainers.owner import owning
+
+SMALL = (
+    *("data.dataset=toy", "data.batch=2", "data.paraphrase=0", "data.distractors=0", "data.tests=[]"),
+    *("text.encoder=words", "text.heads=2", "model.front=false", "model.back=false", "model.dim=16"),
+    *("model.heads=2", "model.layers=1", "loop.epochs=1", "loop.threads=1", "loop.tensorboard=false"),
+)
 
 
 def run(root: Path, out: Path, *more: str, flags: tuple[str, ...] = ()) -> Any:
-    changed = ("data.dataset=toy", "data.batch=2", "data.paraphrase=0", "data.distractors=0", "data.tests=[]")
-    small = ("text.encoder=words", "text.heads=2", "model.front=false", "model.back=false", "model.dim=16")
-    loop = ("model.heads=2", "model.layers=1", "loop.epochs=1", "loop.threads=1", "loop.tensorboard=false")
-    words = [word for override in (*changed, *small, *loop, *more) for word in ("--set", override)]
+    words = [word for override in (*SMALL, *more) for word in ("--set", override)]
     return CliRunner().invoke(app, ["cra", "--store", str(root), "--out", str(out), *words, *flags])
 
 
@@ -64,6 +74,91 @@ def test_a_signal_is_an_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     summary = json.loads(done.stdout)
     assert (done.exit_code, summary["exit_code"], summary["stopped_by"]) == (143, 143, "SIGTERM")
     assert "metrics" not in summary and "files" not in summary
+
+
+def test_a_second_trainer_with_the_same_folder_is_refused_before_it_writes(tmp_path: Path) -> None:
+    """It reads no row first, and the first one's folder is as it was."""
+    root, out = small_world(tmp_path / "store"), tmp_path / "run"
+    with owning(out):
+        refused = run(root, out, "data.dataset=nobody")
+        assert refused.exit_code == 2 and refused.stderr.count("\n") == 1, refused.output
+        assert f"error: {out}: a run is going on here: pid {os.getpid()} on " in refused.stderr
+        assert [path.name for path in out.iterdir()] == [OWNER]
+    assert run(root, out).exit_code == 0
+    assert not (out / OWNER).exists()
+
+
+@pytest.mark.slow
+def test_a_folder_that_is_taken_ends_every_rank_at_once(tmp_path: Path) -> None:
+    """The first rank alone owns the folder; the others do not wait hours for it."""
+    root, out = small_world(tmp_path / "store"), tmp_path / "run"
+    words = [word for override in (*SMALL, "data.batch=1") for word in ("--set", override)]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [*torchrun, "jobs/train.py", "cra", "--store", str(root), "--out", str(out), *words]
+    with owning(out):
+        done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False, timeout=240)
+        assert done.returncode != 0
+        assert f"error: {out}: a run is going on here: pid {os.getpid()} on " in done.stderr
+        assert [path.name for path in out.iterdir()] == [OWNER]
+    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert not (out / OWNER).exists() and (out / "results.json").exists()
+
+
+def test_ray_is_not_started_for_a_folder_that_is_taken(tmp_path: Path) -> None:
+    """Ray Train writes into the folder before any rank could own it."""
+    ray = pytest.importorskip("ray")
+    root, out = small_world(tmp_path / "store"), tmp_path / "run"
+    with owning(out):
+        refused = run(root, out, flags=("--ray-workers", "2"))
+        assert refused.exit_code == 2 and "a run is going on here" in refused.stderr
+        assert [path.name for path in out.iterdir()] == [OWNER]
+    assert not ray.is_initialized()
+
+
+def test_another_method_is_named_before_its_data_is_read(tmp_path: Path) -> None:
+    root, out = small_world(tmp_path / "store"), tmp_path / "run"
+    assert run(root, out).exit_code == 0
+    refused = CliRunner().invoke(app, ["coqo", "--store", str(root), "--out", str(out)])
+    assert refused.exit_code == 2
+    assert refused.stderr == f"error: {out}: is a run of cra, not of coqo; name another --out\n"
+
+
+def test_what_a_killed_checkpoint_left_is_removed_at_the_next_start(tmp_path: Path) -> None:
+    root, out = small_world(tmp_path / "store"), tmp_path / "run"
+    out.mkdir()
+    (out / ".last.pt.4711").write_text("half")
+    assert run(root, out).exit_code == 0
+    assert [path.name for path in out.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("tensorboard", [False, True])
+def test_a_disk_that_fails_in_mid_run_is_one_line_and_the_run_goes_on_later(tmp_path: Path, tensorboard: bool) -> None:
+    """No file may grow beyond some bytes, in a process of its own; the sizes end up in each writer of a run."""
+    root = small_world(tmp_path / "store")
+    more = (f"loop.tensorboard={str(tensorboard).lower()}", "loop.log_steps=1", "loop.epochs=3")
+    words = [word for override in (*SMALL, *more) for word in ("--set", override)]
+    seen = set()
+    for limit in (0, 150, 300, 2500, 20_000, 100_000):
+        out = tmp_path / f"run{limit}"
+        code = (
+            "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+            "import jobs.train, torch.utils.tensorboard\n"
+            f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
+            "jobs.train.app()"
+        )
+        command = [sys.executable, "-c", code, "cra", "--store", str(root), "--out", str(out), *words]
+        done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False)
+        if done.returncode == 0:
+            continue
+        errors = [line for line in done.stderr.splitlines() if not line.startswith(("epoch", "warning"))]
+        assert done.returncode == 2 and len(errors) == 1, done.stderr
+        assert re.fullmatch(rf"error: {out}/\S+: File too large; .* the same command continues the run", errors[0])
+        seen.add(errors[0].split(": ")[1].rpartition("/")[2].partition(".out.")[0])
+        assert [path.name for path in out.iterdir() if path.name.startswith(".")] == []
+        if limit == 2500:
+            assert run(root, out, *more).exit_code == 0
+    assert {"owner.json", "settings.json", "last.pt"} & seen and len(seen) >= 3, seen
 
 
 def test_an_unknown_method_is_one_line_with_the_nearest_name(tmp_path: Path) -> None:

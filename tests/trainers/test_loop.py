@@ -21,7 +21,7 @@ from trainers import checkpoint, schedule
 from trainers.config import LoopConfig
 from trainers.distributed import Ranks
 from trainers.errors import TrainingError
-from trainers.folder import BEST, JOURNAL, LAST
+from trainers.folder import BEST, JOURNAL, LAST, SETTINGS
 from trainers.loop import Outcome, train
 from trainers.progress import Progress
 
@@ -97,7 +97,72 @@ def test_another_run_is_not_overwritten(tmp_path: Path) -> None:
         run(tmp_path, lr=0.02)
     with pytest.raises(TrainingError, match=r"task.steps: 5 there, 6 now"):
         run(tmp_path, Clouds(steps=6))
+    with pytest.raises(TrainingError, match=r"\(loop.lr: 0.01 there, 0.02 now; loop.seed: 2024 there, 3 now\); name"):
+        run(tmp_path, lr=0.02, seed=3)
     run(tmp_path, log_steps=2)
+
+
+class Described(Clouds):
+    """Clouds of a method, which may have been trained on rows of another version of a store."""
+
+    def __init__(self, method: str = "clouds", rows: int = 1, **settings: Any) -> None:
+        super().__init__()
+        self.description = {"method": method, "settings": settings, "rows": rows}
+
+    def describe(self) -> Any:
+        return self.description
+
+
+def test_a_run_is_itself_before_its_first_checkpoint(tmp_path: Path) -> None:
+    """A run that failed before it saved anything: what was chosen must be the same, what the store gave may not be."""
+    with pytest.raises(TrainingError, match="not finite"):
+        run(tmp_path, Described(scaled=1), lr=float("1e30"), precision="float16")
+    before = (tmp_path / SETTINGS).read_bytes()
+    for task, more, says in (
+        (Described("points", scaled=2), {}, r"is a run of clouds, not of points; name another --out"),
+        (Described(scaled=2), {}, r"task.settings.scaled: 1 there, 2 now\); name another --out, or remove the folder"),
+        (Described(scaled=1), {"lr": 0.1}, r"loop.lr: 1e\+30 there, 0.1 now"),
+    ):
+        with pytest.raises(TrainingError, match=says):
+            run(tmp_path, task, **{"lr": float("1e30"), "precision": "float16", **more})
+    assert (tmp_path / SETTINGS).read_bytes() == before
+    with pytest.raises(TrainingError, match="not finite"):  # it began
+        run(tmp_path, Described(scaled=1, rows=2), lr=float("1e30"), precision="float16")
+    assert json.loads((tmp_path / SETTINGS).read_text())["task"]["rows"] == 2
+
+
+def test_a_run_of_another_method_is_called_that_first(tmp_path: Path) -> None:
+    run(tmp_path, Described("clouds"))
+    with pytest.raises(TrainingError) as refused:
+        run(tmp_path, Described("points"), lr=0.5, seed=9)
+    assert str(refused.value) == f"{tmp_path}: is a run of clouds, not of points; name another --out"
+
+
+def test_a_run_stays_with_the_rows_that_it_learned_from(tmp_path: Path) -> None:
+    """The store may be moved, not exchanged."""
+    first = {"path": "/a", "manifest": "1" * 64}
+    train(Clouds(), loop(), tmp_path, ALONE, Progress(), first)
+    train(Clouds(), loop(), tmp_path, ALONE, Progress(), {**first, "path": "/b"})
+    with pytest.raises(TrainingError, match="store: /a with other rows there, /c now"):
+        train(Clouds(), loop(), tmp_path, ALONE, Progress(), {"path": "/c", "manifest": "2" * 64})
+
+
+@pytest.mark.parametrize("schedule", ["constant", "staircase"])
+def test_more_epochs_continue_a_run_whose_schedule_does_not_know_the_last(tmp_path: Path, schedule: str) -> None:
+    run(tmp_path / "whole", epochs=3, schedule=schedule, decay_epochs=1)
+    run(tmp_path / "parts", epochs=2, schedule=schedule, decay_epochs=1)
+    assert run(tmp_path / "parts", epochs=3, schedule=schedule, decay_epochs=1).steps == 15
+    assert journal(tmp_path / "parts") == journal(tmp_path / "whole")
+    assert json.loads((tmp_path / "parts" / SETTINGS).read_text())["loop"]["epochs"] == 3
+    assert (tmp_path / "parts" / BEST).read_bytes()[-200:] == (tmp_path / "whole" / BEST).read_bytes()[-200:]
+    with pytest.raises(TrainingError, match="has trained 3 epochs already, and 2 are asked for"):
+        run(tmp_path / "parts", epochs=2, schedule=schedule, decay_epochs=1)
+
+
+def test_a_cosine_schedule_says_why_it_cannot_go_on(tmp_path: Path) -> None:
+    run(tmp_path, epochs=2)
+    with pytest.raises(TrainingError, match=r"\(loop.epochs: 2 there, 3 now\); the cosine schedule ends with the last"):
+        run(tmp_path, epochs=3)
 
 
 def test_validation_may_be_rarer_than_epochs(tmp_path: Path) -> None:
