@@ -2,6 +2,7 @@
 
 python jobs/train.py cra --store out/store --out out/cra
 
+With --check it trains nothing, and names everything that keeps the run from starting.
 On several GPUs of one machine: torchrun --nproc-per-node 4 jobs/train.py …; on a Ray cluster: --ray-workers 4.
 """
 
@@ -18,7 +19,8 @@ import typer
 
 import settings
 from jobs._cli import AsJson, Command, ConfigFile, Overrides, emit, job, signal_code
-from trainers import METHODS, PRESETS, MethodSettings, TrainRequest, TrainResult, find_method
+from settings.messages import plural, printable
+from trainers import METHODS, PRESETS, MethodSettings, TrainingError, TrainRequest, TrainResult, find_method
 from trainers.folder import write_results
 from trainers.resume import choose_version
 
@@ -40,6 +42,9 @@ def main(
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Short for --set loop.seed=N.")] = None,
     ray_workers: Annotated[int | None, typer.Option(min=1, help="Train with Ray Train on N workers.")] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Name everything that keeps the run from starting; train nothing.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     method = find_method(method_name)
@@ -58,6 +63,8 @@ def main(
         out=str(folder.absolute()),
         settings=chosen.model_dump(mode="json"),
     )
+    if check:
+        raise typer.Exit(_check(request, is_first, as_json))
     result = _train(request, ray_workers, chosen.loop.device)
     code = signal_code(result.stopped_by) if result.stopped_by else 0
     if is_first:
@@ -81,13 +88,33 @@ def _train(request: TrainRequest, ray_workers: int | None, device: str) -> Train
     return run(request)
 
 
+def _check(request: TrainRequest, is_first: bool, as_json: bool) -> int:
+    """Print the obstacles of a run, one line each, and return the exit code."""
+    from trainers.run import check
+
+    ready = check(request)
+    code = 2 if ready.obstacles else 0
+    if not is_first:
+        return code
+    if as_json:
+        emit({"obstacles": list(ready.obstacles), "steps_per_epoch": ready.steps, "exit_code": code})
+        return code
+    for line in ready.obstacles:
+        print(printable(line))
+    if code:
+        raise TrainingError(f"{plural(len(ready.obstacles), 'obstacle')}; nothing was trained")
+    print(f"ready to train: {plural(ready.steps, 'step')} per epoch")
+    return code
+
+
 def _show(result: TrainResult) -> None:
     if result.stopped_by:
         print(f"stopped by {result.stopped_by} after step {result.steps}; run the same command to continue")
         return
     print(f"{result.steps} steps; best epoch {result.best_epoch}")
     for split, metrics in result.metrics.items():
-        print(f"{split}: " + ", ".join(f"{name} {value:.2f}" for name, value in metrics.items()))
+        shown = ", ".join(f"{name} {value:.2f}" for name, value in metrics.items())
+        print(f"{split}: {shown or 'its answers are hidden, so it has predictions and no score'}")
     for file in result.files:
         print(file)
 

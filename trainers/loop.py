@@ -33,6 +33,8 @@ from trainers.progress import Progress
 from trainers.resume import parse_settings, read_settings, require_same_run, require_same_start
 from trainers.task import Batch, Evaluation, Task
 
+TOO_FEW = "the training split does not fill one batch; make the batch smaller"
+
 # Settings that may differ when a run resumes: none of them changes a step.
 _FREE = ("device", "log_steps", "checkpoint_steps", "tensorboard")
 
@@ -112,6 +114,16 @@ def evaluate(task: Task, split: str, config: LoopConfig, ranks: Ranks) -> Evalua
         return task.evaluate(split)
 
 
+def settings_of(task: Task, config: LoopConfig, ranks: Ranks, store: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Return what ``settings.json`` of a run holds: all that a step depends on, and the store."""
+    return {
+        "loop": config.model_dump(mode="json", exclude=set(_FREE)),
+        "world": ranks.world,
+        "task": json.loads(json.dumps(task.describe())),
+        **({"store": dict(store)} if store else {}),
+    }
+
+
 class _Losses(nn.Module):
     """A module whose forward pass is ``task.loss``, so that DistributedDataParallel sees it."""
 
@@ -141,17 +153,12 @@ class _Loop:
             torch.set_num_threads(config.threads)
         self.steps = task.steps_per_epoch()
         if self.steps < 1:
-            raise TrainingError("the training split does not fill one batch; make the batch smaller")
+            raise TrainingError(TOO_FEW)
         task.model.to(ranks.device)
         self.optimizer = _optimizer(task.model, config)
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=config.precision == "float16")
         self.state = _State()
-        self.settings: dict[str, Any] = {
-            "loop": config.model_dump(mode="json", exclude=set(_FREE)),
-            "world": ranks.world,
-            "task": json.loads(json.dumps(task.describe())),
-            **({"store": dict(store)} if store else {}),
-        }
+        self.settings = settings_of(task, config, ranks, store)
         self._resume()
         losses = _Losses(task)
         # A method may have parameters that a step does not use, such as those of an intervention that is switched off.

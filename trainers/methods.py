@@ -5,7 +5,7 @@ Importing this imports no torch: each entry imports its network only when a task
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -39,12 +39,16 @@ class Method(Generic[Settings]):
         Makes its task on one rank. Raises TrainingError or StoreError if the store cannot feed it.
     draw
         Draws a question of a finished run as a PNG and as an HTML page that needs no other file.
+    parts
+        Returns what reads one part of the task's data each, and raises TrainingError or StoreError if that part is not
+        there. If the task cannot be made, all of them are asked, so that a user learns of every obstacle at once.
     """
 
     name: str
     settings: type[Settings]
     build: Callable[[Settings, Store, Ranks], Task]
     draw: Callable[[ShownQuestion], Drawing]
+    parts: Callable[[Settings, Store], Iterable[Callable[[], object]]] = lambda settings, store: ()
 
 
 def find_method(name: str) -> Method[Any]:
@@ -84,8 +88,20 @@ def _draw_cra(question: ShownQuestion) -> Drawing:
     return draw_question(question)
 
 
+def _parts_of_coqo(settings: CoqoConfig, store: Store) -> Iterable[Callable[[], object]]:
+    from trainers.parts import parts_of_coqo
+
+    return parts_of_coqo(settings, store)
+
+
+def _parts_of_cra(settings: CraConfig, store: Store) -> Iterable[Callable[[], object]]:
+    from trainers.parts import parts_of_cra
+
+    return parts_of_cra(settings, store)
+
+
 METHODS: Mapping[str, Method[Any]] = {
-    "coqo": Method("coqo", CoqoConfig, _build_coqo, _draw_coqo),
-    "cra": Method("cra", CraConfig, _build_cra, _draw_cra),
+    "coqo": Method("coqo", CoqoConfig, _build_coqo, _draw_coqo, _parts_of_coqo),
+    "cra": Method("cra", CraConfig, _build_cra, _draw_cra, _parts_of_cra),
 }
 """Every method by name."""

@@ -149,7 +149,7 @@ def require_same_start(folder: Path, before: Mapping[str, Any], now: Mapping[str
         )
 
 
-def require_same_run(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any], epochs_done: float) -> None:
+def require_same_run(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any], epochs_done: float = 0) -> None:
     """Check that a checkpoint may be continued: that every step of the run before is what it would be now.
 
     The number of epochs may change if the learning rate does not depend on it (schedules ``constant`` and

@@ -19,13 +19,14 @@ from trainers import checkpoint
 from trainers.config import LoopConfig, MethodSettings
 from trainers.distributed import Ranks, join, leave
 from trainers.errors import TrainingError
-from trainers.folder import BEST, remove_staged, replace_file, write_results
-from trainers.loop import evaluate, train
+from trainers.folder import BEST, LAST, remove_staged, replace_file, write_results
+from trainers.loop import TOO_FEW, evaluate, settings_of, train
 from trainers.methods import Method, find_method
-from trainers.owner import owning
+from trainers.obstacles import Obstacles, ObstaclesError
+from trainers.owner import owning, refuse_owned
 from trainers.progress import Progress
 from trainers.results import TrainRequest, TrainResult
-from trainers.resume import require_method
+from trainers.resume import read_settings, require_method, require_same_run, require_same_start
 from trainers.task import Task
 
 
@@ -59,6 +60,69 @@ def run(request: TrainRequest) -> TrainResult:
         ) from error
     finally:
         leave()
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """What ``check`` has found.
+
+    Attributes
+    ----------
+    obstacles
+        What keeps the run from starting, one line each.
+    steps
+        Optimiser steps of an epoch; 0 if there are obstacles.
+    """
+
+    obstacles: tuple[str, ...] = ()
+    steps: int = 0
+
+
+def check(request: TrainRequest) -> Readiness:
+    """Find everything that keeps a run from starting; train nothing and write nothing.
+
+    Raises
+    ------
+    TrainingError, StoreError
+        If there is no such method, device or version of the store.
+    """
+    method = find_method(request.method)
+    settings = method.settings.model_validate(request.settings)
+    out = Path(request.out)
+    ranks = join(settings.loop.device)
+    obstacles = Obstacles()
+    steps = 0
+    try:
+        with obstacles.part():
+            refuse_owned(out)
+        with obstacles.part():
+            require_method(out, request.method)
+        with obstacles.part(), Store.open(request.store, request.version, lease=False) as store:
+            task = _build(method, settings, store, ranks)
+            steps = task.steps_per_epoch()
+            if steps < 1:
+                raise TrainingError(TOO_FEW)
+            before = read_settings(out)
+            if before is not None:
+                same = require_same_run if (out / LAST).exists() else require_same_start
+                same(out, before, settings_of(task, settings.loop, ranks, _identity(store)))
+        obstacles.require()
+    except ObstaclesError as error:
+        return Readiness(error.lines)
+    finally:
+        leave()
+    return Readiness(steps=steps)
+
+
+def _build(method: Method[Any], settings: MethodSettings, store: Store, ranks: Ranks) -> Task:
+    """Make the task; tell of all obstacles if it cannot be made."""
+    obstacles = Obstacles()
+    with obstacles.part():
+        return method.build(settings, store, ranks)
+    for part in method.parts(settings, store):
+        with obstacles.part():
+            part()
+    raise obstacles.error()
 
 
 @contextmanager
@@ -95,7 +159,7 @@ def _run(request: TrainRequest, method: Method[Any], settings: MethodSettings, o
     require_method(out, request.method)
     loop = settings.loop
     with Store.open(request.store, request.version) as store:
-        task = method.build(settings, store, ranks)
+        task = _build(method, settings, store, ranks)
         outcome = train(task, loop, out, ranks, Progress(), _identity(store))
         scores = _score(task, loop, out, ranks) if ranks.is_first and not outcome.stopped_by else _Scores({}, ())
     result = TrainResult(

@@ -92,8 +92,8 @@ class CoqoTask(Task):
             check(store, config.features, split, data.dataset).require(data.allow)
         self.train = self._videos() if data.collective else self._questions(data.train)
         self.scored = {split: self._questions(split) for split in (data.val, *data.tests)}
-        for split, dataset in self.scored.items():
-            _scored_questions(dataset, split)  # a hidden answer is better found before training
+        if not _known_questions(self.scored[data.val]):
+            raise TrainingError(f"{store.path}: split {data.val!r} of {data.dataset!r} has no answers to validate with")
         self.sampler = self._sampler()
         answers = [answer for answer in self.train.questions.answers if answer is not None]
         self.encoder = Encoder(_vocabulary(store, config), AnswerVocabulary.of(data.dataset, answers))
@@ -126,6 +126,8 @@ class CoqoTask(Task):
     def evaluate(self, split: str) -> Evaluation:
         """Score a split, of which each question is answered alone.
 
+        Questions whose answers are hidden are answered and not scored; without any other there are no metrics.
+
         The predictions are ``answers`` as ``jobs/evaluate.py avqa`` reads them; for panels, ``attention`` has the
         weights of the valid steps by question and modality, and ``times`` their seconds by video and modality.
         """
@@ -143,7 +145,10 @@ class CoqoTask(Task):
                 for row, (question, video) in enumerate(zip(batch.question_ids, batch.video_ids, strict=True)):
                     attention.setdefault(question, {})[name] = single[row][valid[row]].tolist()
                     times.setdefault(video, {})[name] = seconds[row][valid[row]].tolist()
-        scores = score(_scored_questions(dataset, split), answers)
+        known = _known_questions(dataset)
+        if not known:
+            return Evaluation({}, {"answers": answers, "attention": attention, "times": times})
+        scores = score(known, {question.question_id: answers[question.question_id] for question in known})
         rates = {"overall": scores.overall, **scores.groups, **scores.types}
         metrics = {name: rate.accuracy for name, rate in rates.items() if rate.accuracy is not None}
         return Evaluation(metrics, {"answers": answers, "attention": attention, "times": times})
@@ -195,6 +200,16 @@ class CoqoTask(Task):
         items = ShuffleSampler(len(self.train), self.config.loop.seed, rank=ranks.rank, world=ranks.world)
         return BatchSampler(items, data.batch_questions)
 
+    def _check_stride(self, name: str, row: int) -> None:
+        """Raise TrainingError if the stride leaves one step of a row that has more."""
+        feature, stride = self.config.feature(name), self.config.data.stride
+        steps = self.store.shape(feature, self.train.videos[row])[0][0]
+        if stride >= steps > 1:
+            raise TrainingError(
+                f"{self.store.path}: data.stride={stride} leaves one of the {steps} steps of {feature!r}; "
+                f"set it below {steps}"
+            )
+
     def _views(self) -> dict[str, View]:
         """Read features in their stored dtypes, which are smaller; the model converts them on the device."""
         stride = slice(None, None, self.config.data.stride)
@@ -208,7 +223,9 @@ class CoqoTask(Task):
         shapes: dict[str, tuple[int, ...]] = {"audio": (), "visual": ()}
         steps: dict[str, int] = {}
         for name in self.config.model.modalities:
-            features, *_ = self.train.table.gather([self.train.first_present(name)])
+            row = self.train.first_present(name)
+            self._check_stride(name, row)
+            features, *_ = self.train.table.gather([row])
             values = features[name]
             shapes[name], steps[self.config.feature(name)] = tuple(values.shape[2:]), values.shape[1]
         if self.config.model.method == "avst" and len(set(steps.values())) > 1:
@@ -222,15 +239,11 @@ class CoqoTask(Task):
         return Sizes(len(self.encoder.vocabulary), len(self.encoder.answers), **shapes)
 
 
-def _scored_questions(dataset: QuestionDataset, split: str) -> list[Question]:
-    """Return the questions of a split as the metric takes them; raise TrainingError if an answer is hidden."""
+def _known_questions(dataset: QuestionDataset) -> list[Question]:
+    """Return the questions of a split whose answers are known, as the metric takes them."""
     table = dataset.questions
-    questions = []
-    for name, kind, modality, answer in zip(table.ids, table.types, table.modalities, table.answers, strict=True):
-        if answer is None:
-            raise TrainingError(f"{dataset.store.path}: split {split!r}: the answer of question {name!r} is hidden")
-        questions.append(Question(name, name, kind, modality, answer))
-    return questions
+    rows = zip(table.ids, table.types, table.modalities, table.answers, strict=True)
+    return [Question(name, name, kind, modality, answer) for name, kind, modality, answer in rows if answer is not None]
 
 
 def _vocabulary(store: Store, config: CoqoConfig) -> Vocabulary:

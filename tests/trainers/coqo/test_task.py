@@ -146,9 +146,34 @@ def test_what_the_store_lacks_is_said_before_training(root: Path, tmp_path: Path
     with pytest.raises(TrainingError, match="split 'train' of 'toy' has no answers"):
         task(hidden)
     put_questions(hidden, "toy", "train", questions(range(4)))
-    put_questions(hidden, "toy", "test", questions(range(4, 6), answer=None))
-    with pytest.raises(TrainingError, match="split 'test': the answer of question 'v004_0' is hidden"):
+    put_questions(hidden, "toy", "val", questions(range(4, 6), answer=None))
+    with pytest.raises(TrainingError, match="split 'val' of 'toy' has no answers to validate with"):
         task(hidden)
+
+
+def test_hidden_answers_are_predicted_and_not_scored(tmp_path: Path) -> None:
+    """All of a test split, or some of a split: then the others alone are scored."""
+    root = world(tmp_path / "store", 4, 2)
+    put_questions(root, "toy", "test", questions(range(6, 8), answer=None))
+    put_questions(root, "toy", "val", [*questions([4]), *questions([5], answer=None)])
+    trained = task(root, data={"tests": ["test"]}, loop={"epochs": 1})
+    outcome = train(trained, trained.config.loop, tmp_path / "run", RANKS, Progress())
+    assert set(outcome.best) >= {"overall", "Audio", "Visual", "Audio-Visual"}
+    hidden = evaluate(trained, "test", trained.config.loop, RANKS)
+    assert hidden.metrics == {} and len(hidden.predictions["answers"]) == 6
+    assert set(hidden.predictions["answers"].values()) <= set(trained.encoder.answers.answers)
+    partly = evaluate(trained, "val", trained.config.loop, RANKS)
+    right = sum(
+        partly.predictions["answers"][question["question_id"]] == question["answer"] for question in questions([4])
+    )
+    assert len(partly.predictions["answers"]) == 6 and partly.metrics["overall"] == pytest.approx(100 * right / 3)
+
+
+@pytest.mark.parametrize("stride", [STEPS, STEPS + 1, 100])
+def test_a_stride_that_leaves_one_step_is_refused(root: Path, stride: int) -> None:
+    with pytest.raises(TrainingError, match=f"data.stride={stride} leaves one of the {STEPS} steps of 'sound'; set it"):
+        task(root, data={"stride": stride})
+    assert task(root, data={"stride": STEPS - 1}).steps_per_epoch() == 3
 
 
 def test_a_video_without_a_row_is_refused_or_allowed(tmp_path: Path) -> None:
