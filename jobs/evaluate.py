@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from jobs._cli import AsJson, Command, emit, job
-from parsers.annotations import read_annotations
-from settings.messages import first_few, printable
+from parsers.annotations import AnnotationError, Anomalies, music_avqa, nextgqa, read_annotations
+from settings.messages import first_few, plural, printable
 from stores.command import make_console
 from trainers.cra import Interval
 from trainers.errors import EvaluationError
@@ -26,6 +26,8 @@ from trainers.metrics import grounding as grounding_metric
 app = job(__doc__)
 console = make_console()
 
+_CSV_ALONE = "test-without-spans"
+"""A split whose answers may be hidden, and that has no file of spans: they are in ``--annotations``."""
 _COLUMNS = {
     "acc_vqa": "VQA",
     "acc_gqa": "GQA",
@@ -43,7 +45,7 @@ _COLUMNS = {
 @app.command(cls=Command)
 def grounding(
     annotations: Annotated[Path, typer.Option(help="JSON {video: {duration, location: {question: true spans}}}.")],
-    questions: Annotated[Path, typer.Option(help="CSV of the same split: video_id, qid, type, answer, a0 … aN.")],
+    questions: Annotated[Path, typer.Option(help="CSV of the same split, as jobs/parse.py reads it.")],
     answers: Annotated[Path, typer.Option(help='JSON {"<video>_<qid>": {"prediction": i, "answer": j}}.')],
     spans: Annotated[Path | None, typer.Option(help='JSON {"<video>_<qid>": [start, end]} in seconds.')] = None,
     fractions: Annotated[bool, typer.Option("--fractions", help="Spans are fractions of the video.")] = False,
@@ -66,7 +68,7 @@ def grounding(
         raise EvaluationError("--times goes with --attention")
     if spans is None and fractions:
         raise EvaluationError("--fractions goes with --spans")
-    annotated = grounding_files.read_questions(annotations, questions, official)
+    annotated = grounding_files.read_questions(annotations, question_rows(questions, official), questions, official)
     predicted = grounding_files.read_answers(answers, annotated, official)
     if spans is not None:
         predicted_spans = grounding_files.read_spans(spans, annotated, fractions, official)
@@ -76,11 +78,42 @@ def grounding(
     try:
         scores = grounding_metric.score(annotated, predicted, predicted_spans, official)
     except ValueError as error:
-        raise EvaluationError(str(error)) from error
+        raise EvaluationError(f"{answers if official else questions}: {error}") from error
     if as_json:
         emit(scores.to_json())
     else:
         _show_grounding(scores)
+
+
+def question_rows(path: Path, official: bool = False) -> dict[str, grounding_files.QuestionRow]:
+    """Read the csv of a split as ``jobs/parse.py`` does, by ``<video>_<qid>``.
+
+    Parameters
+    ----------
+    path
+        A csv as of NExT-GQA, NExT-QA or STAR's derived files; answers may be texts or indices, and hidden.
+    official
+        Leave out a row that cannot be read; otherwise it is an error.
+
+    Raises
+    ------
+    EvaluationError
+        If the file has another form, or a row cannot be read.
+    AnnotationError
+        If the file cannot be read.
+    """
+    anomalies = Anomalies()
+    read = nextgqa.read_csv(path, "nextgqa", _CSV_ALONE, anomalies)
+    errors = anomalies.errors
+    if errors and not (official and read):
+        others = f" (and {plural(len(errors) - 1, 'more error')})" if len(errors) > 1 else ""
+        raise EvaluationError(f"{errors[0]}{others}")
+    return {
+        question.question_id: grounding_files.QuestionRow(
+            question.type or "?", question.answer_index, len(question.options)
+        )
+        for question in read
+    }
 
 
 def _text(text: str) -> Text:
@@ -103,7 +136,7 @@ def _show_grounding(scores: GroundingScores) -> None:
     console.print(table)
     console.print("in brackets: the same answers with spans that need no model", markup=False)
     console.print("UF: right answers with IoP below 0.5; Err: wrong answers with IoP below 0.5", markup=False)
-    for name in ("missing_answers", "missing_spans", "zero_length", "reversed"):
+    for name in ("missing_answers", "missing_spans", "zero_length", "reversed", "outside_video"):
         _show_keys(name.replace("_", " "), getattr(scores, name))
 
 
@@ -111,16 +144,29 @@ def _show_grounding(scores: GroundingScores) -> None:
 def avqa(
     annotations: Annotated[
         Path,
-        typer.Option(help="avqa-<split>.json of MUSIC-AVQA, or a table <split>.{csv,jsonl,parquet}."),
+        typer.Option(help="avqa-<split>.json of MUSIC-AVQA, or a table (.csv, .jsonl or .parquet)."),
     ],
     answers: Annotated[Path, typer.Option(help='JSON {"<question_id>": "<answer>"}.')],
+    split: Annotated[
+        str | None, typer.Option(help="Which split of a table to score (default: the name of the file).")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Accuracy of open answers: overall, by modality and by question type."""
-    annotation_format = "music_avqa" if annotations.suffix == ".json" else "table"
-    # A table may hold several splits; only the rows of the one that names the file are read.
-    questions = avqa_metric.questions_of(read_annotations(annotation_format, annotations, annotations.stem))
-    scores = avqa_metric.score(questions, avqa_metric.read_predictions(answers))
+    musical = annotations.suffix == ".json"
+    if musical and split is not None:
+        raise EvaluationError("--split goes with a table; a .json file is one split of MUSIC-AVQA")
+    try:
+        # A table may hold several splits.
+        table = read_annotations("music_avqa" if musical else "table", annotations, split or annotations.stem)
+    except AnnotationError as error:
+        hint = "; --split names the split of a table" if split is None and "split" in str(error) else ""
+        raise EvaluationError(f"{error}{hint}") from error
+    questions = avqa_metric.questions_of(table, annotations)
+    if not questions:
+        raise EvaluationError(f"{annotations}: has no question")
+    possible = music_avqa.ANSWERS if musical else None
+    scores = avqa_metric.score(questions, avqa_metric.read_predictions(answers), possible)
     if as_json:
         emit(scores.to_json())
     else:
@@ -136,6 +182,10 @@ def _show_avqa(scores: AvqaScores) -> None:
     console.print(table)
     for name in ("missing", "unknown", "repeated"):
         _show_keys(name, getattr(scores, name))
+    _show_keys("no possible answer", scores.outside)
+    if scores.right_but_for_spelling:
+        count = plural(len(scores.right_but_for_spelling), "answer")
+        console.print(f"{count} of these would be right without regard to case and blanks", markup=False)
 
 
 def _show_keys(label: str, keys: Sequence[str]) -> None:

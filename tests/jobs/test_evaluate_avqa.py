@@ -82,3 +82,49 @@ def test_a_table_is_scored_as_the_trainer_scores_it_and_any_key_can_be_printed(t
     assert report["groups"]["Audio"]["accuracy"] == 100 and report["unknown"] == ["\ud800"]
     shown = evaluate("--annotations", table, "--answers", predictions)
     assert shown.returncode == 0 and r"unknown: 1: \ud800" in shown.stdout, shown.stderr
+
+
+def test_answers_that_no_question_can_have_are_counted_and_not_scored(annotations: Path, tmp_path: Path) -> None:
+    """``Yes`` and ``yes `` for ``yes`` are wrong, as in the published evaluator, and are told of."""
+    rows = json.loads(annotations.read_text())
+    changes = [str.upper, lambda answer: f" {answer} ", lambda answer: "a cat", lambda answer: answer]
+    answers = {str(row["question_id"]): changes[at % 4](row["anser"]) for at, row in enumerate(rows)}
+    path = tmp_path / "preds.json"
+    path.write_text("\ufeff" + json.dumps(answers))
+    done = evaluate("--annotations", annotations, "--answers", path, "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["overall"] == {"accuracy": 25.0, "n": 4568}
+    assert report["outside"] == [str(row["question_id"]) for at, row in enumerate(rows) if at % 4 != 3]
+    assert report["right_but_for_spelling"] == [str(row["question_id"]) for at, row in enumerate(rows) if at % 4 < 2]
+    shown = evaluate("--annotations", annotations, "--answers", path).stdout
+    assert "no possible answer: 3426: " in shown
+    assert "2284 answers of these would be right without regard to case and blanks" in shown
+
+
+def test_the_split_of_a_table_may_be_named(tmp_path: Path) -> None:
+    table, predictions = tmp_path / "all questions.csv", tmp_path / "preds.json"
+    head = "question_id,video_id,question,type,answer,split\n"
+    table.write_text(f"{head}1,v,what,T,yes,test\n2,v,what,T,no,train\n")
+    predictions.write_text('{"1": "yes", "2": "yes"}')
+    given = ("--annotations", table, "--answers", predictions)
+    done = evaluate(*given, "--split", "test", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert (report["overall"], report["unknown"]) == ({"accuracy": 100.0, "n": 1}, ["2"])
+    nobody = evaluate(*given, "--split", "val")
+    assert nobody.returncode == 2
+    assert nobody.stderr == f"error: {table}: field 'split': no row has split 'val' (available: test, train)\n"
+    unnamed = evaluate(*given)
+    assert unnamed.returncode == 2 and unnamed.stderr.startswith("error: split 'all questions': must be")
+    assert unnamed.stderr.endswith("; --split names the split of a table\n")
+    hidden = table.with_name("test.csv")
+    hidden.write_text(f"{head}1,v,what,T,,test\n")
+    refused = evaluate("--annotations", hidden, "--answers", predictions)
+    assert refused.returncode == 2 and refused.stderr.startswith(f"error: {hidden}: question '1': its answer is hidden")
+
+
+def test_a_split_is_not_chosen_within_a_file_of_one(annotations: Path, tmp_path: Path) -> None:
+    (tmp_path / "preds.json").write_text("{}")
+    done = evaluate("--annotations", annotations, "--answers", tmp_path / "preds.json", "--split", "val")
+    assert done.returncode == 2 and "--split goes with a table" in done.stderr

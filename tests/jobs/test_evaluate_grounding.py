@@ -134,9 +134,19 @@ def test_names_that_look_like_markup_are_shown_as_they_are(files: Files) -> None
         ("gsub.json", {"77": {"location": {"0": [[1, 2]]}}}, "duration"),
         ("gsub.json", {"77": {"duration": 5, "location": {"9": [[1, 2]]}}}, "question '77_9' is not in"),
         ("gsub.json", {"77": {"duration": 5, "location": {"0": []}}}, "'77_0'"),
-        ("val.csv", "video,qid\n1,2\n", "no column 'video_id'"),
-        ("val.csv", CSV + CSV.splitlines()[-1] + "\n", "line 5: question '77_0' is given twice"),
-        ("val.csv", CSV.replace("why,fun", "why,"), "'77_0': its right answer is not known"),
+        ("val.csv", "video,qid\n1,2\n", "val.csv: line 1: field 'question': column 'question' is missing"),
+        (
+            "val.csv",
+            CSV + CSV.splitlines()[-1] + "\n",
+            "line 5: '77_0': field 'qid': '77_0' is already given in line 4",
+        ),
+        (
+            "val.csv",
+            CSV.replace("what next,a box", "what next,a cat"),
+            "val.csv: line 3: 'YSKX3_Sequence_T2_4': field 'answer'",
+        ),
+        ("val.csv", "", "val.csv: has neither a header nor rows"),
+        ("val.csv", CSV.replace("why,fun", "why,"), "val.csv: question '77_0': its right answer is not known"),
     ],
 )
 def test_a_bad_file_is_one_line(files: Files, file: str, value: Any, says: str) -> None:
@@ -161,3 +171,47 @@ def test_official_ignores_strangers_and_reads_the_ends_of_long_spans(files: File
     report = files.rates("--official")
     assert report["n"] == 3
     assert report["types"]["CW"]["miou"] == 100
+
+
+def test_what_parse_reads_is_scored_the_same(files: Files) -> None:
+    """Answers as indices in a column ``video``, trailing blanks, a byte order mark in every file."""
+    expected = files.rates()
+    rows = [line.split(",") for line in CSV.replace('"no, never"', "no").splitlines()]
+    options = [row[8:] for row in rows[1:]]
+    indices = [[*row[:5], str(choice.index(row[5])), *row[6:]] for row, choice in zip(rows[1:], options, strict=True)]
+    files.write("val.csv", "\n".join(",".join(row) for row in [["video", *rows[0][1:]], *indices]) + "\n")
+    assert files.rates() == expected
+    files.write(
+        "val.csv", "\ufeff" + CSV.replace("what next,a box,", "what next,a box ,").replace(",fun,0", ",fun  ,0")
+    )
+    for name in ("gsub.json", "preds.json", "spans.json"):
+        files.write(name, "\ufeff" + (files.folder / name).read_text())
+    assert files.rates() == expected
+
+
+def test_seconds_are_no_fractions(files: Files) -> None:
+    """Neither in the official form; what a float32 rounds to a hair above 1 is."""
+    says = f"{files.folder / 'spans.json'}: question 'YSKX3_Interaction_T1_1': 17.3 is no fraction of a video; leave"
+    for more in ((), ("--official",)):
+        assert says in files.refused("--fractions", *more)
+    files.write("spans.json", {"77_0": [0.5, 1.0000001192]})
+    assert files.rates("--fractions")["types"]["CW"]["miou"] == pytest.approx(100 * 2 / 10)  # [6, 7] or [0, 5]: hull
+
+
+def test_fractions_that_are_called_seconds_are_warned_of(files: Files) -> None:
+    files.write("spans.json", {"YSKX3_Interaction_T1_1": [0.39, 0.57], "77_0": [0, 0.5]})
+    done = files.run()
+    assert done.exit_code == 0
+    assert "spans.json: no span goes beyond second 1; fractions of a video need --fractions" in done.stderr
+    files.write("spans.json", {"YSKX3_Interaction_T1_1": [0.39, 0.57], "77_0": [0, 1.5]})
+    assert "fractions" not in files.run().stderr
+
+
+def test_spans_outside_their_video_are_counted(files: Files) -> None:
+    """Scored as they are: 500 s of a video of 30 s meets no truth."""
+    files.write("spans.json", {"YSKX3_Interaction_T1_1": [500, 900], "YSKX3_Sequence_T2_4": [-1, 3], "77_0": [8, 10]})
+    report = files.rates()
+    assert report["outside_video"] == ["YSKX3_Interaction_T1_1", "YSKX3_Sequence_T2_4"]
+    assert report["types"]["T1"]["miop"] == 0
+    shown = files.run().stdout
+    assert "outside video: 2: YSKX3_Interaction_T1_1, YSKX3_Sequence_T2_4" in shown

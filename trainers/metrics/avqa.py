@@ -11,7 +11,7 @@ predictions name rows as the store does (``<id>#2``). The updated files have no 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,11 @@ class AvqaScores:
         Ids of predictions for questions that are not in the annotations, which do not count.
     repeated
         Ids that the annotations give more than once; every row counts.
+    outside
+        Ids of questions whose predicted answer is none of the possible ones, which counts as wrong.
+    right_but_for_spelling
+        Those of ``outside`` whose answer would be right without regard to case and blanks. The metric compares texts
+        exactly, as the published evaluator does, so they do not count.
     """
 
     overall: Rate
@@ -99,20 +104,40 @@ class AvqaScores:
     missing: tuple[str, ...]
     unknown: tuple[str, ...]
     repeated: tuple[str, ...]
+    outside: tuple[str, ...]
+    right_but_for_spelling: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Return the attributes by name; a rate is ``{"accuracy": percent, "n": int}``."""
         return asdict(self)
 
 
-def score(questions: Sequence[Question], predictions: Mapping[str, str]) -> AvqaScores:
-    """Compare predictions by question id with the annotated answers; a right one is the same text."""
+def score(
+    questions: Sequence[Question], predictions: Mapping[str, str], possible: Collection[str] | None = None
+) -> AvqaScores:
+    """Compare predictions by question id with the annotated answers; a right one is the same text.
+
+    Parameters
+    ----------
+    questions
+        What the annotations say.
+    predictions
+        Answers by question id.
+    possible
+        All answers that a prediction may be; by default, those of the annotations.
+    """
     answers = [_prediction(question, predictions) for question in questions]
     right = [answer == question.answer for answer, question in zip(answers, questions, strict=True)]
     musical = any(question.modality for question in questions)
     published_types = TYPES if musical else ()
     types = [*published_types, *sorted({question.type for question in questions} - set(published_types))]
     rows = Counter(question.published_id for question in questions)
+    vocabulary = frozenset(question.answer for question in questions) if possible is None else frozenset(possible)
+    outside = [
+        (question, answer)
+        for answer, question in zip(answers, questions, strict=True)
+        if answer is not None and answer not in vocabulary
+    ]
     known = {name for question in questions for name in (question.question_id, question.published_id)}
 
     def rates(names: Sequence[str], groups: Sequence[str | None]) -> dict[str, Rate]:
@@ -127,11 +152,22 @@ def score(questions: Sequence[Question], predictions: Mapping[str, str]) -> Avqa
         missing=tuple(q.question_id for answer, q in zip(answers, questions, strict=True) if answer is None),
         unknown=tuple(name for name in predictions if name not in known),
         repeated=tuple(name for name, count in rows.items() if count > 1),
+        outside=tuple(question.question_id for question, _ in outside),
+        right_but_for_spelling=tuple(
+            question.question_id for question, answer in outside if _plain(answer) == _plain(question.answer)
+        ),
     )
 
 
-def questions_of(table: pa.Table) -> list[Question]:
+def questions_of(table: pa.Table, source: Path | None = None) -> list[Question]:
     """Return the questions of a table with the columns of a store's ``questions`` table.
+
+    Parameters
+    ----------
+    table
+        The table.
+    source
+        The file that it is from, for messages.
 
     Raises
     ------
@@ -143,7 +179,10 @@ def questions_of(table: pa.Table) -> list[Question]:
     for row in table.select(columns).to_pylist():
         name = row["question_id"]
         if row["answer"] is None:
-            raise EvaluationError(f"question {name!r}: its answer is hidden; only files with all answers can be scored")
+            where = "" if source is None else f"{source}: "
+            raise EvaluationError(
+                f"{where}question {name!r}: its answer is hidden; only files with all answers can be scored"
+            )
         repeated = not _REPEATED.isdisjoint(row["flags"])
         published = name.rpartition("#")[0] if repeated and "#" in name else name
         questions.append(Question(name, published, row["type"], row["modality"], row["answer"]))
@@ -167,6 +206,10 @@ def read_predictions(path: Path) -> dict[str, str]:
 
 def _prediction(question: Question, predictions: Mapping[str, str]) -> str | None:
     return predictions.get(question.question_id, predictions.get(question.published_id))
+
+
+def _plain(answer: str) -> str:
+    return answer.strip().casefold()
 
 
 def _rate(right: Sequence[bool]) -> Rate:

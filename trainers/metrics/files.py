@@ -11,7 +11,7 @@ from trainers.errors import EvaluationError
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Read a JSON object in which every key occurs once.
+    """Read a JSON object in which every key occurs once; a byte order mark before it is skipped.
 
     Raises
     ------
@@ -19,7 +19,7 @@ def read_object(path: Path) -> dict[str, Any]:
         If the file cannot be read or has another form.
     """
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             value = json.load(file, object_pairs_hook=_unique)
     except OSError as error:
         raise EvaluationError(f"{path}: not readable ({error.strerror})") from error

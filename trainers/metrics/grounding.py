@@ -112,6 +112,8 @@ class GroundingScores:
         Keys of predicted spans whose end is their start.
     reversed
         Keys of predicted spans that end before they start.
+    outside_video
+        Keys of predicted spans that begin before the video or end after it.
     """
 
     overall: Rates
@@ -121,6 +123,7 @@ class GroundingScores:
     missing_spans: tuple[str, ...]
     zero_length: tuple[str, ...]
     reversed: tuple[str, ...]
+    outside_video: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Return the rates of ``overall`` and the other attributes as one object."""
@@ -230,6 +233,7 @@ def score(
     by_type: dict[str, list[ScoredQuestion]] = {}
     for question, result in zip(questions, predicted, strict=True):
         by_type.setdefault(question.type, []).append(result)
+    durations = {question.key: question.duration for question in questions}
     predictions = [(question.key, *spans[question.key]) for question in questions if question.key in spans]
     return GroundingScores(
         overall=rates(predicted),
@@ -239,6 +243,7 @@ def score(
         missing_spans=missing_spans,
         zero_length=tuple(key for key, start, end in predictions if start == end),
         reversed=tuple(key for key, start, end in predictions if start > end),
+        outside_video=tuple(key for key, *span in predictions if not 0 <= min(span) <= max(span) <= durations[key]),
     )
 
 

@@ -5,7 +5,7 @@ A question's key is ``<video>_<question>``.
 
 from __future__ import annotations
 
-import csv
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +20,12 @@ from trainers.metrics.grounding import Answer, GroundedQuestion, Span
 _Value = TypeVar("_Value")
 
 _LARGEST = 1e300
+_ROUNDING = 1e-6  # of a fraction that a float32 rounded up
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
-    """What scoring needs from a row of the csv.
+class QuestionRow:
+    """What scoring needs from the row of a question.
 
     Attributes
     ----------
@@ -41,25 +42,27 @@ class _Row:
     options: int
 
 
-def read_questions(annotations: Path, questions: Path, official: bool = False) -> list[GroundedQuestion]:
+def read_questions(
+    annotations: Path, rows: Mapping[str, QuestionRow], source: Path, official: bool = False
+) -> list[GroundedQuestion]:
     """Read the questions that have true spans, in the order of ``annotations``.
 
     Parameters
     ----------
     annotations
         A JSON file ``{video: {"duration": seconds, "location": {question: [[start, end], …]}}}``.
-    questions
-        A csv with the columns ``video_id``, ``qid``, ``type``, ``answer`` (the text of the right option) and
-        ``a0`` … ``aN``.
+    rows
+        The rows of the questions by key, as ``jobs/evaluate.py`` reads them with the readers of ``jobs/parse.py``.
+    source
+        The file that they are from, for messages.
     official
-        Give a question that the csv lacks the type ``?``; otherwise it is an error.
+        Give a question that has no row the type ``?``; otherwise it is an error.
 
     Raises
     ------
     EvaluationError
         If a file cannot be read or has another form.
     """
-    rows = _read_rows(questions)
     grounded: dict[str, GroundedQuestion] = {}
     for video, record in read_object(annotations).items():
         duration = _duration(annotations, video, record)
@@ -70,8 +73,8 @@ def read_questions(annotations: Path, questions: Path, official: bool = False) -
                 raise EvaluationError(f"{annotations}: two questions have the key {key!r}")
             if row is None:
                 if not official:
-                    raise EvaluationError(f"{annotations}: question {key!r} is not in {questions}")
-                row = _Row("?", None, 0)
+                    raise EvaluationError(f"{annotations}: question {key!r} is not in {source}")
+                row = QuestionRow("?", None, 0)
             if not isinstance(segments, list) or not segments:
                 raise EvaluationError(f"{annotations}: question {key!r}: must have a list of [start, end] spans")
             spans = tuple(_pair(annotations, key, segment) for segment in segments)
@@ -127,7 +130,8 @@ def read_spans(
     questions
         The questions that are scored.
     fractions
-        The file has fractions of the video instead of seconds.
+        The file has fractions of the video instead of seconds. Seconds without one beyond the first cause a warning,
+        since they may be fractions.
     official
         Read the first and the last of any number of numbers, round fractions to 0.1 s, and ignore keys of other
         questions.
@@ -135,7 +139,7 @@ def read_spans(
     Raises
     ------
     EvaluationError
-        If the file has another form or names an unknown question.
+        If the file has another form or names an unknown question, or a fraction is greater than 1.
     """
     durations = {question.key: question.duration for question in questions}
 
@@ -143,11 +147,19 @@ def read_spans(
         if official and isinstance(value, list) and value:
             value = [value[0], value[-1]]
         start, end = _pair(path, key, value)
+        if fractions and max(start, end) > 1 + _ROUNDING:
+            raise EvaluationError(
+                f"{path}: question {key!r}: {max(start, end):g} is no fraction of a video; leave --fractions out if "
+                "these are seconds"
+            )
         if fractions:
             start, end = intervals.to_seconds((start, end), durations[key], official)
         return start, end
 
-    return _predictions(path, questions, official, span)
+    spans = _predictions(path, questions, official, span)
+    if not fractions and spans and all(0 <= second <= 1 < durations[key] for key in spans for second in spans[key]):
+        warnings.warn(f"{path}: no span goes beyond second 1; fractions of a video need --fractions", stacklevel=2)
+    return spans
 
 
 def read_attention(
@@ -241,33 +253,3 @@ def _is_number(value: Any) -> bool:
 
 def _is_index(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _read_rows(path: Path) -> dict[str, _Row]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            missing = [
-                name for name in ("video_id", "qid", "type", "answer", "a0") if name not in (reader.fieldnames or ())
-            ]
-            if missing:
-                raise EvaluationError(f"{path}: no column {missing[0]!r}")
-            columns = [name for name in reader.fieldnames or () if name[:1] == "a" and name[1:].isdecimal()]
-            rows: dict[str, _Row] = {}
-            for record in reader:
-                key = f"{record['video_id']}_{record['qid']}"
-                if key in rows:
-                    raise EvaluationError(f"{path}: line {reader.line_num}: question {key!r} is given twice")
-                rows[key] = _row(record, columns)
-            return rows
-    except OSError as error:
-        raise EvaluationError(f"{path}: not readable ({error.strerror})") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise EvaluationError(f"{path}: not valid csv ({error})") from error
-
-
-def _row(record: Mapping[str, str | None], columns: Sequence[str]) -> _Row:
-    options = [record[name] for name in columns]
-    answer = record["answer"]
-    # Among equal options the first is the right one, as in the published loaders.
-    return _Row(record["type"] or "?", options.index(answer) if answer and answer in options else None, len(options))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs.evaluate import question_rows
 from trainers.metrics.grounding import Answer, GroundedQuestion, Span, best_overlap, overlap, score
 from trainers.metrics.grounding_files import read_questions
 
@@ -37,7 +38,7 @@ def test_iou_and_iop_take_their_best_segment_apart_and_are_never_negative() -> N
 @pytest.fixture(scope="module")
 def val(shared: Path) -> list[GroundedQuestion]:
     folder = shared / "data" / "annotations" / "nextgqa"
-    return read_questions(folder / "gsub_val.json", folder / "val.csv")
+    return read_questions(folder / "gsub_val.json", question_rows(folder / "val.csv"), folder / "val.csv")
 
 
 def test_trivial_spans_score_on_real_annotations_what_is_published(val: list[GroundedQuestion]) -> None:
