@@ -1,6 +1,8 @@
 """Draw one question of a finished training run: frames, sound, attention, spans, answer.
 
-python jobs/panel.py out/cra QUESTION_ID --video videos/VIDEO.mp4 --out panel.png
+python jobs/panel.py out/cra QUESTION_ID --out panel.png
+
+The frames are those of the file that the video's features were computed from; another file is refused.
 """
 
 from __future__ import annotations
@@ -24,7 +26,10 @@ def main(
     run: Annotated[Path, typer.Argument(help="Folder of a run of jobs/train.py.")],
     question: Annotated[str, typer.Argument(help="Id of the question in the questions table.")],
     out: Annotated[Path, typer.Option(help="The picture or page to write, .png or .html.")] = Path("panel.png"),
-    video: Annotated[Path | None, typer.Option(help="The file of the video, for frames and sound.")] = None,
+    video: Annotated[
+        Path | None,
+        typer.Option(help="The file of the video, if it has moved."),
+    ] = None,
 ) -> None:
     if out.suffix not in (".png", ".html"):
         raise TrainingError(f"--out {out}: must end in .png or .html")

@@ -20,7 +20,6 @@ from settings import SettingsError
 from stores import Store
 from stores.upkeep.verification import verify
 from tests.conftest import ROOT
-from trainers.panels import open_run
 
 SMALL = ("--set", "loop.epochs=2", "--set", "loop.threads=1", "--set", "loop.tensorboard=false")
 CRA = (
@@ -134,9 +133,17 @@ def test_cra_trains_and_its_predictions_score_the_same_outside(world: Path, tmp_
     for name in ("acc_vqa", "acc_gqa", "miop", "iop_50", "miou"):
         assert outside[name] == pytest.approx(inside[name], abs=1e-6), name
     question = next(iter(json.loads((run / "answers_test.json").read_text())))
-    video = world / "videos" / f"{open_run(run) and question.rpartition('_')[0]}.mp4"
+    video = question.rpartition("_")[0]
     for name in ("panel.png", "panel.html"):
-        command("jobs/panel.py", run, question, "--video", video, "--out", tmp_path / name)
+        drawn = command("jobs/panel.py", run, question, "--out", tmp_path / name)
+        assert "warning" not in drawn.stderr
+    named = ("--video", world / "videos" / f"{video}.mp4", "--out", tmp_path / "named.html")
+    command("jobs/panel.py", run, question, *named)
+    assert (tmp_path / "named.html").read_bytes() == (tmp_path / "panel.html").read_bytes()
+    assert f"video {video} · question {question}" in (tmp_path / "panel.html").read_text()
+    other = next(path for path in sorted((world / "videos").glob("*.mp4")) if path.stem != video)
+    wrong = command("jobs/panel.py", run, question, "--video", other, "--out", tmp_path / "wrong.png", check=2)
+    assert f"{other}: is not the file of video {video!r}" in wrong.stderr and not (tmp_path / "wrong.png").exists()
     assert (tmp_path / "panel.png").read_bytes().startswith(b"\x89PNG")
     missing = command("jobs/panel.py", run, "nobody_0", check=2)
     assert "is in none of the splits val, test, test_ood" in missing.stderr

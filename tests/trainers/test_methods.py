@@ -93,6 +93,7 @@ def test_a_run_is_described_scored_and_drawn(name: str, stores: dict[str, Path],
     image, page = draw(finished, row["question_id"])
     assert image.startswith(b"\x89PNG")
     assert row["question"] in page
+    assert f"<p>video {row['video_id']} · question {row['question_id']}</p>" in page
     with pytest.raises(TrainingError, match="question 'nobody' is in none of the splits val"):
         draw(finished, "nobody")
 
@@ -138,10 +139,23 @@ def test_a_run_keeps_the_version_that_it_started_from(tmp_path: Path) -> None:
     assert choose_version(store, out).note is None
 
 
-def test_an_unfinished_run_is_not_drawn(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        (None, "{folder}: no such folder; name the --out of a run of jobs/train.py"),
+        ((), "{folder}: holds no run; name the --out of a run of jobs/train.py"),
+        (("settings.json",), "{folder}: its run has not finished; run jobs/train.py again to finish it"),
+    ],
+)
+def test_an_unfinished_run_is_not_drawn(tmp_path: Path, files: tuple[str, ...] | None, says: str) -> None:
+    folder = tmp_path / "run"
+    if files is not None:
+        folder.mkdir()
+        for name in files:
+            (folder / name).write_text("{}")
     with pytest.raises(TrainingError) as refused:
-        open_run(tmp_path)
-    assert str(refused.value) == f"{tmp_path / 'results.json'}: no finished run (No such file or directory)"
+        open_run(folder)
+    assert str(refused.value) == says.format(folder=folder)
 
 
 @pytest.mark.parametrize("module", ["trainers", "trainers.cra", "trainers.coqo", "trainers.metrics", "trainers.resume"])

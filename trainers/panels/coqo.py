@@ -50,6 +50,8 @@ class Panel:
     ----------
     question
         Its text.
+    name
+        The video's key and the question's id, in one line.
     predicted
         The predicted answer.
     answer
@@ -71,6 +73,7 @@ class Panel:
     """
 
     question: str
+    name: str
     predicted: str
     answer: str | None
     duration: float
@@ -106,6 +109,7 @@ def draw_question(shown: ShownQuestion) -> tuple[bytes, str]:
     duration = shown.duration(seconds)
     panel = Panel(
         question=questions.texts[row],
+        name=shown.name,
         predicted=shown.prediction("answers", shown.question_id),
         answer=questions.answers[row],
         duration=duration,
@@ -127,8 +131,8 @@ def draw(panel: Panel) -> bytes:
         If matplotlib is not installed.
     """
     heights = [*([1.1] if panel.frames else []), *([1.6] if panel.waveform is not None else []), 1.6]
-    title = f"{panel.question}\npredicted: {panel.predicted}   right: {_truth(panel)}"
-    figure, grid = new_figure(title, heights, margin=1.4)
+    title = f"{panel.question}\n{panel.name}\npredicted: {panel.predicted}   right: {_truth(panel)}"
+    figure, grid = new_figure(title, heights, margin=1.65)
     rows = iter(grid)
     if panel.frames:
         strip = next(rows).subgridspec(1, _FRAMES, wspace=0.02)
@@ -149,7 +153,7 @@ def to_html(panel: Panel) -> str:
         If matplotlib is not installed.
     """
     summary = f"predicted: {html.escape(panel.predicted)}; right: {html.escape(_truth(panel))}"
-    return page(panel.question, summary, draw(panel), "frames, spectrogram and attention")
+    return page(panel.question, panel.name, summary, draw(panel), "frames, spectrogram and attention")
 
 
 def _truth(panel: Panel) -> str:

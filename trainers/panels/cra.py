@@ -32,6 +32,8 @@ class Panel:
     ----------
     question
         Its text.
+    name
+        The video's key and the question's id, in one line.
     options
         Texts of its options.
     scores
@@ -57,6 +59,7 @@ class Panel:
     """
 
     question: str
+    name: str
     options: Sequence[str]
     scores: Sequence[float]
     answer: int | None
@@ -94,6 +97,7 @@ def draw_question(shown: ShownQuestion) -> tuple[bytes, str]:
     answer = int(questions.answer_index[row])
     panel = Panel(
         question=questions.texts[row],
+        name=shown.name,
         options=questions.options[row],
         scores=shown.prediction("scores", *keys),
         answer=None if answer < 0 else answer,
@@ -119,7 +123,7 @@ def draw(panel: Panel) -> bytes:
     """
     rows = -(-len(panel.frames) // _PER_ROW)
     heights = [0.9] * rows + [2.2, 0.35 * len(panel.options) + 0.3]
-    figure, grid = new_figure(panel.question, heights, margin=0.9)
+    figure, grid = new_figure(f"{panel.question}\n{panel.name}", heights, margin=1.15)
     for row in range(rows):
         steps = range(row * _PER_ROW, min((row + 1) * _PER_ROW, len(panel.frames)))
         _draw_frames(figure.add_subplot(grid[row]), panel, steps)
@@ -189,6 +193,7 @@ def to_html(panel: Panel) -> str:
     true = ", ".join(_seconds(span) for span in panel.true_spans) or "unknown"
     return page(
         panel.question,
+        panel.name,
         f"true span: {true}; predicted: {_seconds(panel.predicted_span)}",
         draw(panel),
         "frames, attention and options",

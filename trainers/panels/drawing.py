@@ -10,9 +10,10 @@ from stores import Store
 from stores.loading import load_questions
 from trainers.config import MethodSettings
 from trainers.errors import TrainingError
-from trainers.folder import RESULTS
+from trainers.folder import RESULTS, SETTINGS
 from trainers.methods import Drawing, find_method
 from trainers.panels.finished import FinishedRun, ShownQuestion
+from trainers.panels.source import source_of
 from trainers.resume import read_task_description
 
 
@@ -40,6 +41,8 @@ def open_run(folder: Path) -> FinishedRun:
             feature=settings.features[-1] if settings.features else None,
             splits=tuple(results.get("metrics", ())),
         )
+    except FileNotFoundError as error:
+        raise TrainingError(_no_run(folder)) from error
     except OSError as error:
         raise TrainingError(f"{path}: no finished run ({error.strerror or one_line(error)})") from error
     except (ValueError, KeyError, TypeError) as error:
@@ -47,6 +50,15 @@ def open_run(folder: Path) -> FinishedRun:
     if not run.splits:
         raise TrainingError(f"{path}: the run was stopped by {stopped_by}; finish it first")
     return run
+
+
+def _no_run(folder: Path) -> str:
+    """Return why a folder without ``results.json`` cannot be drawn from, and what to do."""
+    if not folder.exists():
+        return f"{folder}: no such folder; name the --out of a run of jobs/train.py"
+    if (folder / SETTINGS).exists():
+        return f"{folder}: its run has not finished; run jobs/train.py again to finish it"
+    return f"{folder}: holds no run; name the --out of a run of jobs/train.py"
 
 
 def draw(run: FinishedRun, question: str, video: Path | None = None) -> Drawing:
@@ -59,13 +71,13 @@ def draw(run: FinishedRun, question: str, video: Path | None = None) -> Drawing:
     question
         Id of the question in the ``questions`` table.
     video
-        The file of its video; None leaves frames and sound out.
+        The file of its video; None takes the source that the store knows, if it can be read here (``source_of``).
 
     Raises
     ------
     TrainingError
-        If the question is in none of the splits that the run scored, nothing is predicted for it, or the file cannot
-        be decoded.
+        If the question is in none of the splits that the run scored, nothing is predicted for it, the file is not the
+        one that the video's rows were computed from, or it cannot be decoded.
     StoreError
         If the store or its version no longer exists.
     """
@@ -76,5 +88,7 @@ def draw(run: FinishedRun, question: str, video: Path | None = None) -> Drawing:
                 row = questions.ids.index(question)
                 clip = (run.feature, questions.video_ids[row]) if run.feature is not None else None
                 start_s = store.clip(*clip)[0] if clip is not None and clip in store else 0.0
-                return find_method(run.method).draw(ShownQuestion(run, questions, row, video, start_s))
+                features = () if run.feature is None else (run.feature,)
+                file = source_of(store, features, questions.video_ids[row], video)
+                return find_method(run.method).draw(ShownQuestion(run, questions, row, file, start_s))
     raise TrainingError(f"{run.folder}: question {question!r} is in none of the splits {', '.join(run.splits)}")

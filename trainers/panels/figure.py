@@ -41,13 +41,15 @@ def to_png(figure: Figure) -> bytes:
     return file.getvalue()
 
 
-def page(title: str, summary: str, image: bytes, image_text: str, *, body: str = "", style: str = "") -> str:
+def page(title: str, name: str, summary: str, image: bytes, image_text: str, *, body: str = "", style: str = "") -> str:
     """Return an HTML page that needs no other file.
 
     Parameters
     ----------
     title
         Plain text.
+    name
+        What is shown, in plain text: the video's key and the question's id.
     summary
         One line of HTML below the title.
     image
@@ -61,9 +63,10 @@ def page(title: str, summary: str, image: bytes, image_text: str, *, body: str =
     """
     data = base64.b64encode(image).decode()
     return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>
+<html lang="en"><head><meta charset="utf-8"><title>{html.escape(f"{title} – {name}")}</title>
 <style>body{{font-family:sans-serif;max-width:1400px;margin:1em auto}}img{{width:100%}}{style}</style></head>
 <body><h1>{html.escape(title)}</h1>
+<p>{html.escape(name)}</p>
 <p>{summary}</p>
 <img alt="{image_text}" src="data:image/png;base64,{data}">{body}</body></html>
 """

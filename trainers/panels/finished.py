@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from settings.messages import printable
 from stores.loading import Questions
 from trainers.errors import TrainingError
 
@@ -73,6 +74,11 @@ class ShownQuestion:
     @property
     def video_id(self) -> str:
         return self.questions.video_ids[self.row]
+
+    @property
+    def name(self) -> str:
+        """What a panel calls it: the video's key and the question's id."""
+        return printable(f"video {self.video_id} · question {self.question_id}")
 
     def duration(self, times: list[float]) -> float:
         """Return the duration in seconds: as annotated, else until half a second after the last of ``times``."""

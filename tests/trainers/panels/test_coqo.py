@@ -21,6 +21,7 @@ def attention(peak: float) -> Attention:
 
 def panel(**changes: Any) -> Panel:
     given: dict[str, Any] = {
+        "name": "video a<b · question a<b_1",
         "question": "Where is the first $ounding instrument?",
         "predicted": "left",
         "answer": "right",
@@ -43,6 +44,10 @@ def test_the_picture_holds_the_frames_and_is_the_same_each_time() -> None:
     assert draw(shown) == data
     without = (picture(draw(panel())) == (255, 0, 255)).all(-1).sum()
     assert (picture(data) == (255, 0, 255)).all(-1).sum() > 10_000 > without == 0
+
+
+def test_two_questions_of_the_same_text_are_told_apart_in_the_picture() -> None:
+    assert draw(panel()) != draw(panel(name="video c · question c_1"))
 
 
 def test_sound_and_every_missing_part_are_optional() -> None:

@@ -19,6 +19,7 @@ from trainers.panels.cra import Panel, draw, to_html
 def panel(**changes: Any) -> Panel:
     peak = np.exp(-((np.arange(32) - 10) ** 2) / 4.0)
     given: dict[str, Any] = {
+        "name": "video a<b · question a<b_1",
         "question": "why <b>did</b> it turn",
         "options": ["because", "a & b", "$x^"],
         "scores": [1.0, 3.0, -1.0],
@@ -50,11 +51,16 @@ def test_the_page_is_whole_in_itself_and_escapes_texts() -> None:
     page = to_html(panel())
     assert "why &lt;b&gt;did&lt;/b&gt; it turn" in page
     assert "a &amp; b" in page
+    assert "<p>video a&lt;b · question a&lt;b_1</p>" in page
     assert "8.0–12.0 s, 20.0–22.5 s" in page
     assert re.findall(r'(?:src|href)="(?!data:)', page) == []
     image = re.search(r"base64,([^\"]+)", page)
     assert image is not None
     assert base64.b64decode(image[1]).startswith(b"\x89PNG")
+
+
+def test_two_questions_of_the_same_text_are_told_apart_in_the_picture() -> None:
+    assert draw(panel()) != draw(panel(name="video c · question c_1"))
 
 
 def test_what_does_not_belong_together_is_refused() -> None:
