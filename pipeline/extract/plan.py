@@ -50,6 +50,9 @@ class Reason(StrEnum):
     REMOVED = "removed"
 
 
+LACKING = (Reason.NEW, Reason.SPEC_CHANGED, Reason.RETRY, Reason.CARRIED, Reason.FAILED_PERMANENT)
+"""Reasons of rows that the feature's spec has no row for, not even one of other content."""
+
 COMPUTED = (
     Reason.NEW,
     Reason.CONTENT_CHANGED,

@@ -17,7 +17,7 @@ from pipeline.extract.features import ready_features
 from pipeline.extract.ledger import Ledger, Progress
 from pipeline.extract.local import LocalExecutor
 from pipeline.extract.outcomes import Executor, Outcome, UnitDone, consume
-from pipeline.extract.plan import Plan, PlanOptions, make_plan
+from pipeline.extract.plan import LACKING, Plan, PlanOptions, Reason, make_plan
 from pipeline.extract.sources import SourceItem, read_source
 from pipeline.extract.summary import ExtractResult, PlanSummary, RunSummary, show_failures, show_plan, show_summary
 from pipeline.extract.units import RunContext
@@ -170,6 +170,8 @@ class _Extraction:
             reasons={name: dict(counts) for name, counts in plan.reasons.items()},
             videos=len(plan.units),
             source=self.request.source,
+            version=manifest.version,
+            **({} if self.request.options.only else {"features": self._wanted(manifest, plan)}),
         )
         replace = self.request.options.force
         ledger = Ledger(self.root, manifest, plan, self.features, events, self.signals, replace)
@@ -182,6 +184,19 @@ class _Extraction:
         events.emit("summary", **result.summary())
         self._conclude(plan, ledger, result)
         return result
+
+    def _wanted(self, manifest: Manifest, plan: Plan) -> dict[str, dict[str, int | str]]:
+        """Return what the plan wants of each feature, as ``stores.describe`` reads it to tell the coverage."""
+        wanted: dict[str, dict[str, int | str]] = {}
+        for name, spec_digest in self._current().items():
+            counts = plan.reasons[name]
+            wanted[name] = {
+                "spec": spec_digest,
+                "wanted": sum(count for reason, count in counts.items() if reason != Reason.REMOVED),
+                "lacking": sum(counts[reason] for reason in LACKING),
+                "rows": manifest.spec_entry(name, spec_digest).rows,
+            }
+        return wanted
 
     def _compute(self, plan: Plan, ledger: Ledger) -> StopRequestedError | None:
         """Run the executor and enter its outcomes; return the stop, if one came."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 import settings
 from parsers.annotations import FORMATS
@@ -99,6 +99,30 @@ class Dataset(Section):
     """Text encoders that embed questions and options."""
     dictionaries: tuple[DictionaryStage, ...] = ()
     """The dictionaries to make."""
+
+    @model_validator(mode="after")
+    def _write_places_of_their_own(self) -> Dataset:
+        for number, annotation in enumerate(self.annotations):
+            for earlier, other in enumerate(self.annotations[:number]):
+                if annotation.part == other.part:
+                    raise ValueError(
+                        f"annotations.{earlier} and annotations.{number} both fill {annotation.part}; list all files "
+                        "of a split in one entry, path: [a.csv, b.csv], or give them datasets of their own"
+                    )
+        for number, dictionary in enumerate(self.dictionaries):
+            for earlier, made in enumerate(self.dictionaries[:number]):
+                if dictionary.may_be(made):
+                    raise ValueError(
+                        f"dictionaries.{earlier} and dictionaries.{number} may both make one {dictionary.kind} "
+                        "dictionary; name dataset, split and, if it is visual, feature, so that they differ"
+                    )
+        for number, encoder in enumerate(self.option_embeddings):
+            if encoder in self.option_embeddings[:number]:
+                earlier = self.option_embeddings.index(encoder)
+                raise ValueError(
+                    f"option_embeddings.{earlier} and option_embeddings.{number} are the same encoder; leave one out"
+                )
+        return self
 
 
 def load_dataset(path: Path, overrides: Sequence[str] = ()) -> Dataset:

@@ -14,6 +14,7 @@ from ..describe import (
     DictionaryDescription,
     DictionaryKind,
     StoreDescription,
+    coverage_lines,
     describe_dictionary,
     describe_key,
     describe_store,
@@ -100,6 +101,8 @@ def _show_store(value: StoreDescription) -> None:
             console.print(f"error against float32: {name}: {kind}: {RoundingError(**error)}", markup=False)
         if (damage := MediaDamage(**feature["media_damage"])).any:
             console.print(f"sources of {name}: {damage}", markup=False)
+    for line in coverage_lines(value["coverage"]):
+        console.print(f"coverage: {line}", markup=False)
     for name, rows in value["tables"].items():
         console.print(f"table {name}: {rows} rows", markup=False)
     for name, changes in value["stale"].items():
@@ -138,7 +141,7 @@ def report(
     out: Annotated[Path | None, typer.Option(help="The file to write (default: report.html in the store).")] = None,
     version: Annotated[int | None, typer.Option(help="Look at this version (default: the latest).")] = None,
 ) -> None:
-    """Write one HTML page: how complete the features are, how they were made, and what is missing and why."""
+    """Write one HTML page: how much of what is wanted is there, how it was made, and what is missing and why."""
     with Store.open(directory, version, lease=False) as store:
         if out is None:
             out = write_page(store)

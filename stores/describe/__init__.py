@@ -2,6 +2,7 @@
 
 from ..format.layout import MEMBERS
 from .card import render_card, write_card
+from .coverage import Coverage, PlanCoverage, SplitCoverage, coverage, coverage_lines
 from .dictionaries import (
     KINDS,
     RECORD,
@@ -21,14 +22,19 @@ __all__ = [
     "KINDS",
     "MEMBERS",
     "RECORD",
+    "Coverage",
     "DictionaryDescription",
     "DictionaryKind",
     "Difference",
     "KeyChanges",
     "KeyDescription",
+    "PlanCoverage",
+    "SplitCoverage",
     "StoreDescription",
     "StoredDictionary",
     "VersionDescription",
+    "coverage",
+    "coverage_lines",
     "describe_dictionary",
     "describe_key",
     "describe_store",

@@ -11,6 +11,7 @@ from typing import Any
 from ..format import durable, layout
 from ..format.manifest import load
 from ..store import Store
+from .coverage import coverage, coverage_lines
 from .inspect import count_media_damage, rounding_errors, weights_of
 
 
@@ -32,9 +33,10 @@ def render_card(store: Store) -> str:
     ]
     for name in store.features:
         lines += ["", f"## {name}", "", *_feature(store, name)]
+    lines += ["", "## Coverage", "", *_coverage(store)]
     if store.tables:
         lines += ["", "## Tables", "", *_tables(store)]
-    lines += ["", "## Missing rows", "", *_missing(store)]
+    lines += ["", "## Rows that failed", "", *_missing(store)]
     lines += ["", "## Reading", "", *_example(store), ""]
     return "\n".join(lines)
 
@@ -74,6 +76,11 @@ def _feature(store: Store, name: str) -> list[str]:
         lines += ["", "Measured on these rows against float32:", ""]
         lines += [f"- {kind}: {error}" for kind, error in errors.items()]
     return lines
+
+
+def _coverage(store: Store) -> list[str]:
+    """Return how much of the last plan, and of the questions of each split, has a row."""
+    return [f"- {line}" for line in coverage_lines(coverage(store))] or ["Nothing is known of what is wanted."]
 
 
 def _tables(store: Store) -> list[str]:

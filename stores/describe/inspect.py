@@ -17,6 +17,7 @@ from ..format.receipts import read_receipt
 from ..format.rounding import RoundingError, pooled_by_kind
 from ..format.segments import SegmentLog
 from ..store import Store
+from .coverage import Coverage, coverage
 
 FailureRecord = TypedDict(
     "FailureRecord",
@@ -58,6 +59,7 @@ class StoreDescription(TypedDict):
     path: str
     version: int
     features: dict[str, FeatureDescription]
+    coverage: Coverage
     tables: dict[str, int]
     stale: dict[str, list[str]]
     failures: list[FailureRecord]
@@ -98,6 +100,7 @@ def describe_store(store: Store) -> StoreDescription:
         "path": str(store.path),
         "version": store.version,
         "features": {name: _describe_feature(store, name) for name in store.features},
+        "coverage": coverage(store),
         "tables": {name: entry.rows for name, entry in sorted(store.manifest.tables.items())},
         "stale": {name: changes for name in store.tables if (changes := stale_changes(store, name))},
         "failures": store.failures().to_pylist(),

@@ -12,6 +12,7 @@ import numpy as np
 from ..format import durable, layout
 from ..format.rounding import RoundingError
 from ..store import Store
+from .coverage import PlanCoverage, percent
 from .inspect import FeatureDescription, describe_store, stale_changes
 
 SHOWN_FAILURES = 500
@@ -31,7 +32,7 @@ def write_page(store: Store) -> Path:
 
 
 def render_page(store: Store) -> str:
-    """Return HTML: how complete each feature is, how long its videos are, how it was made, what is missing and why.
+    """Return HTML: how much of what is wanted is there, how it was made, and what failed and why.
 
     Durations and padding are measured on at most 1,000 rows per feature, evenly spaced over its sorted keys; the page
     says how many. At most 500 missing rows are listed. All text from the dataset is escaped.
@@ -39,7 +40,11 @@ def render_page(store: Store) -> str:
     description = describe_store(store)
     failures = description["failures"]
     missing = Counter(failure["feature"] for failure in failures)
-    features = [_feature(store, name, feature, missing[name]) for name, feature in description["features"].items()]
+    plans = description["coverage"]["plan"]
+    features = [
+        _feature(store, name, feature, missing[name], plans.get(name))
+        for name, feature in description["features"].items()
+    ]
     classes = Counter((failure["feature"], failure["class"]) for failure in failures)
     import jinja2  # here, because cards and inspections need no templates
 
@@ -52,6 +57,8 @@ def render_page(store: Store) -> str:
         total_bytes=sum(feature["bytes"] for feature in description["features"].values()),
         tables=[_table(store, name) for name in store.tables],
         questions=_questions(store),
+        splits=description["coverage"]["splits"],
+        percent=percent,
         anomalies=_anomalies(store),
         failures=failures[:SHOWN_FAILURES],
         failure_count=len(failures),
@@ -59,7 +66,9 @@ def render_page(store: Store) -> str:
     )
 
 
-def _feature(store: Store, name: str, feature: FeatureDescription, missing: int) -> dict[str, object]:
+def _feature(
+    store: Store, name: str, feature: FeatureDescription, missing: int, plan: PlanCoverage | None
+) -> dict[str, object]:
     """Return what the template shows of a feature."""
     keys = store.keys(name)
     sample = [
@@ -72,7 +81,7 @@ def _feature(store: Store, name: str, feature: FeatureDescription, missing: int)
         **feature,
         "name": name,
         "missing": missing,
-        "complete": feature["rows"] / (feature["rows"] + missing) if feature["rows"] + missing else 0.0,
+        "plan": plan,
         "shape": "×".join(map(str, feature["shape"])),
         "spec_text": json.dumps(store.spec(name), indent=1, sort_keys=True, ensure_ascii=False),
         "numerics": [json.dumps(numerics, sort_keys=True) for numerics in feature["numerics"]],

@@ -73,7 +73,8 @@ def test_features_missing_rows_and_tables(tmp_path: Path) -> None:
     commit(root, Changes(tables={"questions": {"": questions}, "annotation_report": {"": anomalies}}))
     commit(root, Changes(stale={("questions", ""): (HOSTILE,)}))
     shown = page(root)
-    assert ["demo", "4", "1", "80.00 %", "3×4", "float16"] in [cells[:6] for cells in shown.rows]
+    assert ["demo", "4", "1", "not planned", "3×4", "float16"] in [cells[:6] for cells in shown.rows]
+    assert ["n/val", "3 of 3 (100 %)"] in shown.rows
     assert ["bad", "demo", "corrupt", HOSTILE] in shown.rows
     assert ["n", "val", "3", "2", "TC 2, TN 1"] in shown.rows
     assert ["note", HOSTILE, "2"] in shown.rows

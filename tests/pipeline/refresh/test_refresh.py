@@ -1,0 +1,284 @@
+"""Refresh: every problem is named first, nothing writes one place twice, and what is unchanged is left alone."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipeline.parse import run as parsing
+from pipeline.refresh import RefreshResult, load_dataset, refresh
+from pipeline.shared import PreflightError, Terminal
+from settings import SettingsError
+from stores import Store
+from stores.format.manifest import load, versions
+from tests._helpers.films import film
+from tests._helpers.word_parser import WordParser
+
+CLUSTER = {"encoder": {"name": "hashed", "size": 16}, "kmeans": {"k": 2}}
+RGB = {
+    "features": {"rgb": {"extractor": "rgb_grid", "grid": 1, "sampling": {"policy": "uniform", "n": 4}}},
+    "media": {"deadline_s": 20},
+}
+
+
+@pytest.fixture(autouse=True)
+def words(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(WordParser, "parsed", [])
+    monkeypatch.setattr(parsing, "StanzaParser", WordParser)
+    yield
+
+
+def write(folder: Path, name: str, keys: list[str], videos: list[str]) -> str:
+    rows = [
+        {"question_id": key, "video_id": videos[n % len(videos)], "question": f"{key} chases {name}", "answer": "red"}
+        for n, key in enumerate(keys)
+    ]
+    (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return name
+
+
+def dataset_file(folder: Path, **sections: Any) -> Path:
+    (folder / "rgb.yaml").write_text(json.dumps(RGB))
+    path = folder / "dataset.yaml"
+    path.write_text(json.dumps({"store": "store", **sections}))
+    return path
+
+
+def run(path: Path, **options: Any) -> RefreshResult:
+    return refresh(load_dataset(path), "local", terminal=Terminal(quiet=True), **options)
+
+
+def annotation(path: str | list[str], split: str, dataset: str = "a") -> dict[str, Any]:
+    return {"path": path, "format": "table", "split": split, "dataset": dataset}
+
+
+@pytest.fixture
+def videos(tmp_path: Path) -> Path:
+    (tmp_path / "videos").mkdir()
+    for number, name in enumerate(("v1", "v2")):
+        film(tmp_path / "videos" / f"{name}.mp4", seconds=1 + number)
+    return tmp_path
+
+
+def whole(folder: Path) -> dict[str, Any]:
+    """A dataset with videos, two splits, embeddings and both dictionaries."""
+    train, val = (
+        write(folder, "train.jsonl", ["q0", "q1", "q2"], ["v1", "v2"]),
+        write(folder, "val.jsonl", ["q0"], ["v1"]),
+    )
+    return {
+        "videos": {"source": "videos", "config": "rgb.yaml"},
+        "annotations": [annotation(train, "train"), annotation(val, "val")],
+        "option_embeddings": [{"name": "hashed", "size": 8}],
+        "dictionaries": [{"kind": "linguistic", "settings": CLUSTER}, {"kind": "visual", "settings": CLUSTER}],
+    }
+
+
+def test_unchanged_data_is_nothing_to_do(videos: Path) -> None:
+    path = dataset_file(videos, **whole(videos))
+    first = run(path)
+    assert not first.incomplete and not first.failed
+    assert list(first.stages) == [
+        "videos",
+        "questions a/train",
+        "questions a/val",
+        "left",
+        "option embeddings hashed",
+        "dictionary linguistic",
+        "dictionary visual",
+    ]
+    before = versions(videos / "store")
+    again = run(path)
+    assert versions(videos / "store") == before
+    assert again.summary()["dictionary visual"]["computed"] is False
+
+
+KEYS = st.lists(st.sampled_from(["q0", "q1", "q2", "q3", "q4"]), min_size=2, max_size=5, unique=True)
+PARTS = st.dictionaries(
+    st.tuples(st.sampled_from(["a", "b"]), st.sampled_from(["train", "val", "test"])),
+    st.lists(KEYS, min_size=1, max_size=2),
+    min_size=1,
+    max_size=4,
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(parts=PARTS, shared=st.booleans())
+def test_any_dataset_file_converges_at_once(parts: dict[tuple[str, str], list[list[str]]], shared: bool) -> None:
+    """Whatever datasets, splits and files there are, also with ids that they share: the second run does nothing."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        annotations, dictionaries = [], []
+        for (dataset, split), files in parts.items():
+            names = []
+            for number, keys in enumerate(files):
+                label = "" if shared and number == 0 else f"{number}"
+                names.append(write(folder, f"{dataset}_{split}_{number}.jsonl", [key + label for key in keys], ["v"]))
+            annotations.append(annotation(names if len(names) > 1 else names[0], split, dataset))
+            dictionaries.append({"kind": "linguistic", "dataset": dataset, "split": split, "settings": CLUSTER})
+        path = dataset_file(folder, annotations=annotations, dictionaries=dictionaries)
+        first = run(path)
+        assert not first.failed and not first.incomplete
+        with Store.open(folder / "store", lease=False) as store:
+            names = sorted("/".join(key) for key in parts)
+            assert list(store.parts("questions")) == list(store.parts("linguistic_dictionary")) == names
+            for (dataset, split), files in parts.items():
+                rows = store.table("questions", f"{dataset}/{split}").num_rows
+                assert rows == sum(map(len, files)) and not store.stale("linguistic_dictionary")
+        before = load(folder / "store")
+        again = run(path)
+        assert load(folder / "store") == before and not again.failed
+
+
+def test_stages_that_write_one_place_are_refused_by_name(tmp_path: Path) -> None:
+    for sections, says in (
+        (
+            {"annotations": [annotation("a.csv", "train"), annotation("v.csv", "val"), annotation("b.csv", "train")]},
+            r"annotations\.0 and annotations\.2 both fill a/train; .* path: \[a\.csv, b\.csv\]",
+        ),
+        (
+            {"dictionaries": [{"kind": "linguistic", "dataset": "a"}, {"kind": "visual"}, {"kind": "linguistic"}]},
+            r"dictionaries\.0 and dictionaries\.2 may both make one linguistic dictionary",
+        ),
+        (
+            {"dictionaries": [{"kind": "visual", "feature": "clip"}, {"kind": "visual", "dataset": "a"}]},
+            r"dictionaries\.0 and dictionaries\.1 may both make one visual dictionary",
+        ),
+        (
+            {"option_embeddings": [{"name": "hashed"}] * 2},
+            r"option_embeddings\.0 and .*\.1 are the same",
+        ),
+    ):
+        with pytest.raises(SettingsError, match=says) as error:
+            load_dataset(dataset_file(tmp_path, **sections))
+        assert "\n" not in str(error.value)
+
+
+def test_dictionaries_of_two_features_live_side_by_side(videos: Path) -> None:
+    two = {"rgb": RGB["features"]["rgb"], "fine": {**RGB["features"]["rgb"], "grid": 2}}
+    sections = whole(videos)
+    kinds = [{"kind": "visual", "feature": name, "settings": CLUSTER} for name in two]
+    path = dataset_file(videos, **{**sections, "dictionaries": kinds})
+    (videos / "rgb.yaml").write_text(json.dumps({**RGB, "features": two}))
+    result = run(path)
+    assert [name for name in result.stages if name.startswith("dict")] == [
+        "dictionary visual train/rgb",
+        "dictionary visual train/fine",
+    ]
+    with Store.open(videos / "store", lease=False) as store:
+        assert list(store.parts("visual_dictionary")) == ["a/train/fine", "a/train/rgb"]
+        widths = [len(store.table("visual_dictionary", part)["center"][0]) for part in store.parts("visual_dictionary")]
+        assert widths == [12, 3]
+    before = load(videos / "store").version
+    run(path)
+    assert load(videos / "store").version == before
+
+
+def test_all_that_is_missing_is_listed_before_anything_starts(videos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sections = whole(videos)
+    sections["annotations"][0]["path"] = "nowhere.jsonl"
+    (videos / "val.jsonl").write_text("{")
+    sections["option_embeddings"] = [{"name": "clip", "weights": "nothing.safetensors"}]
+    sections["dictionaries"][1]["feature"] = "clip"
+    sections["videos"]["source"] = "films"
+    for plan_only in (True, False):
+        with pytest.raises(PreflightError, match="5 things are missing or wrong, see above; nothing was started"):
+            refresh(load_dataset(dataset_file(videos, **sections)), "local", plan_only=plan_only)
+        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("missing: ")]
+        for line, (stage, what) in zip(
+            lines,
+            (
+                ("videos", "films: no such file or folder"),
+                ("questions a/train", "nowhere.jsonl: no such file or folder"),
+                ("questions a/val", "val.jsonl"),
+                ("option embeddings clip", "nothing.safetensors"),
+                ("dictionary visual", "no feature 'clip' (available: rgb)"),
+            ),
+            strict=True,
+        ):
+            assert line.startswith(f"missing: {stage}: ") and what in line
+        assert not (videos / "store").exists() and WordParser.parsed == []
+
+
+def test_one_missing_thing_is_the_error_itself(videos: Path) -> None:
+    sections = whole(videos)
+    sections["annotations"][1]["path"] = "nowhere.jsonl"
+    with pytest.raises(PreflightError, match=r"questions a/val: .*nowhere\.jsonl: no such file.*; nothing was started"):
+        run(dataset_file(videos, **sections))
+
+
+def test_a_stage_that_fails_stops_only_those_that_need_it(videos: Path) -> None:
+    sections = whole(videos)
+    sections["dictionaries"][0]["settings"] = {**CLUSTER, "kmeans": {"k": 99}}
+    sections["dictionaries"].append({"kind": "visual", "split": "val", "settings": CLUSTER})
+    result = run(dataset_file(videos, **sections))
+    assert result.failed
+    assert result.summary()["dictionary linguistic"]["failed"].startswith("linguistic dictionary: 99 clusters need")
+    assert (
+        result.summary()["dictionary visual train"]["computed"]
+        and result.summary()["dictionary visual val"]["computed"]
+    )
+
+
+def test_what_needs_a_failed_stage_does_not_run(videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline.refresh import stages
+
+    def broken(*arguments: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(stages, "extract", broken)
+    result = run(dataset_file(videos, **whole(videos)))
+    assert result.summary()["videos"] == {"failed": "[Errno 28] No space left on device"}
+    assert result.summary()["dictionary visual"] == {"failed": "not run, because it needs videos"}
+    assert result.summary()["dictionary linguistic"]["computed"]
+
+
+def test_a_plan_is_whole_and_says_what_waits_for_what(videos: Path) -> None:
+    path = dataset_file(videos, **whole(videos))
+    planned = run(path, plan_only=True)
+    assert not (videos / "store").exists()
+    summary = planned.summary()
+    assert list(summary) == list(run(path).stages)
+    assert summary["videos"]["to_compute"] == 2 and summary["questions a/train"]["to_parse"] == 4
+    assert summary["dictionary visual"] == {"waits": "waits for videos and questions a/train"}
+    assert summary["dictionary linguistic"] == {"waits": "waits for questions a/train"}
+    assert not run(path, plan_only=True).has_work
+
+
+def test_what_left_the_dataset_file_is_named_and_pruned_if_asked(videos: Path) -> None:
+    sections = whole(videos)
+    run(dataset_file(videos, **sections))
+    (videos / "videos" / "v2.mp4").unlink()
+    write(videos, "val.jsonl", ["q0", "q1"], ["v1"])
+    path = dataset_file(
+        videos,
+        videos=sections["videos"],
+        annotations=sections["annotations"][1:],
+        dictionaries=[],
+    )
+    kept = run(path).summary()
+    left = {
+        "questions a/train": 3,
+        "graphs a/train": 3,
+        "annotation_report a/train": 0,
+        "linguistic_dictionary a/train": 2,
+        "linguistic_dictionary_members a/train": 3,
+        "visual_dictionary a/train/rgb": 2,
+        "visual_dictionary_members a/train/rgb": 8,
+    }
+    assert kept["left"] == {"left": left, "pruned": False}
+    planned = run(path, prune=True, plan_only=True).summary()
+    assert planned["left"] == {"left": left, "pruned": True} and planned["videos"]["reasons"]["rgb"]["removed"] == 1
+    assert run(path, prune=True).summary()["left"]["left"] == left
+    with Store.open(videos / "store", lease=False) as store:
+        assert list(store.parts("questions")) == list(store.parts("graphs")) == ["a/val"]
+        assert "visual_dictionary" not in store.tables and store.keys("rgb") == ["v1"]
+    before = load(videos / "store").version
+    assert run(path, prune=True).summary()["left"]["left"] == {} and load(videos / "store").version == before
