@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from stores import Store
+from stores.errors import StoreNotFoundError
 from stores.format import newest_version
+from stores.format.layout import IDENTITY
 from trainers.errors import TrainingError
 from trainers.folder import LAST, SETTINGS
 
@@ -43,8 +45,16 @@ def choose_version(store: Path, folder: Path, requested: int | None = None) -> C
         If there is no store, or no such version of it.
     """
     started_on = _started_on(folder) if requested is None else None
-    with Store.open(store, requested or started_on, lease=False) as opened:
-        version = opened.version
+    try:
+        with Store.open(store, requested or started_on, lease=False) as opened:
+            version = opened.version
+    except StoreNotFoundError as error:
+        if started_on is None or not (store / IDENTITY).exists():
+            raise
+        raise TrainingError(
+            f"{folder}: its run started from version {started_on} of {store}, which `store.py gc` has removed; name "
+            "another --out to train on the newest version, or --version to continue on one that is still there"
+        ) from error
     if started_on is None or started_on == newest_version(store):
         return ChosenVersion(version)
     return ChosenVersion(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -49,6 +50,13 @@ def export_feature(
             "music_avqa: thwc (default) or tchw, the axes of maps; the published networks read tchw."
         ),
     ] = None,
+    dictionary: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help=f"{DICTIONARIES}: which one, DATASET/SPLIT[/FEATURE], if there are several of a kind; repeatable.",
+        ),
+    ] = None,
     published_times: Annotated[
         bool, typer.Option("--published-times", help="nextgqa: write the times that the published recipe states.")
     ] = False,
@@ -67,8 +75,10 @@ def export_feature(
             raise ExchangeError(
                 f"--to {to}: takes neither --feature, --split, --dataset-name, --layout nor --published-times"
             )
-        complete = _export_dictionaries(directory, out, version, as_json)
+        complete = _export_dictionaries(directory, out, version, dictionary or (), as_json)
         raise typer.Exit(0 if complete or allow_failures else 3)
+    if dictionary:
+        raise ExchangeError(f"--to {to}: --dictionary goes with --to {DICTIONARIES}")
     if to not in TARGETS:
         raise ExchangeError(f"--to {to!r}: unknown ({available(_CHOICES)})")
     if feature is None:
@@ -83,10 +93,10 @@ def export_feature(
     raise typer.Exit(3 if result.missing and not allow_failures else 0)
 
 
-def _export_dictionaries(directory: Path, out: Path, version: int | None, as_json: bool) -> bool:
+def _export_dictionaries(directory: Path, out: Path, version: int | None, names: Sequence[str], as_json: bool) -> bool:
     """Export and show it; return whether every file was written."""
     with Store.open(directory, version) as store:
-        result = export_dictionaries(store, out)
+        result = export_dictionaries(store, out, names)
     if as_json:
         emit(dataclasses.asdict(result))
         return not result.left_out

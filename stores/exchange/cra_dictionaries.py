@@ -19,16 +19,18 @@ files are not numpy arrays (``docs/facts/cra.md`` section 4.4).
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..describe.dictionaries import KINDS, StoredDictionary, find_dictionary
+from ..describe.dictionaries import KINDS, StoredDictionary, find_dictionary, stored_dictionaries
 from ..errors import MissingKeyError
 from ..format.rows import Array
 from ..store import Store
+from ..wording import available
 from .rows import RECORD_FILE, new_folder, write_json
 
 if TYPE_CHECKING:
@@ -65,13 +67,22 @@ class DictionaryExport:
     left_out: dict[str, str] = field(default_factory=dict)
 
 
-def export_dictionaries(store: Store, out: Path) -> DictionaryExport:
-    """Write every dictionary of the store into the new (or empty) folder ``out``.
+def export_dictionaries(store: Store, out: Path, names: Sequence[str] = ()) -> DictionaryExport:
+    """Write one dictionary of each kind into the new (or empty) folder ``out``.
+
+    Parameters
+    ----------
+    store
+        The store.
+    out
+        The folder to make.
+    names
+        Which dictionaries, ``<dataset>/<split>[/<feature>]``; needed for a kind of which there are several.
 
     Raises
     ------
     MissingKeyError
-        If the store has no dictionary.
+        If the store has no dictionary, or not exactly one of a kind that is meant.
     ExchangeError
         If the folder is not empty.
     """
@@ -81,7 +92,11 @@ def export_dictionaries(store: Store, out: Path) -> DictionaryExport:
             f"{store.path}: no dictionary in version {store.version}; make one with jobs/cluster.py in the checkout"
         )
     result = DictionaryExport(store.version)
-    chosen = {kind: find_dictionary(store, kind) for kind in kinds}
+    known = {one.name: kind for kind in kinds for one in stored_dictionaries(store, kind)}
+    if unknown := [name for name in names if name not in known]:
+        raise MissingKeyError(f"{store.path}: no dictionary {unknown[0]!r} ({available(sorted(known))})")
+    named = {known[name]: name for name in names}
+    chosen = {kind: find_dictionary(store, kind, named.get(kind)) for kind in kinds}
     specs = {kind: dict(dictionary.spec) for kind, dictionary in chosen.items()}
     with new_folder(out, store.path) as folder:
         for kind, dictionary in chosen.items():

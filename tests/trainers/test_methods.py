@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from stores import Store
+from stores.errors import StoreNotFoundError
+from stores.upkeep import collect
 from tests._helpers import coqo_worlds, cra_worlds
 from tests._helpers.building import commit_rows
 from tests._helpers.coqo_building import SMALL
@@ -132,6 +134,11 @@ def test_a_run_keeps_the_version_that_it_started_from(tmp_path: Path) -> None:
     assert resumed.note == f"{out}: resuming on store version {first.version}, the version this run started from"
     assert choose_version(store, tmp_path / "other").version > first.version
     assert choose_version(store, out, first.version - 1).version == first.version - 1
+    collect(store, grace_seconds=0)
+    with pytest.raises(TrainingError, match=rf"started from version {first.version} of .* gc` has removed"):
+        choose_version(store, out)
+    with pytest.raises(StoreNotFoundError, match="no such version"):
+        choose_version(store, out, first.version)
     (out / SETTINGS).write_text("{}")
     with pytest.raises(TrainingError, match=r"settings\.json: not a run's settings; name another --out"):
         choose_version(store, out)

@@ -100,10 +100,11 @@ def family_encoder(config: ModelConfig, words: int) -> QuestionEncoder:
 
 
 def clock(steps: Steps, config: ModelConfig) -> Tensor:
-    """Return the encoding of each step's time, ``[B, T, d]``; zeros if the settings have no positions."""
+    """Return the encoding of each step's time, ``[B, T, d]``; zeros if the settings have no positions, or time none."""
     if config.positions == "none":
         return torch.zeros(*steps.times.shape, config.dim, device=steps.times.device)
-    return time_encoding(steps.times, config.dim)
+    known = ~steps.times.isnan()
+    return time_encoding(steps.times.nan_to_num(), config.dim) * known[..., None]
 
 
 class Fusion(nn.Module):

@@ -144,7 +144,8 @@ class CoqoTask(Task):
                 valid, seconds, single = batch.valid[name], batch.times[name], weights[:, 0].float().cpu()
                 for row, (question, video) in enumerate(zip(batch.question_ids, batch.video_ids, strict=True)):
                     attention.setdefault(question, {})[name] = single[row][valid[row]].tolist()
-                    times.setdefault(video, {})[name] = seconds[row][valid[row]].tolist()
+                    if not (own := seconds[row][valid[row]]).isnan().any():
+                        times.setdefault(video, {})[name] = own.tolist()
         known = _known_questions(dataset)
         if not known:
             return Evaluation({}, {"answers": answers, "attention": attention, "times": times})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -264,11 +265,12 @@ class _Collected:
             self.scores[key] = logits[row][: len(batch.options[row])]
             self.attention[key] = weights[row][frames].tolist()
             self.unsmoothed[key] = unsmoothed[row][frames].tolist()
-            if video not in self.times:
-                self.times[video] = self._times(video, times[row], frames)
+            seconds = self._times(video, times[row], frames)
             duration = self._duration(video, float(batch.duration[row]))
-            proposed = None if intervals is None else intervals[row]
-            self._add_span(key, self.times[video], duration, proposed)
+            if seconds is not None and math.isfinite(duration):  # else no second of it can be named
+                self.times[video] = seconds
+                proposed = None if intervals is None else intervals[row]
+                self._add_span(key, seconds, duration, proposed)
             self.questions.append(
                 GroundedQuestion(
                     key=key,
@@ -287,7 +289,7 @@ class _Collected:
         if known:
             right = sum(self.answers[question.key].prediction == question.answer for question in known)
             metrics["acc_vqa"] = 100 * right / len(known)
-        grounded = [question for question in known if question.spans]
+        grounded = [question for question in known if question.spans and question.key in self.spans]
         if grounded:
             rates = score(grounded, self.answers, self.spans).overall
             metrics |= {name: rate for name, rate in rates.items() if name not in ("acc_vqa", "n")}
@@ -317,13 +319,13 @@ class _Collected:
             if rule in rules:
                 self.proposals.setdefault(f"spans_{rule}", {})[key] = start, end
 
-    def _times(self, video: str, true: Tensor, valid: Tensor) -> list[float]:
-        """Return the times of the valid frames in seconds, true or published as the settings say."""
+    def _times(self, video: str, true: Tensor, valid: Tensor) -> list[float] | None:
+        """Return the times of the valid frames in seconds, true or published as the settings say; None if unknown."""
         published = None
         if self.config.evaluation.published_times and valid.any():
             published = self.store.published_times(self.config.data.feature, video)
-        times: list[float] = (true if published is None else torch.tensor(published))[valid].tolist()
-        return times
+        times = (true if published is None else torch.tensor(published))[valid]
+        return None if times.isnan().any() else times.tolist()
 
     def _duration(self, video: str, annotated: float) -> float:
         """Return the duration in seconds: as annotated, else as decoded."""

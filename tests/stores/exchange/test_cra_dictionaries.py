@@ -120,3 +120,15 @@ def test_what_cannot_be_exported(store: Path, tmp_path: Path) -> None:
     (tmp_path / "full" / "x").touch()
     with Store.open(store, lease=False) as opened, pytest.raises(ExchangeError, match="not an empty folder"):
         export_dictionaries(opened, tmp_path / "full")
+
+
+def test_of_several_dictionaries_of_a_kind_one_is_named(store: Path, tmp_path: Path) -> None:
+    config = ClusterConfig.model_validate({**CONFIG, "kmeans": {"k": 2}})
+    cluster(ClusterRequest(store=str(store), kind="visual", config=config, split="val"))
+    with Store.open(store, lease=False) as opened:
+        with pytest.raises(MissingKeyError, match=r"several visual .*nextgqa/train/clip, nextgqa/val/clip"):
+            export_dictionaries(opened, tmp_path / "out")
+        with pytest.raises(MissingKeyError, match="no dictionary 'nextgqa/test/clip'"):
+            export_dictionaries(opened, tmp_path / "out", ["nextgqa/test/clip"])
+        result = export_dictionaries(opened, tmp_path / "out", ["nextgqa/val/clip"])
+    assert result.files["visual_clusters.npy"] == 2 and result.files["qa_graphs.pt"] == 6

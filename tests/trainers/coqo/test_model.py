@@ -13,7 +13,7 @@ from tests._helpers.coqo_building import SMALL, inputs, settings, sizes
 from trainers.coqo.attention import Steps
 from trainers.coqo.data import Inputs
 from trainers.coqo.losses import objective
-from trainers.coqo.model import Answers
+from trainers.coqo.model import Answers, clock
 from trainers.coqo.task import build_model
 
 COLLECTIVE: dict[str, dict[str, Any]] = {
@@ -233,3 +233,14 @@ def test_small_is_small() -> None:
     """The demo's size must stay quick on a laptop."""
     assert sum(parameter.numel() for parameter in model("coqo").parameters()) < 150_000
     assert SMALL["dim"] == 32
+
+
+def test_steps_of_unknown_times_have_no_positions() -> None:
+    """A time that is not known is not the time 0, nor a step number."""
+    config = settings().model
+    times = torch.tensor([[0.5, 1.5], [float("nan"), float("nan")]])
+    encoded = clock(Steps(torch.zeros(2, 2, 4), torch.ones(2, 2, dtype=torch.bool), times), config)
+    assert encoded.isfinite().all() and (encoded[1] == 0).all() and (encoded[0] != 0).any()
+    assert (
+        clock(Steps(torch.zeros(1, 1, 4), torch.ones(1, 1, dtype=torch.bool), times[:1, :1] * 0), config) != 0
+    ).any()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -265,6 +266,24 @@ def test_unfit_stores_are_refused_unless_allowed(tmp_path: Path) -> None:
     allowed = {**PLAIN, "data": {"batch": 2, "allow": ["random_weights"]}}
     with pytest.warns(UserWarning, match="random weights"):
         task_of(root, settings(**allowed))
+
+
+def test_rows_of_unknown_times_have_answers_and_no_spans(tmp_path: Path) -> None:
+    """They are refused; allowed by name, they give an accuracy, and no second is ever named."""
+    root = small_world(tmp_path / "store", spec={**SPEC, "extractor": "external"})
+    unknown = {"times": "unknown", "duration": "unknown"}
+    imported = [replace(video(n), time_s=np.full(STEPS, np.nan), duration_s=math.nan, media=unknown) for n in range(6)]
+    commit_rows(root, imported, feature="imported", spec={**SPEC, "extractor": "external"})
+    data = {"batch": 2, "feature": "imported"}
+    with pytest.raises(StoreError, match="'imported': 4 of 4 imported rows whose times are not known"):
+        task_of(root, settings(**{**PLAIN, "data": data}))
+    task = task_of(root, settings(**{**PLAIN, "data": {**data, "allow": ["times_unknown"]}}))
+    evaluation = task.evaluate("val")
+    assert set(evaluation.metrics) == {"n", "acc_vqa"} and evaluation.metrics["n"] == 2
+    assert evaluation.predictions["spans"] == {} == evaluation.predictions["times"]
+    assert len(evaluation.predictions["answers"]) == len(evaluation.predictions["attention"]) == 2
+    whole = task_of(root, settings(**PLAIN)).evaluate("val")
+    assert whole.metrics["n_grounded"] == 2 and len(whole.predictions["spans"]) == 2
 
 
 @pytest.mark.parametrize(
