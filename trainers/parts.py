@@ -15,7 +15,7 @@ from stores.loading import check, load_questions, load_vectors
 from trainers.coqo.config import CoqoConfig
 from trainers.cra.candidates import read_paraphrases
 from trainers.cra.config import CraConfig
-from trainers.cra.dictionaries import load_dictionary
+from trainers.cra.dictionaries import load_dictionary, matching_dictionary
 from trainers.cra.text import load_pretrained
 from trainers.errors import TrainingError
 
@@ -34,7 +34,7 @@ def parts_of_cra(settings: CraConfig, store: Store) -> Iterator[Part]:
     splits = (data.train, data.val, *data.tests)
     for name in needed:
         yield partial(load_dictionary, store, name, data)
-    known = [name for name in needed if name in store.tables]
+    known = [(name, one.part) for name in needed if (one := matching_dictionary(store, name, data)) is not None]
     yield from _rows(store, settings.features, data.dataset, splits, data.allow, known)
     for split in splits:
         yield partial(_options, store, split, data.dataset)
@@ -52,7 +52,7 @@ def _rows(
     dataset: str,
     splits: Sequence[str],
     allow: Collection[str],
-    dictionaries: Sequence[str] = (),
+    dictionaries: Sequence[tuple[str, str]] = (),
 ) -> Iterator[Part]:
     present = []
     for name in features:

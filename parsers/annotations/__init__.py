@@ -67,7 +67,7 @@ def read_annotations(
     Returns
     -------
     pyarrow.Table
-        Schema ``QUESTIONS``, in the order of the files. Of two files that give one id, the first counts.
+        Schema ``QUESTIONS``, in the order of the files. If two files give one id, the first counts.
 
     Raises
     ------

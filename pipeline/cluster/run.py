@@ -199,9 +199,8 @@ def _cluster(request: ClusterRequest, root: Path, terminal: Terminal) -> Cluster
         maker.read()
         changes = maker.changes()
         maker.describe(terminal, changes)
-        if changes:
-            maker.check_size()
         if changes and not request.plan_only:
+            maker.check_size()
             maker.make(root, terminal)
     if not request.plan_only:
         mark_stale(root)

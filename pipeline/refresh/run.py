@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,8 @@ from pipeline.shared import ExecutorName, PreflightError, StageRequest, StageRes
 from settings import SettingsError
 from settings.messages import one_line
 from stores.errors import StoreError
+
+logger = logging.getLogger("reelstore.pipeline.refresh")
 
 _EXPECTED = (UsageError, SettingsError, ExtractorError, ParserError, StoreError, OSError, MemoryError)
 """What bad input, missing weights or a failing disk raise in a stage."""
@@ -34,9 +37,9 @@ class RefreshResult(StageResult):
         return any(stage.has_work for stage in self.stages.values())
 
     @property
-    def failed(self) -> bool:
-        """Whether a stage could not run."""
-        return any(isinstance(stage, FailedResult) for stage in self.stages.values())
+    def failed(self) -> dict[str, str]:
+        """Why stages could not run, by their names."""
+        return {name: stage.reason for name, stage in self.stages.items() if isinstance(stage, FailedResult)}
 
     def summary(self) -> dict[str, Any]:
         return {name: stage.summary() for name, stage in self.stages.items()}
@@ -152,6 +155,7 @@ def _run(stage: Stage, common: StageRequest, done: Mapping[str, StageResult], te
     try:
         return stage.run(common, terminal)
     except _EXPECTED as error:
+        logger.debug("%s failed", stage.name, exc_info=True)
         terminal.labelled("failed", f"{stage.name}: {one_line(error)}")
         return FailedResult(reason=one_line(error))
 

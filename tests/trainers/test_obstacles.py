@@ -46,8 +46,8 @@ def test_cra_names_dictionaries_questions_rows_and_embeddings_in_one_run(poor: P
     assert done.exit_code == 2, done.output
     assert done.stderr == "error: 5 obstacles; nothing was trained\n"
     wanted = (
-        "no linguistic_dictionary in version",
-        "no visual_dictionary in version",
+        "no linguistic dictionary toy/train in version",
+        "no visual dictionary toy/train/clip in version",
         "2 of 2 videos without a row",
         "no questions of 'toy/test' in version",
         "embeddings",
@@ -63,7 +63,7 @@ def test_training_itself_names_them_in_its_one_line(poor: Path, tmp_path: Path) 
     done = invoke("cra", poor, tmp_path / "run", *WHOLE, flags=())
     assert done.exit_code == 2 and done.stderr.count("\n") == 1
     assert done.stderr.startswith(
-        f"error: 5 obstacles, which --check lists: {poor}: no linguistic_dictionary in version"
+        f"error: 5 obstacles, which --check lists: {poor}: no linguistic dictionary toy/train in version"
     )
     assert not (tmp_path / "run" / SETTINGS).exists()
 

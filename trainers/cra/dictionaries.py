@@ -11,7 +11,7 @@ from torch import Tensor
 
 from settings.messages import available
 from stores import Store
-from stores.describe import StoredDictionary, stored_dictionaries
+from stores.describe import StoredDictionary, dictionary_name, stored_dictionaries
 from trainers.cra.config import DataConfig
 from trainers.cra.intervention import EDGES, NODES
 from trainers.errors import TrainingError
@@ -63,19 +63,26 @@ def choose_dictionary(store: Store, name: str, data: DataConfig) -> StoredDictio
     TrainingError
         If there is none.
     """
+    dictionary = matching_dictionary(store, name, data)
+    if dictionary is not None:
+        return dictionary
     kind = name.removesuffix("_dictionary")
-    wanted = {"dataset": data.dataset, "split": data.train}
-    if kind == "visual":
-        wanted["feature"] = data.feature.partition("@")[0]
-    present = stored_dictionaries(store, kind)
-    for dictionary in present:
-        if all(dictionary.spec.get(what) == value for what, value in wanted.items()):
-            return dictionary
+    present = available([one.name for one in stored_dictionaries(store, kind)])
     raise TrainingError(
-        f"{store.path}: no {kind} dictionary of {'/'.join(wanted.values())} in version {store.version} "
-        f"({available([one.name for one in present])}); run jobs/cluster.py --kind {kind}, or set {_SWITCH[kind]} to "
-        "false"
+        f"{store.path}: no {kind} dictionary {_made_of(kind, data)} in version {store.version} ({present}); "
+        f"run jobs/cluster.py --kind {kind}, or set {_SWITCH[kind]} to false"
     )
+
+
+def matching_dictionary(store: Store, name: str, data: DataConfig) -> StoredDictionary | None:
+    """Return what ``choose_dictionary`` returns, or None."""
+    kind = name.removesuffix("_dictionary")
+    wanted = _made_of(kind, data)
+    return next((one for one in stored_dictionaries(store, kind) if one.name == wanted), None)
+
+
+def _made_of(kind: str, data: DataConfig) -> str:
+    return dictionary_name(data.dataset, data.train, data.feature.partition("@")[0] if kind == "visual" else None)
 
 
 def _difference(spec: Mapping[str, Any], store: Store, data: DataConfig) -> str | None:

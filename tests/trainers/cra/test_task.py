@@ -217,7 +217,7 @@ def test_what_a_store_lacks_is_named(tmp_path: Path) -> None:
     root = small_world(tmp_path / "a", visual_dictionary={**MADE_OF, "feature": "resnet"})
     with pytest.raises(
         TrainingError,
-        match=r"no linguistic dictionary of toy/train .* --kind linguistic, or set model\.back to false",
+        match=r"no linguistic dictionary toy/train .* --kind linguistic, or set model\.back to false",
     ):
         task_of(root, settings())
     for part, spec in (
@@ -226,7 +226,7 @@ def test_what_a_store_lacks_is_named(tmp_path: Path) -> None:
         ("c", {**MADE_OF, "dataset": "star", "feature": "clip"}),
     ):
         put_table(root, "visual_dictionary", centres((WIDTH,)), part, spec=spec)
-        with pytest.raises(TrainingError, match=r"no visual dictionary of toy/train/clip in .* \(available: toy/tr"):
+        with pytest.raises(TrainingError, match=r"no visual dictionary toy/train/clip in .* \(available: toy/tr"):
             task_of(root, settings(model={"back": False}))
     other = {**MADE_OF, "feature": "clip", "feature_spec": "0123456789abcdef"}
     put_table(root, "visual_dictionary", centres((WIDTH,)), "d", spec=other)
