@@ -30,12 +30,15 @@ def main(
         Path | None,
         typer.Option(help="The file of the video, if it has moved."),
     ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="The question's split, if questions of several splits have its id.")
+    ] = None,
 ) -> None:
     if out.suffix not in (".png", ".html"):
         raise TrainingError(f"--out {out}: must end in .png or .html")
     from trainers.panels import draw, open_run  # only here: torch takes seconds to import
 
-    image, page = draw(open_run(run), question, video)
+    image, page = draw(open_run(run), question, video, split)
     if out.suffix == ".png":
         out.write_bytes(image)
     else:

@@ -61,7 +61,7 @@ class Finding:
     detail: str = ""
 
     def __str__(self) -> str:
-        keys = ", ".join(map(repr, self.keys[:3])) + (", …" if self.count > 3 else "")
+        keys = ", ".join(map(repr, self.keys[:3])) + (", …" if self.keys and self.count > 3 else "")
         details = "; ".join(text for text in (self.detail, keys) if text)
         share = f"{self.count} of {self.total} " if self.keys else ""
         return f"{self.name!r}: {share}{KINDS[self.kind]}" + (f" ({details})" if details else "")
@@ -169,7 +169,8 @@ def check(
     for dictionary in dictionaries:
         table, part = (dictionary, None) if isinstance(dictionary, str) else dictionary
         if changed := store.stale(table, part):
-            report.findings.append(Finding(table, "stale", len(changed), len(changed), detail=first_few(changed)))
+            name = f"{table} {part or ''}".rstrip()
+            report.findings.append(Finding(name, "stale", len(changed), len(changed), detail=first_few(changed)))
     return report
 
 

@@ -16,6 +16,7 @@ from stores.upkeep import collect
 from tests._helpers import coqo_worlds, cra_worlds
 from tests._helpers.building import commit_rows
 from tests._helpers.coqo_building import SMALL
+from tests._helpers.question_worlds import put_questions
 from tests.conftest import ROOT
 from trainers import METHODS, MethodSettings, TrainingError, TrainRequest, TrainResult, checkpoint, find_method
 from trainers.folder import BEST, LAST, RESULTS, SETTINGS
@@ -98,6 +99,24 @@ def test_a_run_is_described_scored_and_drawn(name: str, stores: dict[str, Path],
     assert f"<p>video {row['video_id']} · question {row['question_id']}</p>" in page
     with pytest.raises(TrainingError, match="question 'nobody' is in none of the splits val"):
         draw(finished, "nobody")
+
+
+def test_a_question_of_several_splits_needs_its_split(tmp_path: Path) -> None:
+    """Ids may restart in every split; the panel of another split's question would be a silent mistake."""
+    root = cra_worlds.small_world(tmp_path / "store")
+    put_questions(root, "toy", "test", [{**row, "question_id": "v4_0"} for row in cra_worlds.questions((3,))])
+    settings = small_settings("cra").model_dump(mode="json")
+    settings["data"]["tests"] = ["test"]
+    version = choose_version(root, tmp_path).version
+    run(TrainRequest(method="cra", store=str(root), version=version, out=str(tmp_path / "run"), settings=settings))
+    finished = open_run(tmp_path / "run")
+    assert finished.splits == ("val", "test")
+    with pytest.raises(TrainingError, match=r"question 'v4_0' is in val and test; name one with --split"):
+        draw(finished, "v4_0")
+    assert "video v3 · question v4_0" in draw(finished, "v4_0", split="test")[1]
+    assert "video v4 · question v4_0" in draw(finished, "v4_0", split="val")[1]
+    with pytest.raises(TrainingError, match=r"split 'dev' was not scored \(available: val, test\)"):
+        draw(finished, "v4_0", split="dev")
 
 
 @every_method

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from settings.messages import one_line
+from settings.messages import available, one_line
 from stores import Store
 from stores.loading import load_questions
 from trainers.config import MethodSettings
@@ -61,7 +61,7 @@ def _no_run(folder: Path) -> str:
     return f"{folder}: holds no run; name the --out of a run of jobs/train.py"
 
 
-def draw(run: FinishedRun, question: str, video: Path | None = None) -> Drawing:
+def draw(run: FinishedRun, question: str, video: Path | None = None, split: str | None = None) -> Drawing:
     """Draw the panel of a question, as a PNG and as an HTML page that needs no other file.
 
     Parameters
@@ -72,23 +72,34 @@ def draw(run: FinishedRun, question: str, video: Path | None = None) -> Drawing:
         Id of the question in the ``questions`` table.
     video
         The file of its video; None takes the source that the store knows, if it can be read here (``source_of``).
+    split
+        Its split; needed if questions of several scored splits have this id.
 
     Raises
     ------
     TrainingError
-        If the question is in none of the splits that the run scored, nothing is predicted for it, the file is not the
-        one that the video's rows were computed from, or it cannot be decoded.
+        If the question is in none, or in several, of the splits that the run scored, nothing is predicted for it, the
+        file is not the one that the video's rows were computed from, or it cannot be decoded.
     StoreError
         If the store or its version no longer exists.
     """
+    if split is not None and split not in run.splits:
+        raise TrainingError(f"{run.folder}: split {split!r} was not scored ({available(run.splits)})")
     with Store.open(run.store, run.version, lease=False) as store:
-        for split in run.splits:
-            questions = load_questions(store, split, run.dataset)
-            if question in questions.ids:
-                row = questions.ids.index(question)
-                clip = (run.feature, questions.video_ids[row]) if run.feature is not None else None
-                start_s = store.clip(*clip)[0] if clip is not None and clip in store else 0.0
-                features = () if run.feature is None else (run.feature,)
-                file = source_of(store, features, questions.video_ids[row], video)
-                return find_method(run.method).draw(ShownQuestion(run, questions, row, file, start_s))
-    raise TrainingError(f"{run.folder}: question {question!r} is in none of the splits {', '.join(run.splits)}")
+        searched = run.splits if split is None else (split,)
+        scored = [load_questions(store, name, run.dataset) for name in searched]
+        found = [questions for questions in scored if question in questions.ids]
+        if len(found) != 1:
+            where = (
+                f"is in {' and '.join(one.split for one in found)}; name one with --split"
+                if found
+                else (f"is in none of the splits {', '.join(searched)}")
+            )
+            raise TrainingError(f"{run.folder}: question {question!r} {where}")
+        (questions,) = found
+        row = questions.ids.index(question)
+        clip = (run.feature, questions.video_ids[row]) if run.feature is not None else None
+        start_s = store.clip(*clip)[0] if clip is not None and clip in store else 0.0
+        features = () if run.feature is None else (run.feature,)
+        file = source_of(store, features, questions.video_ids[row], video)
+        return find_method(run.method).draw(ShownQuestion(run, questions, row, file, start_s))

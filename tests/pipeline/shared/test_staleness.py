@@ -105,6 +105,30 @@ def test_many_changes_are_counted(tmp_path: Path) -> None:
     assert changes[-1] == "… and 10 more"
 
 
+def test_a_dictionary_whose_members_are_lost_is_stale_and_made_anew(store: Path) -> None:
+    """Repair of an older release dropped one table of the two."""
+    make_dictionary(store, "visual")
+    commit(store, Changes(tables={"visual_dictionary_members": {VISUAL[1]: None}}))
+    assert mark_stale(store) == {VISUAL: ("the list of its members is lost",)}
+    assert make_dictionary(store, "visual").summary["why"] == ["the list of its members is lost"]
+    assert mark_stale(store) == {}
+
+
+def test_a_dictionary_of_an_older_release_is_found_by_what_it_is_made_of(store: Path) -> None:
+    """Its part is unnamed; it is up to date while its members are, and a new one takes its place."""
+    make_dictionary(store, "visual")
+    tables = ("visual_dictionary", "visual_dictionary_members")
+    parts = load(store).tables
+    renamed = {name: {VISUAL[1]: None, "": parts[name].parts[VISUAL[1]]} for name in tables}
+    commit(store, Changes(tables=renamed))
+    assert not make_dictionary(store, "visual").summary["computed"]
+    commit_rows(store, [row("train02", content=1)], feature="clip", spec=SPEC)
+    assert mark_stale(store) == {("visual_dictionary", ""): ("changed train02",)}
+    assert make_dictionary(store, "visual").summary["computed"]
+    with Store.open(store) as opened:
+        assert [list(opened.parts(name)) for name in tables] == [[VISUAL[1]]] * 2
+
+
 def test_a_dictionary_made_while_it_is_being_marked_stays_fresh(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_dictionary(store, "linguistic")
     write_questions(store, questions()[1:])
