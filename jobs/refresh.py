@@ -31,10 +31,16 @@ def main(
         bool,
         typer.Option("--prune", help="Drop rows of videos, and questions of splits, that left the source or the file."),
     ] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Go on if more than half of a split's stored questions would go.")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse files whose name, ids or questions are those of another split.")
+    ] = False,
     allow_failures: AllowFailures = False,
     as_json: AsJson = False,
 ) -> None:
-    result = refresh(load_dataset(dataset, set_ or ()), executor, plan, prune)
+    result = refresh(load_dataset(dataset, set_ or ()), executor, plan, prune, replace, strict)
     code = 2 if result.failed else exit_code(result, allow_failures)
     if as_json:
         emit({"exit_code": code, "stages": result.summary()})

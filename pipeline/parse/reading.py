@@ -48,19 +48,24 @@ def read_split(request: ParseRequest) -> ReadSplit:
         if error.ends_file:
             raise SourceError(f"{error}; nothing is stored of a file that cannot be read to its end")
     for file in files:
-        own = [error for error in anomalies.errors if error.file == str(file)]
-        if own and not _has_rows(questions, request, file, len(files)):
-            more = f" (and {plural(len(own) - 1, 'more error')})" if len(own) > 1 else ""
-            raise SourceError(f"{own[0]}{more}; no row of the file can be read, so nothing is stored of it")
-    if questions.num_rows == 0:
-        raise SourceError(f"{files[0]}: holds no question of split {request.split!r}; nothing is stored of it")
+        if not _has_rows(questions, request, file, alone=len(files) == 1):
+            raise SourceError(_nothing_in(file, request.split, anomalies))
     return ReadSplit(files, questions, anomalies)
 
 
-def _has_rows(questions: pa.Table, request: ParseRequest, file: Path, files: int) -> bool:
-    if files == 1:
-        return bool(questions.num_rows)
-    return bool(read_annotations(request.format, file, request.split, Anomalies(), request.dataset).num_rows)
+def _has_rows(questions: pa.Table, request: ParseRequest, file: Path, alone: bool) -> bool:
+    if not alone:
+        questions = read_annotations(request.format, file, request.split, Anomalies(), request.dataset)
+    return bool(questions.num_rows)
+
+
+def _nothing_in(file: Path, split: str, anomalies: Anomalies) -> str:
+    """Return why a file gives no question, in one line."""
+    own = [error for error in anomalies.errors if error.file == str(file)]
+    if not own:
+        return f"{file}: holds no question of split {split!r}; nothing is stored of it"
+    more = f" (and {plural(len(own) - 1, 'more error')})" if len(own) > 1 else ""
+    return f"{own[0]}{more}; no row of the file can be read, so nothing is stored of it"
 
 
 def _refuse_foreign(files: Sequence[Path]) -> None:

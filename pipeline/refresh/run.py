@@ -86,6 +86,8 @@ def refresh(
     executor: ExecutorName = "auto",
     plan_only: bool = False,
     prune: bool = False,
+    replace: bool = False,
+    strict: bool = False,
     terminal: Terminal | None = None,
 ) -> RefreshResult:
     """Check every stage, then run all of them in order.
@@ -102,6 +104,8 @@ def refresh(
         Whether to say what every stage would do and what it waits for, and do nothing.
     prune
         Whether to drop what left the dataset file: rows of videos, and questions, graphs and dictionaries of splits.
+    replace, strict
+        As in ``ParseRequest``, for every split.
     terminal
         Where a person reads what happens.
 
@@ -112,7 +116,7 @@ def refresh(
     """
     shown = terminal or Terminal()
     common = StageRequest(store=dataset.store, executor=executor, plan_only=plan_only)
-    stages = make_stages(dataset, prune)
+    stages = make_stages(dataset, prune, replace, strict)
     _check(stages, common, shown)
     done: dict[str, StageResult] = {}
     for stage in stages:

@@ -89,8 +89,8 @@ class LeftResult(StageResult):
         return {"left": dict(self.left), "pruned": self.pruned}
 
 
-def make_stages(dataset: Dataset, prune: bool) -> list[Stage]:
-    """Return the stages of a dataset in the order in which they run."""
+def make_stages(dataset: Dataset, prune: bool = False, replace: bool = False, strict: bool = False) -> list[Stage]:
+    """Return the stages of a dataset in the order in which they run; the options are those of ``refresh``."""
     stages = []
     if dataset.videos is not None:
         videos = dataset.videos
@@ -99,7 +99,7 @@ def make_stages(dataset: Dataset, prune: bool) -> list[Stage]:
     for annotation in dataset.annotations:
         files = ", ".join(annotation.files)
         title = f"questions: {files} ({annotation.format}, {annotation.split})"
-        make = partial(_parse_request, annotation, dataset.parse)
+        make = partial(_parse_request, annotation, dataset.parse, replace, strict)
         name = f"questions {annotation.part}"
         stages.append(Stage(name, title, (), partial(_check_questions, make), partial(_parse, make)))
     questions = tuple(stage.name for stage in stages if stage.name != "videos")
@@ -226,7 +226,9 @@ def _extract(stage: VideoStage, prune: bool, common: StageRequest, terminal: Ter
     )
 
 
-def _parse_request(stage: AnnotationStage, config: ParseConfig, common: StageRequest) -> ParseRequest:
+def _parse_request(
+    stage: AnnotationStage, config: ParseConfig, replace_rows: bool, strict: bool, common: StageRequest
+) -> ParseRequest:
     without_graphs = config.model_copy(update={"graph": config.graph.model_copy(update={"enabled": False})})
     return ParseRequest(
         store=common.store,
@@ -237,6 +239,8 @@ def _parse_request(stage: AnnotationStage, config: ParseConfig, common: StageReq
         split=stage.split,
         config=config if stage.graphs else without_graphs,
         dataset=stage.dataset,
+        replace=replace_rows,
+        strict=strict,
     )
 
 

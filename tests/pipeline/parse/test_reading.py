@@ -85,6 +85,17 @@ def test_an_id_that_two_files_give_counts_once_and_is_an_error(tmp_path: Path) -
     assert [row["answer"] for row in stored(tmp_path, "questions")] == ["red", "green", "red", "blue hat"]
 
 
+@pytest.mark.parametrize("text", ["", '{"video_id": 3}\n', "{\n"])
+def test_one_file_of_several_without_a_row_changes_nothing(tmp_path: Path, text: str) -> None:
+    files = [write(tmp_path, ROWS[:2], "train_a"), write(tmp_path, ROWS[2:], "train_b")]
+    parse(files, split="train")
+    version = load(tmp_path / "store").version
+    files[1].write_text(text)
+    with pytest.raises(SourceError, match=r"train_b\.jsonl"):
+        parse(files, split="train")
+    assert load(tmp_path / "store").version == version
+
+
 UNREADABLE = {
     "another format": lambda path: path.write_text('[{"video_id": "a"}]'),
     "not found": lambda path: path.write_text("404: Not Found"),

@@ -207,6 +207,20 @@ def test_all_that_is_missing_is_listed_before_anything_starts(videos: Path, caps
         assert not (videos / "store").exists() and WordParser.parsed == []
 
 
+def test_a_split_that_shrinks_or_is_another_one_is_asked_about(videos: Path) -> None:
+    sections = whole(videos)
+    path = dataset_file(videos, **sections)
+    run(path)
+    write(videos, "train.jsonl", ["q8", "q9"], ["v1"])
+    with pytest.raises(PreflightError, match=r"questions a/train: .* remove 3 of the 3 stored questions .* --replace"):
+        run(path)
+    assert not run(path, replace=True).failed
+    write(videos, "val.jsonl", ["q9"], ["v1"])
+    sections["annotations"][1]["path"] = ["train.jsonl"]
+    with pytest.raises(PreflightError, match=r"questions a/val: --split val: train\.jsonl is named after train"):
+        run(dataset_file(videos, **sections), replace=True, strict=True)
+
+
 def test_one_missing_thing_is_the_error_itself(videos: Path) -> None:
     sections = whole(videos)
     sections["annotations"][1]["path"] = "nowhere.jsonl"
