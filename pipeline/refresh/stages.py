@@ -106,7 +106,7 @@ def make_stages(dataset: Dataset, prune: bool = False, replace: bool = False, st
     if dataset.annotations:
         parts = {annotation.part for annotation in dataset.annotations}
         title = "what left the dataset file"
-        stages.append(Stage("left", title, questions, _check_nothing, partial(_leave, parts, prune)))
+        stages.append(Stage("left", title, (), _check_nothing, partial(_leave, parts, prune)))
     for name, encoder in _named_encoders(dataset):
         title = f"option embeddings: {encoder.name}"
         stages.append(Stage(name, title, questions, partial(_check_encoder, encoder), partial(_embed, encoder)))
@@ -272,6 +272,8 @@ def _leave(declared: set[str], prune: bool, common: StageRequest, terminal: Term
     for name, rows in left.items():
         verb = "to drop" if prune else "not in the dataset file (--prune drops it)"
         terminal.line(f"{verb}: {name}, {plural(rows, 'row')}")
+    if not left:
+        terminal.line("nothing left it")
     if prune and gone and not common.plan_only:
         changes = Changes()
         for table, part, _ in gone:
