@@ -23,6 +23,7 @@ from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
 
 from settings.messages import available, nearest, printable
 
@@ -38,6 +39,7 @@ __all__ = [
 ]
 
 _LONGEST_SHOWN = 200
+_SHOWN_PROBLEMS = 8
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -161,7 +163,7 @@ def validate(model: type[_Model], raw: dict[str, Any], origin: str) -> _Model:
     Raises
     ------
     SettingsError
-        With the first problem, as ``origin: key: what is wrong``.
+        With all problems in one line, as ``origin: key: what is wrong; key: what is wrong``.
     """
     try:
         return model.model_validate(raw)
@@ -170,8 +172,13 @@ def validate(model: type[_Model], raw: dict[str, Any], origin: str) -> _Model:
 
 
 def describe(error: ValidationError, model: type[BaseModel]) -> str:
-    """Return the first problem of a validation, as ``key: what is wrong``."""
-    problem = error.errors()[0]
+    """Return the problems of a validation in one line, as ``key: what is wrong; key: what is wrong``."""
+    problems = list(dict.fromkeys(_describe(problem, model) for problem in error.errors()))
+    more = [f"and {len(problems) - _SHOWN_PROBLEMS} more"] if len(problems) > _SHOWN_PROBLEMS else []
+    return "; ".join([*problems[:_SHOWN_PROBLEMS], *more])
+
+
+def _describe(problem: ErrorDetails, model: type[BaseModel]) -> str:
     where = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         known = _known_keys(model, problem["loc"][:-1])

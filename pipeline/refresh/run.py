@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from extractors import ExtractorError
@@ -12,6 +13,7 @@ from parsers import ParserError
 from pipeline.refresh.dataset import Dataset
 from pipeline.refresh.stages import Stage, make_stages
 from pipeline.shared import ExecutorName, PreflightError, StageRequest, StageResult, Terminal, UsageError
+from pipeline.shared.preflight import check_writable
 from settings import SettingsError
 from settings.messages import one_line
 from stores.errors import StoreError
@@ -136,6 +138,11 @@ def _check(stages: list[Stage], common: StageRequest, terminal: Terminal) -> Non
         If anything is.
     """
     problems = []
+    if not common.plan_only:
+        try:
+            check_writable(Path(common.store))
+        except PreflightError as error:
+            problems.append(f"store: {error}")
     for stage in stages:
         try:
             found = list(stage.check(common))

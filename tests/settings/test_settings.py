@@ -76,3 +76,11 @@ def test_an_override_that_cannot_be_applied_is_one_line(text: str) -> None:
 def test_an_override_does_not_reach_into_a_value() -> None:
     with pytest.raises(settings.SettingsError, match=r"^--set a\.b=1: 'a' is a value, not a section$"):
         settings.override({"a": 3}, "a.b=1")
+
+
+def test_all_wrong_keys_are_named_in_one_line() -> None:
+    with pytest.raises(settings.SettingsError) as error:
+        settings.validate(Outer, {"iner": {}, "inner": {"rat": 3, "rate": "fast"}}, "x.yaml")
+    line = str(error.value)
+    assert "\n" not in line and line.startswith("x.yaml: ")
+    assert line.count("unknown key") == 2 and "inner.rate: " in line

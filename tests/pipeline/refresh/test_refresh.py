@@ -221,6 +221,17 @@ def test_a_split_that_shrinks_or_is_another_one_is_asked_about(videos: Path) -> 
         run(dataset_file(videos, **sections), replace=True, strict=True)
 
 
+def test_a_store_that_cannot_be_written_is_among_what_is_missing(
+    videos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sections = whole(videos)
+    sections["annotations"][0]["path"] = "nowhere.jsonl"
+    (videos / "store").write_text("a file")
+    with pytest.raises(PreflightError, match="things are missing or wrong"):
+        refresh(load_dataset(dataset_file(videos, **sections)), "local")
+    assert "missing: store: " in capsys.readouterr().err
+
+
 def test_one_missing_thing_is_the_error_itself(videos: Path) -> None:
     sections = whole(videos)
     sections["annotations"][1]["path"] = "nowhere.jsonl"
