@@ -15,7 +15,6 @@ import typer
 
 from jobs._cli import AllowFailures, AsJson, Executor, Overrides, PlanOnly, StageCommand, emit, exit_code, job
 from pipeline.refresh import load_dataset, refresh
-from settings.messages import plural
 from stores.command import say_error
 
 app = job(None)
@@ -44,8 +43,10 @@ def main(
     code = 2 if result.failed else exit_code(result, allow_failures)
     if as_json:
         emit({"exit_code": code, "stages": result.summary()})
-    for name, reason in list(result.failed.items())[:1]:
-        more = f" ({plural(len(result.failed) - 1, 'more stage')} did not run)" if len(result.failed) > 1 else ""
+    if result.failed:
+        name, reason = next(iter(result.failed.items()))
+        others = ", ".join(list(result.failed)[1:])
+        more = f" (also failed or not run: {others})" if others else ""
         say_error(f"{name}: {reason}{more}; what was committed is safe, run the same command to continue")
     raise typer.Exit(code)
 

@@ -15,4 +15,5 @@ def rows_of_split(table: pa.Table, dataset: str, split: str) -> pa.Table:
 def splits_of(table: pa.Table) -> list[tuple[str, str]]:
     """Return each (dataset, split) of a table once, sorted."""
     pairs = table.group_by(["dataset", "split"]).aggregate([]).to_pylist()
-    return sorted((pair["dataset"], pair["split"]) for pair in pairs)
+    known = [(pair["dataset"], pair["split"]) for pair in pairs]
+    return sorted(pair for pair in known if None not in pair)

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from .commit import check_identity, create_store
-from .errors import MissingKeyError, RaggedRowsError, StoreDamageError
+from .errors import MissingKeyError, RaggedRowsError, StoreDamageError, StoreError
 from .format import layout, leases, schemas
 from .format.feature_files import FeatureFiles
 from .format.manifest import Manifest, TablePart, load
@@ -436,15 +436,25 @@ class Store:
     def table(self, name: str, part: str | None = None) -> pa.Table:
         """Read a table: all its parts in the order of their names, or one of them.
 
+        A column that a part lacks is null there.
+
         Raises
         ------
         MissingKeyError
             If there is no such table or part.
         StoreDamageError
             If a file cannot be read.
+        StoreError
+            If the parts differ in the type of a column, as those of ``embeddings`` may.
         """
         entries = self._chosen_parts(name, part)
-        return pa.concat_tables([_read_parquet(self.path / file.path) for entry in entries for file in entry.files])
+        tables = [_read_parquet(self.path / file.path) for entry in entries for file in entry.files]
+        try:
+            same = all(table.schema.equals(tables[0].schema) for table in tables)
+            return pa.concat_tables(tables, promote_options="none" if same else "default")
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            known = available(map(repr, self.parts(name)))
+            raise StoreError(f"{self.path}: the parts of table {name!r} differ in type; read one ({known})") from error
 
     def _chosen_parts(self, name: str, part: str | None) -> list[TablePart]:
         """Return all parts of a table, or one of them."""

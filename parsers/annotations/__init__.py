@@ -85,7 +85,7 @@ def read_annotations(
     for file in files:
         for question in FORMATS[format].read(file, dataset, split, collected):
             if (first := home.setdefault(question.question_id, file)) != file or question.question_id in questions:
-                message = f"{question.question_id!r} is already given in {first}"
+                message = f"{question.question_id!r}, in row {question.row + 1}, is already given in {first}"
                 where = (str(file), 0, question.question_id, "question_id")
                 collected.append(Anomaly("error", "duplicate_question_id", *where, message))
             else:

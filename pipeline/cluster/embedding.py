@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from extractors import ExtractorError
+from extractors import ExtractorError, WeightsError
 from extractors.text import TextEncoder, TextModel, build_text_encoder
 from pipeline.shared import MachineConfig, PreflightError, Terminal, choose
 from stores import Store
@@ -40,6 +40,8 @@ class EncoderConfig(BaseModel):
     def _is_buildable(self) -> EncoderConfig:
         try:
             self.build()
+        except WeightsError:  # a file that may be there when it is needed; said with all else that is missing
+            pass
         except ExtractorError as error:
             raise ValueError(f"encoder: {error}") from error
         return self

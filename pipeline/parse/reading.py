@@ -40,6 +40,8 @@ def read_split(request: ParseRequest) -> ReadSplit:
         must stay as it is.
     """
     files = [annotation_file(request.format, file, request.split) for file in request.files]
+    if repeated := [file for number, file in enumerate(files) if file in files[:number]]:
+        raise SourceError(f"{repeated[0]}: given twice; name each file of the split once")
     anomalies = Anomalies()
     if request.format == "table" and not request.drop_columns:
         _refuse_foreign(files)

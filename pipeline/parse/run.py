@@ -240,18 +240,18 @@ class _Parse:
         create_store(self.root)
         events = EventLog(self.root)
         events.emit("parse_plan", **asdict(read))
-        manifest, triples, without_graph = self._publish(plan, self._parse(plan, events))
+        triples, without_graph = self._publish(plan, self._parse(plan, events))
+        mark_stale(self.root)
+        write_card(self.root)
         result = ParseResult(
             read=read,
             parsed=len(plan.missing),
             triples=triples,
             without_graph=without_graph,
-            version=manifest.version,
+            version=load(self.root).version,
             wall_s=round(time.perf_counter() - self.started, 3),
         )
         events.emit("parse_summary", **result.summary())
-        mark_stale(self.root)
-        write_card(self.root)
         self._say_what_was_done(result)
         return result
 
@@ -405,7 +405,7 @@ class _Parse:
         manifest = commit(self.root, Changes(updates={"parses": {self._parses_part: extend}}))
         events.emit("commit", version=manifest.version, parses=table.num_rows)
 
-    def _publish(self, plan: _Plan, parses: pa.Table) -> tuple[Manifest, dict[str, int] | None, int | None]:
+    def _publish(self, plan: _Plan, parses: pa.Table) -> tuple[dict[str, int] | None, int | None]:
         """Commit questions, graphs and anomalies together, so that no version shows graphs of other questions."""
         graphs: pa.Table | None = None
         report = plan.anomaly_rows
@@ -428,8 +428,8 @@ class _Parse:
         elif plan.difference and _entry(self._manifest, "graphs", self.part) is not None:
             parts["graphs"] = {self.part: None}
         with self.signals.critical():
-            manifest = commit(self.root, changes)
-        return manifest, triples, None if graphs is None else graphs["nodes"].null_count
+            commit(self.root, changes)
+        return triples, None if graphs is None else graphs["nodes"].null_count
 
     def _merge_parses(self, latest: Manifest) -> TablePart | None:
         """Merge all parses of this parser into one file, sorted by text, instead of one file per batch of any run."""

@@ -76,11 +76,19 @@ class DictionaryStage(Section):
     settings: ClusterConfig = ClusterConfig()
     """How the dictionary is made."""
 
+    @model_validator(mode="after")
+    def _only_a_visual_one_has_a_feature(self) -> DictionaryStage:
+        if self.kind != "visual" and self.feature is not None:
+            raise ValueError(f"dictionaries: feature {self.feature!r}: only a visual dictionary has one")
+        return self
+
     def may_be(self, other: DictionaryStage) -> bool:
         """Return whether both may make one dictionary: nothing that both name differs."""
         if (self.kind, self.split) != (other.kind, other.split):
             return False
-        pairs = [(self.dataset, other.dataset), (self.feature, other.feature)]
+        pairs = [(self.dataset, other.dataset)]
+        if self.kind == "visual":
+            pairs.append((self.feature, other.feature))
         return all(mine == theirs or None in (mine, theirs) for mine, theirs in pairs)
 
 

@@ -14,7 +14,7 @@ from pipeline.cluster import ClusterRequest, EncoderConfig, cluster, embed, miss
 from pipeline.extract import ExtractRequest, PlanOptions, extract, load_config, ready_features
 from pipeline.parse import ParseConfig, ParseRequest, parse
 from pipeline.refresh.dataset import AnnotationStage, Dataset, DictionaryStage, VideoStage
-from pipeline.shared import StageRequest, StageResult, Terminal
+from pipeline.shared import StageRequest, StageResult, Terminal, UsageError
 from settings.messages import available, plural
 from stores import Store
 from stores.commit import Changes, commit
@@ -181,15 +181,18 @@ def _check_encoder(config: EncoderConfig, common: StageRequest) -> Iterator[str]
 def _check_dictionary(stage: DictionaryStage, dataset: Dataset, common: StageRequest) -> Iterator[str]:
     with _latest(common) as store:
         parts = {annotation.part for annotation in dataset.annotations}
-        features = set[str]() if dataset.videos is None else set(_features_of(dataset.videos))
-        if store is not None:
-            parts |= set(store.parts("questions")) if "questions" in store.tables else set()
-            features |= set(store.features)
+        features = set() if store is None else set(store.features)
+        if store is not None and "questions" in store.tables:
+            parts |= set(store.parts("questions"))
     if stage.dataset is not None and f"{stage.dataset}/{stage.split}" not in parts:
         yield f"no questions of {stage.dataset}/{stage.split} ({available(sorted(parts))})"
     elif not any(part.endswith(f"/{stage.split}") for part in parts):
         yield f"no questions of split {stage.split!r} ({available(sorted(parts))})"
     if stage.kind == "visual":
+        try:
+            features |= set() if dataset.videos is None else set(_features_of(dataset.videos))
+        except UsageError:  # said of the videos
+            return
         if stage.feature is not None and stage.feature not in features:
             yield f"no feature {stage.feature!r} ({available(sorted(features))})"
     else:

@@ -59,6 +59,12 @@ def repair(directory: Directory, as_json: AsJson = False) -> None:
     )
     if outcome.rebuilt_identity:
         console.print("wrote store.json anew", markup=False)
+    if lost := [version for version in outcome.damaged_versions if version > outcome.continued_from]:
+        console.print(
+            f"damaged: version {', '.join(map(str, lost))}; went on from version {outcome.continued_from}. Tables and "
+            "failures that were added since are not listed any more: run jobs/parse.py and jobs/cluster.py again",
+            markup=False,
+        )
     for name, keys in outcome.dropped_rows.items():
         console.print(f"dropped {len(keys)} rows of {name}: {first_few([repr(key) for key in keys], 10)}", markup=False)
     for spec in outcome.lost_specs:

@@ -32,9 +32,9 @@ class VersionDescription:
 
 
 def history(root: Path) -> list[VersionDescription]:
-    """Return every version that is still there, oldest first. What the oldest one changed is what it holds.
+    """Return every version that is still there, oldest first; a version that is damaged says so.
 
-    A version that is damaged says so.
+    If the version before one is gone or damaged, its changes are those since the last that can be read.
     """
     described = []
     before = Manifest(version=-1, nonce="", created_at="")
@@ -44,7 +44,11 @@ def history(root: Path) -> list[VersionDescription]:
         except StoreDamageError as error:
             described.append(VersionDescription(version, "", None, [str(error)]))
             continue
-        described.append(VersionDescription(version, manifest.created_at, manifest.command, _changes(before, manifest)))
+        changes = _changes(before, manifest)
+        if before.version != version - 1:  # what it changed itself cannot be told
+            since = "holds" if before.version < 0 else f"since version {before.version}"
+            changes = [f"{since}: {change}" for change in changes]
+        described.append(VersionDescription(version, manifest.created_at, manifest.command, changes))
         before = manifest
     return described
 

@@ -43,9 +43,15 @@ from .verification import (
 
 @dataclass(slots=True)
 class Repair:
-    """What ``repair`` did."""
+    """What ``repair`` did.
+
+    ``continued_from`` is the newest version that could be read. What newer, ``damaged_versions`` had added to tables,
+    failures and sources is not listed any more; their finished shards are adopted.
+    """
 
     rebuilt_identity: bool = False
+    damaged_versions: list[int] = field(default_factory=list)
+    continued_from: int = 0
     adopted_shards: int = 0
     adopted_rows: int = 0
     salvaged_rows: int = 0
@@ -151,6 +157,7 @@ def repair(root: Path) -> Repair:
     damaged: dict[tuple[str, str], IndexedShards] = {}
 
     def build(latest: Manifest) -> Manifest | None:
+        outcome.continued_from = latest.version
         damaged.clear()
         features = {}
         for name, feature in sorted(latest.features.items()):
@@ -172,7 +179,8 @@ def repair(root: Path) -> Repair:
         return None if successor == latest else successor
 
     manifest = publish(root, build, past_damage=True)
-    for version in damaged_versions(root):
+    outcome.damaged_versions = damaged_versions(root)
+    for version in outcome.damaged_versions:
         durable.unlink(root / layout.VERSIONS / layout.version_file(version))
     for (name, spec_digest), shards in sorted(damaged.items()):
         for shard, rows in sorted(shards.items()):
@@ -190,14 +198,15 @@ def _rebuild_identity(root: Path) -> bool:
     """Write a missing or unreadable ``store.json`` anew if there are versions, and return whether it was written."""
     identity = root / layout.IDENTITY
     try:
-        json.loads(identity.read_bytes())
-        return False
+        record = json.loads(identity.read_bytes())
     except FileNotFoundError:
-        pass
+        record = None
     except (OSError, ValueError):
         if not identity.is_file():
             return False
-    if not versions(root):
+        record = None
+    named = isinstance(record, dict) and record.get("format") == layout.FORMAT
+    if (named and isinstance(record.get("format_version"), int)) or not versions(root):
         return False
     record = {"format": layout.FORMAT, "format_version": newest_readable(root).format_version}
     durable.replace_file(identity, root / layout.STAGING / layout.new_id(), json.dumps(record).encode() + b"\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ import pytest
 
 from pipeline.shared import SourceError
 from stores import Store
+from stores.describe import coverage, render_card
 from stores.format import load
 from tests._helpers.annotation_files import MUSIC_ROW, json_array, next_csv, next_row
 from tests._helpers.parsing import ROWS, parse, stored, texts, write
 from tests._helpers.runs import make_dictionary
 from tests._helpers.word_parser import WordParser
+from tests.conftest import ROOT
 
 NO_GRAPHS = "graph.enabled=false"
 
@@ -81,7 +84,10 @@ def test_an_id_that_two_files_give_counts_once_and_is_an_error(tmp_path: Path) -
     files = [write(tmp_path, ROWS[:3], "a"), write(tmp_path, [{**ROWS[2], "answer": "x"}, ROWS[3]], "b")]
     result = parse(files, split="train")
     assert result.exit_code == 3
-    assert "'q2' is already given in" in result.summary["errors"][0] and "a.jsonl" in result.summary["errors"][0]
+    assert (
+        "'q2', in row 1, is already given in" in result.summary["errors"][0]
+        and "a.jsonl" in result.summary["errors"][0]
+    )
     assert [row["answer"] for row in stored(tmp_path, "questions")] == ["red", "green", "red", "blue hat"]
 
 
@@ -94,6 +100,34 @@ def test_one_file_of_several_without_a_row_changes_nothing(tmp_path: Path, text:
     with pytest.raises(SourceError, match=r"train_b\.jsonl"):
         parse(files, split="train")
     assert load(tmp_path / "store").version == version
+
+
+def test_a_file_given_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"a\.jsonl: given twice"):
+        parse([write(tmp_path, ROWS, "a")] * 2, split="train")
+
+
+def test_the_version_that_is_told_is_the_one_that_is_left(tmp_path: Path) -> None:
+    """Marking a dictionary as stale publishes a version, too."""
+    parse(write(tmp_path, numbered("train", 9), "train"))
+    make_dictionary(tmp_path / "store", "linguistic")
+    changed = parse(write(tmp_path, numbered("train", 8), "train"))
+    with Store.open(tmp_path / "store", lease=False) as store:
+        assert store.stale("linguistic_dictionary") == ("removed 8",)
+        assert store.version == changed.summary["version"]
+
+
+def test_a_store_whose_older_parts_have_other_columns_goes_on(tmp_path: Path) -> None:
+    """The golden store of format 2 has a table ``questions`` with one column of its own."""
+    with tarfile.open(ROOT / "tests/stores/golden/format2.tar.gz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    (tmp_path / "format2").rename(tmp_path / "store")
+    parse(write(tmp_path, numbered("train", 9), "train"))
+    assert make_dictionary(tmp_path / "store", "linguistic").exit_code == 0
+    with Store.open(tmp_path / "store", lease=False) as store:
+        assert [split["questions"] for split in coverage(store)["splits"]] == [9]
+        assert store.table("questions")["q"].null_count == 9
+        assert "mine/train: 9 questions" in render_card(store)
 
 
 UNREADABLE = {

@@ -152,6 +152,10 @@ def test_stages_that_write_one_place_are_refused_by_name(tmp_path: Path) -> None
             r"dictionaries\.0 and dictionaries\.1 may both make one visual dictionary",
         ),
         (
+            {"dictionaries": [{"kind": "linguistic", "feature": "a"}, {"kind": "linguistic", "feature": "b"}]},
+            r"feature 'a': only a visual dictionary has one; .*feature 'b'",
+        ),
+        (
             {"option_embeddings": [{"name": "hashed"}] * 2},
             r"option_embeddings\.0 and .*\.1 are the same",
         ),
@@ -185,11 +189,14 @@ def test_all_that_is_missing_is_listed_before_anything_starts(videos: Path, caps
     sections = whole(videos)
     sections["annotations"][0]["path"] = "nowhere.jsonl"
     (videos / "val.jsonl").write_text("{")
-    sections["option_embeddings"] = [{"name": "clip", "weights": "nothing.safetensors"}]
+    sections["option_embeddings"] = [
+        {"name": "clip", "weights": "nothing.safetensors"},
+        {"name": "sentence", "model": "/nowhere/sentences"},
+    ]
     sections["dictionaries"][1]["feature"] = "clip"
     sections["videos"]["source"] = "films"
     for plan_only in (True, False):
-        with pytest.raises(PreflightError, match="5 things are missing or wrong, see above; nothing was started"):
+        with pytest.raises(PreflightError, match="6 things are missing or wrong, see above; nothing was started"):
             refresh(load_dataset(dataset_file(videos, **sections)), "local", plan_only=plan_only)
         lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("missing: ")]
         for line, (stage, what) in zip(
@@ -199,6 +206,7 @@ def test_all_that_is_missing_is_listed_before_anything_starts(videos: Path, caps
                 ("questions a/train", "nowhere.jsonl: no such file or folder"),
                 ("questions a/val", "val.jsonl"),
                 ("option embeddings clip", "nothing.safetensors"),
+                ("option embeddings sentence", "/nowhere/sentences: no such folder"),
                 ("dictionary visual", "no feature 'clip' (available: rgb)"),
             ),
             strict=True,
@@ -230,6 +238,16 @@ def test_a_store_that_cannot_be_written_is_among_what_is_missing(
     with pytest.raises(PreflightError, match="things are missing or wrong"):
         refresh(load_dataset(dataset_file(videos, **sections)), "local")
     assert "missing: store: " in capsys.readouterr().err
+
+
+def test_a_wrong_configuration_of_the_videos_is_said_once(videos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sections = whole(videos)
+    sections["videos"]["config"] = "nogrid.yaml"
+    sections["dictionaries"][0]["dataset"] = "zz"
+    with pytest.raises(PreflightError, match="2 things are missing"):
+        refresh(load_dataset(dataset_file(videos, **sections)), "local")
+    err = capsys.readouterr().err
+    assert err.count("nogrid.yaml") == 1 and "dictionary linguistic: no questions of zz/train" in err
 
 
 def test_one_missing_thing_is_the_error_itself(videos: Path) -> None:

@@ -49,6 +49,24 @@ def test_history_says_what_each_version_changed(root: Path) -> None:
     assert shown.output.count("(a program)") == 2 and "questions nextgqa/val: -1 row" in shown.output
 
 
+def test_history_does_not_credit_a_version_with_what_it_did_not_do(root: Path) -> None:
+    rollback(root, 4)
+    (root / "versions" / "0000000003.json").write_text("[]")
+    changes = {version.version: version.changes for version in history(root)}
+    assert "damaged" in changes[3][0]
+    assert changes[4] == ["since version 2: demo: +1 row", "since version 2: questions nextgqa/val: -1 row"]
+    collect(root, grace_seconds=0)
+    assert [one.changes for one in history(root)] == [["holds: demo: +3 rows", "holds: questions nextgqa/val: +1 row"]]
+
+
+def test_repair_names_the_versions_that_it_lost(root: Path) -> None:
+    for version in (4, 5):
+        (root / "versions" / f"000000000{version}.json").write_text("{")
+    outcome = CliRunner().invoke(app, ["repair", str(root)])
+    assert "damaged: version 4, 5; went on from version 3" in outcome.output
+    assert verify(root, deep=True).ok
+
+
 def test_a_version_names_the_command_that_published_it(root: Path) -> None:
     assert CliRunner().invoke(app, ["rollback", str(root), "1"]).exit_code == 0
     assert load(root).command is not None and load(root).command.endswith(f"rollback {root} 1")
@@ -135,15 +153,15 @@ def test_repair_drops_together_what_was_committed_together(root: Path) -> None:
     assert verify(root, deep=True).ok
 
 
-@pytest.mark.parametrize("damage", ["missing", "empty", "flipped"])
+@pytest.mark.parametrize("damage", ["missing", "", "{", "[]", "null", '{"format": "x"}', "flipped"])
 def test_repair_writes_a_lost_identity_anew(root: Path, damage: str) -> None:
     identity, digests = root / "store.json", row_digests(root)
     if damage == "missing":
         identity.unlink()
-    elif damage == "empty":
-        identity.write_bytes(b"")
-    else:
+    elif damage == "flipped":
         flip(identity, 7)
+    else:
+        identity.write_text(damage)
     outcome = CliRunner().invoke(app, ["repair", str(root)])
     assert outcome.exit_code == 0 and "wrote store.json anew" in outcome.output
     assert row_digests(root) == digests and verify(root, deep=True).ok
