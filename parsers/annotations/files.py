@@ -17,6 +17,14 @@ import pyarrow.parquet as pq
 from parsers.annotations.anomalies import AnnotationError, Anomaly
 from settings.messages import available, one_line
 
+_NO_TEXT = {
+    b"\x1f\x8b": "is compressed by gzip; unpack it",
+    b"PK\x03\x04": "is a zip file (or a spreadsheet); unpack it, or save it as csv",
+    b"\xff\xfe": "is UTF-16; save it as UTF-8",
+    b"\xfe\xff": "is UTF-16; save it as UTF-8",
+}
+"""First bytes of files that are not read as text, and what to do."""
+
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 # The whole file is in memory anyway; under the default limit, the error for a long cell could not name its field.
@@ -58,9 +66,13 @@ def read_text(path: Path) -> str:
     Raises
     ------
     AnnotationError
-        If there is no such file, or it is not readable.
+        If there is no such file, it is not readable, or it is compressed or in another encoding as a whole.
     """
-    return read_bytes(path).decode("utf-8", "surrogateescape").removeprefix("\ufeff")
+    data = read_bytes(path)
+    for signature, what in _NO_TEXT.items():
+        if data.startswith(signature):
+            raise AnnotationError(f"{path}: {what}")
+    return data.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
 
 
 def read_bytes(path: Path) -> bytes:

@@ -237,6 +237,8 @@ class _Parse:
             version = load(self.root).version
             self.terminal.line(f"nothing to do: {plan.questions.num_rows} questions are stored (version {version})")
             return ParseResult(read=read, parsed=0, version=version)
+        if plan.missing and self.config.conllu is not None:
+            self._parser.parse(plan.missing)  # a text that the file lacks must not leave an empty store behind
         create_store(self.root)
         events = EventLog(self.root)
         events.emit("parse_plan", **asdict(read))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import tarfile
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.shared import SourceError
+from pipeline.shared import PreflightError, SourceError
 from stores import Store
 from stores.describe import coverage, render_card
 from stores.format import load
@@ -137,6 +138,7 @@ UNREADABLE = {
     "an empty array": lambda path: path.write_text("[]"),
     "half": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
     "utf-16": lambda path: path.write_bytes(path.read_text().encode("utf-16")),
+    "gzip": lambda path: path.write_bytes(gzip.compress(path.read_bytes())),
     "zeros": lambda path: path.write_bytes(bytes(4096)),
     "html": lambda path: path.write_text("<!DOCTYPE html><html><body>Sign in</body></html>"),
 }
@@ -168,6 +170,21 @@ def test_a_file_that_cannot_be_read_changes_nothing(tmp_path: Path, format: str,
     with pytest.raises(SourceError):
         parse(path, NO_GRAPHS, **options, store=str(fresh))
     assert not fresh.exists()
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ("video_id,question\n".encode("utf-16"), "is UTF-16; save it as UTF-8"),
+        (gzip.compress(b"x"), "is compressed by gzip; unpack it"),
+        (b"PK\x03\x04 a spreadsheet", "is a zip file"),
+    ],
+)
+def test_files_that_are_no_text_are_named_so(tmp_path: Path, data: bytes, says: str) -> None:
+    (tmp_path / "val.csv").write_bytes(data)
+    for format in ("table", "nextgqa", "music_avqa", "star"):
+        with pytest.raises(SourceError, match=rf"val\.csv: {says}"):
+            parse(tmp_path / "val.csv", NO_GRAPHS, format=format)
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"4882821564": {"duration": 1', "{}"])
@@ -255,6 +272,13 @@ def test_one_bad_text_is_one_row(tmp_path: Path) -> None:
     assert texts() == ["blue hat"]  # only a failure of the parser may have been the machine's
     assert more.summary["without_graph"] == 1
     assert sorted(row["text"] for row in stored(tmp_path, "parses") if row["error"]) == [ROWS[1]["question"]]
+
+
+def test_a_text_without_a_given_parse_leaves_no_store(tmp_path: Path) -> None:
+    (tmp_path / "p.conllu").write_text("# text = red\n1\tred\tred\tADJ\t_\t_\t0\troot\t_\t_\n\n")
+    with pytest.raises(PreflightError, match=r"p\.conllu: holds no parse of"):
+        parse(write(tmp_path, ROWS), f"conllu={tmp_path / 'p.conllu'}")
+    assert not (tmp_path / "store").exists()
 
 
 def test_a_dictionary_says_which_questions_have_no_graph(tmp_path: Path) -> None:
