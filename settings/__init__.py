@@ -17,13 +17,12 @@ they configure:
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_core import ErrorDetails
 
 from settings.messages import available, nearest, printable
 
@@ -178,7 +177,7 @@ def describe(error: ValidationError, model: type[BaseModel]) -> str:
     return "; ".join([*problems[:_SHOWN_PROBLEMS], *more])
 
 
-def _describe(problem: ErrorDetails, model: type[BaseModel]) -> str:
+def _describe(problem: Mapping[str, Any], model: type[BaseModel]) -> str:
     where = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         known = _known_keys(model, problem["loc"][:-1])

@@ -24,7 +24,7 @@ from rich.console import Console
 from typer.core import TyperCommand, TyperGroup
 
 from ..errors import StoreError
-from ..format.manifest import sign
+from ..format.manifest import signed
 from ..wording import one_line
 
 DEBUG_VARIABLE = "REELSTORE_DEBUG"
@@ -62,8 +62,7 @@ class OneLineErrors:
         run: Callable[..., Any] = super().main  # type: ignore[misc]  # of the class that this is mixed into
         if not standalone_mode:
             return run(words, *more, standalone_mode=False, **named)
-        sign(shlex.join([Path(sys.argv[0]).name, *words]))
-        with _logging(debug), _one_line_warnings():
+        with signed(shlex.join([Path(sys.argv[0]).name, *words])), _logging(debug), _one_line_warnings():
             sys.exit(self._exit_code(lambda: run(words, *more, standalone_mode=False, **named), debug))
 
     def _exit_code(self, run: Callable[[], Any], debug: bool) -> int:

@@ -10,6 +10,7 @@ import datetime
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -155,11 +156,17 @@ class Manifest(_Frozen):
                 yield name, part_name, part
 
 
-def sign(command: str) -> None:
-    """Let every version that this process publishes from now on name its command line, without credentials in URIs."""
+@contextmanager
+def signed(command: str) -> Iterator[None]:
+    """Let every version that this process publishes meanwhile name its command line, without credentials in URIs."""
     text = _CREDENTIALS.sub("://", command)
     shown = "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
+    before = list(_signature)
     _signature[:] = [shown if len(shown) <= _LONGEST_COMMAND else f"{shown[:_LONGEST_COMMAND]}…"]
+    try:
+        yield
+    finally:
+        _signature[:] = before
 
 
 def now() -> str:

@@ -21,7 +21,7 @@ import pytest
 from stores import Store
 from stores.commit import Changes, Failure, SourceRecord, commit, place_shard, write_spec, write_table
 from stores.format import layout
-from stores.format.manifest import sign, versions
+from stores.format.manifest import signed, versions
 from stores.format.receipts import read_receipt
 from stores.format.rounding import COMPUTE, STORAGE, RoundingError
 from stores.format.shard import ShardWriter
@@ -95,11 +95,11 @@ def make_what_format_3_added(root: Path) -> None:
     spec = {"kind": "dictionary", "k": 1}
     centers = write_table(root, "visual_dictionary", spec, pa.table({"cluster": [2]}), "s/t/c")
     commit(root, Changes(tables={"visual_dictionary": {"s/t/c": centers}}))
-    sign("extract.py s3://name:secret@host/videos --store s")
-    commit(root, Changes(stale={("visual_dictionary", "s/t/c"): ("video b",)}))
     unknown = {"times": "unknown", "duration": "unknown"}
     imported = replace(row("a"), time_s=np.full(3, np.nan), duration_s=math.nan, media=unknown)
-    commit_rows(root, [imported], feature="external", spec={**SPEC, "extractor": "external"})
+    with signed("extract.py s3://name:secret@host/videos --store s"):
+        commit(root, Changes(stale={("visual_dictionary", "s/t/c"): ("video b",)}))
+        commit_rows(root, [imported], feature="external", spec={**SPEC, "extractor": "external"})
 
 
 def unpacked(folder: Path, number: int) -> Path:
