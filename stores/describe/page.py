@@ -11,6 +11,7 @@ import numpy as np
 
 from ..format import durable, layout
 from ..format.rounding import RoundingError
+from ..joins import rows_of_split, splits_of
 from ..store import Store
 from .coverage import PlanCoverage, percent
 from .inspect import FeatureDescription, describe_store, stale_changes
@@ -116,22 +117,13 @@ def _questions(store: Store) -> list[tuple[str, str, int, int, str]]:
     table = store.table("questions")
     if not {"dataset", "split", "video_id", "type"} <= set(table.column_names):
         return []
-    videos: dict[tuple[str, str], set[str]] = {}
-    types: dict[tuple[str, str], Counter[str]] = {}
-    columns = (table.column(name).to_pylist() for name in ("dataset", "split", "video_id", "type"))
-    for dataset, split, video, question_type in zip(*columns, strict=True):
-        videos.setdefault((dataset, split), set()).add(video)
-        types.setdefault((dataset, split), Counter())[question_type or ""] += 1
-    return [
-        (
-            dataset,
-            split,
-            counts.total(),
-            len(videos[dataset, split]),
-            ", ".join(f"{question_type or 'untyped'} {count}" for question_type, count in sorted(counts.items())),
-        )
-        for (dataset, split), counts in sorted(types.items())
-    ]
+    listed = []
+    for dataset, split in splits_of(table):
+        rows = rows_of_split(table, dataset, split)
+        counts = Counter(question_type or "" for question_type in rows.column("type").to_pylist())
+        types = ", ".join(f"{question_type or 'untyped'} {count}" for question_type, count in sorted(counts.items()))
+        listed.append((dataset, split, rows.num_rows, len(rows.column("video_id").unique()), types))
+    return listed
 
 
 def _anomalies(store: Store) -> list[tuple[str, str, int]]:

@@ -74,7 +74,7 @@ def _changes(before: Manifest, after: Manifest) -> list[str]:
             changes.append(f"{title}: {_signed(difference) if difference else 'written anew'}")
         elif old_part.stale != new_part.stale:
             changes.append(f"{title}: {'stale' if new_part.stale else 'no longer stale'}")
-    if before.failures != after.failures and (after.failures or before.failures):
+    if before.failures != after.failures:
         changes.append("failures: changed")
     return changes
 

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.shared import PreflightError, SourceError
 from stores import Store
-from stores.describe import coverage, render_card
+from stores.describe import coverage, render_card, render_page
 from stores.format import load
 from tests._helpers.annotation_files import MUSIC_ROW, json_array, next_csv, next_row
 from tests._helpers.parsing import ROWS, parse, stored, texts, write
@@ -129,6 +129,7 @@ def test_a_store_whose_older_parts_have_other_columns_goes_on(tmp_path: Path) ->
         assert [split["questions"] for split in coverage(store)["splits"]] == [9]
         assert store.table("questions")["q"].null_count == 9
         assert "mine/train: 9 questions" in render_card(store)
+        assert '<td>mine<td>train<td class="n">9' in render_page(store)
 
 
 UNREADABLE = {
