@@ -5,18 +5,22 @@ open_clip nor timm, so that planning and decoding never pay for them. Only ``loa
 """
 
 from extractors.base import Extractor, ExtractorError, Model, ModelOutputError, OutputSpec, WeightsError
-from extractors.batching import MicroBatcher, is_out_of_memory
+from extractors.batching import MicroBatcher
+from extractors.faults import MachineFaultError, is_machine_fault, is_out_of_memory, names_machine
 from extractors.registry import build, names
 
 __all__ = [
     "Extractor",
     "ExtractorError",
+    "MachineFaultError",
     "MicroBatcher",
     "Model",
     "ModelOutputError",
     "OutputSpec",
     "WeightsError",
     "build",
+    "is_machine_fault",
     "is_out_of_memory",
     "names",
+    "names_machine",
 ]

@@ -22,11 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extractors.base import ExtractorError, Json, Model, ModelOutputError
+from extractors.faults import is_out_of_memory
 
 Row = tuple[str, NDArray[Any]]
 Features = tuple[str, NDArray[np.float32]]
-
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "alloc_failed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +48,11 @@ class MicroBatcher:
 
     A row's values depend neither on the rows beside it, nor on their order, nor on how they are split over calls.
 
+    Attributes
+    ----------
+    before_forward
+        Called before each forward pass of ``run``; what it raises ends the call.
+
     Parameters
     ----------
     model
@@ -68,6 +72,7 @@ class MicroBatcher:
         self._model = model
         self._micro_batch = micro_batch
         self._position_independent: dict[int, bool] = {1: True}
+        self.before_forward: Callable[[], None] = lambda: None
 
     @property
     def micro_batch(self) -> int:
@@ -124,6 +129,25 @@ class MicroBatcher:
                 raise
             return None
 
+    def probe(self, shape: tuple[int, ...], dtype: str) -> None:
+        """Compute one micro-batch of noise, to see whether the model computes at all.
+
+        Parameters
+        ----------
+        shape, dtype
+            Of one prepared step.
+
+        Raises
+        ------
+        Exception
+            Whatever the model raises; ``ModelOutputError`` if it returns another shape or dtype, or values that are not
+            finite.
+        """
+        batch = np.empty((self._micro_batch, *shape), dtype)
+        batch[:] = _noise(shape, batch.dtype)
+        if not np.isfinite(self._checked(self._model.forward(batch), [])).all():
+            raise ModelOutputError("the model returned values that are not finite for noise")
+
     def _check(self, rows: Sequence[Row]) -> None:
         counts = Counter(key for key, _ in rows)
         twice = [key for key, count in counts.items() if count > 1]
@@ -150,6 +174,7 @@ class MicroBatcher:
                 batch[segment.at : segment.at + width] = rows[segment.row][1][segment.start : segment.stop]
             batch[used:] = batch[used - 1]
             # The device computes one batch while the one before it is copied out and the next one is put together.
+            self.before_forward()
             submitted = (segments, self._model.submit(batch))
             if previous is not None:
                 self._collect(previous, results, written)
@@ -209,13 +234,6 @@ class MicroBatcher:
             equal = (values.view(np.uint32) == values[:1].view(np.uint32)).all()
             self._position_independent[self._micro_batch] = bool(equal)
         return self._position_independent[self._micro_batch]
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Recognise MemoryError, torch's OutOfMemoryError, and the RuntimeErrors that libraries raise for the same."""
-    if isinstance(error, MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _OUT_OF_MEMORY)
 
 
 def _noise(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -1,4 +1,9 @@
-"""Runs the towers over prepared steps: one row or one failure for every wanted feature of a decoded unit."""
+"""Runs the towers over prepared steps: one row or one failure for every wanted feature of a decoded unit.
+
+If a tower fails, the machine is asked first: an error that blames it, or a tower that fails on noise as well, ends the
+process with ``MachineFaultError``. Only a tower that still computes noise has met a bad row, which is then found among
+the rows of its group and fails alone.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from extractors import MicroBatcher, ModelOutputError, is_out_of_memory
+from extractors import (
+    ExtractorError,
+    MachineFaultError,
+    MicroBatcher,
+    ModelOutputError,
+    is_machine_fault,
+    is_out_of_memory,
+)
 from pipeline.extract.features import Feature
 from pipeline.extract.identity import cache_key
 from pipeline.extract.precision import measured_steps, rounding_error
@@ -28,36 +40,79 @@ class Models:
     ----------
     batchers
         Feature name to the micro-batcher that runs its tower.
+    device
+        Where the towers run.
     compared
         Names of the features whose half precision was compared with float32.
     """
 
     batchers: dict[str, MicroBatcher] = field(default_factory=dict)
+    device: str = "cpu"
     compared: set[str] = field(default_factory=set)
 
     @classmethod
     def load(cls, features: Sequence[Feature], device: str, threads: int | None) -> Models:
-        """Load every tower once.
+        """Load every tower once; on another device than the CPU, see that each can compute.
 
         Raises
         ------
         ExtractorError
-            If weights are missing or do not fit.
+            If weights are missing or do not fit, or the device cannot be used.
         """
-        models = {}
+        models = cls(device=device)
         for feature in features:
-            models[feature.name] = MicroBatcher(feature.extractor.load(device, threads), feature.config.micro_batch)
-        return cls(models)
+            try:
+                batcher = MicroBatcher(feature.extractor.load(device, threads), feature.config.micro_batch)
+                models.batchers[feature.name] = batcher
+                if device != "cpu":
+                    batcher.probe(feature.extractor.prepared_shape(), feature.extractor.prepared_dtype)
+            except ExtractorError:
+                raise
+            except Exception as error:  # whatever a library raises: nothing can be computed here
+                logger.debug("feature %s: does not load", feature.name, exc_info=True)
+                raise ExtractorError(
+                    f"feature {feature.name!r} cannot be computed on {device}: {_named(error)}"
+                ) from error
+        return models
+
+    def blame(self, feature: Feature, error: Exception) -> None:
+        """Return if a row may be at fault for the error; else raise ``MachineFaultError``.
+
+        The error may blame the machine by itself. If it does not, the tower is tried on noise: rows differ, and noise
+        is none of them.
+        """
+        cause: Exception = error
+        if not is_machine_fault(error):
+            try:
+                extractor = feature.extractor
+                self.batchers[feature.name].probe(extractor.prepared_shape(), extractor.prepared_dtype)
+            except Exception as second:  # whatever the tower raises: it does not compute
+                cause = second
+            else:
+                return
+        raise MachineFaultError(f"feature {feature.name!r} on {self.device}: {_named(cause)}") from error
 
 
 def compute_rows(context: RunContext, models: Models, units: Sequence[Decoded]) -> Iterator[ComputedRow | UnitFailure]:
-    """Run the towers over decoded units; yield one row or one failure per unit and wanted feature."""
+    """Run the towers over decoded units; yield one row or one failure per unit and wanted feature.
+
+    Raises
+    ------
+    MachineFaultError
+        If the machine, not a row, is at fault.
+    """
     for decoded in units:
         yield from _stream_failures(decoded)
     for feature in context.features.values():
         members = {decoded.unit.keys[0]: decoded for decoded in units if feature.name in decoded.features}
         if members:
             yield from _compute_feature(feature, models, members)
+
+
+def crash(decoded: Decoded, message: str) -> Iterator[UnitFailure]:
+    """Yield the failures of a unit that ended the processes that computed it."""
+    yield from _stream_failures(decoded)
+    yield UnitFailure(decoded.unit, tuple(decoded.features), "crash", message, decoded.source)
 
 
 def _stream_failures(decoded: Decoded) -> Iterator[UnitFailure]:
@@ -70,30 +125,36 @@ def _stream_failures(decoded: Decoded) -> Iterator[UnitFailure]:
 
 
 def _compute_feature(
-    feature: Feature, models: Models, members: dict[str, Decoded]
+    feature: Feature, models: Models, members: Mapping[str, Decoded]
 ) -> Iterator[ComputedRow | UnitFailure]:
     batcher = models.batchers[feature.name]
-    while members:
-        try:
-            results = batcher.run([(key, decoded.features[feature.name].steps) for key, decoded in members.items()])
-        except ModelOutputError as error:
-            logger.debug("feature %s: wrong output", feature.name, exc_info=True)
-            for key in dict.fromkeys(error.keys or members):
-                decoded = members.pop(key)
-                yield UnitFailure(decoded.unit, (feature.name,), "model_error", one_line(error), decoded.source)
-            continue
-        except (MemoryError, RuntimeError) as error:
-            logger.debug("feature %s: not computed", feature.name, exc_info=True)
-            failure_class = "oom" if is_out_of_memory(error) else "model_error"
-            for decoded in members.values():
-                yield UnitFailure(decoded.unit, (feature.name,), failure_class, one_line(error), decoded.source)
+    try:
+        results = batcher.run([(key, decoded.features[feature.name].steps) for key, decoded in members.items()])
+    except Exception as error:  # whatever a tower raises
+        logger.debug("feature %s: not computed", feature.name, exc_info=True)
+        models.blame(feature, error)
+        if len(members) > 1:
+            for key, decoded in members.items():
+                yield from _compute_feature(feature, models, {key: decoded})
             return
-        numerics = batcher.numerics()
-        for key, values in results:
-            prepared = members[key].features[feature.name]
-            rounding = _compute_error(feature, models, prepared, values)
-            yield _row(feature, members[key], prepared, values, numerics, rounding)
+        (decoded,) = members.values()
+        yield _failure(feature, decoded, "oom" if is_out_of_memory(error) else "model_error", _named(error))
         return
+    numerics = batcher.numerics()
+    for key, values in results:
+        prepared = members[key].features[feature.name]
+        rounding = _compute_error(feature, models, prepared, values)
+        yield _row(feature, members[key], prepared, values, numerics, rounding)
+
+
+def _failure(feature: Feature, decoded: Decoded, failure_class: str, message: str) -> UnitFailure:
+    return UnitFailure(decoded.unit, (feature.name,), failure_class, message, decoded.source, of_model=True)
+
+
+def _named(error: Exception) -> str:
+    """Return an error as one line; the type says what it is unless the error is one of the usual."""
+    usual = isinstance(error, ModelOutputError | ExtractorError) or type(error) in (RuntimeError, MemoryError)
+    return one_line(error) if usual else f"{type(error).__name__}: {one_line(error)}"
 
 
 def _compute_error(
@@ -104,7 +165,10 @@ def _compute_error(
     if feature.name in models.compared or not len(places):
         return {}
     models.compared.add(feature.name)
-    reference = models.batchers[feature.name].reference(prepared.steps[places])
+    try:
+        reference = models.batchers[feature.name].reference(prepared.steps[places])
+    except Exception as error:  # the row is there: only the machine can be at fault
+        raise MachineFaultError(f"feature {feature.name!r} on {models.device}: {_named(error)}") from error
     return {} if reference is None else {COMPUTE: rounding_error(values[places], reference)}
 
 
@@ -122,7 +186,7 @@ def _row(
         stored = values.astype(feature.config.dtype)
     if not np.isfinite(stored).all():
         message = f"values up to {np.abs(values).max():.3g} do not fit {feature.config.dtype}; use dtype float32"
-        return UnitFailure(unit, (feature.name,), "model_error", message, decoded.source)
+        return _failure(feature, decoded, "model_error", message)
     places = measured_steps(samples.frame)
     if stored.dtype != values.dtype and len(places):
         rounding[STORAGE] = rounding_error(stored[places], values[places])

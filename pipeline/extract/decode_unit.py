@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import socket
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Literal
 
 import fsspec
 import numpy as np
 
-from extractors import ExtractorError
+from extractors import ExtractorError, MachineFaultError
 from pipeline.extract.config import MediaConfig
 from pipeline.extract.features import Feature
 from pipeline.extract.identity import cache_key, describe_os_error, hash_content, remote_status, source_status
@@ -37,12 +38,15 @@ from pipeline.media import (
 )
 from settings.messages import one_line, plural
 from stores.commit import SourceRecord
-from stores.format import DAMAGED_STEPS, STAGING, Array, new_id
+from stores.format import DAMAGED_STEPS, IDENTITY, STAGING, Array, new_id
 
 logger = logging.getLogger("reelstore.extract.decode_unit")
 
 _COPY_CHUNK = 1 << 20
 _ATTEMPTS_WHILE_CHANGING = 2
+# Failures that a machine without a working decoder, or without its filesystem, would have with every file.
+_OF_A_PROCESS = frozenset({"crash", "oom", "timeout"})
+_OF_A_FILESYSTEM = frozenset({"missing", "unreadable"})
 
 
 class _ChangedError(Exception):
@@ -53,26 +57,60 @@ def decode_unit(context: RunContext, unit: Unit, media: MediaProcess) -> Decoded
     """Decode a unit once for all its features and prepare their model input. Never raises for bad media.
 
     A file that changes while it is read is read again once; if it changes again, it fails as ``changed_during_read``.
+
+    Raises
+    ------
+    MachineFaultError
+        If no decoder runs here, or the store is out of sight: no file is at fault for that.
     """
+    result = _decode(context, unit, media)
+    if isinstance(result, UnitFailure):
+        classes = {result.failure_class}
+    else:
+        classes = {name for name, _ in result.failures.values()} if isinstance(result, Decoded) else set()
+    if classes & _OF_A_PROCESS and not media.works():
+        raise MachineFaultError(f"no decoder runs on {socket.gethostname()}: {_first_message(result)}")
+    if classes & _OF_A_FILESYSTEM and not (context.store / IDENTITY).exists():
+        raise MachineFaultError(f"{socket.gethostname()} does not see {context.store} any more")
+    return result
+
+
+def _first_message(result: Decoded | UnitFailure | UnitUnchanged) -> str:
+    if isinstance(result, UnitFailure):
+        return result.message
+    return next((message for _, message in result.failures.values()), "") if isinstance(result, Decoded) else ""
+
+
+def _decode(context: RunContext, unit: Unit, media: MediaProcess) -> Decoded | UnitFailure | UnitUnchanged:
+    seen = _Seen()
     started = time.perf_counter()
     for _ in range(_ATTEMPTS_WHILE_CHANGING):
         try:
-            return _decode_once(context, unit, media, started)
+            return _decode_once(context, unit, media, started, seen)
         except _ChangedError:
             continue
         except MediaError as error:
             logger.debug("%s: not decoded", unit.uri, exc_info=True)
-            return UnitFailure(unit, unit.features, error.failure_class, error.message)
+            return UnitFailure(unit, unit.features, error.failure_class, error.message, seen.source)
         except ExtractorError as error:
             logger.debug("%s: not prepared", unit.uri, exc_info=True)
-            return UnitFailure(unit, unit.features, "model_error", one_line(error))
+            return UnitFailure(unit, unit.features, "model_error", one_line(error), seen.source, of_model=True)
         except OSError as error:
             logger.debug("%s: not readable", unit.uri, exc_info=True)
             return UnitFailure(unit, unit.features, *describe_os_error(error))
     return UnitFailure(unit, unit.features, "changed_during_read", "the file changed while it was read, twice")
 
 
-def _decode_once(context: RunContext, unit: Unit, media: MediaProcess, started: float) -> Decoded | UnitUnchanged:
+@dataclass(slots=True)
+class _Seen:
+    """The file as it was when it was read: a failure is remembered for these bytes."""
+
+    source: SourceRecord | None = None
+
+
+def _decode_once(
+    context: RunContext, unit: Unit, media: MediaProcess, started: float, seen: _Seen
+) -> Decoded | UnitUnchanged:
     if "://" in unit.uri:
         size, stamp = remote_status(unit.uri)
         local = context.store / STAGING / f"{new_id()}.copy"
@@ -80,7 +118,8 @@ def _decode_once(context: RunContext, unit: Unit, media: MediaProcess, started: 
             content_id = _copy(unit.uri, local)
             if remote_status(unit.uri) != (size, stamp):
                 raise _ChangedError
-            return _decode_file(context, unit, local, SourceRecord(unit.uri, size, stamp, content_id), media, started)
+            seen.source = SourceRecord(unit.uri, size, stamp, content_id)
+            return _decode_file(context, unit, local, seen.source, media, started)
         finally:
             local.unlink(missing_ok=True)
     path = Path(unit.uri)
@@ -89,7 +128,13 @@ def _decode_once(context: RunContext, unit: Unit, media: MediaProcess, started: 
     if not untouched and len(unit.keys) > 1:
         raise _ChangedError  # the other keys have the old bytes: the next plan tells them apart
     content_id = unit.content_id if untouched and unit.content_id else hash_content(path, unit.image_rate)
-    decoded = _decode_file(context, unit, path, SourceRecord(unit.uri, size, stamp, content_id), media, started)
+    seen.source = SourceRecord(unit.uri, size, stamp, content_id)
+    try:
+        decoded = _decode_file(context, unit, path, seen.source, media, started)
+    except MediaError:
+        if source_status(path, unit.image_rate) != (size, stamp):
+            raise _ChangedError from None  # what failed may not be what was hashed
+        raise
     if source_status(path, unit.image_rate) != (size, stamp):
         raise _ChangedError
     return decoded

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipeline.extract.doubts import Doubts
 from pipeline.extract.features import Feature
 from pipeline.extract.identity import failure_content_id
 from pipeline.extract.outcomes import Outcome, StageTimes, UnitDone
@@ -86,6 +87,7 @@ class Ledger:
         self._events = events
         self._signals = signals
         self._replace = replace
+        self._doubts = Doubts()
         self._last_commit = time.monotonic()
         # Copies: what is pending grows, and the summary counts from the plan.
         self._pending = Changes(
@@ -103,7 +105,13 @@ class Ledger:
             self.commit()
 
     def accept(self, outcome: Outcome) -> None:
-        """Enter one outcome; commit if the last commit is a few seconds old."""
+        """Enter one outcome; commit if the last commit is a few seconds old.
+
+        Raises
+        ------
+        MachineFaultError
+            If an extractor fails on everything that it is given.
+        """
         with self._signals.critical():
             self._enter(outcome)
             due = time.monotonic() - self._last_commit >= COMMIT_EVERY_S
@@ -131,13 +139,23 @@ class Ledger:
             progress.computed += len(placed)
             progress.bytes_written += outcome.receipt.bytes
         elif isinstance(outcome, UnitFailure):
-            self._enter_failure(outcome)
+            if outcome.of_model:
+                self._doubts.hold(outcome)
+            else:
+                self._enter_failure(outcome)
         elif isinstance(outcome, UnitUnchanged):
             pending.sources.append(outcome.source)
             progress.linked += len(outcome.unit.keys) * len(outcome.unit.features)
         elif isinstance(outcome, UnitDone):
             progress.videos += outcome.units
             progress.times.add(outcome.times)
+            for failure in self._doubts.judge(outcome.rows):
+                self._enter_failure(failure)
+
+    def settle(self) -> None:
+        """Enter the failures that were held back, now that every unit is finished."""
+        for failure in self._doubts.settle():
+            self._enter_failure(failure)
 
     def _enter_failure(self, outcome: UnitFailure) -> None:
         unit = outcome.unit

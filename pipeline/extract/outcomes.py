@@ -1,16 +1,17 @@
 """Defines what an executor reports to the run, and how the run receives it.
 
-An executor is a generator of outcomes. Results flow one way, from the executor to the run. Only a stop flows back:
-``consume`` throws it into the generator, which then yields what it has finished and raises the stop again, so that a
-stopped run can commit promptly.
+An executor is a generator of outcomes. Results flow one way, from the executor to the run. Only what ends a run early
+flows back, a stop or a fault of the machine: ``consume`` throws it into the generator, which then yields what it has
+finished and raises it again, so that the run can commit promptly.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from extractors import MachineFaultError
 from pipeline.extract.plan import Unit
 from pipeline.extract.shards import FinishedShard
 from pipeline.extract.units import RunContext, UnitFailure, UnitUnchanged
@@ -40,10 +41,21 @@ class StageTimes:
 
 @dataclass(frozen=True, slots=True)
 class UnitDone:
-    """The news that ``units`` more videos are finished, with rows or with failures."""
+    """The news that ``units`` more videos are finished, with rows or with failures.
+
+    Attributes
+    ----------
+    units
+        Number of videos.
+    times
+        What they took.
+    rows
+        Feature name to the number of rows that were computed for them.
+    """
 
     units: int
     times: StageTimes = field(default_factory=StageTimes)
+    rows: Mapping[str, int] = field(default_factory=dict)
 
 
 Outcome = FinishedShard | UnitFailure | UnitUnchanged | UnitDone
@@ -55,39 +67,47 @@ class Executor(Protocol):
     def run(self, context: RunContext, units: Sequence[Unit]) -> Generator[Outcome, None, None]:
         """Compute all units and yield what is finished as it is finished.
 
-        If ``StopRequestedError`` reaches the generator (raised in it, or thrown into it), it publishes the computed
-        rows, yields their shards, and raises the error again.
+        If a stop or a fault of the machine reaches the generator (raised in it, or thrown into it), it publishes the
+        computed rows, yields their shards, and raises the same error again.
 
         Raises
         ------
         PreflightError
             If the models do not load, or the machine or the cluster cannot take the work.
+        MachineFaultError
+            If what is left to compute on is at fault.
         """
+
+    def close(self) -> None:
+        """Wait for what must not be left behind; called when everything that is finished is committed."""
+
+
+Interruption = StopRequestedError | MachineFaultError
 
 
 def consume(
     outcomes: Generator[Outcome, None, None], accept: Callable[[Outcome], None], on_stop: Callable[[], None]
-) -> StopRequestedError | None:
-    """Hand every outcome to ``accept`` until the executor ends; return the stop that ended it, if one came.
+) -> Interruption | None:
+    """Hand every outcome to ``accept`` until the executor ends; return the stop or fault that ended it, if one came.
 
-    A stop is raised wherever this thread is. If that is in the generator, the generator ends as ``Executor.run``
-    specifies. If it is here, the stop is thrown into the generator once, after ``on_stop`` has saved what is there: an
-    executor may take seconds to end.
+    A stop is raised wherever this thread is, a fault in the generator or by ``accept``. If that is in the generator,
+    the generator ends as ``Executor.run`` specifies. If it is here, the error is thrown into the generator once, after
+    ``on_stop`` has saved what is there: an executor may take seconds to end.
     """
-    stop: StopRequestedError | None = None
+    ended_by: Interruption | None = None
     throw = False
     while True:
         try:
-            if throw and stop is not None:
+            if throw and ended_by is not None:
                 throw = False
-                outcome = outcomes.throw(stop)
+                outcome = outcomes.throw(ended_by)
             else:
                 outcome = next(outcomes)
             accept(outcome)
         except StopIteration:
-            return stop
-        except StopRequestedError as error:
-            if stop is not None:
-                return stop
+            return ended_by
+        except (StopRequestedError, MachineFaultError) as error:
+            if ended_by is not None:
+                return ended_by
             on_stop()
-            stop, throw = error, True
+            ended_by, throw = error, True

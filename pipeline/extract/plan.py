@@ -14,6 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from extractors import names_machine
 from pipeline.extract.carrying import Candidate, CarriedRow, OlderRow, Prover, differs_in_rules_alone, rows_of
 from pipeline.extract.features import Feature
 from pipeline.extract.identity import (
@@ -396,7 +397,10 @@ def _decide(plan: Plan, state: _FeatureState, item: SourceItem, record: SourceRe
 
 
 def _exhausted(failure: Failure, options: PlanOptions) -> bool:
-    return not options.retry_failed and (failure.permanent or failure.attempts >= MAX_ATTEMPTS)
+    """Return whether a row is not tried again; one that a fault of the machine was counted against always is."""
+    if options.retry_failed or (failure.failure_class in ("model_error", "oom") and names_machine(failure.message)):
+        return False
+    return failure.permanent or failure.attempts >= MAX_ATTEMPTS
 
 
 def _skip(plan: Plan, failure: Failure) -> Reason:

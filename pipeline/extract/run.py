@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from extractors import MachineFaultError
 from pipeline.extract import preflight as extract_preflight
 from pipeline.extract.carrying import Surveyor, copy_rows
 from pipeline.extract.config import Config
@@ -32,6 +33,7 @@ from pipeline.shared import (
     past_seconds_per_unit,
     preflight,
 )
+from settings.messages import plural
 from stores.commit import Changes, commit, create_store, write_spec
 from stores.describe import write_card
 from stores.errors import StoreNotFoundError
@@ -214,12 +216,22 @@ class _Extraction:
                 note = f"{failed} failed" if failed else ""
                 self.terminal.stage("extract", ledger.progress.videos, len(plan.units), note)
 
-        outcomes = self._executor().run(context, plan.units)
+        executor = self._executor()
+        outcomes = executor.run(context, plan.units)
         try:
-            return consume(outcomes, accept, on_stop=ledger.commit)
+            ended_by = consume(outcomes, accept, on_stop=ledger.commit)
+            if ended_by is None:
+                ledger.settle()
         finally:
             outcomes.close()
             ledger.commit()
+            executor.close()
+        if isinstance(ended_by, MachineFaultError):
+            raise UsageError(
+                f"{ended_by}. No row was marked for it; {plural(ledger.progress.computed, 'row')} of this run are "
+                f"committed (version {ledger.manifest.version}); mend it or leave it out, then run the same command"
+            ) from ended_by
+        return ended_by
 
     def _context(self) -> RunContext:
         config = self.request.config
@@ -248,7 +260,7 @@ class _Extraction:
             from pipeline.extract.on_ray import RayExecutor  # here, because Ray takes seconds to import
 
             return RayExecutor(run, self.signals, self.terminal.line)
-        return LocalExecutor(run, self.signals, self.terminal.line)
+        return LocalExecutor(run, self.terminal.line)
 
     def _result(
         self,

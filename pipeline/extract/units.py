@@ -87,13 +87,26 @@ class Decoded:
 
 @dataclass(frozen=True, slots=True)
 class UnitFailure:
-    """A unit, or some of its features, that could not be computed."""
+    """A unit, or some of its features, that could not be computed.
+
+    Attributes
+    ----------
+    unit, features
+        The unit, and which of its features.
+    failure_class, message
+        What went wrong, as the store records it.
+    source
+        The file as it was; None if it could not be read so far.
+    of_model
+        Whether the extractor failed, not the decoder: an extractor may fail on whatever it is given.
+    """
 
     unit: Unit
     features: tuple[str, ...]
     failure_class: str
     message: str
     source: SourceRecord | None = None
+    of_model: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,6 +104,16 @@ class MediaProcess:
             if child.busy:
                 self._drop(child)
 
+    def works(self) -> bool:
+        """Return whether a child starts and answers: asked for a file that does not exist, it says so."""
+        request = DecodeRequest(f"{ROOT}/\n", ())
+        try:
+            for _ in self.decode(request):
+                pass
+        except MediaError as error:
+            return error.failure_class == "missing"
+        return False
+
     def close(self) -> None:
         """End the child."""
         if self._child is not None:
@@ -125,7 +135,10 @@ class MediaProcess:
         if child is not None and (child.busy or child.served >= self.recycle_after or child.has_ended):
             self._drop(child)
         if self._child is None:
-            self._child = _Child(self.module, self.memory_mb, self.backend)
+            try:
+                self._child = _Child(self.module, self.memory_mb, self.backend)
+            except OSError as error:  # no processes, no memory, no descriptors left
+                raise MediaError("crash", f"the decoder cannot be started: {error.strerror or error}") from error
         return self._child
 
     def _drop(self, child: _Child) -> None:

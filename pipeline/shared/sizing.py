@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import psutil
 from pydantic import Field
@@ -48,11 +49,16 @@ class Sizing:
 
     def describe(self) -> str:
         """Return the sizing as one line for a person."""
+        where = f"{', '.join(self.devices)}" if self.gpus else f"cpu with {plural(self.model_threads, 'thread')}"
         return (
             f"{self.cpus} CPUs, {self.gpus} GPUs, {self.memory_gb:.1f} GiB: "
-            f"{plural(self.decode_workers, 'decode worker')}, models on {self.device} with "
-            f"{plural(self.model_threads, 'thread')}"
+            f"{plural(self.decode_workers, 'decode worker')}, models on {where}"
         )
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The devices of this machine that models run on, each by its number: ``cpu``, or ``cuda:0`` and so on."""
+        return tuple(f"cuda:{number}" for number in range(self.gpus)) if self.device == "cuda" else (self.device,)
 
 
 def available_cpus() -> int:
@@ -81,13 +87,24 @@ def available_memory_gb() -> float:
 
 
 def visible_gpus() -> int:
-    """Count the NVIDIA GPUs that CUDA_VISIBLE_DEVICES leaves, without importing torch."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        devices = [part for part in visible.split(",") if part.strip()]
-        return 0 if devices[:1] == ["-1"] else len(devices)
-    driver = Path("/proc/driver/nvidia/gpus")
-    return len(list(driver.iterdir())) if driver.is_dir() else 0
+    """Count the NVIDIA GPUs that CUDA would use, by asking the driver's own library, without importing torch.
+
+    The driver reads ``CUDA_VISIBLE_DEVICES`` itself, so whatever it makes of ``NoDevFiles``, ``0,-1,1`` or the name of
+    a MIG slice is what is counted. No library, or one that finds no device, is no GPU.
+    """
+    driver = _cuda_driver()
+    count = ctypes.c_int(0)
+    if driver is None or driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return 0
+    return count.value
+
+
+def _cuda_driver() -> Any:
+    """Return the driver's library; None if there is none."""
+    try:
+        return ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
 
 
 def choose(
@@ -120,15 +137,27 @@ def choose(
     device = machine.device if machine.device != "auto" else ("cuda" if use_gpus else "cpu")
     if device.startswith("cuda") and not use_gpus:
         raise PreflightError(f"run.device: {device} asked for, but no GPU is visible; use run.device=cpu")
+    number = device.partition(":")[2]
+    if number and int(number) >= present_gpus:
+        raise PreflightError(f"run.device: {device} asked for, {present_gpus} visible, counted from cuda:0")
     if device == "cpu":
         use_gpus = 0
+    elif number:
+        use_gpus = 1
     memory_gb = machine.memory_gb or available_memory_gb()
-    most = max(1, int(memory_gb // _WORKER_MEMORY_GB) - 1)
-    spare = cpus if device != "cpu" else cpus // 2
-    workers = decode_workers or max(1, min(spare, most))
+    workers = decode_workers or decoders_that_fit(cpus, use_gpus, memory_gb)
     # Threads of a matrix library spin while they wait: one more than there are idle CPUs costs far more than it gives.
     threads = machine.model_threads or max(1, min(machine_cpus - workers, _MOST_MODEL_THREADS))
     return Sizing(cpus, use_gpus, memory_gb, device, workers, threads)
+
+
+def decoders_that_fit(cpus: int, gpus: int, memory_gb: float) -> int:
+    """Return the number of decode workers for one machine.
+
+    The process of a GPU keeps one CPU busy with its kernels; towers on the CPU have one half of the CPUs.
+    """
+    spare = cpus - gpus if gpus else cpus // 2
+    return max(1, min(max(spare, cpus // 2), int(memory_gb // _WORKER_MEMORY_GB) - 1))
 
 
 def ray_decode_workers(sizing: Sizing, cluster_cpus: float) -> int:
