@@ -57,6 +57,12 @@ def main(
     allow_failures: AllowFailures = False,
     decode_workers: Annotated[int | None, typer.Option(min=1, help="Decode workers (default: from the CPUs).")] = None,
     gpus: Annotated[int | None, typer.Option(min=0, help="GPUs to use (default: all that are visible).")] = None,
+    wait_for_cpus: Annotated[
+        int | None, typer.Option(min=0, help="On Ray: wait until the cluster has N CPUs.", metavar="N")
+    ] = None,
+    wait_for_gpus: Annotated[
+        int | None, typer.Option(min=0, help="On Ray: wait until the cluster has N GPUs.", metavar="N")
+    ] = None,
     memory: Annotated[float | None, typer.Option(min=0.5, help="Memory to plan for, in GiB.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -65,6 +71,8 @@ def main(
         "run.decode_workers": decode_workers,
         "run.gpus": gpus,
         "run.memory_gb": memory,
+        "run.wait_for_cpus": wait_for_cpus,
+        "run.wait_for_gpus": wait_for_gpus,
     }
     overrides = [*(set_ or ()), *(f"{name}={value}" for name, value in short.items() if value is not None)]
     request = ExtractRequest(

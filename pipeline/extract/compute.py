@@ -86,7 +86,7 @@ class Models:
             try:
                 extractor = feature.extractor
                 self.batchers[feature.name].probe(extractor.prepared_shape(), extractor.prepared_dtype)
-            except Exception as second:  # whatever the tower raises: it does not compute
+            except Exception as second:  # noqa: BLE001 (it does not compute, whatever it raises)
                 cause = second
             else:
                 return

@@ -97,6 +97,12 @@ class RunConfig(MachineConfig):
     """Number of rows of a full shard."""
     commit_seconds: Annotated[float, Field(gt=0)] = 30.0
     """Age at which a shard is published, full or not."""
+    wait_for_cpus: Annotated[int, Field(ge=0)] = 0
+    """On Ray: CPUs that the cluster must have before the run starts; an autoscaler is asked for them."""
+    wait_for_gpus: Annotated[int, Field(ge=0)] = 0
+    """On Ray: GPUs that the cluster must have before the run starts."""
+    patience_s: Annotated[float, Field(gt=0)] = 1800.0
+    """On Ray: seconds without any progress, or of waiting for CPUs and GPUs, after which the run ends."""
 
 
 class SourceConfig(Section):

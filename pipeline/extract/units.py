@@ -84,6 +84,11 @@ class Decoded:
     frames: int
     seconds: float
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the model input; steps that several features share count once."""
+        return sum({id(prepared.steps): prepared.steps.nbytes for prepared in self.features.values()}.values())
+
 
 @dataclass(frozen=True, slots=True)
 class UnitFailure:

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import ray
+import ray.autoscaler.sdk
 import ray.data
 import ray.exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.shared.errors import PreflightError, UsageError
 from pipeline.shared.signals import StopSignals
+from pipeline.shared.terminal import duration
 from settings.messages import one_line
 from settings.workers import runtime_environment
 
 logger = logging.getLogger("reelstore.shared.ray_session")
+
+_POLL_S = 1.0
+_SAY_EVERY_S = 30.0
+_CHECK_S = 120.0  # a node may first have to start a worker, and to unpack the code
 
 
 @contextmanager
@@ -61,27 +68,88 @@ def _cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {one_line(error)}"
 
 
-def check_nodes(paths: Sequence[str], what: str) -> None:
-    """Check that every node sees these files and folders.
+def wait_for_resources(cpus: int, gpus: int, patience_s: float, say: Callable[[str], None]) -> None:
+    """Wait until the cluster has so many CPUs and GPUs; an autoscaler is asked for them.
 
     Raises
     ------
     PreflightError
-        If not; the message names the node and the path, and calls the paths ``what``.
+        If it does not have them in time.
+    """
+    wanted = {"CPU": cpus, "GPU": gpus}
+    started = time.monotonic()
+    said = -_SAY_EVERY_S
+    asked = False
+    while True:
+        present = ray.cluster_resources()
+        lacking = {name: count for name, count in wanted.items() if present.get(name, 0) < count}
+        if not lacking:
+            return
+        if not asked:  # the request stands until the job ends; without an autoscaler nobody reads it
+            bundles = [{"CPU": 1}] * cpus + [{"GPU": 1}] * gpus
+            ray.autoscaler.sdk.request_resources(bundles=bundles)
+            asked = True
+        waited = time.monotonic() - started
+        state = " and ".join(f"{present.get(name, 0):g} of {count} {name}s" for name, count in lacking.items())
+        if waited >= patience_s:
+            raise PreflightError(
+                f"the Ray cluster has {state} after {duration(waited)}; start more workers, ask for fewer with "
+                "--wait-for-cpus and --wait-for-gpus, or wait longer with run.patience_s"
+            )
+        if waited - said >= _SAY_EVERY_S:
+            said = waited
+            say(f"ray: waiting for {state}")
+        time.sleep(min(_POLL_S, patience_s - waited))
+
+
+def sees(nodes: Sequence[str], paths: Sequence[str]) -> dict[str, str]:
+    """Return, for each node that does not see all of these files and folders, the first that it does not see.
+
+    Parameters
+    ----------
+    nodes
+        Ids of nodes; they are asked at the same time.
+    paths
+        What they must see.
     """
 
     def missing() -> str | None:
         return next((path for path in paths if not Path(path).exists()), None)
 
-    remote_missing = ray.remote(num_cpus=0)(missing)
-    for node in ray.nodes():
-        if not node["Alive"]:
-            continue
-        strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        path = ray.get(remote_missing.options(scheduling_strategy=strategy).remote())
+    remote = ray.remote(num_cpus=0, max_retries=0)(missing)
+    answers = {
+        node: remote.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote()
+        for node in nodes
+    }
+    unseen: dict[str, str] = {}
+    for node, answer in answers.items():
+        try:
+            path = ray.get(answer, timeout=_CHECK_S)
+        except ray.exceptions.RayError as error:
+            path = f"{paths[0]} ({one_line(error)})"
         if path is not None:
-            name = node.get("NodeManagerHostname") or node["NodeID"]
-            raise PreflightError(f"Ray node {name} does not see {path}; {what} must be on a shared path")
+            unseen[node] = path
+    return unseen
+
+
+def check_nodes(paths: Sequence[str], what: str, nodes: Sequence[str] | None = None) -> None:
+    """Check that nodes see these files and folders.
+
+    Parameters
+    ----------
+    paths, what
+        What they must see, and how it is called.
+    nodes
+        Ids of the nodes; all that are alive if not given.
+
+    Raises
+    ------
+    PreflightError
+        If one does not; the message names the node and the path.
+    """
+    names = {node["NodeID"]: node.get("NodeManagerHostname") or node["NodeID"] for node in ray.nodes() if node["Alive"]}
+    for node, path in sees(list(names) if nodes is None else nodes, paths).items():
+        raise PreflightError(f"Ray node {names.get(node, node)} does not see {path}; {what} must be on a shared path")
 
 
 def check_in_actor(find_problem: Callable[[], str | None], num_cpus: float, num_gpus: float) -> None:

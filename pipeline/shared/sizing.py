@@ -15,10 +15,6 @@ from pipeline.shared.errors import PreflightError
 from settings import Section
 from settings.messages import plural
 
-# Shares of a CPU that each actor claims from Ray. Model and writer actors wait on a GPU or a disk most of the time;
-# giving them whole CPUs would leave a two-CPU machine without one for decoding, and the run would hang.
-MODEL_CPUS = 0.25
-WRITER_CPUS = 0.25
 _MOST_MODEL_THREADS = 8  # a micro-batch is little work to share, and the other CPUs decode
 _WORKER_MEMORY_GB = 1.0  # a decode worker with its child, one 4K frame and a few prepared videos
 
@@ -107,9 +103,7 @@ def _cuda_driver() -> Any:
         return None
 
 
-def choose(
-    machine: MachineConfig, decode_workers: int | None = None, cpus: int | None = None, gpus: int | None = None
-) -> Sizing:
+def choose(machine: MachineConfig, decode_workers: int | None = None) -> Sizing:
     """Choose what the configuration leaves open.
 
     Parameters
@@ -118,17 +112,14 @@ def choose(
         What the configuration says.
     decode_workers
         Number of decode workers, if given.
-    cpus, gpus
-        CPUs and GPUs of the Ray cluster; this machine's if not given.
 
     Raises
     ------
     PreflightError
         If the configuration wants GPUs that are not there.
     """
-    machine_cpus = available_cpus()
-    cpus = cpus or machine_cpus
-    present_gpus = visible_gpus() if gpus is None else gpus
+    cpus = available_cpus()
+    present_gpus = visible_gpus()
     if machine.gpus is not None and machine.gpus > present_gpus:
         raise PreflightError(
             f"run.gpus: {machine.gpus} asked for, {present_gpus} visible; lower run.gpus or set CUDA_VISIBLE_DEVICES"
@@ -147,7 +138,7 @@ def choose(
     memory_gb = machine.memory_gb or available_memory_gb()
     workers = decode_workers or decoders_that_fit(cpus, use_gpus, memory_gb)
     # Threads of a matrix library spin while they wait: one more than there are idle CPUs costs far more than it gives.
-    threads = machine.model_threads or max(1, min(machine_cpus - workers, _MOST_MODEL_THREADS))
+    threads = machine.model_threads or most_model_threads(cpus - workers)
     return Sizing(cpus, use_gpus, memory_gb, device, workers, threads)
 
 
@@ -160,22 +151,9 @@ def decoders_that_fit(cpus: int, gpus: int, memory_gb: float) -> int:
     return max(1, min(max(spare, cpus // 2), int(memory_gb // _WORKER_MEMORY_GB) - 1))
 
 
-def ray_decode_workers(sizing: Sizing, cluster_cpus: float) -> int:
-    """Return the number of decode actors (1 CPU each) that leaves room for the model and writer actors.
-
-    Raises
-    ------
-    PreflightError
-        If the cluster is too small for one actor of each stage: the run would wait forever.
-    """
-    model_actors = max(1, sizing.gpus)
-    room = cluster_cpus - model_actors * MODEL_CPUS - WRITER_CPUS
-    if room < 1:
-        raise PreflightError(
-            f"the Ray cluster has {cluster_cpus:g} CPUs; one decode worker, {model_actors} model and one writer "
-            f"actor need {1 + model_actors * MODEL_CPUS + WRITER_CPUS:g}"
-        )
-    return max(1, min(sizing.decode_workers, int(room)))
+def most_model_threads(cpus: int) -> int:
+    """Return the CPU threads of a model that has these CPUs for itself."""
+    return max(1, min(cpus, _MOST_MODEL_THREADS))
 
 
 def read_limit(path: str) -> str:

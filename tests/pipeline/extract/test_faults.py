@@ -116,9 +116,7 @@ def test_a_few_failures_are_those_of_their_rows(many: Path, tmp_path: Path) -> N
     assert done.summary["failures_by_class"] == {"model_error": MOST_ALIKE - 1}
 
 
-def test_a_unit_that_kills_its_process_fails_alone(
-    many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_unit_that_kills_its_process_fails_alone(many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The process is started again, and the videos that were with it get their rows."""
     monkeypatch.setattr(sizing, "visible_gpus", lambda: 1)
     write_clip(many / "v05.mp4", seed=99)
