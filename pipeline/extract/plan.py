@@ -2,13 +2,16 @@
 
 Wanted keys (source × spec) are anti-joined with the pinned manifest. Videos with the same bytes and the same clip
 bounds become one unit of work, whatever their keys and however many features want them: a video is decoded once.
+
+The worker that decodes a file hashes it. Planning hashes only what it must know to plan: files of keys that have rows
+or failures, and files that may be copies of others, because their sizes are equal.
 """
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -77,7 +80,8 @@ class Unit:
     features
         Names of the wanted features, sorted.
     content_id
-        None for remote files that were never read or have changed: the worker hashes them while it copies.
+        None for files that the worker hashes: remote ones while it copies them, local ones that are new and like no
+        other.
     size, stamp
         Bytes and stamp of the file when it was planned.
     start_s, end_s
@@ -223,7 +227,8 @@ def make_plan(
     plan = Plan(reasons={feature.name: Counter() for feature in features})
     states = [_read_state(root, manifest, feature) for feature in features]
     chosen = [item for item in items if not options.only or item.key in options.only]
-    records, unreadable = _read_sources(root, manifest, chosen, plan, on_hashed)
+    known = {key for state in states for keys in (state.rows, state.failures, state.older) for key in keys}
+    records, unreadable = _read_sources(root, manifest, chosen, plan, known, on_hashed)
     plan.wanted = len(chosen) * len(features)
     decisions: dict[tuple[str, str], Reason] = {}
     carriable: list[Candidate] = []
@@ -305,15 +310,22 @@ def _read_sources(
     manifest: Manifest,
     items: Sequence[SourceItem],
     plan: Plan,
+    known: Set[str],
     on_hashed: Callable[[int, int], None] | None,
 ) -> tuple[dict[str, SourceRecord], dict[str, tuple[str, str]]]:
-    """Return a record by uri (its content id empty for unread remote files), and the problem of every other file."""
+    """Return a record by uri (its content id empty if a worker will hash it), and the problem of every other file.
+
+    Parameters
+    ----------
+    known
+        Keys with rows or failures, whose content must be compared.
+    """
     table = SegmentLog(root, manifest.sources, schemas.SOURCES).table()
     columns = [table.column(name).to_pylist() for name in ("key", "size", "stamp", "content_id")]
     earlier = {uri: (size, stamp, content_id) for uri, size, stamp, content_id in zip(*columns, strict=True)}
     records: dict[str, SourceRecord] = {}
     unreadable: dict[str, tuple[str, str]] = {}
-    to_hash: list[SourceRecord] = []
+    unhashed: dict[str, SourceRecord] = {}
     rates = {item.uri: item.image_rate for item in items}
     for item in items:
         if item.uri in records or item.uri in unreadable:
@@ -329,7 +341,11 @@ def _read_sources(
         else:
             records[item.uri] = SourceRecord(item.uri, size, stamp, "")
             if not item.is_remote:
-                to_hash.append(records[item.uri])
+                unhashed[item.uri] = records[item.uri]
+    sizes = Counter(size for size, _, _ in earlier.values()) + Counter(record.size for record in records.values())
+    clips = Counter(item.uri for item in items)
+    to_compare = {item.uri for item in items if item.key in known or clips[item.uri] > 1}
+    to_hash = [record for uri, record in unhashed.items() if uri in to_compare or sizes[record.size] > 1]
     for record, result in zip(
         to_hash, _hash_all([(record.uri, rates[record.uri]) for record in to_hash], on_hashed), strict=True
     ):
@@ -368,11 +384,13 @@ def _decide(plan: Plan, state: _FeatureState, item: SourceItem, record: SourceRe
     name, spec_digest = state.feature.name, state.feature.spec_digest
     row = state.rows.get(item.key)
     failure = state.failures.get(item.key)
-    if not record.content_id:  # a remote file that has not been read: its content is not known yet
+    if not record.content_id:  # a worker will hash it: its content is not known yet
         if failure is not None and _exhausted(failure, options):
             return _skip(plan, failure)
         if failure is not None:
             return Reason.RETRY
+        if options.force and not item.is_remote:
+            return Reason.FORCED
         return Reason.NEW if row is None else Reason.CONTENT_CHANGED
     wanted = cache_key(record.content_id, item.start_s, item.end_s, spec_digest)
     if options.force:

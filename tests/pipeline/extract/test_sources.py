@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -198,6 +199,7 @@ def test_what_is_no_file_is_one_failure_row_each(videos: Path, tmp_path: Path) -
 
 def test_a_stop_ends_a_plan_whose_file_never_answers(videos: Path, tmp_path: Path) -> None:
     """SIGTERM arrives while a file is hashed whose reading hangs: exit code 143 within seconds."""
+    shutil.copy(videos / "clip0.mp4", videos / "copy.mp4")  # only what may be a copy is hashed by the plan
     code = """
 import sys, threading
 sys.path.insert(0, ".")
