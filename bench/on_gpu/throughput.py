@@ -14,7 +14,7 @@ from extractors import MicroBatcher
 from settings.messages import one_line
 
 TARGET = 0.85
-_BATCHES, _QUICK_BATCHES = (32, 64, 128, 256), (2, 4)
+_BATCHES, _QUICK_BATCHES = (32, 64, 128, 256), (1, 2)
 _ROWS = 8  # as many as the local executor hands over at a time
 _SECONDS_PER_TOWER = 16.0
 _COMPILE_SECONDS = 60.0

@@ -240,17 +240,18 @@ def roberta(quick: bool) -> tuple[nn.Module, int, int, int]:
     """Make an untrained RoBERTa-base, or a tiny one; return it, its width, its number of words, its padding id."""
     from transformers import RobertaConfig, RobertaModel
 
-    base: dict[str, Any] = {
-        "vocab_size": 50265,
-        "max_position_embeddings": 514,
-        "type_vocab_size": 1,
-        "pad_token_id": 1,
-    }
-    tiny: dict[str, Any] = {
-        **{"vocab_size": 40, "max_position_embeddings": 64, "hidden_size": 16, "intermediate_size": 32},
-        **{"num_hidden_layers": 1, "num_attention_heads": 2, "type_vocab_size": 1, "pad_token_id": 1},
-    }
-    shape = RobertaConfig(**(tiny if quick else base))
+    shape = RobertaConfig(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1, pad_token_id=1)
+    if quick:
+        shape = RobertaConfig(
+            vocab_size=40,
+            max_position_embeddings=64,
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            type_vocab_size=1,
+            pad_token_id=1,
+        )
     torch.manual_seed(0)
     return RobertaModel(shape, add_pooling_layer=False), int(shape.hidden_size), int(shape.vocab_size), 1
 
