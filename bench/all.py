@@ -5,8 +5,9 @@
 
 ``BENCHES`` lists every bench of this folder. Without names, all of them run (about 20 minutes) except three:
 ``toyworld`` trains for hours and needs ``--long``; ``parsing`` needs published questions, given with ``--nextgqa``
-or ``--music-avqa``; ``gpu`` needs a CUDA device and ``--gpu``. A bench that is named always runs. ``layouts``, ``residency`` and ``films`` measure nothing
-themselves: ``reading`` is built on the first two, ``decode-real`` on the third.
+or ``--music-avqa``; ``gpu`` needs a CUDA device and ``--gpu``. A bench that is named always runs. ``bare``,
+``layouts``, ``residency`` and ``films`` measure nothing themselves: ``gpu`` is built on the first, ``reading`` on the
+next two, ``decode-real`` on the last.
 """
 
 from __future__ import annotations

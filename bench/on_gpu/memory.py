@@ -72,21 +72,28 @@ def run(setup: Setup, section: Section) -> None:
         tight = Tight(model, tower.micro_batch)
         section.put(tower.name, under_shortage(model, asked, rows, lambda: MicroBatcher(tight, asked)))
         return
-    before = torch.cuda.memory_allocated(setup.device)
-    torch.cuda.reset_peak_memory_stats(setup.device)
+    found = on_full_card(model, asked, rows, setup.device)
+    section.put(tower.name, found)
+    section.line(f"asked for {found.asked} steps, {found.used} fit; same bits as with room: {found.same_bits}")
+
+
+def on_full_card(model: Model, asked: int, rows: list[tuple[str, NDArray[Any]]], device: torch.device) -> Shortage:
+    """Compute rows on a card whose free memory is two fifths of what the micro-batch takes beside the weights."""
+    torch.cuda.synchronize(device)
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
     MicroBatcher(model, asked).run(rows)
-    taken = torch.cuda.max_memory_allocated(setup.device) - before
-    free = int(0.4 * taken)
+    free = int(0.4 * (torch.cuda.max_memory_allocated(device) - before))
     filler: list[torch.Tensor] = []
 
     def fill_card() -> MicroBatcher:
-        filler.extend(occupy(setup.device, free))
+        filler.extend(occupy(device, free))
         return MicroBatcher(model, asked)
 
-    found = under_shortage(model, asked, rows, fill_card, filler.clear)
-    torch.cuda.empty_cache()
-    section.put(tower.name, {"shortage": found, "free_mib": free / 2**20, "asked_mib": taken / 2**20})
-    section.line(f"asked for {found.asked} steps, {found.used} fit; same bits as with room: {found.same_bits}")
+    try:
+        return under_shortage(model, asked, rows, fill_card, filler.clear)
+    finally:
+        torch.cuda.empty_cache()
 
 
 def under_shortage(
