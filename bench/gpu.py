@@ -32,8 +32,6 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # the checkout: only the reader is ever installed
 
-from settings.messages import available, nearest
-
 # In the order of bench.on_gpu.runner.SECTIONS, which imports torch.
 SECTIONS = ("environment", "towers", "throughput", "extraction", "training", "memory", "nvdec")
 NEEDED = (
@@ -53,13 +51,15 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="tiny towers and few repeats, to see that it runs")
     parser.add_argument("--workers", type=int, help="decode workers; as many as there are CPUs if not given")
     arguments = parser.parse_args()
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        parser.error(f"not installed: {', '.join(missing)}; bench/gpu_wheels.sh carries what is needed")
+    from settings.messages import available, nearest  # here, because it needs pydantic
+
     names = arguments.sections.split(",")
     for name in names:
         if name not in SECTIONS:
             parser.error(f"no section is named {name!r}{nearest(name, SECTIONS)} ({available(SECTIONS)})")
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        parser.error(f"not installed: {', '.join(missing)}; bench/gpu_wheels.sh carries what is needed")
     if arguments.device == "cuda":
         # One card is measured; where the driver's folder is hidden, this also tells the extraction that there is one.
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")

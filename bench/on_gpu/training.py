@@ -69,14 +69,15 @@ class _Clock:
     """Yields one batch again and again, and notes when the loop asks for the next."""
 
     def __init__(self, batch: Batch, steps: int, device: torch.device) -> None:
-        self._batch, self.steps, self._device = batch, steps, device
+        self.batch, self.steps, self._device = batch, steps, device
         self.times: list[float] = []
 
     def batches(self) -> Iterator[Batch]:
+        """Yield the batch once per step."""
         for _ in range(self.steps):
             wait_for(self._device)
             self.times.append(time.perf_counter())
-            yield self._batch
+            yield self.batch
         wait_for(self._device)
         self.times.append(time.perf_counter())
 

@@ -40,7 +40,7 @@ def test_rows_are_near_those_of_the_cpu_and_the_store_is_sound(
     cuda: torch.device, videos: Path, tmp_path: Path, dtype: str, cosine: float
 ) -> None:
     assert extract(videos, tmp_path / "cpu", config("cpu")).exit_code == 0
-    done = extract(videos, tmp_path / "gpu", config("cuda", dtype))
+    done = extract(videos, tmp_path / "gpu", config(cuda.type, dtype))
     assert done.exit_code == 0 and done.summary["computed"] == 4 * 3
     assert not verify(tmp_path / "gpu", deep=True).problems
     with Store.open(tmp_path / "cpu") as cpu, Store.open(tmp_path / "gpu") as gpu:
@@ -52,7 +52,7 @@ def test_rows_are_near_those_of_the_cpu_and_the_store_is_sound(
 
 def test_a_second_extraction_gives_the_same_bits(cuda: torch.device, videos: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
-        assert extract(videos, tmp_path / name, config("cuda", "float16")).exit_code == 0
+        assert extract(videos, tmp_path / name, config(cuda.type, "float16")).exit_code == 0
     with Store.open(tmp_path / "one") as one, Store.open(tmp_path / "two") as two:
         for feature in ("clip", "swin", "vggish"):
             assert [one.digest(feature, key) for key in one.keys(feature)] == [

@@ -46,7 +46,7 @@ def test_a_tower_is_near_float32_on_the_cpu(cuda: torch.device, tower: Tower, dt
 
 @every_tower
 def test_a_tower_keeps_the_contract(cuda: torch.device, tower: Tower) -> None:
-    check_extractor(extractor_of(tower, "float16"), device="cuda")
+    check_extractor(extractor_of(tower, "float16"), device=cuda.type)
 
 
 @every_tower
