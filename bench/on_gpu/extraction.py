@@ -7,7 +7,7 @@ not by what lies between them.
 
 from __future__ import annotations
 
-import contextlib
+import math
 import shutil
 import threading
 import time
@@ -70,14 +70,14 @@ class Meter(Terminal):
             self.done.append((time.perf_counter(), done))
 
     def videos_per_second(self) -> float | None:
-        """Return the rate between a tenth of the videos and all of them; None if there are too few to tell."""
-        if len(self.done) < 3:
+        """Return the rate between a tenth and 19 twentieths of the videos; None if there are too few to tell."""
+        if not self.done:
             return None
         whole = self.done[-1][1]
-        first = next(entry for entry in self.done if entry[1] >= whole / 10)
-        if first[1] == whole:
-            return None
-        return (whole - first[1]) / (self.done[-1][0] - first[0])
+        (start, first), (end, last) = (
+            next(entry for entry in self.done if entry[1] >= share * whole) for share in (0.1, 0.95)
+        )
+        return (last - first) / (end - start) if last > first else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class EndToEnd:
     gpu_alone
         The micro-batcher over ready rows.
     extraction
-        The whole extraction, between a tenth of its videos and its end.
+        The whole extraction, between a tenth and 19 twentieths of its videos.
     limit
         The smaller of the two alone.
     ratio
@@ -210,7 +210,8 @@ def list_units(config: Config, videos: Path) -> list[Unit]:
 def decode_rate(config: Config, units: Sequence[Unit], workers: int) -> float:
     """Return frames per second of decoding and preparing on threads that each supervise a child, as extraction does.
 
-    The first unit of every worker, which starts its child, does not count.
+    The first unit of every worker, which starts its child, does not count. Each worker's rate is taken until it ends,
+    and these are summed: that some wait at the end for the last one says nothing about decoding.
 
     Raises
     ------
@@ -220,33 +221,33 @@ def decode_rate(config: Config, units: Sequence[Unit], workers: int) -> float:
     context = RunContext(Path(units[0].uri).parent, ready_features(config), config.media, config.limits())
     waiting, lock = list(units), threading.Lock()
     workers = min(workers, len(units) // 2)
-    ready = threading.Barrier(workers + 1)
+    ready = threading.Barrier(workers)
 
-    def work() -> int:
+    def work() -> float:
         with context.media_process() as media:
-            frames, counts = 0, False
+            frames, started = 0, math.nan
             while True:
                 with lock:
                     unit = waiting.pop() if waiting else None
                 if unit is None:
-                    return frames
+                    return frames / (time.perf_counter() - started)
                 decoded = decode_unit(context, unit, media)
                 if not isinstance(decoded, Decoded) or decoded.failures:
                     ready.abort()
                     raise RuntimeError(f"{unit.uri} cannot be decoded: {decoded}")
-                if counts:
-                    frames += sum(len(part.steps) for part in decoded.features.values())
-                else:
+                if math.isnan(started):
                     ready.wait()
-                    counts = True
+                    started = time.perf_counter()
+                else:
+                    frames += sum(len(part.steps) for part in decoded.features.values())
 
     with ThreadPoolExecutor(workers) as pool:
         results = [pool.submit(work) for _ in range(workers)]
-        with contextlib.suppress(threading.BrokenBarrierError):  # the worker that broke it says why
-            ready.wait()
-        started = time.perf_counter()
-        frames = sum(result.result() for result in results)
-        return frames / (time.perf_counter() - started)
+        errors = [result.exception() for result in results]
+    for error in errors:
+        if error is not None and not isinstance(error, threading.BrokenBarrierError):
+            raise error
+    return sum(result.result() for result in results)
 
 
 def ready_rate(setup: Setup, tower: Tower) -> float:

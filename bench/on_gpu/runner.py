@@ -27,7 +27,7 @@ SECTIONS: Mapping[str, tuple[Callable[[Setup, Section], None], float]] = {
 }
 NAMES = tuple(SECTIONS)
 GRACE_S = 20.0
-"""How long after its time a run is ended from outside, with what it has found by then."""
+"""How long after the time of its sections a run is ended, with what it has found by then."""
 
 
 @dataclass(frozen=True, slots=True)

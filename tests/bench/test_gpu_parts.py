@@ -142,15 +142,15 @@ def test_a_clip_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
         decode_rate(config, list_units(config, tmp_path), 1)
 
 
-def test_the_meter_leaves_out_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    meter, clock = Meter(), iter([0.0, 10.0, 11.0, 12.0, 14.0])
+def test_the_meter_leaves_out_start_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    meter, clock = Meter(), iter([0.0, 10.0, 11.0, 14.0, 20.0])
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))
     assert meter.videos_per_second() is None
-    for done in (5, 10, 10, 60, 100):
+    for done in (5, 10, 10, 60, 96, 100):
         meter.stage("extract", done, 100)
     meter.stage("hash", 7, 100)
     assert meter.done[0] == (0.0, 5)
-    assert meter.videos_per_second() == 90 / 2.0
+    assert meter.videos_per_second() == 86 / 4.0
 
 
 def test_what_is_not_finite_becomes_null(tmp_path: Path) -> None:
