@@ -9,7 +9,7 @@
 # brings where torchcodec looks for FFmpeg, so that the machine needs none of its own.
 set -euo pipefail
 
-PACKAGES="annotated-types av ftfy open_clip_torch pydantic pydantic_core torchcodec typing-inspection wcwidth"
+PACKAGES="annotated-types av ftfy open_clip_torch pydantic pydantic_core torchcodec==0.17.0 typing-inspection wcwidth"
 PLATFORMS="manylinux_2_28 manylinux_2_27 manylinux_2_17 manylinux2014 manylinux1"
 
 verb=${1:?download or install}
