@@ -69,9 +69,10 @@ def run(setup: Setup, section: Section) -> None:
             "between_scenes": rounding_error(truth["scenes"][:-1], truth["scenes"][1:]),
         }
         for dtype in dtypes:
-            found[dtype] = compare(load(tower, dtype, setup.device), tower.micro_batch, inputs, truth)
-            section.put(tower.name, found)
-            section.line(describe(tower, dtype, found[dtype]))
+            with section.attempt(f"{tower.name} {dtype}"):
+                found[dtype] = compare(load(tower, dtype, setup.device), tower.micro_batch, inputs, truth)
+                section.put(tower.name, found)
+                section.line(describe(tower, dtype, found[dtype]))
 
 
 def describe(tower: Tower, dtype: str, agreement: Agreement) -> str:

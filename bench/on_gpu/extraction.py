@@ -16,13 +16,12 @@ from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from bench.bare import rate
 from bench.films import Film, shoot
-from bench.on_gpu.nvml import Watch
+from bench.on_gpu.nvml import Busy, Watch
 from bench.on_gpu.section import Section, Setup
 from bench.on_gpu.towers import Tower, extractor_of, load, load_extractor, network_of, noise, towers
 from bench.overhead import copies
@@ -116,7 +115,7 @@ class EndToEnd:
     ratio: float
     limited_by: str
     wall_s: float
-    busy: Any
+    busy: Busy
     stages: dict[str, float]
 
 
@@ -135,15 +134,22 @@ def run(setup: Setup, section: Section) -> None:
         if not setup.quick and not section.has_time(film.name, _SECONDS_PER_FILM / 2):
             continue
         share = section.left / (len(films) - index)
-        found = measure(setup, tower, clip, gpu_alone, seconds=0.0 if setup.quick else share * 0.45)
-        section.put(film.name, found)
-        busy = "not sampled" if found.busy.percent is None else f"{found.busy.percent:.0f} %"
-        section.line(
-            f"{film.name}: {found.extraction:.0f} frames/s, decoding alone {found.decode_alone:.0f}, model alone "
-            f"{gpu_alone:.0f}: {found.ratio:.3f} of the limit ({found.limited_by}), GPU busy {busy}"
-        )
+        seconds = 0.0 if setup.quick else share * 0.45
+        with section.attempt(film.name):
+            found = measure(setup, tower, clip, gpu_alone, seconds)
+            section.put(film.name, found)
+            section.line(describe(film.name, found))
     if not setup.on_gpu:
         section.leave_out("how busy the GPU is", "it needs a CUDA device")
+
+
+def describe(name: str, found: EndToEnd) -> str:
+    """Return one line about a film."""
+    busy = "not sampled" if found.busy.percent is None else f"{found.busy.percent:.0f} %"
+    return (
+        f"{name}: {found.extraction:.0f} frames/s, decoding alone {found.decode_alone:.0f}, model alone "
+        f"{found.gpu_alone:.0f}: {found.ratio:.3f} of the limit ({found.limited_by}), GPU busy {busy}"
+    )
 
 
 def measure(setup: Setup, tower: Tower, clip: Path, gpu_alone: float, seconds: float) -> EndToEnd:

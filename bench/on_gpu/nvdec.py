@@ -17,9 +17,8 @@ from bench.films import Film, shoot
 from bench.on_gpu.section import Section, Setup
 from bench.on_gpu.towers import extractor_of, towers
 from extractors import Extractor
-from pipeline.media import DecodeRequest, Frame, MediaError, MediaProcess, decode
+from pipeline.media import DecodeRequest, Frame, MediaProcess, decode
 from pipeline.media.torchcodec_backend import why_unavailable
-from settings.messages import one_line
 
 _POLICY = {"policy": "uniform", "n": 32}
 FILMS = (Film(854, 480, 30, 250, bframes=3), Film(1280, 720, 10, 50, bframes=3, pyramid=True))
@@ -70,10 +69,8 @@ def run(setup: Setup, section: Section) -> None:
             count = setup.workers
             found["pyav"]["in_child"][count] = child_rate([clip] * 2 * count, "pyav", count)
         for backend in backends:
-            try:
+            with section.attempt(f"{backend} on {film.name}"):
                 found[backend] = compare(setup, section, clip, backend, extractor, truth)
-            except MediaError as error:
-                section.leave_out(f"{backend} on {film.name}", one_line(error))
         section.put(film.name, found)
 
 

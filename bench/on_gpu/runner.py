@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +12,6 @@ from typing import Any
 from bench.on_gpu import agreement, environment, extraction, memory, nvdec, throughput, training
 from bench.on_gpu.report import Report
 from bench.on_gpu.section import Section, Setup
-from settings.messages import one_line
 
 # What tells most comes first, what may end the process comes last. Shares of the time are seconds of eight minutes.
 SECTIONS: Mapping[str, tuple[Callable[[Setup, Section], None], float]] = {
@@ -55,7 +53,7 @@ class Target:
 def run_sections(
     setup: Setup, names: Sequence[str], report: Report, seconds: float, say: Callable[[str], None] = print
 ) -> list[str]:
-    """Run sections in the order of ``SECTIONS``; return the names of those that failed.
+    """Run sections in the order of ``SECTIONS``; return the names of those in which something failed.
 
     A section's time is its share of what is left, so that what one does not use, the next ones have. One that fails
     says why, and the next begins. If a section does not end, the process does, shortly after its time.
@@ -79,11 +77,9 @@ def run_sections(
             call, share = SECTIONS[name]
             rest = sum(SECTIONS[later][1] for later in chosen[index:])
             section = Section(name, max(0.0, ended - time.monotonic()) * share / rest, report, say)
-            try:
+            with section.attempt("the section"):
                 call(setup, section)
-            except Exception as error:  # noqa: BLE001 - whatever ends a section must not end the others
-                section.put("failed", traceback.format_exc())
-                section.line(f"failed: {type(error).__name__}: {one_line(error)}")
+            if section.failures:
                 failed.append(name)
             section.put("seconds", section.spent)
             _free_memory(setup)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import torch
 
 from bench.on_gpu.report import Report
+from settings.messages import one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,11 @@ class Section:
         Where its findings go.
     say
         Prints one line.
+
+    Attributes
+    ----------
+    failures
+        What failed, to its traceback.
     """
 
     def __init__(self, name: str, seconds: float, report: Report, say: Callable[[str], None]) -> None:
@@ -60,6 +68,7 @@ class Section:
         self.seconds = seconds
         self._started = time.monotonic()
         self._left_out: dict[str, str] = {}
+        self.failures: dict[str, str] = {}
 
     @property
     def spent(self) -> float:
@@ -83,6 +92,16 @@ class Section:
         self._left_out[what] = why
         self.put("left_out", self._left_out)
         self._say(f"{self.name}: {what} left out: {why}")
+
+    @contextmanager
+    def attempt(self, what: str) -> Iterator[None]:
+        """Keep a failure of ``what`` from ending what comes after it: print why, and note the traceback."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - on a machine that nobody has seen, everything else still counts
+            self.failures[what] = traceback.format_exc()
+            self.put("failed", self.failures)
+            self.line(f"{what} failed: {type(error).__name__}: {one_line(error)}")
 
     def put(self, name: str, value: Any) -> None:
         """Add a finding, or replace it."""

@@ -32,14 +32,15 @@ def run(setup: Setup, section: Section) -> None:
             continue
         found[tower.name] = {}
         for dtype in dtypes:
-            found[tower.name][dtype] = compare(setup, tower, dtype)
-            section.put(tower.name, found[tower.name])
-            section.line(describe(tower, dtype, found[tower.name][dtype]))
+            with section.attempt(f"{tower.name} {dtype}"):
+                found[tower.name][dtype] = compare(setup, tower, dtype)
+                section.put(tower.name, found[tower.name])
+                section.line(describe(tower, dtype, found[tower.name][dtype]))
     if not setup.on_gpu:
         section.leave_out("half precision, torch.compile and CUDA graphs", "they need a CUDA device")
         return
     for tower in chosen:
-        if tower.name in found:
+        if "float16" in found.get(tower.name, {}):
             found[tower.name]["for_information"] = _information(setup, section, tower, found[tower.name]["float16"])
             section.put(tower.name, found[tower.name])
 

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from bench.bare import wait_for
 from bench.on_gpu.section import Section, Setup
-from settings.messages import one_line
 from trainers.config import LoopConfig
 from trainers.coqo.answers import MUSIC_AVQA
 from trainers.coqo.attention import Steps
@@ -153,14 +152,11 @@ def run(setup: Setup, section: Section) -> None:
 def _measure(setup: Setup, section: Section, name: str, make: Any) -> None:
     if not setup.quick and not section.has_time(name, _SECONDS_PER_RUN):
         return
-    try:
+    with section.attempt(name):
         cost = step_cost(setup, *make())
-    except torch.OutOfMemoryError as error:
-        section.leave_out(name, one_line(error))
-        return
-    section.put(name, cost)
-    memory = "" if cost.allocated_gib is None else f", {cost.allocated_gib:.2f} GiB of tensors at most"
-    section.line(f"{name}: {cost.milliseconds:.1f} ms per step{memory}")
+        section.put(name, cost)
+        memory = "" if cost.allocated_gib is None else f", {cost.allocated_gib:.2f} GiB of tensors at most"
+        section.line(f"{name}: {cost.milliseconds:.1f} ms per step{memory}")
 
 
 def step_cost(setup: Setup, task: CoqoStep | CraStep, loop: LoopConfig, clock: _Clock) -> StepCost:

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from bench import gpu
-from bench.on_gpu import NAMES, Report, Section, Setup, run_sections, runner
-from bench.on_gpu.towers import QUICK
+from bench.on_gpu import NAMES, Report, Section, Setup, run_sections, runner, throughput
+from bench.on_gpu.towers import QUICK, Tower
 from tests.conftest import ROOT
 
 SCRIPT = ROOT / "bench" / "gpu.py"
@@ -117,8 +117,26 @@ def test_a_section_that_fails_says_why_and_the_next_begins(tmp_path: Path, monke
     lines: list[str] = []
     assert run_sections(setup(tmp_path), ("one", "two"), Report(tmp_path), 10.0, lines.append) == ["one"]
     found = json.loads((tmp_path / "gpu.json").read_text())
-    assert found["one"]["before"] == 1 and "illegal memory access" in found["one"]["failed"]
-    assert "seconds" in found["two"] and lines == ["one: failed: RuntimeError: CUDA error: an illegal memory access"]
+    assert found["one"]["before"] == 1 and "illegal memory access" in found["one"]["failed"]["the section"]
+    assert "seconds" in found["two"] and lines == [
+        "one: the section failed: RuntimeError: CUDA error: an illegal memory access"
+    ]
+
+
+def test_a_tower_that_fails_leaves_the_others_their_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = throughput.compare
+
+    def fail_on_clip(setup: Setup, tower: Tower, dtype: str) -> dict[str, Any]:
+        if tower.name == "clip":
+            raise ValueError("a kernel that nobody has")
+        return whole(setup, tower, dtype)
+
+    monkeypatch.setattr(throughput, "compare", fail_on_clip)
+    monkeypatch.setattr(throughput, "towers", lambda quick: (QUICK[0], QUICK[2]))
+    assert run_sections(setup(tmp_path), ["throughput"], Report(tmp_path), 60.0, lambda _: None) == ["throughput"]
+    found = json.loads((tmp_path / "throughput.json").read_text())
+    assert "a kernel that nobody has" in found["failed"]["clip float32"]
+    assert found["vggish"]["float32"]["ratio"] > 0 and "clip" not in found
 
 
 def test_a_section_that_does_not_end_is_ended_with_what_it_found(tmp_path: Path) -> None:
