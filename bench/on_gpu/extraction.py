@@ -68,15 +68,13 @@ class Meter(Terminal):
         if name == "extract" and (not self.done or done > self.done[-1][1]):
             self.done.append((time.perf_counter(), done))
 
-    def videos_per_second(self) -> float | None:
-        """Return the rate between a tenth and 19 twentieths of the videos; None if there are too few to tell."""
+    def steady(self) -> tuple[tuple[float, int], tuple[float, int]] | None:
+        """Return time and number of videos at a tenth and at 19 twentieths of them; None if that is the same moment."""
         if not self.done:
             return None
         whole = self.done[-1][1]
-        (start, first), (end, last) = (
-            next(entry for entry in self.done if entry[1] >= share * whole) for share in (0.1, 0.95)
-        )
-        return (last - first) / (end - start) if last > first else None
+        first, last = (next(entry for entry in self.done if entry[1] >= share * whole) for share in (0.1, 0.95))
+        return None if first == last else (first, last)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +100,7 @@ class EndToEnd:
     wall_s
         Seconds of the whole extraction, the network's copy to the device and the commits included.
     busy
-        Share of the time in which the GPU ran a kernel.
+        Share of that time in which the GPU ran a kernel.
     stages
         Seconds by stage, as the extraction itself counts them.
     """
@@ -175,7 +173,8 @@ def measure(setup: Setup, tower: Tower, clip: Path, gpu_alone: float, seconds: f
     wall_s = time.perf_counter() - started
     shutil.rmtree(folder)
     assert result.run is not None and result.run.computed == videos, result.summary()
-    extraction = frames * (meter.videos_per_second() or videos / wall_s)
+    (start, first), (end, last) = meter.steady() or ((started, 0), (started + wall_s, videos))
+    extraction = frames * (last - first) / (end - start)
     return EndToEnd(
         videos,
         decode_alone,
@@ -185,7 +184,7 @@ def measure(setup: Setup, tower: Tower, clip: Path, gpu_alone: float, seconds: f
         extraction / limit,
         "decoding" if decode_alone < gpu_alone else "gpu",
         wall_s,
-        watch.busy(),
+        watch.busy(start, end),
         {name: getattr(result.run, name) for name in ("compute_s", "decode_s", "model_s", "write_s", "waiting_s")},
     )
 

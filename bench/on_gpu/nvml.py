@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import shutil
 import statistics
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
@@ -121,7 +123,7 @@ class Watch:
     def __init__(self, uuid: str | None = None, every_s: float = 0.2) -> None:
         self._reader, self._every_s = reader(uuid), every_s
         self._ended = threading.Event()
-        self._samples: list[tuple[float, float | None]] = []
+        self._samples: list[tuple[float, float, float | None]] = []  # time, percent, watts
         self._thread = threading.Thread(target=self._run, name="gpu-watch", daemon=True)
 
     def __enter__(self) -> Watch:
@@ -134,15 +136,16 @@ class Watch:
         if self._thread.is_alive():
             self._thread.join()
 
-    def busy(self) -> Busy:
-        """Return what was seen so far."""
-        if self._reader is None or not self._samples:
+    def busy(self, since: float = -math.inf, until: float = math.inf) -> Busy:
+        """Return what was seen between two readings of ``time.perf_counter``."""
+        samples = [sample for sample in self._samples if since <= sample[0] <= until]
+        if self._reader is None or not samples:
             return Busy("none" if self._reader is None else self._reader[0])
-        watts = [watt for _, watt in self._samples if watt is not None]
+        watts = [watt for _, _, watt in samples if watt is not None]
         return Busy(
             self._reader[0],
-            len(self._samples),
-            statistics.fmean(percent for percent, _ in self._samples),
+            len(samples),
+            statistics.fmean(percent for _, percent, _ in samples),
             statistics.fmean(watts) if watts else None,
         )
 
@@ -150,6 +153,6 @@ class Watch:
         assert self._reader is not None
         while not self._ended.wait(self._every_s):
             try:
-                self._samples.append(self._reader[1]())
+                self._samples.append((time.perf_counter(), *self._reader[1]()))
             except (OSError, ValueError, subprocess.SubprocessError):
                 continue

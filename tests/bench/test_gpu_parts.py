@@ -145,12 +145,12 @@ def test_a_clip_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
 def test_the_meter_leaves_out_start_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
     meter, clock = Meter(), iter([0.0, 10.0, 11.0, 14.0, 20.0])
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))
-    assert meter.videos_per_second() is None
+    assert meter.steady() is None
     for done in (5, 10, 10, 60, 96, 100):
         meter.stage("extract", done, 100)
     meter.stage("hash", 7, 100)
     assert meter.done[0] == (0.0, 5)
-    assert meter.videos_per_second() == 86 / 4.0
+    assert meter.steady() == ((10.0, 10), (14.0, 96))
 
 
 def test_what_is_not_finite_becomes_null(tmp_path: Path) -> None:
@@ -215,5 +215,6 @@ def test_the_library_is_called_as_its_header_says(tmp_path: Path, monkeypatch: p
         while watch.busy().samples < 3:
             assert not seen.wait(0.001)
     assert watch.busy().percent == 93.0 and watch.busy().watts == 350.5
+    assert watch.busy(until=0.0) == nvml.Busy("nvml")
     monkeypatch.setenv("PATH", str(tmp_path))
     assert nvml.reader("another") is None
