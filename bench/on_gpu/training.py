@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from bench.bare import wait_for
 from bench.on_gpu.section import Section, Setup
+from stores.loading import VideoBatch
 from trainers.config import LoopConfig
-from trainers.coqo.answers import MUSIC_AVQA
-from trainers.coqo.attention import Steps
+from trainers.coqo.answers import MUSIC_AVQA, AnswerVocabulary
 from trainers.coqo.config import CoqoConfig
+from trainers.coqo.data import Encoder
 from trainers.coqo.data import Inputs as CoqoInputs
 from trainers.coqo.model import Sizes
-from trainers.coqo.question import PUBLISHED_WORDS
+from trainers.coqo.question import PUBLISHED_WORDS, Vocabulary
 from trainers.coqo.task import CoqoTask, build_model
 from trainers.cra import model as cra_model
 from trainers.cra.config import CraConfig
@@ -166,7 +167,7 @@ def step_cost(setup: Setup, task: CoqoStep | CraStep, loop: LoopConfig, clock: _
     if setup.on_gpu:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(setup.device)
-    train(task, loop, folder, Ranks(0, 1, setup.device), Progress(Console(quiet=True)))
+    train(task, loop, folder, Ranks(0, 1, setup.device), Progress(console=Console(quiet=True)))
     allocated = reserved = None
     if setup.on_gpu:
         allocated = torch.cuda.max_memory_allocated(setup.device) / 2**30
@@ -198,20 +199,33 @@ def coqo(setup: Setup, precision: str, checkpoint: bool) -> tuple[CoqoStep, Loop
 
 
 def coqo_batch(videos: int, steps: int, sizes: Sizes, pin: bool = False, seed: int = 0) -> CoqoInputs:
-    """Make a batch: maps in float16 and sound in float32, as a store keeps them, and one to six questions a video."""
+    """Encode a made-up batch as the trainer does: maps in float16, sound in float32, one to six questions a video."""
     generator = torch.Generator().manual_seed(seed)
-    words = torch.randint(1, sizes.words, (videos, _QUESTIONS, _QUESTION_WORDS), generator=generator)
-    q_mask = torch.arange(_QUESTIONS) < torch.arange(videos)[:, None] % _QUESTIONS + 1
-    words[~q_mask] = 0
-    labels = torch.randint(0, sizes.answers, q_mask.shape, generator=generator).masked_fill(~q_mask, -1)
 
-    def modality(step: tuple[int, ...], dtype: torch.dtype) -> Steps:
+    def draw(among: Sequence[str], count: int) -> list[str]:
+        return [among[index] for index in torch.randint(len(among), (count,), generator=generator).tolist()]
+
+    def modality(step: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         values = torch.randn(videos, steps, *step, generator=generator).to(dtype)
-        times = (torch.arange(steps, dtype=torch.float64) + 0.5).expand(videos, -1).contiguous()
-        return Steps(values.pin_memory() if pin else values, torch.ones(videos, steps, dtype=torch.bool), times)
+        return values.pin_memory() if pin else values
 
-    audio, visual = modality(sizes.audio, torch.float32), modality(sizes.visual, torch.float16)
-    return CoqoInputs(words, q_mask, audio, visual, torch.arange(videos), labels)
+    q_mask = torch.arange(_QUESTIONS) < torch.arange(videos)[:, None] % _QUESTIONS + 1
+    asked = q_mask.tolist()
+    every, times = torch.ones(videos, steps, dtype=torch.bool), torch.arange(steps, dtype=torch.float64) + 0.5
+    batch = VideoBatch(
+        video_ids=[str(video) for video in range(videos)],
+        features={"audio": modality(sizes.audio, torch.float32), "visual": modality(sizes.visual, torch.float16)},
+        valid=dict.fromkeys(("audio", "visual"), every),
+        times=dict.fromkeys(("audio", "visual"), times.expand(videos, -1).contiguous()),
+        question_ids=[[""] * _QUESTIONS] * videos,
+        questions=[[" ".join(draw(PUBLISHED_WORDS, _QUESTION_WORDS)) if one else "" for one in row] for row in asked],
+        answers=[[draw(MUSIC_AVQA, 1)[0] if one else None for one in row] for row in asked],
+        types=[[""] * _QUESTIONS] * videos,
+        modalities=[[None] * _QUESTIONS] * videos,
+        answer_index=torch.full(q_mask.shape, -1),
+        q_mask=q_mask,
+    )
+    return Encoder(Vocabulary.published(), AnswerVocabulary(MUSIC_AVQA)).videos(batch)
 
 
 def cra(setup: Setup, precision: str) -> tuple[CraStep, LoopConfig, _Clock]:

@@ -100,10 +100,10 @@ def test_a_run_ends_with_metrics_and_continues(cuda: torch.device, tmp_path: Pat
     else:
         cra = cra_worlds.settings(loop=loop)
         task, settings = build_cra(cra, Store.open(cra_worlds.world(tmp_path / "store"), lease=False), ranks), cra.loop
-    outcome = train(task, settings, tmp_path / "run", ranks, Progress(QUIET))
+    outcome = train(task, settings, tmp_path / "run", ranks, Progress(console=QUIET))
     assert outcome.steps == 2 * task.steps_per_epoch() and outcome.best_epoch in (1, 2)
     assert all(math.isfinite(value) for value in outcome.best.values())
     before = evaluate(task, task.splits()[0], settings, ranks).metrics
-    again = train(task, settings, tmp_path / "run", ranks, Progress(QUIET))
+    again = train(task, settings, tmp_path / "run", ranks, Progress(console=QUIET))
     assert again.steps == outcome.steps and again.best == outcome.best
     assert evaluate(task, task.splits()[0], settings, ranks).metrics == before
