@@ -103,9 +103,9 @@ def test_a_section_gets_its_share_of_what_is_left(tmp_path: Path, monkeypatch: p
         given[section.name] = section.seconds
 
     monkeypatch.setattr(runner, "SECTIONS", {"one": (note, 1.0), "two": (note, 1.0), "three": (note, 2.0)})
-    run_sections(setup(tmp_path), ("one", "two", "three"), Report(tmp_path), 40.0, lambda _: None)
+    run_sections(setup(tmp_path), ("one", "two", "three"), Report(tmp_path), 4000.0, lambda _: None)
     # What a section does not use, the later ones have.
-    assert given == pytest.approx({"one": 10.0, "two": 40 / 3, "three": 40.0}, abs=0.5)
+    assert given == pytest.approx({"one": 1000.0, "two": 4000 / 3, "three": 4000.0}, abs=60)
 
 
 def test_a_section_that_fails_says_why_and_the_next_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
