@@ -2,9 +2,9 @@
 
     python bench/scale.py [--units 10000 100000 1000000] [--json PATH] [--plot PATH]
 
-Everything that the driver does is real: the plan, the actors' calls and reports, receipts, the ledger, commits. Decoders
-and models are null: they answer at once, with rows of one number, which the real writer writes. The files do not exist;
-their statuses are made up, with sizes of their own. Each size runs in a fresh process on a Ray of its own.
+Everything that the driver does is real: the plan, the actors' calls and reports, receipts, the ledger, commits.
+Decoders and models are null: they answer at once, with rows of three numbers, which the real writer writes. The files
+do not exist; their statuses are made up, each of another size. Every measurement has a fresh process and its own Ray.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class NullDecoder:
 
 
 class NullModel:
-    """Answers at once, with rows of one number."""
+    """Answers at once, with rows of three numbers."""
 
     def __init__(self, feature: Feature) -> None:
         self._feature = feature

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.extract import plan as planning
+from pipeline.extract import contents
 from stores import Store
 from tests._helpers.runs import digests, extract, reasons, rgb_config
 
@@ -17,13 +17,13 @@ from tests._helpers.runs import digests, extract, reasons, rgb_config
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that plans hash."""
     names: list[str] = []
-    hash_content = planning.hash_content
+    hash_content = contents.hash_content
 
     def noted(path: Path, image_rate: float | None = None) -> str:
         names.append(path.name)
         return hash_content(path, image_rate)
 
-    monkeypatch.setattr(planning, "hash_content", noted)
+    monkeypatch.setattr(contents, "hash_content", noted)
     return names
 
 

@@ -203,11 +203,11 @@ def test_a_stop_ends_a_plan_whose_file_never_answers(videos: Path, tmp_path: Pat
     code = """
 import sys, threading
 sys.path.insert(0, ".")
-from pipeline.extract import plan
+from pipeline.extract import contents
 def hang(path, image_rate):
     print("hashing", flush=True)
     threading.Event().wait()
-plan.hash_content = hang
+contents.hash_content = hang
 sys.argv = ["extract.py", *sys.argv[1:]]
 from jobs.extract import app
 app()

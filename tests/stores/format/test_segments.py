@@ -65,7 +65,9 @@ def test_log_is_a_dict(tmp_path: Path, suffix: str, batches: list[list[tuple[byt
 
 @pytest.mark.parametrize("suffix", [".arrow", ".parquet"])
 @given(
-    batches=st.lists(st.lists(st.tuples(st.binary(max_size=3), st.none() | st.integers(0, 9)), max_size=12), max_size=6),
+    batches=st.lists(
+        st.lists(st.tuples(st.binary(max_size=3), st.none() | st.integers(0, 9)), max_size=12), max_size=6
+    ),
     wanted=st.lists(st.binary(max_size=3), max_size=20),
 )
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -73,6 +75,7 @@ def test_many_keys_are_found_as_each_alone(
     tmp_path: Path, suffix: str, batches: list[list[tuple[bytes, int | None]]], wanted: list[bytes]
 ) -> None:
     """Keys of any bytes, empty ones too, hidden, overwritten, asked for twice and not there."""
+    (tmp_path / "log").mkdir(exist_ok=True)
     refs: tuple[SegmentRef, ...] = ()
     for batch in batches:
         records = [{"key": key, "value": value or 0, "removed": value is None} for key, value in dict(batch).items()]
