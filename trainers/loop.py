@@ -22,10 +22,10 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from settings.messages import one_line
+from settings.messages import first_few, one_line
 from trainers import checkpoint, schedule
 from trainers.config import LoopConfig
-from trainers.distributed import Ranks
+from trainers.distributed import Asked, Ranks
 from trainers.errors import TrainingError
 from trainers.folder import LAST, SETTINGS, replace_file
 from trainers.journal import Journal
@@ -158,11 +158,14 @@ class _Loop:
         self.optimizer = _optimizer(task.model, config)
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=config.precision == "float16")
         self.state = _State()
+        self.asked = Asked(ranks)
         self.settings = settings_of(task, config, ranks, store)
         self._resume()
-        losses = _Losses(task)
-        # A method may have parameters that a step does not use, such as those of an intervention that is switched off.
-        self.losses = DistributedDataParallel(losses, find_unused_parameters=True) if ranks.world > 1 else losses
+        self.losses: nn.Module = _Losses(task)
+        self.unchecked = ranks.world > 1
+        if self.unchecked:
+            unused = task.leaves_parameters_unused
+            self.losses = DistributedDataParallel(self.losses, find_unused_parameters=unused)
 
     def run(self, stop: list[signal.Signals]) -> Outcome:
         journal = Journal(self.folder, self.state.step, self.config.tensorboard) if self.ranks.is_first else None
@@ -192,7 +195,7 @@ class _Loop:
             self.state.step += 1
             ended = self.state.step == (epoch + 1) * self.steps
             checkpointing = self.config.checkpoint_steps and self.state.step % self.config.checkpoint_steps == 0
-            stopping = self.ranks.agree(bool(stop))
+            stopping = self.asked(bool(stop))
             if ended or checkpointing or stopping or self.state.step % self.config.log_steps == 0:
                 self._log(epoch, window, journal)
                 window = []
@@ -202,6 +205,7 @@ class _Loop:
                 return True
             if checkpointing:
                 self._checkpoint()
+        self.asked.settle()  # whoever knew of a signal still knows of it, and says so after validation
         if self.state.step != (epoch + 1) * self.steps:
             raise TrainingError(f"epoch {epoch + 1} had {self.state.step - epoch * self.steps} of {self.steps} batches")
         return False
@@ -215,6 +219,7 @@ class _Loop:
         with _autocast(self.config, self.ranks.device):
             losses: dict[str, torch.Tensor] = self.losses(batch)
         self.scaler.scale(losses["total"]).backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
+        self._require_gradients()
         self.scaler.unscale_(self.optimizer)
         limit = math.inf if self.config.clip_norm is None else self.config.clip_norm
         norm = nn.utils.clip_grad_norm_(self.task.model.parameters(), limit)
@@ -223,6 +228,18 @@ class _Loop:
         logged = {name: value.detach() for name, value in losses.items()}
         # Half precision overflows until the scaler has found its scale; the scaler skips such steps by itself.
         return logged if self.scaler.is_enabled() else {**logged, "gradient": norm}
+
+    def _require_gradients(self) -> None:
+        """Raise TrainingError if ranks would not average all gradients; all later steps are like the first."""
+        if not self.unchecked or self.task.leaves_parameters_unused:
+            return
+        self.unchecked = False
+        unused = [name for name, one in self.task.model.named_parameters() if one.requires_grad and one.grad is None]
+        if unused:
+            raise TrainingError(
+                f"{type(self.task).__name__}: no loss depends on {first_few(unused)}, which several ranks cannot "
+                "average; freeze them, or set leaves_parameters_unused of the task"
+            )
 
     def _lr_factor(self, step: int) -> float:
         config = self.config
