@@ -20,6 +20,7 @@ import typer
 import settings
 from jobs._cli import AsJson, Command, ConfigFile, Overrides, emit, job, signal_code
 from settings.messages import plural, printable
+from settings.ray_address import check_ray_address
 from trainers import METHODS, PRESETS, MethodSettings, TrainingError, TrainRequest, TrainResult, find_method
 from trainers.folder import write_results
 from trainers.resume import choose_version
@@ -80,6 +81,7 @@ def main(
 def _train(request: TrainRequest, ray_workers: int | None, device: str) -> TrainResult:
     """Train in this process or on Ray; only now import torch, which takes seconds."""
     if ray_workers is not None:
+        check_ray_address()  # importing Ray takes seconds
         from trainers.launch_ray import launch
 
         return launch(request, ray_workers, device)

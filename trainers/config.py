@@ -52,6 +52,8 @@ class LoopConfig(Section):
     """CPU threads; null keeps torch's number. Results on the CPU are equal only for equal threads."""
     log_steps: Annotated[int, Field(ge=1)] = 20
     """Log the mean losses every so many steps."""
+    progress_s: Annotated[float, Field(gt=0)] = 30.0
+    """Print speed and time left every so many seconds, unless stderr is a terminal, which has a bar."""
     checkpoint_steps: Annotated[int, Field(ge=1)] | None = None
     """Also write a checkpoint every so many steps; null writes one after each epoch only."""
     validate_epochs: Annotated[int, Field(ge=1)] = 1

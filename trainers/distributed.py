@@ -6,6 +6,7 @@ import datetime
 import os
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import distributed
@@ -72,7 +73,7 @@ class Ranks:
 
 
 class Asked:
-    """A question that all ranks answer once per step without waiting for one another: is one of them to stop?
+    """Asks all ranks once per step whether one of them must stop, and lets none of them wait for the answer.
 
     Every ``STOP_LAG`` steps the ranks begin to exchange what each of them knows, in the background, and read the result
     ``STOP_LAG`` steps later. So all of them hear the answer after the same step, at most ``2 * STOP_LAG`` steps after
@@ -135,7 +136,7 @@ def join(device: str, own: torch.device | None = None) -> Ranks:
     if world == 1:
         return Ranks(rank, world, chosen)
     try:
-        talk = distributed.new_group(timeout=PATIENCE, backend="gloo")
+        talk: Any = distributed.new_group(timeout=PATIENCE, backend="gloo")
     except RuntimeError as error:
         raise TrainingError(
             f"the ranks do not reach one another over the network ({one_line(error)}); name its interface in "

@@ -36,7 +36,7 @@ from trainers.task import Batch, Evaluation, Task
 TOO_FEW = "the training split does not fill one batch; make the batch smaller"
 
 # Settings that may differ when a run resumes: none of them changes a step.
-_FREE = ("device", "log_steps", "checkpoint_steps", "tensorboard")
+_FREE = ("device", "log_steps", "checkpoint_steps", "tensorboard", "progress_s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +158,7 @@ class _Loop:
         self.optimizer = _optimizer(task.model, config)
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=config.precision == "float16")
         self.state = _State()
+        self.loss: float | None = None
         self.asked = Asked(ranks)
         self.settings = settings_of(task, config, ranks, store)
         self._resume()
@@ -199,6 +200,9 @@ class _Loop:
             if ended or checkpointing or stopping or self.state.step % self.config.log_steps == 0:
                 self._log(epoch, window, journal)
                 window = []
+            if self.ranks.is_first:
+                done = self.state.step - epoch * self.steps
+                self.progress.step(epoch + 1, self.config.epochs, done, self.steps, self.loss)
             if ended:
                 continue  # validation comes first: the checkpoint at the end of an epoch holds its score
             if stopping:
@@ -263,9 +267,7 @@ class _Loop:
         lr = self.optimizer.param_groups[0]["lr"]
         if journal is not None:
             journal.write(self.state.step, epoch + 1, "train", {**means, "lr": lr})
-        done = self.state.step - epoch * self.steps
-        if self.ranks.is_first:
-            self.progress.step(f"epoch {epoch + 1}/{self.config.epochs} loss {means['total']:.4f}", done, self.steps)
+        self.loss = means["total"]
 
     def _validate(self, epoch: int, journal: Journal | None) -> None:
         if self.ranks.is_first:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,10 +30,21 @@ from trainers.resume import read_settings, require_method, require_same_run, req
 from trainers.task import Task
 
 
-def run(request: TrainRequest) -> TrainResult:
+def run(
+    request: TrainRequest, own: torch.device | None = None, say: Callable[[str], None] | None = None
+) -> TrainResult:
     """Train, or continue training; then score every split with the best checkpoint.
 
     Rank 0 writes ``results.json`` beside the checkpoints. The results of other ranks have no metrics and no files.
+
+    Parameters
+    ----------
+    request
+        What to train.
+    own
+        The GPU that the launcher gave this process; see ``trainers.distributed.join``.
+    say
+        Takes what rank 0 tells people, line by line; None prints it on stderr.
 
     Raises
     ------
@@ -44,10 +55,11 @@ def run(request: TrainRequest) -> TrainResult:
     method = find_method(request.method)
     settings = method.settings.model_validate(request.settings)
     out = Path(request.out)
-    ranks = join(settings.loop.device)
+    ranks = join(settings.loop.device, own)
+    progress = Progress(settings.loop.progress_s, say=say)
     try:
         with _owned(out, ranks):
-            return _run(request, method, settings, out, ranks)
+            return _run(request, method, settings, out, ranks, progress)
     except torch.OutOfMemoryError as error:
         reason = str(error).splitlines()[0]
         raise TrainingError(f"{reason} Make the batch smaller (data.batch…), or use loop.precision=bfloat16") from error
@@ -154,13 +166,15 @@ def _is_below(file: object, folder: Path) -> bool:
     return isinstance(file, str) and folder in (Path(file), *Path(file).parents)
 
 
-def _run(request: TrainRequest, method: Method[Any], settings: MethodSettings, out: Path, ranks: Ranks) -> TrainResult:
+def _run(
+    request: TrainRequest, method: Method[Any], settings: MethodSettings, out: Path, ranks: Ranks, progress: Progress
+) -> TrainResult:
     """Train and score in a folder that this run owns."""
     require_method(out, request.method)
     loop = settings.loop
     with Store.open(request.store, request.version) as store:
         task = _build(method, settings, store, ranks)
-        outcome = train(task, loop, out, ranks, Progress(), _identity(store))
+        outcome = train(task, loop, out, ranks, progress, _identity(store))
         scores = _score(task, loop, out, ranks) if ranks.is_first and not outcome.stopped_by else _Scores({}, ())
     result = TrainResult(
         method=request.method,

@@ -16,7 +16,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from pipeline.shared.errors import PreflightError, UsageError
 from pipeline.shared.signals import StopSignals
 from settings.messages import one_line
-from settings.workers import runtime_environment
+from settings.ray_address import check_ray_address
+from settings.workers import hush_ray, runtime_environment
 
 logger = logging.getLogger("reelstore.shared.ray_session")
 
@@ -27,11 +28,15 @@ def session(signals: StopSignals) -> Iterator[None]:
 
     Raises
     ------
+    SettingsError
+        If no Ray cluster answers at ``RAY_ADDRESS``.
     UsageError
         If Ray raises inside the block; with its innermost reason as one line.
     """
     owned = not ray.is_initialized()
     if owned:
+        check_ray_address()
+        hush_ray()
         # Without an address Ray finds the cluster of a submitted job, or starts one on this machine.
         ray.init(
             address=os.environ.get("RAY_ADDRESS") or None,
