@@ -21,6 +21,7 @@ TIMEOUT_S = 3.0
 
 _CLIENT_PORT = 10001
 _REMEDY = f"start the cluster, correct {VARIABLE}, or unset it to use Ray on this machine"
+_REMEDY_FOR_NOTED = f"start it again, or set {VARIABLE}=local to use Ray on this machine"
 # How every HTTP/2 conversation begins (RFC 9113, section 3.4), and the type of the frame by which a server answers.
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 _FRAME_HEADER, _SETTINGS_FRAME = 9, 4
@@ -64,7 +65,7 @@ def check_ray_address(environment: Mapping[str, str] = os.environ, timeout_s: fl
     if asking.is_alive():
         problem.append(f"no answer within {timeout_s:g} s")
     if problem:
-        remedy = _REMEDY if place.named.startswith(VARIABLE) else "run ray stop to forget it, or ray start --head"
+        remedy = _REMEDY if place.named.startswith(VARIABLE) else _REMEDY_FOR_NOTED
         raise SettingsError(f"{place.named}: no Ray cluster there ({problem[0]}); {remedy}")
 
 

@@ -24,6 +24,8 @@ RESULTS = "results.json"
 """How the run ended, and the scores of its best weights."""
 SETTINGS = "settings.json"
 """What the run was started with."""
+STOP = "stop"
+"""The signal that the launching process got; there until its workers on Ray have stopped."""
 
 _STAGED = re.compile(rf"\.({re.escape(BEST)}|{re.escape(JOURNAL)}|{re.escape(LAST)}|[^/]+\.json)\.\d+")
 

@@ -11,7 +11,7 @@ import json
 import math
 import signal
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -77,6 +77,7 @@ def train(
     ranks: Ranks,
     progress: Progress,
     store: Mapping[str, str] | None = None,
+    stop: list[signal.Signals] | None = None,
 ) -> Outcome:
     """Train ``task``, or continue the run in ``folder``; leave the best checkpoint there.
 
@@ -95,6 +96,8 @@ def train(
     store
         What the task reads: the ``path`` of the store and the sha256 of its ``manifest``. A run continues on the same
         manifest only.
+    stop
+        A list to which the launcher of this process adds signals; None takes those that the process gets.
 
     Raises
     ------
@@ -103,8 +106,8 @@ def train(
     OSError
         If the disk fails; the error names the file.
     """
-    with progress, _stop_signals() as stop:
-        return _Loop(task, config, folder, ranks, progress, store).run(stop)
+    with progress, _stop_signals() if stop is None else nullcontext(stop) as received:
+        return _Loop(task, config, folder, ranks, progress, store).run(received)
 
 
 def evaluate(task: Task, split: str, config: LoopConfig, ranks: Ranks) -> Evaluation:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import ray
@@ -50,7 +51,8 @@ def session(signals: StopSignals) -> Iterator[None]:
         context.enable_progress_bars = False
         context.print_on_execution_start = False
         logging.getLogger("ray.data").setLevel(logging.ERROR)
-        yield
+        with redirect_stdout(sys.stderr):  # Ray tells of lost workers there; stdout is for the summary
+            yield
     except ray.exceptions.RayError as error:
         logger.debug("Ray failed", exc_info=True)
         raise UsageError(f"ray: {_cause(error)}. Committed rows are safe; run the same command to continue") from error
