@@ -151,3 +151,25 @@ def test_the_check_needs_no_ray() -> None:
     code = "import sys, settings.ray_address; print('ray' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True, check=True)
     assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize("where", ["stages", "training"])
+def test_whoever_connects_to_ray_asks_first(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray")
+    monkeypatch.setattr("ray.init", lambda *given, **more: pytest.fail("connected"))
+    with closed_port() as port:
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+        with pytest.raises(SettingsError, match=f"^RAY_ADDRESS=127.0.0.1:{port}: no Ray cluster there"):
+            if where == "stages":
+                from pipeline.shared.ray_session import session
+                from pipeline.shared.signals import StopSignals
+
+                with session(StopSignals()):
+                    pytest.fail("in a session")
+            else:
+                from trainers.launch_ray import launch
+                from trainers.results import TrainRequest
+
+                request = TrainRequest(method="cra", store="", version=1, out=str(tmp_path / "run"), settings={})
+                launch(request, 2, "cpu")
+    assert not ray.is_initialized() and not (tmp_path / "run").exists()
