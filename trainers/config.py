@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -69,6 +69,10 @@ class MethodSettings(Section):
 
     loop: LoopConfig = LoopConfig()
     """How to optimise."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return the settings that say what a checkpoint is, as JSON: all but how it was optimised and read."""
+        return self.model_dump(mode="json", exclude={"loop": True, "data": {"preload"}})
 
     @property
     @abstractmethod

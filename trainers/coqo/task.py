@@ -170,7 +170,7 @@ class CoqoTask(Task):
         vocabulary, answers = self.encoder.vocabulary, self.encoder.answers
         return {
             "method": "coqo",
-            "settings": self.config.model_dump(mode="json", exclude={"loop": True, "data": {"preload"}}),
+            "settings": self.config.describe(),
             "store_version": self.store.version,
             "words": {
                 "digest": vocabulary.digest,

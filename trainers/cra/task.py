@@ -204,7 +204,7 @@ class CraTask(Task):
         words = self.encoder
         return {
             "method": "cra",
-            "settings": self.config.model_dump(mode="json", exclude={"loop": True, "data": {"preload"}}),
+            "settings": self.config.describe(),
             "store_version": self.store.version,
             "feature_spec": self.store.spec_digest(self.config.data.feature),
             "vocabulary": {"version": words.VERSION, "words": words.words} if isinstance(words, WordTokens) else None,
