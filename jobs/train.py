@@ -42,7 +42,9 @@ def main(
         int | None, typer.Option(help="Version of the store (default: the run's, else the latest).")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Short for --set loop.seed=N.")] = None,
-    ray_workers: Annotated[int | None, typer.Option(min=1, help="Train with Ray Train on N workers.")] = None,
+    ray_workers: Annotated[
+        int | None, typer.Option(min=1, help="Train on N workers of Ray, at RAY_ADDRESS or here.")
+    ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Name everything that keeps the run from starting; train nothing.")
     ] = False,
