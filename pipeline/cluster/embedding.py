@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,14 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from extractors import ExtractorError, WeightsError
 from extractors.text import TextEncoder, TextModel, build_text_encoder
-from pipeline.shared import MachineConfig, PreflightError, Terminal, choose
+from pipeline.shared import MachineConfig, PreflightError, Terminal, UsageError, choose
+from settings.messages import one_line
 from stores import Store
 from stores.commit import Changes, commit, create_store, write_table
 from stores.errors import StoreDamageError
 from stores.format import Manifest, TablePart
+
+logger = logging.getLogger("reelstore.cluster.embedding")
 
 TABLE = "embeddings"
 _NUMERICS = b"reelstore.numerics"
@@ -107,13 +112,18 @@ def embed(
     if not todo:
         return 0
     terminal = terminal or Terminal(quiet=True)
-    model = _load(encoder, run or MachineConfig())
+    machine = run or MachineConfig()
+    sizing = choose(machine)
+    device = sizing.devices[0]
+    with _one_line(device):
+        model = encoder.load(device, machine.model_threads or sizing.cpus)  # no decoders compete for the CPUs
     fresh: list[pa.Table] = []
     last = time.monotonic()
     try:
         for start in range(0, len(todo), TEXTS_AT_ONCE):
             chunk = todo[start : start + TEXTS_AT_ONCE]
-            fresh.append(_table(chunk, _encode(model, chunk)))
+            with _one_line(device):
+                fresh.append(_table(chunk, model.encode(chunk)))
             terminal.stage("embed", start + len(chunk), len(todo))
             if time.monotonic() - last >= COMMIT_EVERY_S:
                 _commit(root, encoder, fresh, model)
@@ -156,20 +166,19 @@ def _stored(store: Store, encoder: TextEncoder) -> pa.Table | None:
     return store.table(TABLE, name)
 
 
-def _load(encoder: TextEncoder, run: MachineConfig) -> TextModel:
-    sizing = choose(run)
-    threads = run.model_threads or sizing.cpus  # no decoders compete for them
+@contextmanager
+def _one_line(device: str) -> Iterator[None]:
+    """Turn whatever an encoder raises into one line: a card that faults, memory that runs out, weights that lack."""
     try:
-        return encoder.load(sizing.device, threads)
+        yield
     except ExtractorError as error:
         raise PreflightError(f"encoder: {error}") from error
-
-
-def _encode(model: TextModel, texts: list[str]) -> NDArray[np.float32]:
-    try:
-        return model.encode(texts)
-    except ExtractorError as error:
-        raise PreflightError(f"encoder: {error}") from error
+    except Exception as error:  # whatever torch raises
+        logger.debug("the encoder failed", exc_info=True)
+        raise UsageError(
+            f"encoder on {device}: {type(error).__name__}: {one_line(error)}; what is embedded is stored, so run the "
+            "same command on another device, as with run.device=cpu"
+        ) from error
 
 
 def _table(texts: list[str], values: NDArray[np.float32]) -> pa.Table:

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from extractors import MachineFaultError
 from pipeline.extract import preflight as extract_preflight
@@ -81,6 +80,7 @@ class _Extraction:
 
     def __init__(self, request: ExtractRequest, terminal: Terminal, signals: StopSignals) -> None:
         preflight.check_locations(request.source, request.store)
+        self.executor = "local" if request.plan_only else preflight.chosen_executor(request.executor)
         self.request = request
         self.terminal = terminal
         self.signals = signals
@@ -203,7 +203,7 @@ class _Extraction:
     def _compute(self, plan: Plan, ledger: Ledger) -> StopRequestedError | None:
         """Run the executor and enter its outcomes; return the stop, if one came."""
         config = self.request.config
-        extract_preflight.check_backend(config.media.backend, self._executor_name())
+        extract_preflight.check_backend(config.media.backend, self.executor)
         for feature in self.features.values():
             if feature.spec["random_weights"]:
                 self.terminal.warn(f"feature {feature.name!r} uses random weights; its rows are placeholders")
@@ -249,14 +249,9 @@ class _Extraction:
             ledger.commit()
         return None
 
-    def _executor_name(self) -> Literal["local", "ray"]:
-        if self.request.executor == "auto":
-            return "ray" if preflight.in_ray_job() else "local"
-        return self.request.executor
-
     def _executor(self) -> Executor:
         run = self.request.config.run
-        if self._executor_name() == "ray":
+        if self.executor == "ray":
             from pipeline.extract.on_ray import RayExecutor  # here, because Ray takes seconds to import
 
             return RayExecutor(run, self.signals, self.terminal.line)

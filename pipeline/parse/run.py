@@ -223,6 +223,7 @@ class _Parse:
                 preflight.check_absolute(option, str(path))
         self.root = Path(request.store).absolute()
         self.part = f"{request.dataset or request.format}/{request.split}"
+        self.executor = "local" if request.plan_only else self._executor()
 
     def execute(self) -> ParseResult:
         if not self.request.plan_only:
@@ -372,7 +373,7 @@ class _Parse:
         return pa.concat_tables([kept.cast(PARSES), *fresh])
 
     def _parse_batches(self, batches: Sequence[Sequence[str]]) -> Generator[pa.Table, None, None]:
-        if self._executor() == "ray":
+        if self.executor == "ray":
             from pipeline.parse.on_ray import parse_on_ray  # here, because Ray takes seconds to import
 
             yield from parse_on_ray(
@@ -390,9 +391,7 @@ class _Parse:
     def _executor(self) -> Literal["local", "ray"]:
         if self.config.conllu is not None:
             return "local"  # looking texts up is not worth a cluster
-        if self.request.executor == "auto":
-            return "ray" if preflight.in_ray_job() else "local"
-        return self.request.executor
+        return preflight.chosen_executor(self.request.executor)
 
     def _checkpoint(self, table: pa.Table, events: EventLog) -> None:
         """Add one file of parses to the latest version; whatever happens next, its texts need not be parsed again."""

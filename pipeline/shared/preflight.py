@@ -4,13 +4,30 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
 
 from pipeline.shared.errors import PreflightError
+from pipeline.shared.results import ExecutorName
+from settings.ray_address import check_ray_address
 
 
 def in_ray_job() -> bool:
     """Return whether this process is the driver of a submitted Ray job (it then runs in an uploaded copy)."""
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def chosen_executor(asked: ExecutorName) -> Literal["local", "ray"]:
+    """Return the executor of a run; if that is Ray, see that the cluster which ``RAY_ADDRESS`` names answers.
+
+    Raises
+    ------
+    SettingsError
+        If it does not.
+    """
+    name: Literal["local", "ray"] = ("ray" if in_ray_job() else "local") if asked == "auto" else asked
+    if name == "ray":
+        check_ray_address()
+    return name
 
 
 def check_locations(source: str, store: str, what: str = "SOURCE") -> None:

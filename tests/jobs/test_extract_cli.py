@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -151,3 +152,25 @@ def test_kill_9_loses_open_shards_only(
     extract(videos, tmp_path / "undisturbed", rgb_config(tmp_path))
     assert digests(store) == digests(tmp_path / "undisturbed")
     assert verify(store, deep=True).ok
+
+
+@pytest.mark.parametrize("job", ["extract", "parse"])
+def test_a_wrong_ray_address_is_one_line_before_anything_is_planned(job: str, videos: Path, tmp_path: Path) -> None:
+    """Nobody listens on port 9 (discard)."""
+    arguments = {
+        "extract": ["jobs/extract.py", str(videos)],
+        "parse": ["jobs/parse.py", str(tmp_path / "questions.jsonl"), "--format", "table", "--split", "train"],
+    }[job]
+    (tmp_path / "questions.jsonl").write_text('{"question_id": "1", "video_id": "v", "question": "why did he run"}\n')
+    environment = os.environ | {"RAY_ADDRESS": "127.0.0.1:9"}
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, *arguments, "--store", str(tmp_path / "store"), "--executor", "ray"],
+        cwd=ROOT, env=environment, text=True, capture_output=True,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert "127.0.0.1:9" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert time.monotonic() - started < 20
+    if job == "extract":
+        assert not (tmp_path / "store").exists()

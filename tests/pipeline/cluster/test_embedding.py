@@ -14,7 +14,7 @@ import pytest
 from extractors.text import build_text_encoder
 from pipeline.cluster import embedding
 from pipeline.cluster.embedding import embed, option_texts, part_name, vectors
-from pipeline.shared.errors import PreflightError
+from pipeline.shared.errors import PreflightError, UsageError
 from pipeline.shared.sizing import MachineConfig
 from stores import Store
 from stores.commit import create_store
@@ -123,6 +123,21 @@ def test_weights_that_cannot_be_had_are_one_line(tmp_path: Path) -> None:
     encoder = build_text_encoder("clip", {"model": "ViT-S-32-alt", "weights": "random:0"})
     with pytest.raises(PreflightError, match="but no GPU is visible"):
         embed(tmp_path / "store", encoder, ["a"], MachineConfig(device="cuda", gpus=0))
+
+
+@pytest.mark.parametrize("when", ["load", "encode"])
+def test_a_card_that_faults_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+    """Whatever torch raises; what was embedded before it stays."""
+
+    def fault(*_: object) -> None:
+        raise RuntimeError("CUDA error: unspecified launch failure\nCUDA kernel errors might be reported later")
+
+    encoder = build_text_encoder("hashed", {"size": 32})
+    target = type(encoder) if when == "load" else type(encoder.load("cpu"))
+    monkeypatch.setattr(target, when, fault)
+    with pytest.raises(UsageError, match=r"encoder on cpu: RuntimeError: CUDA error: .*another device") as caught:
+        embed(tmp_path / "store", encoder, ["a"])
+    assert "\n" not in str(caught.value)
 
 
 def test_questions_and_options_are_embedded_plain_and_joined() -> None:
