@@ -260,12 +260,16 @@ class Flow:
     @property
     def _fits(self) -> bool:
         """Whether the frames of another call fit beside those that wait, are computed, or are being decoded."""
-        room = _STORE_SHARE * sum(node.store_bytes for node in self._nodes.values())
         decoding = sum(len(call.given) for call in self._calls.values() if call.member.kind == "decode")
         given = [item for call in self._calls.values() if call.member.kind != "decode" for item in call.given]
         held = sum(item.size for item in [*self._decoded, *self._piles.values(), *given])
         most = max(4 * _GROUP * len(self._pool.of("model")), 2 * _UNITS_PER_CALL * len(self._pool.of("decode")))
-        return held + self._mean_size * decoding < room and len(self._decoded) + decoding < most
+        return held + self._mean_size * decoding < self._room and len(self._decoded) + decoding < most
+
+    @property
+    def _room(self) -> float:
+        """Bytes of the object stores that frames and rows may take."""
+        return max(1.0, _STORE_SHARE * sum(node.store_bytes for node in self._nodes.values()))
 
     def _take(self, count: int) -> list[_Work]:
         """Take up to ``count`` units: first those that were lost."""
@@ -302,7 +306,8 @@ class Flow:
         return group
 
     def _write(self, everything: bool) -> None:
-        """Give writers the piles that fill a shard, are old, or are the last."""
+        """Give writers the piles that fill a shard, are old, are the last, or leave too little room for frames."""
+        everything = everything or sum(pile.size for pile in self._piles.values()) > self._room / 2
         for name in list(self._piles):
             pile = self._piles[name]
             old = time.monotonic() - pile.since >= self._run.commit_seconds
@@ -392,9 +397,9 @@ class Flow:
         """Do again what a lost actor was given; a unit that ends one process after the other fails."""
         member = call.member
         node_lives = any(record["Alive"] and record["NodeID"] == member.node.id for record in ray.nodes())
-        self._pool.died(member, f"a {member.kind} actor died ({why})", node_lives)
+        was_ours = self._pool.died(member, f"a {member.kind} actor died ({why})", node_lives)
         self._last_look = 0.0
-        if not node_lives or member.kind == "write" or not call.given:
+        if not (was_ours and node_lives) or member.kind == "write" or not call.given:
             self._give_back(call)
             return
         works = [item if isinstance(item, _Work) else item.work for item in call.given]

@@ -67,6 +67,7 @@ class Pool:
 
     def __init__(self, recipes: Mapping[Kind, Recipe], say: Callable[[str], None]) -> None:
         self._recipes = recipes
+        self._classes = {kind: ray.remote(recipe.cls) for kind, recipe in recipes.items()}
         self._say = say
         self._members: list[Member] = []
         self._deaths: Counter[tuple[Kind, str]] = Counter()  # in a row, without a finished call
@@ -105,24 +106,31 @@ class Pool:
         strategy = NodeAffinitySchedulingStrategy(node.id, soft=False)
         # Ray itself restarts nothing: it knows neither a faulted card nor how often is too often.
         options = {**recipe.options, "scheduling_strategy": strategy, "max_restarts": 0, "max_task_retries": 0}
-        return Member(kind, node, ray.remote(recipe.cls).options(**options).remote(*recipe.arguments))
+        return Member(kind, node, self._classes[kind].options(**options).remote(*recipe.arguments))
 
     def answered(self, member: Member) -> None:
         """Note that an actor has finished a call."""
         member.load -= 1
         self._deaths.pop((member.kind, member.node.id), None)
 
-    def died(self, member: Member, why: str, node_lives: bool) -> None:
-        """Note that an actor ended without a word; too often in a row, and its node is avoided."""
+    def died(self, member: Member, why: str, node_lives: bool) -> bool:
+        """Note that an actor ended without a word; too often in a row, and its node is avoided.
+
+        Returns
+        -------
+        bool
+            Whether it ended by itself: not if it was ended here, or is known to be gone.
+        """
         if member not in self._members:
-            return
+            return False
         self._members.remove(member)
         if not node_lives:
-            return
+            return True
         place = (member.kind, member.node.id)
         self._deaths[place] += 1
         if self._deaths[place] > MOST_RESTARTS:
             self.retire(member, Fault(f"{member.node.name}: {why}, {self._deaths[place]} times in a row"))
+        return True
 
     def retire(self, member: Member, fault: Fault) -> None:
         """End an actor whose machine is at fault, and start none of its kind on its node again.
