@@ -1,6 +1,7 @@
 # make setup : a virtual environment with the reader (`reelstore`) and everything that the checkout runs
 # make demo  : set up, then the whole system on a toy world that it films itself
 # make test  : set up, then lint, types and every test
+# make gpu   : set up, then the tests and the measurements that need a GPU (ten minutes)
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -8,7 +9,7 @@ STAMP := $(VENV)/.installed
 # Two workers on two processors: threads that spin while they wait would take the other worker's.
 PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q
 
-.PHONY: setup demo demo-ray test quick lint bench clean
+.PHONY: setup demo demo-ray test quick lint bench gpu clean
 
 setup: $(STAMP)
 
@@ -39,6 +40,10 @@ test: setup lint
 
 bench: setup
 	$(BIN)/python bench/all.py --out out/bench
+
+gpu: setup
+	$(BIN)/python -m pytest -q -m gpu tests/gpu
+	$(BIN)/python bench/gpu.py --out out/gpu
 
 clean:
 	rm -rf out build dist *.egg-info .mypy_cache .ruff_cache .hypothesis

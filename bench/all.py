@@ -1,12 +1,13 @@
 """Run every bench, one after the other; tables go to the terminal, figures to ``OUT/NAME.json``.
 
-    python bench/all.py [NAMES …] [--out out/bench] [--long]
+    python bench/all.py [NAMES …] [--out out/bench] [--long] [--gpu]
                         [--nextgqa CSV] [--music-avqa JSON] [--stanza-dir DIR]
 
-``BENCHES`` lists every bench of this folder. Without names, all of them run (about 20 minutes) except two:
+``BENCHES`` lists every bench of this folder. Without names, all of them run (about 20 minutes) except three:
 ``toyworld`` trains for hours and needs ``--long``; ``parsing`` needs published questions, given with ``--nextgqa``
-or ``--music-avqa``. A bench that is named always runs. ``layouts``, ``residency`` and ``films`` measure nothing
-themselves: ``reading`` is built on the first two, ``decode-real`` on the third.
+or ``--music-avqa``; ``gpu`` needs a CUDA device and ``--gpu``. A bench that is named always runs. ``bare``,
+``layouts``, ``residency`` and ``films`` measure nothing themselves: ``gpu`` is built on the first, ``reading`` on the
+next two, ``decode-real`` on the last.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ class Bench:
     """Whether it takes hours."""
     reads_questions: bool = False
     """Whether it measures on published annotation files, which must be given."""
+    gpu: bool = False
+    """Whether it needs a CUDA device."""
 
 
 BENCHES = {
@@ -51,6 +54,7 @@ BENCHES = {
     "models-vggish": Bench(
         "models.py", ("--model", "vggish", "--steps", "60", "--micro-batch", "30", "--threads", "1")
     ),
+    "gpu": Bench("gpu.py", gpu=True),
     "parsing": Bench("parsing.py", reads_questions=True),
     "planning": Bench("planning.py", ("--runs", "3")),
     "store": Bench("store.py"),
@@ -59,12 +63,14 @@ BENCHES = {
 }
 
 
-def select(names: Sequence[str], long: bool, questions: bool) -> list[str]:
+def select(names: Sequence[str], long: bool, questions: bool, gpu: bool = False) -> list[str]:
     """Return the benches to run: those named, or all that the flags allow."""
     if names:
         return list(names)
     return [
-        name for name, bench in BENCHES.items() if (long or not bench.long) and (questions or not bench.reads_questions)
+        name
+        for name, bench in BENCHES.items()
+        if (long or not bench.long) and (questions or not bench.reads_questions) and (gpu or not bench.gpu)
     ]
 
 
@@ -74,6 +80,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help=available(BENCHES))
     parser.add_argument("--out", type=Path, default=Path("out/bench"), help="folder of the JSON files")
     parser.add_argument("--long", action="store_true", help="also run what takes hours")
+    parser.add_argument("--gpu", action="store_true", help="also run what needs a CUDA device")
     parser.add_argument("--nextgqa", type=Path, metavar="CSV", help="questions for parsing: a NExT-GQA split")
     parser.add_argument("--music-avqa", type=Path, metavar="JSON", help="questions for parsing: a MUSIC-AVQA split")
     parser.add_argument("--stanza-dir", type=Path, metavar="DIR", help="Stanza's models for parsing")
@@ -87,7 +94,8 @@ def main() -> int:
         "--stanza-dir": arguments.stanza_dir,
     }
     questions = [f"{option}={path.absolute()}" for option, path in options.items() if path is not None]
-    chosen = select(arguments.names, arguments.long, bool(arguments.nextgqa or arguments.music_avqa))
+    given = bool(arguments.nextgqa or arguments.music_avqa)
+    chosen = select(arguments.names, arguments.long, given, arguments.gpu)
     arguments.out.mkdir(parents=True, exist_ok=True)
     failed = []
     for name in chosen:

@@ -275,6 +275,22 @@ class Extractor(Description):
             If the input has another shape or dtype.
         """
 
+    def preparation(self) -> Json:
+        """Return all that ``prepare`` depends on, so that extractors which prepare alike share their steps.
+
+        Extractors of equal preparation must give equal bytes for equal input. None, as here, shares nothing.
+        """
+        return None
+
+    @property
+    def shared_preparation(self) -> Json:
+        """``preparation()``, or None if a subclass has a ``prepare`` of its own that it does not know of."""
+        order = type(self).__mro__
+        described, prepared = (
+            next(place for place, cls in enumerate(order) if name in vars(cls)) for name in ("preparation", "prepare")
+        )
+        return self.preparation() if described <= prepared else None
+
     @abstractmethod
     def load(self, device: str, threads: int | None = None) -> Model:
         """Load the weights.

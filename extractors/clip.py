@@ -193,6 +193,10 @@ class Clip(Trained):
         """Turn ``uint8 [N,H,W,3]`` into ``uint8 [N,size,size,3]``; the model normalises."""
         return self.preprocessing.apply(frames)
 
+    def preparation(self) -> Json:
+        """Return the geometry."""
+        return self.preprocessing.geometry()
+
     @property
     def weights_of(self) -> str:
         """The open_clip name of the model, without ``-quickgelu``."""

@@ -73,6 +73,16 @@ class Preprocessing:
         }
         return spec if self.short_side is None else {**spec, "short_side": self.short_side}
 
+    def geometry(self) -> dict[str, Json]:
+        """Return all that ``apply`` depends on: the normalisation is the device's."""
+        return {
+            "image": self.size,
+            "crop": self.crop,
+            "fill": list(self.fill) if self.crop == "letterbox" else None,
+            "interpolation": self.interpolation,
+            "short_side": (self.short_side or self.size) if self.crop == "center_crop" else None,
+        }
+
     def apply(self, frames: NDArray[Any]) -> NDArray[np.uint8]:
         """Resize and crop ``uint8 [N,H,W,3]`` into ``uint8 [N,size,size,3]``.
 

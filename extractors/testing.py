@@ -80,6 +80,7 @@ def check_extractor(extractor: Extractor, *, device: str = "cpu", threads: int |
     prepared = _check_prepare(extractor, inputs)
     if extractor.input == "frames":
         _check_prepare(extractor, _inputs(extractor, 2, height=90, width=40))
+    _check_json_or_none(extractor, extractor.preparation())
     _check_refusal(extractor, inputs)
     _check_new_process(extractor, inputs)
     model = extractor.load(device, threads)
@@ -172,6 +173,11 @@ def _check_json(description: Description, method: str, value: object) -> None:
         description,
         f"{method} is not the same when read back from JSON; use a dict with strings as keys and lists as values",
     )
+
+
+def _check_json_or_none(extractor: Extractor, preparation: object) -> None:
+    if preparation is not None:
+        _check_json(extractor, "preparation()", preparation)
 
 
 def _check_spec(description: Description, noun: str) -> None:

@@ -125,6 +125,10 @@ class Vggish(Trained):
         check_windows(frames, self.window_samples)
         return logmel.patches(frames)
 
+    def preparation(self) -> Json:
+        """Return what a patch is; the options of VGGish come after it."""
+        return {"patch_frames": logmel.PATCH_FRAMES, **logmel.spec()}
+
     def load(self, device: str, threads: int | None = None) -> Model:
         """Build the network on ``device`` and load its weights strictly.
 

@@ -20,6 +20,7 @@ import typer
 import settings
 from jobs._cli import AsJson, Command, ConfigFile, Overrides, emit, job, signal_code
 from settings.messages import plural, printable
+from settings.ray_address import check_ray_address
 from trainers import METHODS, PRESETS, MethodSettings, TrainingError, TrainRequest, TrainResult, find_method
 from trainers.folder import write_results
 from trainers.resume import choose_version
@@ -41,7 +42,9 @@ def main(
         int | None, typer.Option(help="Version of the store (default: the run's, else the latest).")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Short for --set loop.seed=N.")] = None,
-    ray_workers: Annotated[int | None, typer.Option(min=1, help="Train with Ray Train on N workers.")] = None,
+    ray_workers: Annotated[
+        int | None, typer.Option(min=1, help="Train on N workers of Ray, at RAY_ADDRESS or here.")
+    ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Name everything that keeps the run from starting; train nothing.")
     ] = False,
@@ -80,6 +83,7 @@ def main(
 def _train(request: TrainRequest, ray_workers: int | None, device: str) -> TrainResult:
     """Train in this process or on Ray; only now import torch, which takes seconds."""
     if ray_workers is not None:
+        check_ray_address()  # importing Ray takes seconds
         from trainers.launch_ray import launch
 
         return launch(request, ray_workers, device)

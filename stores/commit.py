@@ -248,12 +248,12 @@ def _with_rows(
     replace: bool,
 ) -> SpecEntry:
     """Append rows and shards to the entry of one spec; return the same object if nothing changes."""
-    index = SegmentLog(root, entry.index, schemas.INDEX)
+    keys = [layout.check_key(row.key) for row in placed]
+    index = SegmentLog(root, entry.index, schemas.INDEX).find(keys)
     known_shards = SegmentLog(root, entry.shards, schemas.SHARDS)
     fresh: dict[bytes, Placed] = {}
     new_keys = 0
-    for row in placed:
-        key = layout.check_key(row.key)
+    for key, row in zip(keys, placed, strict=True):
         present = index.get(key)
         if row.moved_from is not None:
             if present is None or (present["shard"].hex(), present["row"]) != row.moved_from:
@@ -315,8 +315,9 @@ def shard_table(receipts: Sequence[Receipt]) -> pa.Table:
 def _without_rows(root: Path, entry: FeatureEntry, keys: Sequence[str]) -> FeatureEntry:
     """Hide keys from the current spec of a feature."""
     current = entry.specs[entry.current]
-    index = SegmentLog(root, current.index, schemas.INDEX)
-    hidden = [raw for key in dict.fromkeys(keys) if index.get(raw := layout.check_key(key)) is not None]
+    wanted = [layout.check_key(key) for key in dict.fromkeys(keys)]
+    index = SegmentLog(root, current.index, schemas.INDEX).find(wanted)
+    hidden = [key for key in wanted if key in index]
     if not hidden:
         return entry
     columns = {
@@ -357,10 +358,10 @@ def _with_failures(
 
 def _with_sources(root: Path, latest: Manifest, sources: Sequence[SourceRecord]) -> tuple[segments.SegmentRef, ...]:
     """Append to the log of sources what differs from it."""
-    log = SegmentLog(root, latest.sources, schemas.SOURCES)
+    keys = [source.uri.encode("utf-8", "surrogateescape") for source in sources]
+    log = SegmentLog(root, latest.sources, schemas.SOURCES).find(keys)
     changed = []
-    for source in sources:
-        key = source.uri.encode("utf-8", "surrogateescape")
+    for key, source in zip(keys, sources, strict=True):
         record = {
             "key": key,
             "size": source.size,

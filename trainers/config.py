@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -52,6 +52,8 @@ class LoopConfig(Section):
     """CPU threads; null keeps torch's number. Results on the CPU are equal only for equal threads."""
     log_steps: Annotated[int, Field(ge=1)] = 20
     """Log the mean losses every so many steps."""
+    progress_s: Annotated[float, Field(gt=0)] = 30.0
+    """Print speed and time left every so many seconds, unless stderr is a terminal, which has a bar."""
     checkpoint_steps: Annotated[int, Field(ge=1)] | None = None
     """Also write a checkpoint every so many steps; null writes one after each epoch only."""
     validate_epochs: Annotated[int, Field(ge=1)] = 1
@@ -67,6 +69,10 @@ class MethodSettings(Section):
 
     loop: LoopConfig = LoopConfig()
     """How to optimise."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return the settings that say what a checkpoint is, as JSON: all but how it was optimised and read."""
+        return self.model_dump(mode="json", exclude={"loop": True, "data": {"preload"}})
 
     @property
     @abstractmethod

@@ -18,10 +18,14 @@ LAST = "last.pt"
 """The state to resume from."""
 OWNER = "owner.json"
 """The process that trains here; there as long as it does."""
+PROGRESS = "progress.log"
+"""What rank 0 told people from a worker of Ray; the launching process reads it there."""
 RESULTS = "results.json"
 """How the run ended, and the scores of its best weights."""
 SETTINGS = "settings.json"
 """What the run was started with."""
+STOP = "stop"
+"""The signal that the launching process got; there until its workers on Ray have stopped."""
 
 _STAGED = re.compile(rf"\.({re.escape(BEST)}|{re.escape(JOURNAL)}|{re.escape(LAST)}|[^/]+\.json)\.\d+")
 

@@ -11,7 +11,7 @@ import json
 import math
 import signal
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -22,10 +22,10 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from settings.messages import one_line
+from settings.messages import first_few, one_line
 from trainers import checkpoint, schedule
 from trainers.config import LoopConfig
-from trainers.distributed import Ranks
+from trainers.distributed import Asked, Ranks
 from trainers.errors import TrainingError
 from trainers.folder import LAST, SETTINGS, replace_file
 from trainers.journal import Journal
@@ -36,7 +36,7 @@ from trainers.task import Batch, Evaluation, Task
 TOO_FEW = "the training split does not fill one batch; make the batch smaller"
 
 # Settings that may differ when a run resumes: none of them changes a step.
-_FREE = ("device", "log_steps", "checkpoint_steps", "tensorboard")
+_FREE = ("device", "log_steps", "checkpoint_steps", "tensorboard", "progress_s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +77,7 @@ def train(
     ranks: Ranks,
     progress: Progress,
     store: Mapping[str, str] | None = None,
+    stop: list[signal.Signals] | None = None,
 ) -> Outcome:
     """Train ``task``, or continue the run in ``folder``; leave the best checkpoint there.
 
@@ -95,6 +96,8 @@ def train(
     store
         What the task reads: the ``path`` of the store and the sha256 of its ``manifest``. A run continues on the same
         manifest only.
+    stop
+        A list to which the launcher of this process adds signals; None takes those that the process gets.
 
     Raises
     ------
@@ -103,8 +106,8 @@ def train(
     OSError
         If the disk fails; the error names the file.
     """
-    with progress, _stop_signals() as stop:
-        return _Loop(task, config, folder, ranks, progress, store).run(stop)
+    with progress, _stop_signals() if stop is None else nullcontext(stop) as received:
+        return _Loop(task, config, folder, ranks, progress, store).run(received)
 
 
 def evaluate(task: Task, split: str, config: LoopConfig, ranks: Ranks) -> Evaluation:
@@ -158,11 +161,15 @@ class _Loop:
         self.optimizer = _optimizer(task.model, config)
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=config.precision == "float16")
         self.state = _State()
+        self.loss: float | None = None
+        self.asked = Asked(ranks)
         self.settings = settings_of(task, config, ranks, store)
         self._resume()
-        losses = _Losses(task)
-        # A method may have parameters that a step does not use, such as those of an intervention that is switched off.
-        self.losses = DistributedDataParallel(losses, find_unused_parameters=True) if ranks.world > 1 else losses
+        self.losses: nn.Module = _Losses(task)
+        self.unchecked = ranks.world > 1
+        if self.unchecked:
+            unused = task.leaves_parameters_unused
+            self.losses = DistributedDataParallel(self.losses, find_unused_parameters=unused)
 
     def run(self, stop: list[signal.Signals]) -> Outcome:
         journal = Journal(self.folder, self.state.step, self.config.tensorboard) if self.ranks.is_first else None
@@ -192,16 +199,20 @@ class _Loop:
             self.state.step += 1
             ended = self.state.step == (epoch + 1) * self.steps
             checkpointing = self.config.checkpoint_steps and self.state.step % self.config.checkpoint_steps == 0
-            stopping = self.ranks.agree(bool(stop))
+            stopping = self.asked(bool(stop))
             if ended or checkpointing or stopping or self.state.step % self.config.log_steps == 0:
                 self._log(epoch, window, journal)
                 window = []
+            if self.ranks.is_first:
+                done = self.state.step - epoch * self.steps
+                self.progress.step(epoch + 1, self.config.epochs, done, self.steps, self.loss)
             if ended:
                 continue  # validation comes first: the checkpoint at the end of an epoch holds its score
             if stopping:
                 return True
             if checkpointing:
                 self._checkpoint()
+        self.asked.settle()  # whoever knew of a signal still knows of it, and says so after validation
         if self.state.step != (epoch + 1) * self.steps:
             raise TrainingError(f"epoch {epoch + 1} had {self.state.step - epoch * self.steps} of {self.steps} batches")
         return False
@@ -215,6 +226,7 @@ class _Loop:
         with _autocast(self.config, self.ranks.device):
             losses: dict[str, torch.Tensor] = self.losses(batch)
         self.scaler.scale(losses["total"]).backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
+        self._require_gradients()
         self.scaler.unscale_(self.optimizer)
         limit = math.inf if self.config.clip_norm is None else self.config.clip_norm
         norm = nn.utils.clip_grad_norm_(self.task.model.parameters(), limit)
@@ -223,6 +235,18 @@ class _Loop:
         logged = {name: value.detach() for name, value in losses.items()}
         # Half precision overflows until the scaler has found its scale; the scaler skips such steps by itself.
         return logged if self.scaler.is_enabled() else {**logged, "gradient": norm}
+
+    def _require_gradients(self) -> None:
+        """Raise TrainingError if ranks would not average all gradients; all later steps are like the first."""
+        if not self.unchecked or self.task.leaves_parameters_unused:
+            return
+        self.unchecked = False
+        unused = [name for name, one in self.task.model.named_parameters() if one.requires_grad and one.grad is None]
+        if unused:
+            raise TrainingError(
+                f"{type(self.task).__name__}: no loss depends on {first_few(unused)}, which several ranks cannot "
+                "average; freeze them, or set leaves_parameters_unused of the task"
+            )
 
     def _lr_factor(self, step: int) -> float:
         config = self.config
@@ -246,9 +270,7 @@ class _Loop:
         lr = self.optimizer.param_groups[0]["lr"]
         if journal is not None:
             journal.write(self.state.step, epoch + 1, "train", {**means, "lr": lr})
-        done = self.state.step - epoch * self.steps
-        if self.ranks.is_first:
-            self.progress.step(f"epoch {epoch + 1}/{self.config.epochs} loss {means['total']:.4f}", done, self.steps)
+        self.loss = means["total"]
 
     def _validate(self, epoch: int, journal: Journal | None) -> None:
         if self.ranks.is_first:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,10 +31,36 @@ from trainers.resume import read_settings, require_method, require_same_run, req
 from trainers.task import Task
 
 
-def run(request: TrainRequest) -> TrainResult:
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """What a launcher that is not torchrun gives one rank.
+
+    Attributes
+    ----------
+    gpu
+        The GPU of this process; None takes that of the number of the local rank.
+    say
+        Takes what rank 0 tells people, line by line; None prints it on stderr.
+    stop
+        A list to which signals are added; None takes those that this process gets.
+    """
+
+    gpu: torch.device | None = None
+    say: Callable[[str], None] | None = None
+    stop: list[signal.Signals] | None = None
+
+
+def run(request: TrainRequest, launched: Launched = Launched()) -> TrainResult:  # it is frozen
     """Train, or continue training; then score every split with the best checkpoint.
 
     Rank 0 writes ``results.json`` beside the checkpoints. The results of other ranks have no metrics and no files.
+
+    Parameters
+    ----------
+    request
+        What to train.
+    launched
+        What a launcher gives this process.
 
     Raises
     ------
@@ -44,10 +71,10 @@ def run(request: TrainRequest) -> TrainResult:
     method = find_method(request.method)
     settings = method.settings.model_validate(request.settings)
     out = Path(request.out)
-    ranks = join(settings.loop.device)
+    ranks = join(settings.loop.device, launched.gpu)
     try:
         with _owned(out, ranks):
-            return _run(request, method, settings, out, ranks)
+            return _run(request, method, settings, ranks, launched)
     except torch.OutOfMemoryError as error:
         reason = str(error).splitlines()[0]
         raise TrainingError(f"{reason} Make the batch smaller (data.batch…), or use loop.precision=bfloat16") from error
@@ -154,13 +181,16 @@ def _is_below(file: object, folder: Path) -> bool:
     return isinstance(file, str) and folder in (Path(file), *Path(file).parents)
 
 
-def _run(request: TrainRequest, method: Method[Any], settings: MethodSettings, out: Path, ranks: Ranks) -> TrainResult:
+def _run(
+    request: TrainRequest, method: Method[Any], settings: MethodSettings, ranks: Ranks, launched: Launched
+) -> TrainResult:
     """Train and score in a folder that this run owns."""
+    out, loop = Path(request.out), settings.loop
     require_method(out, request.method)
-    loop = settings.loop
+    progress = Progress(loop.progress_s, say=launched.say)
     with Store.open(request.store, request.version) as store:
         task = _build(method, settings, store, ranks)
-        outcome = train(task, loop, out, ranks, Progress(), _identity(store))
+        outcome = train(task, loop, out, ranks, progress, _identity(store), launched.stop)
         scores = _score(task, loop, out, ranks) if ranks.is_first and not outcome.stopped_by else _Scores({}, ())
     result = TrainResult(
         method=request.method,

@@ -45,7 +45,7 @@ def standardise(dataset: QuestionDataset | VideoDataset, view: str) -> Standardi
     count, total, squares = 0, torch.zeros(()), torch.zeros(())
     for first in range(0, len(dataset.videos), _VIDEOS_AT_ONCE):
         features, valid, _ = dataset.table.gather(range(first, min(first + _VIDEOS_AT_ONCE, len(dataset.videos))))
-        steps = features[view][valid[view]].double().flatten(0, -2)  # [steps * cells, C]
+        steps = features[view].cpu()[valid[view]].double().flatten(0, -2)  # [steps * cells, C]
         count, total, squares = count + len(steps), total + steps.sum(0), squares + (steps**2).sum(0)
     mean = total / max(count, 1)
     return Standardise(mean, (squares / max(count, 1) - mean**2).clamp_min(0).sqrt())

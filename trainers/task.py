@@ -46,10 +46,14 @@ class Task(ABC):
         Holds all trainable parameters. The loop moves it to the device and calls ``train()`` and ``eval()``.
     select
         The validation metric whose maximum picks the best checkpoint.
+    leaves_parameters_unused
+        Whether a step may leave parameters that require gradients out of its losses. If so, several ranks look for them
+        in every step, which takes time.
     """
 
     model: nn.Module
     select: str
+    leaves_parameters_unused: bool = False
 
     @abstractmethod
     def steps_per_epoch(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import socket
 import time
@@ -216,6 +217,12 @@ def _decode_streams(request: DecodeRequest, media: MediaProcess, assembly: _Asse
             assembly.fail("audio", second)
 
 
+def _share(feature: Feature) -> str:
+    """Return a name that features have in common which prepare alike."""
+    preparation = feature.extractor.shared_preparation
+    return f"feature {feature.name}" if preparation is None else json.dumps(preparation, sort_keys=True)
+
+
 class _Assembly:
     """Assembles the events of one decode into the model input of each feature."""
 
@@ -228,8 +235,11 @@ class _Assembly:
         self._findings: Findings | None = None
         self._header: Header | None = None
         self._audio: Audio | None = None
-        self._steps: dict[str, Array] = {}
-        self._filled: dict[str, Array] = {}
+        self._shares = {feature.name: _share(feature) for of_policy in [*pictures, sounds] for feature in of_policy}
+        # By policy and share: what several features prepare alike is prepared, held and sent once.
+        self._steps: dict[tuple[int, str], Array] = {}
+        self._filled: dict[tuple[int, str], Array] = {}
+        self._prepared_sound: dict[tuple[Policy, str], Array] = {}
         self._failed: dict[str, MediaError] = {}
         self.frames = 0
 
@@ -254,24 +264,31 @@ class _Assembly:
             self._findings = None
             if "video" in self._failed:
                 return  # of a pass for the sound alone
-            for features, samples in zip(self._pictures, event.samples, strict=True):
-                for feature in features:
+            for policy, samples in enumerate(event.samples):
+                for share, feature in self._preparing(policy).items():
                     shape = (len(samples.time_s), *feature.extractor.prepared_shape())
-                    self._steps[feature.name] = np.zeros(shape, feature.extractor.prepared_dtype)
-                    self._filled[feature.name] = samples.frame < 0
+                    self._steps[policy, share] = np.zeros(shape, feature.extractor.prepared_dtype)
+                    self._filled[policy, share] = samples.frame < 0
         elif isinstance(event, Frame):
             self.frames += 1
+            done: dict[str, Array] = {}  # one geometry may serve several policies
             for policy, slots in event.uses:
-                for feature in self._pictures[policy]:
-                    places = list(slots)
-                    self._steps[feature.name][places] = feature.extractor.prepare(event.rgb[None])[0]
-                    self._filled[feature.name][places] = True
+                places = list(slots)
+                for share, feature in self._preparing(policy).items():
+                    if share not in done:
+                        done[share] = feature.extractor.prepare(event.rgb[None])[0]
+                    self._steps[policy, share][places] = done[share]
+                    self._filled[policy, share][places] = True
         elif isinstance(event, Findings):
             self._findings = event
         elif isinstance(event, StreamFailure):
             self.fail(event.stream, MediaError(event.failure_class, event.message))
         elif isinstance(event, Audio):
             self._audio = event
+
+    def _preparing(self, policy: int) -> dict[str, Feature]:
+        """Return, for each share of a policy, the feature that prepares for all."""
+        return {self._shares[feature.name]: feature for feature in reversed(self._pictures[policy])}
 
     def features(self) -> tuple[dict[str, PreparedSteps], dict[str, tuple[str, str]]]:
         """Return feature name to model input, and feature name to (failure class, message) of the others."""
@@ -299,7 +316,8 @@ class _Assembly:
 
     def _picture(self, feature: Feature, policy: int) -> PreparedSteps:
         header = self._described("video")
-        missing = int((~self._filled[feature.name]).sum())
+        place = (policy, self._shares[feature.name])
+        missing = int((~self._filled[place]).sum())
         if missing:
             raise MediaError("corrupt", f"{missing} wanted frames cannot be decoded")
         media, samples = header.media, header.samples[policy]
@@ -308,7 +326,7 @@ class _Assembly:
         if self._findings is not None and (damaged := self._findings.damaged[policy]):
             self._check_damage(damaged, "pictures")
             media = {**media, **self._findings.media, DAMAGED_STEPS: list(damaged)}
-        return PreparedSteps(self._steps[feature.name], samples, media)
+        return PreparedSteps(self._steps[place], samples, media)
 
     def _sound(self, feature: Feature) -> PreparedSteps:
         header = self._described("audio")
@@ -322,7 +340,10 @@ class _Assembly:
         if damaged := damaged_windows(audio, feature.policy, window):
             self._check_damage(damaged, "sound")
             media[DAMAGED_STEPS] = list(damaged)
-        return PreparedSteps(feature.extractor.prepare(windows), samples, media)
+        share = (feature.policy, self._shares[feature.name])
+        if share not in self._prepared_sound:
+            self._prepared_sound[share] = feature.extractor.prepare(windows)
+        return PreparedSteps(self._prepared_sound[share], samples, media)
 
     def _check_damage(self, steps: Sequence[int], what: str) -> None:
         if self._fail_damaged:

@@ -160,6 +160,8 @@ class Ledger:
     def _enter_failure(self, outcome: UnitFailure) -> None:
         unit = outcome.unit
         content_id = outcome.source.content_id if outcome.source else unit.content_id
+        if outcome.source is not None and unit.content_id is None:  # the next plan compares it with these bytes
+            self._pending.sources.append(outcome.source)
         for name in outcome.features:
             for key in unit.keys:
                 failure = Failure(

@@ -2,6 +2,9 @@
 
 Wanted keys (source × spec) are anti-joined with the pinned manifest. Videos with the same bytes and the same clip
 bounds become one unit of work, whatever their keys and however many features want them: a video is decoded once.
+
+The worker that decodes a file hashes it. Planning hashes only what it must know to plan: files of keys that have rows
+or failures, and files that may be copies of others, because their sizes are equal.
 """
 
 from __future__ import annotations
@@ -9,30 +12,22 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from extractors import names_machine
 from pipeline.extract.carrying import Candidate, CarriedRow, OlderRow, Prover, differs_in_rules_alone, rows_of
+from pipeline.extract.contents import read_records
 from pipeline.extract.features import Feature
-from pipeline.extract.identity import (
-    cache_key,
-    describe_os_error,
-    failure_content_id,
-    hash_content,
-    remote_status,
-    source_status,
-)
+from pipeline.extract.identity import cache_key, failure_content_id
 from pipeline.extract.sources import SourceItem
-from pipeline.extract.threads import map_in_threads
 from stores.commit import Failure, Placed, SourceRecord
 from stores.format import Manifest, SegmentLog, feature_directory, schemas
 
 MAX_ATTEMPTS = 3
 """Runs that try a row again whose failure may pass by itself; ``--retry-failed`` tries more often."""
-_HASHERS = 4  # hashing releases the GIL, so threads help; more would only compete for one disk
 
 
 class Reason(StrEnum):
@@ -77,7 +72,8 @@ class Unit:
     features
         Names of the wanted features, sorted.
     content_id
-        None for remote files that were never read or have changed: the worker hashes them while it copies.
+        None for files that the worker hashes: remote ones while it copies them, local ones that are new and like no
+        other.
     size, stamp
         Bytes and stamp of the file when it was planned.
     start_s, end_s
@@ -223,7 +219,8 @@ def make_plan(
     plan = Plan(reasons={feature.name: Counter() for feature in features})
     states = [_read_state(root, manifest, feature) for feature in features]
     chosen = [item for item in items if not options.only or item.key in options.only]
-    records, unreadable = _read_sources(root, manifest, chosen, plan, on_hashed)
+    known = {key for state in states for keys in (state.rows, state.failures, state.older) for key in keys}
+    records, unreadable, plan.sources = read_records(root, manifest, chosen, known, on_hashed)
     plan.wanted = len(chosen) * len(features)
     decisions: dict[tuple[str, str], Reason] = {}
     carriable: list[Candidate] = []
@@ -300,79 +297,18 @@ def _carriable(state: _FeatureState, item: SourceItem, content_id: str) -> Itera
             yield Candidate(item, feature, CarriedRow(feature.name, item.key, older, wanted))
 
 
-def _read_sources(
-    root: Path,
-    manifest: Manifest,
-    items: Sequence[SourceItem],
-    plan: Plan,
-    on_hashed: Callable[[int, int], None] | None,
-) -> tuple[dict[str, SourceRecord], dict[str, tuple[str, str]]]:
-    """Return a record by uri (its content id empty for unread remote files), and the problem of every other file."""
-    table = SegmentLog(root, manifest.sources, schemas.SOURCES).table()
-    columns = [table.column(name).to_pylist() for name in ("key", "size", "stamp", "content_id")]
-    earlier = {uri: (size, stamp, content_id) for uri, size, stamp, content_id in zip(*columns, strict=True)}
-    records: dict[str, SourceRecord] = {}
-    unreadable: dict[str, tuple[str, str]] = {}
-    to_hash: list[SourceRecord] = []
-    rates = {item.uri: item.image_rate for item in items}
-    for item in items:
-        if item.uri in records or item.uri in unreadable:
-            continue
-        try:
-            size, stamp = _status(item)
-        except OSError as error:
-            unreadable[item.uri] = describe_os_error(error)
-            continue
-        before = earlier.get(item.uri.encode("utf-8", "surrogateescape"))
-        if before is not None and before[:2] == (size, stamp):
-            records[item.uri] = SourceRecord(item.uri, size, stamp, before[2])
-        else:
-            records[item.uri] = SourceRecord(item.uri, size, stamp, "")
-            if not item.is_remote:
-                to_hash.append(records[item.uri])
-    for record, result in zip(
-        to_hash, _hash_all([(record.uri, rates[record.uri]) for record in to_hash], on_hashed), strict=True
-    ):
-        if isinstance(result, OSError):
-            del records[record.uri]
-            unreadable[record.uri] = describe_os_error(result)
-        else:
-            records[record.uri] = replace(record, content_id=result)
-            plan.sources.append(records[record.uri])
-    return records, unreadable
-
-
-def _status(item: SourceItem) -> tuple[int, str]:
-    if item.is_remote:
-        return remote_status(item.uri)
-    return source_status(Path(item.uri), item.image_rate, item.status)
-
-
-def _hash_all(
-    paths: Sequence[tuple[str, float | None]], on_hashed: Callable[[int, int], None] | None
-) -> Sequence[str | OSError]:
-    """Return the content id of each file or folder of images, or the error that reading it gave."""
-
-    def hash_one(place: tuple[str, float | None]) -> str | OSError:
-        path, image_rate = place
-        try:
-            return hash_content(Path(path), image_rate)
-        except OSError as error:
-            return error
-
-    return map_in_threads(hash_one, paths, min(_HASHERS, os.cpu_count() or 1), on_hashed)
-
-
 def _decide(plan: Plan, state: _FeatureState, item: SourceItem, record: SourceRecord, options: PlanOptions) -> Reason:
     """Return the reason for one wanted row; note stored rows, links and skipped failures in the plan."""
     name, spec_digest = state.feature.name, state.feature.spec_digest
     row = state.rows.get(item.key)
     failure = state.failures.get(item.key)
-    if not record.content_id:  # a remote file that has not been read: its content is not known yet
+    if not record.content_id:  # a worker will hash it: its content is not known yet
         if failure is not None and _exhausted(failure, options):
             return _skip(plan, failure)
         if failure is not None:
             return Reason.RETRY
+        if options.force and not item.is_remote:
+            return Reason.FORCED
         return Reason.NEW if row is None else Reason.CONTENT_CHANGED
     wanted = cache_key(record.content_id, item.start_s, item.end_s, spec_digest)
     if options.force:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import ray
@@ -19,7 +20,8 @@ from pipeline.shared.errors import PreflightError, UsageError
 from pipeline.shared.signals import StopSignals
 from pipeline.shared.terminal import duration
 from settings.messages import one_line
-from settings.workers import runtime_environment
+from settings.ray_address import check_ray_address
+from settings.workers import hush_ray, runtime_environment
 
 logger = logging.getLogger("reelstore.shared.ray_session")
 
@@ -34,11 +36,15 @@ def session(signals: StopSignals) -> Iterator[None]:
 
     Raises
     ------
+    SettingsError
+        If no Ray cluster answers at ``RAY_ADDRESS``.
     UsageError
         If Ray raises inside the block; with its innermost reason as one line.
     """
     owned = not ray.is_initialized()
     if owned:
+        check_ray_address()
+        hush_ray()
         # Without an address Ray finds the cluster of a submitted job, or starts one on this machine.
         ray.init(
             address=os.environ.get("RAY_ADDRESS") or None,
@@ -52,7 +58,8 @@ def session(signals: StopSignals) -> Iterator[None]:
         context.enable_progress_bars = False
         context.print_on_execution_start = False
         logging.getLogger("ray.data").setLevel(logging.ERROR)
-        yield
+        with redirect_stdout(sys.stderr):  # Ray tells of lost workers there; stdout is for the summary
+            yield
     except ray.exceptions.RayError as error:
         logger.debug("Ray failed", exc_info=True)
         raise UsageError(f"ray: {_cause(error)}. Committed rows are safe; run the same command to continue") from error

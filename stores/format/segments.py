@@ -157,6 +157,19 @@ def _sorted_unique(table: pa.Table) -> pa.Table:
     return numbered.drop_columns(["_order"]).combine_chunks()
 
 
+def _lower_bound(column: pa.Array, wanted: pa.Array) -> npt.NDArray[np.int64]:
+    """Return for each wanted key the first place in a sorted column whose key is not less: ``bisect_left``, for all."""
+    low = np.zeros(len(wanted), np.int64)
+    high = np.full(len(wanted), len(column), np.int64)
+    while (searched := low < high).any():
+        middle = (low + high) // 2
+        keys = column.take(pa.array(np.minimum(middle, len(column) - 1)))
+        less = pc.less(keys, wanted).to_numpy(zero_copy_only=False)
+        low = np.where(searched & less, middle + 1, low)
+        high = np.where(searched & ~less, middle, high)
+    return low
+
+
 class _Keys(Sequence[bytes]):
     """The key column of a segment as a sequence for ``bisect``, without a copy or a Python list."""
 
@@ -200,6 +213,27 @@ class SegmentLog:
                 record: dict[str, Any] = table.slice(position, 1).to_pylist()[0]
                 return None if record["removed"] else record
         return None
+
+    def find(self, keys: Iterable[bytes]) -> dict[bytes, dict[str, Any]]:
+        """Return the live records of some keys, by key; keys without one are left out.
+
+        All keys are looked up together, in O(log(rows)) steps of a few array operations for each segment.
+        """
+        wanted = pa.array(sorted(set(keys)), pa.large_binary())
+        found: dict[bytes, dict[str, Any]] = {}
+        for table, segment in reversed(self._segments()):
+            if not len(wanted):
+                break
+            if wanted[-1].as_py() < segment[0] or wanted[0].as_py() > segment[len(segment) - 1]:
+                continue
+            column = table.column("key").combine_chunks()
+            places = _lower_bound(column, wanted)
+            inside = np.minimum(places, len(column) - 1)
+            present = pc.equal(column.take(pa.array(inside)), wanted)  # a place at the end holds a smaller key
+            for record in table.take(pa.array(inside[present.to_numpy(zero_copy_only=False)])).to_pylist():
+                found[record["key"]] = record
+            wanted = wanted.filter(pc.invert(present))
+        return {key: record for key, record in found.items() if not record["removed"]}
 
     def table(self) -> pa.Table:
         """Return all live records, sorted by key."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -57,7 +58,21 @@ class FeatureTable:
             with Store(store.path, store.manifest) as index:  # its files are closed again
                 for caveat in index.caveats(view.name).values():
                     warnings.warn(caveat, stacklevel=4)
-            self.rows[name] = ResidentRows(rows, device) if device else rows
+            self.rows[name] = rows
+        if device:
+            self.keep(device)
+
+    @property
+    def resident_bytes(self) -> int:
+        """How many bytes ``keep`` takes for values."""
+        wholes = [rows.whole() for rows in self.rows.values() if isinstance(rows, FeatureRows)]
+        return sum(math.prod(shape) * dtype.itemsize for shape, dtype in wholes)
+
+    def keep(self, device: str) -> None:
+        """Read all rows now, and keep them on a device (``cpu`` is the memory)."""
+        for name, rows in self.rows.items():
+            if isinstance(rows, FeatureRows):
+                self.rows[name] = ResidentRows(rows, device)
 
     def gather(self, videos: Sequence[int]) -> tuple[dict[str, torch.Tensor], ...]:
         """Return (features, valid, times), each by the views' names."""

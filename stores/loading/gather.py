@@ -37,10 +37,6 @@ class Gathered:
     valid: torch.Tensor
     times: torch.Tensor
 
-    def to(self, device: torch.device) -> Gathered:
-        """Return the rows on ``device``."""
-        return Gathered(self.values.to(device), self.valid.to(device), self.times.to(device))
-
 
 class _Row(NamedTuple):
     """One row as a view shows it, ready to be copied."""
@@ -166,6 +162,21 @@ class FeatureRows:
     def length(self, video: int) -> int:
         """Return the number of steps that the view shows of a video; 0 if it has no row."""
         return self._select(video, self._span(video)[2])[1] if self.shard_of[video] >= 0 else 0
+
+    def whole(self) -> tuple[tuple[int, ...], torch.dtype]:
+        """Return the shape ``[V, T, *step]`` and the dtype of all rows as one tensor, padded to the longest.
+
+        Raises
+        ------
+        StoreError
+            As ``gather``.
+        """
+        present = next((video for video, shard in enumerate(self.shard_of) if shard >= 0), None)
+        if present is not None:
+            self._ready([present])
+        form = self._form or self._form_of_spec()
+        steps = max(map(self.length, range(len(self.videos))), default=0)
+        return (len(self.videos), steps, *self.view.step_shape(form.step)), form.target
 
     def _ready(self, videos: Sequence[int]) -> list[_Row]:
         """Return the rows of a batch, ready to be copied.

@@ -10,11 +10,14 @@ from ..errors import StoreError
 from .buffers import Buffers
 from .gather import FeatureRows, Gathered
 
+_ROWS_AT_ONCE = 64
+
 
 class ResidentRows:
     """The same rows as ``FeatureRows``, from one tensor ``[V, T, *step]`` on one device.
 
-    Rows are padded to the longest of them, so one long row makes a ragged feature large.
+    Rows are padded to the longest of them, so one long row makes a ragged feature large. Masks and times are small and
+    stay in memory, whatever the device.
     """
 
     def __init__(self, rows: FeatureRows, device: str) -> None:
@@ -23,23 +26,32 @@ class ResidentRows:
         self._path = rows.path
         count = len(rows.videos)
         order = sorted(range(count), key=lambda video: (rows.shard_of[video], rows.row_of[video]))  # as on disk
-        self._all = rows.gather(order, Buffers()).to(torch.device(device))
+        shape, dtype = rows.whole()
+        is_memory = torch.device(device).type == "cpu"
+        self._values = Buffers().take(shape, dtype) if is_memory else torch.empty(shape, dtype=dtype, device=device)
+        self._valid = torch.zeros(shape[:2], dtype=torch.bool)
+        self._times = torch.zeros(shape[:2], dtype=torch.float64)
+        read = Buffers()
+        for first in range(0, count, _ROWS_AT_ONCE):
+            some = rows.gather(order[first : first + _ROWS_AT_ONCE], read)
+            at, steps = slice(first, first + len(some.valid)), some.valid.shape[1]
+            self._values[at, :steps], self._values[at, steps:] = some.values.to(device), 0
+            self._valid[at, :steps], self._times[at, :steps] = some.valid, some.times
         self._at = torch.empty(count, dtype=torch.int64)
         self._at[torch.tensor(order, dtype=torch.int64)] = torch.arange(count)
         self._lengths = torch.tensor([rows.length(video) for video in range(count)], dtype=torch.int64)
 
     def gather(self, videos: Sequence[int], buffers: Buffers) -> Gathered:
-        """Gather rows as ``FeatureRows.gather`` does; the tensors are on the device that holds the rows."""
+        """Gather rows as ``FeatureRows.gather`` does; their values are on the device that holds them."""
         chosen = torch.tensor(videos, dtype=torch.int64)
         steps = int(self._lengths[chosen].max()) if len(chosen) else 0
-        at = self._at[chosen].to(self._all.values.device)
-        values = self._all.values[:, :steps]
+        at, values = self._at[chosen], self._values[:, :steps]
         if values.is_cpu:
             out = buffers.take((len(chosen), *values.shape[1:]), values.dtype)
             values = torch.index_select(values, 0, at, out=out)
         else:
-            values = values.index_select(0, at)
-        return Gathered(values, self._all.valid[at, :steps], self._all.times[at, :steps])
+            values = values.index_select(0, self._moved(at))
+        return Gathered(values, self._valid[at, :steps], self._times[at, :steps])
 
     def frames(self, videos: Sequence[int], steps: Sequence[int], buffers: Buffers) -> torch.Tensor:
         """Gather steps as ``FeatureRows.frames`` does.
@@ -59,5 +71,9 @@ class ResidentRows:
             raise StoreError(
                 f"{self._path}: feature {self.view.name!r}: key {key!r} has {length} steps, no step {steps[outside[0]]}"
             )
-        device = self._all.values.device
-        return self._all.values[self._at[chosen].to(device), (wanted % lengths).to(device)]
+        return self._values[self._moved(self._at[chosen]), self._moved(wanted % lengths)]
+
+    def _moved(self, at: torch.Tensor) -> torch.Tensor:
+        """Return positions where the rows are; from page-locked memory, a copy to a GPU waits for nothing."""
+        device = self._values.device
+        return at.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else at.to(device)

@@ -196,7 +196,8 @@ def test_a_folder_that_cannot_be_is_one_line(world: Path, tmp_path: Path) -> Non
 @pytest.mark.ray
 def test_ray_train_gives_the_run_that_torchrun_gives(world: Path, tmp_path: Path) -> None:
     common = (*CRA, "--store", world / "store", "--set", "loop.device=cpu", "--set", "loop.log_steps=1")
-    command("jobs/train.py", *common, "--out", tmp_path / "ray", "--ray-workers", "2")
+    alone = {**os.environ, "RAY_ADDRESS": "local"}  # another cluster on this machine is none of its business
+    command("jobs/train.py", *common, "--out", tmp_path / "ray", "--ray-workers", "2", env=alone)
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
     command(*launcher, "jobs/train.py", *common, "--out", tmp_path / "torchrun")
     journals = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("ray", "torchrun")]

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trainers.coqo.layout import contrasted
+
 
 class MatchingHead(nn.Module):
     """Classifies whether a picture and a sound belong together.
@@ -39,23 +41,26 @@ def matching_loss(positive: Tensor, negative: Tensor) -> Tensor:
     return F.cross_entropy(positive.float(), ones) + F.cross_entropy(negative.float(), torch.zeros_like(ones))
 
 
-def other_videos(videos: Tensor) -> tuple[Tensor, Tensor]:
+def other_videos(videos: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Draw a random row of another video for each row.
 
     Parameters
     ----------
     videos
         ``[B] int64``, equal for rows of the same video.
+    rows
+        What ``layout.contrasted`` returns for them; None computes it, for which the device is waited for.
 
     Returns
     -------
     The indices ``[P] int64`` of the rows for which there is another video, and the indices ``[P]`` of their partners.
     """
-    others = videos[:, None] != videos[None]  # [B, B]
-    rows = others.any(1).nonzero().squeeze(1)
+    rows = rows if rows is not None else contrasted(videos)
     if not len(rows):
         return rows, rows
-    return rows, torch.multinomial(others[rows].float(), 1).squeeze(1)
+    others = (videos[rows][:, None] != videos[None]).float()  # [P, B]
+    # What torch.multinomial draws, which also asks the device whether the weights are valid and waits for its answer.
+    return rows, (others / torch.empty_like(others).exponential_()).argmax(1)
 
 
 class InterAlignment(nn.Module):
@@ -66,7 +71,7 @@ class InterAlignment(nn.Module):
         self.head = MatchingHead(dim)
         self.temperature = temperature
 
-    def forward(self, audio: Tensor, visual: Tensor, videos: Tensor) -> Tensor:
+    def forward(self, audio: Tensor, visual: Tensor, videos: Tensor, rows: Tensor | None = None) -> Tensor:
         """Return the loss of pooled features ``[B, d]``; rows of the same video are never each other's negatives.
 
         Parameters
@@ -77,12 +82,14 @@ class InterAlignment(nn.Module):
             ``[B, d]``.
         videos
             ``[B] int64``, equal for rows of the same video.
+        rows
+            As in ``other_videos``.
         """
-        return self.matching(audio, visual, videos) + self.contrast(audio, visual, videos)
+        return self.matching(audio, visual, videos, rows) + self.contrast(audio, visual, videos)
 
-    def matching(self, audio: Tensor, visual: Tensor, videos: Tensor) -> Tensor:
+    def matching(self, audio: Tensor, visual: Tensor, videos: Tensor, rows: Tensor | None = None) -> Tensor:
         """Return L_AVM: each negative takes either its picture or its sound from another video, at random."""
-        rows, partners = other_videos(videos)
+        rows, partners = other_videos(videos, rows)
         swap = torch.rand(len(rows), 1, device=audio.device) < 0.5
         negative_audio = torch.where(swap, audio[partners], audio[rows])
         negative_visual = torch.where(swap, visual[rows], visual[partners])

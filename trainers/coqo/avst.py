@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from trainers.coqo.alignment import MatchingHead, matching_loss, other_videos
 from trainers.coqo.attention import Attention, Steps, masked_mean, nonempty
 from trainers.coqo.config import ModelConfig
+from trainers.coqo.layout import Layout
 from trainers.coqo.model import Answers, AudioProjection, Sizes, family_encoder
 
 _HEADS = 4
@@ -108,7 +109,9 @@ class AVST(nn.Module):
         self.join = nn.Linear(2 * dim, dim)
         self.classifier = nn.Linear(dim, sizes.answers)
 
-    def forward(self, words: Tensor, q_mask: Tensor, audio: Steps, visual: Steps, videos: Tensor) -> Answers:
+    def forward(
+        self, words: Tensor, q_mask: Tensor, audio: Steps, visual: Steps, videos: Tensor, layout: Layout | None = None
+    ) -> Answers:
         """Answer one question per video; both modalities must have the same steps. See ``CoQo.forward``.
 
         Raises
@@ -122,7 +125,7 @@ class AVST(nn.Module):
                 f"{words.shape[1]} questions, {audio.valid.shape[1]} steps and {visual.valid.shape[1]} frames"
             )
         audio, visual = nonempty(audio), nonempty(visual)
-        question = self.question(words)[:, 0]  # q [B, d]
+        question = self.question(words, layout.lengths if layout is not None else None)[:, 0]  # q [B, d]
         a = self.audio(audio.features.float())  # [B, T, d]
         frames = self.visual(visual.features.float())  # V [B, T, H, W, d] or [B, T, d]
         v = self.spatial(a, frames)  # [B, T, d]

@@ -56,6 +56,11 @@ class DataConfig(Section):
     """Most questions of a video in a step, drawn anew each epoch; null takes all."""
     quotas: dict[str, Count] | None = None
     """Most questions of each modality of a video in a step, e.g. ``{Audio: 1, Audio-Visual: 2}``; null takes all."""
+    preload: Literal["none", "ram", "gpu"] = "none"
+    """Keep the features of all splits in memory (``ram``) or on the GPU (``gpu``); ``none`` reads them batch by batch.
+
+    This changes no result, so a run may continue under another value.
+    """
     allow: tuple[str, ...] = ()
     """Findings of the completeness check that do not stop training.
 

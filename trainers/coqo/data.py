@@ -13,7 +13,9 @@ from torch import Tensor
 from stores.loading import QuestionBatch, VideoBatch
 from trainers.coqo.answers import AnswerVocabulary
 from trainers.coqo.attention import Steps
+from trainers.coqo.layout import Layout
 from trainers.coqo.question import Vocabulary
+from trainers.transfer import moved
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,10 @@ class Inputs:
         ``[B] int64``, equal for rows of the same video.
     labels
         ``[B, N] int64``, answer classes; -1 for padding and for answers outside the classes.
+    known
+        ``[K] int64``, places of the other labels among all B * N; None if not computed beforehand.
+    layout
+        Places on which the shapes of a step depend; None if not computed beforehand.
     """
 
     words: Tensor
@@ -42,16 +48,21 @@ class Inputs:
     visual: Steps | None
     videos: Tensor
     labels: Tensor
+    known: Tensor | None = None
+    layout: Layout | None = None
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Inputs:
         """Return the same inputs on ``device``."""
 
         def move(part: Tensor) -> Tensor:
-            return part.to(device, non_blocking=non_blocking)
+            return moved(part, device, non_blocking)
 
         audio = Steps(*map(move, self.audio)) if self.audio is not None else None
         visual = Steps(*map(move, self.visual)) if self.visual is not None else None
-        return Inputs(move(self.words), move(self.q_mask), audio, visual, move(self.videos), move(self.labels))
+        known = move(self.known) if self.known is not None else None
+        layout = self.layout.to(device, non_blocking) if self.layout is not None else None
+        words, q_mask, videos, labels = map(move, (self.words, self.q_mask, self.videos, self.labels))
+        return Inputs(words, q_mask, audio, visual, videos, labels, known, layout)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +89,11 @@ class Encoder:
         q_mask: Tensor,
     ) -> Inputs:
         number = {video: index for index, video in enumerate(dict.fromkeys(batch.video_ids))}
-        return Inputs(
-            words=self.vocabulary.encode(questions),
-            q_mask=q_mask,
-            audio=_steps(batch, "audio"),
-            visual=_steps(batch, "visual"),
-            videos=torch.tensor([number[video] for video in batch.video_ids]),
-            labels=self.answers.encode(answers, q_mask.shape[1]),
-        )
+        words, labels = self.vocabulary.encode(questions), self.answers.encode(answers, q_mask.shape[1])
+        audio, visual = _steps(batch, "audio"), _steps(batch, "visual")
+        videos = torch.tensor([number[video] for video in batch.video_ids])
+        known = (labels.flatten() >= 0).nonzero().squeeze(1)
+        return Inputs(words, q_mask, audio, visual, videos, labels, known, Layout.of(words, audio, visual, videos))
 
 
 def _steps(batch: VideoBatch | QuestionBatch, name: str) -> Steps | None:

@@ -20,12 +20,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.rnn import pack_padded_sequence
 
 from trainers.coqo.attention import Steps, nonempty
 from trainers.coqo.config import HcrnConfig, ModelConfig
+from trainers.coqo.layout import Layout
 from trainers.coqo.model import Answers, AudioProjection, Sizes, clock
 from trainers.coqo.qgt import QGT
+from trainers.coqo.question import last_states
 from trainers.coqo.spatial_temporal import DividedQGT
 
 
@@ -81,14 +82,13 @@ class WordsEncoder(nn.Module):
         self.out = nn.Linear(question.hidden, config.dim) if question.hidden != config.dim else nn.Identity()
         self.dropout = nn.Dropout(config.hcrn.question_dropout)
 
-    def forward(self, words: Tensor) -> Tensor:
-        """Encode word ids ``[B, N, L] int64``, padded with 0 on the right, as q ``[B, N, d]``."""
-        flat = words.flatten(0, 1)  # [R, L]
-        lengths = (flat != 0).sum(1).clamp(min=1).cpu()  # packing refuses empty sequences, such as padded questions
-        x = torch.tanh(self.word_dropout(self.embedding(flat)))
-        packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
-        with torch.autocast(words.device.type, enabled=False):  # few processors have half-precision LSTM kernels
-            _, (h, _) = self.lstm(packed)  # [2, R, hidden / 2]
+    def forward(self, words: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Encode word ids ``[B, N, L] int64``, padded with 0 on the right, as q ``[B, N, d]``.
+
+        ``lengths`` are those of ``QuestionEncoder.forward``.
+        """
+        x = torch.tanh(self.word_dropout(self.embedding(words.flatten(0, 1))))  # [R, L, E]
+        h, _ = last_states(self.lstm, x, words, lengths)  # [2, R, hidden / 2]
         q: Tensor = self.dropout(self.out(torch.cat([h[0], h[1]], dim=-1)))
         return q.view(*words.shape[:2], -1)
 
@@ -240,10 +240,16 @@ class HCRN(nn.Module):
             part.apply(_initialise)
 
     def forward(
-        self, words: Tensor, q_mask: Tensor, audio: Steps | None, visual: Steps | None, videos: Tensor
+        self,
+        words: Tensor,
+        q_mask: Tensor,
+        audio: Steps | None,
+        visual: Steps | None,
+        videos: Tensor,
+        layout: Layout | None = None,
     ) -> Answers:
         """Answer questions, without auxiliary losses and attention. See ``CoQo.forward``."""
-        questions = self.question(words)  # [B, N, d]
+        questions = self.question(words, layout.lengths if layout is not None else None)  # [B, N, d]
         parts = [
             self._stream(name, nonempty(steps), questions, q_mask)
             for name, steps in (("audio", audio), ("visual", visual))

@@ -10,7 +10,7 @@ from trainers.coqo.config import LossConfig
 from trainers.coqo.model import Answers
 
 
-def objective(answers: Answers, labels: Tensor, config: LossConfig) -> dict[str, Tensor]:
+def objective(answers: Answers, labels: Tensor, config: LossConfig, known: Tensor | None = None) -> dict[str, Tensor]:
     """Return L = L_qa + w1 L_inter + w2 L_intra (CoQo), or L_qa + w L_match (AVST).
 
     Parameters
@@ -21,13 +21,18 @@ def objective(answers: Answers, labels: Tensor, config: LossConfig) -> dict[str,
         ``[B, N] int64``, answer classes; -1 is left out. L_qa is the mean over the others, 0 if there are none.
     config
         The weights.
+    known
+        ``[K] int64``, places of the labels that are not left out, among all B * N; None finds them, for which the
+        device is waited for.
 
     Returns
     -------
     Scalars: ``total``, and each part without its weight.
     """
-    known = labels >= 0
-    qa = F.cross_entropy(answers.logits[known].float(), labels[known], reduction="sum") / known.sum().clamp(min=1)
+    logits, classes = answers.logits.flatten(0, 1), labels.flatten()
+    if known is None:
+        known = (classes >= 0).nonzero().squeeze(1)
+    qa = F.cross_entropy(logits[known].float(), classes[known], reduction="sum") / max(len(known), 1)
     weights = {"inter": config.inter, "intra": config.intra, "match": config.match}
     total = torch.stack([qa, *(weights[name] * loss for name, loss in answers.losses.items())]).sum()
     return {"total": total, "qa": qa, **answers.losses}

@@ -17,6 +17,7 @@ from trainers.coqo.alignment import InterAlignment, intra_alignment
 from trainers.coqo.attention import Steps, masked_mean, nonempty, time_encoding
 from trainers.coqo.config import LossConfig, ModelConfig
 from trainers.coqo.decoder import AudioAttention, Decoder
+from trainers.coqo.layout import Layout
 from trainers.coqo.qgt import QGT, learnable_tokens
 from trainers.coqo.question import QuestionEncoder
 from trainers.coqo.spatial_temporal import DividedQGT
@@ -212,7 +213,13 @@ class CoQo(nn.Module):
         self.fusion = Fusion(config, len(modalities), sizes.answers)
 
     def forward(
-        self, words: Tensor, q_mask: Tensor, audio: Steps | None, visual: Steps | None, videos: Tensor
+        self,
+        words: Tensor,
+        q_mask: Tensor,
+        audio: Steps | None,
+        visual: Steps | None,
+        videos: Tensor,
+        layout: Layout | None = None,
     ) -> Answers:
         """Answer questions.
 
@@ -228,29 +235,31 @@ class CoQo(nn.Module):
             The frames, ``[B, T, *step]``; None if the model has no such input.
         videos
             ``[B] int64``, equal for rows of the same video.
+        layout
+            Places in the batch; None computes them, for which the device is waited for.
         """
-        questions = self.question(words)  # F_q [B, N, d]
+        layout = layout if layout is not None else Layout.of(words, audio, visual, videos)
+        questions = self.question(words, layout.lengths)  # F_q [B, N, d]
         streams: dict[str, Stream] = {}
         if self.audio is not None and audio is not None:
             streams["audio"] = self.audio(audio, questions, q_mask, self.loss.inter_level)
         if self.visual is not None and visual is not None:
             streams["visual"] = self.visual(visual, questions, q_mask, self.loss.inter_level)
         logits = self.fusion(questions, [stream.cls for stream in streams.values()])
-        losses = self._alignment(**streams, words=words, q_mask=q_mask, videos=videos) if len(streams) == 2 else {}
+        losses: dict[str, Tensor] = {}
+        if self.training and len(streams) == 2:
+            losses = self._alignment(**streams, words=words, q_mask=q_mask, videos=videos, layout=layout)
         return Answers(logits, losses, {name: stream.attention for name, stream in streams.items()})
 
     def _alignment(
-        self, audio: Stream, visual: Stream, words: Tensor, q_mask: Tensor, videos: Tensor
+        self, audio: Stream, visual: Stream, words: Tensor, q_mask: Tensor, videos: Tensor, layout: Layout
     ) -> dict[str, Tensor]:
         """Return L_inter and L_intra, without weights, over the videos that have both modalities."""
-        if not self.training:
-            return {}
-        both = audio.present & visual.present
-        losses = {}
+        losses, both = {}, layout.both
         if self.inter is not None:
-            losses["inter"] = self.inter(audio.pooled[both], visual.pooled[both], videos[both])
+            pooled = audio.pooled[both], visual.pooled[both]
+            losses["inter"] = self.inter(*pooled, videos[both], layout.contrasted)
         if self.loss.intra:
-            losses["intra"] = intra_alignment(
-                audio.cls, visual.cls, q_mask & both[:, None], words, self.loss.temperature
-            )
+            asked = q_mask & (audio.present & visual.present)[:, None]
+            losses["intra"] = intra_alignment(audio.cls, visual.cls, asked, words, self.loss.temperature)
         return losses

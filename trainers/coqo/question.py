@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from trainers.errors import TrainingError
+from trainers.transfer import moved
 
 PAD = "<pad>"
 UNKNOWN = "<unknown>"
@@ -131,16 +132,52 @@ class QuestionEncoder(nn.Module):
         self.lstm = nn.LSTM(embed, hidden, batch_first=True)
         self.out = nn.Linear(2 * hidden, dim)
 
-    def forward(self, words: Tensor) -> Tensor:
-        """Encode word ids ``[B, N, L] int64``, padded with 0 on the right, as F_q ``[B, N, dim]``."""
+    def forward(self, words: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Encode word ids ``[B, N, L] int64``, padded with 0 on the right, as F_q ``[B, N, dim]``.
+
+        ``lengths [B, N] int64`` are the numbers of words, on the CPU; without them, the device of the words is asked.
+        """
         flat = words.flatten(0, 1)  # [B * N, L]
         if self.padded_to is not None and flat.shape[1] < self.padded_to:
             flat = nn.functional.pad(flat, (0, self.padded_to - flat.shape[1]))
-        # Packing refuses empty sequences, so a padded question counts as one padding word. Its mask drops it later.
-        lengths = (flat != 0).sum(1).clamp(min=self.padded_to or 1).cpu()
-        packed = pack_padded_sequence(torch.tanh(self.embedding(flat)), lengths, batch_first=True, enforce_sorted=False)
-        # Few processors have LSTM kernels for half precision, and this is a thousandth of a step's work.
-        with torch.autocast(words.device.type, enabled=False):
-            _, (h, c) = self.lstm(packed)  # [1, B * N, hidden] each
+        h, c = last_states(self.lstm, torch.tanh(self.embedding(flat)), words, lengths, self.padded_to or 1)
         out: Tensor = self.out(torch.tanh(torch.cat([h[0], c[0]], dim=-1)))
         return out.view(*words.shape[:2], -1)
+
+
+def last_states(
+    lstm: nn.LSTM, x: Tensor, words: Tensor, lengths: Tensor | None, at_least: int = 1
+) -> tuple[Tensor, Tensor]:
+    """Run an LSTM over questions, each to its last word, and return its last states h and c.
+
+    The questions are packed as ``pack_padded_sequence`` does by itself, but their order goes to the device without
+    waiting for it.
+
+    Parameters
+    ----------
+    lstm
+        The LSTM, ``batch_first``.
+    x
+        ``[B * N, L, E]``, what it reads.
+    words
+        ``[B, N, *] int64``, word ids, 0 for padding.
+    lengths
+        ``[B, N] int64``, numbers of words, on the CPU; None counts them, for which the device is waited for.
+    at_least
+        Steps of a shorter question. Packing refuses empty sequences, so a padded question counts as one padding word;
+        its mask drops it later.
+
+    Returns
+    -------
+    ``[directions, B * N, hidden]`` each.
+    """
+    if lengths is None:
+        lengths = (words != 0).sum(-1).cpu()
+    longest_first, order = lengths.flatten().clamp(min=at_least).sort(descending=True)
+    back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))
+    order, back = moved(order, x.device, non_blocking=True), moved(back, x.device, non_blocking=True)
+    packed = pack_padded_sequence(x.index_select(0, order), longest_first, batch_first=True)
+    # Few processors have LSTM kernels for half precision, and this is a thousandth of a step's work.
+    with torch.autocast(x.device.type, enabled=False):
+        _, (h, c) = lstm(packed)
+    return h.index_select(1, back), c.index_select(1, back)

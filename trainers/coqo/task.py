@@ -28,12 +28,14 @@ from trainers.coqo.avst import AVST
 from trainers.coqo.config import CoqoConfig
 from trainers.coqo.data import Encoder, Inputs
 from trainers.coqo.hcrn import HCRN
+from trainers.coqo.layout import Layout
 from trainers.coqo.losses import objective
 from trainers.coqo.model import Answers, CoQo, Sizes
 from trainers.coqo.question import Vocabulary
 from trainers.distributed import Ranks
 from trainers.errors import TrainingError
 from trainers.metrics.avqa import Question, score
+from trainers.preload import keep
 from trainers.scaling import Standardise, standardise
 from trainers.task import Evaluation, Json, Task
 
@@ -66,11 +68,17 @@ class ScaledSteps(nn.Module):
         self.scales, self.network = nn.ModuleDict(scales), network
 
     def forward(
-        self, words: Tensor, q_mask: Tensor, audio: Steps | None, visual: Steps | None, videos: Tensor
+        self,
+        words: Tensor,
+        q_mask: Tensor,
+        audio: Steps | None,
+        visual: Steps | None,
+        videos: Tensor,
+        layout: Layout | None = None,
     ) -> Answers:
         """Answer questions; see ``trainers.coqo.model.CoQo.forward``."""
         audio, visual = self._scaled("audio", audio), self._scaled("visual", visual)
-        answers: Answers = self.network(words, q_mask, audio, visual, videos)
+        answers: Answers = self.network(words, q_mask, audio, visual, videos, layout)
         return answers
 
     def _scaled(self, name: str, steps: Steps | None) -> Steps | None:
@@ -94,6 +102,7 @@ class CoqoTask(Task):
         self.scored = {split: self._questions(split) for split in (data.val, *data.tests)}
         if not _known_questions(self.scored[data.val]):
             raise TrainingError(f"{store.path}: split {data.val!r} of {data.dataset!r} has no answers to validate with")
+        keep([self.train, *self.scored.values()], data.preload, ranks.device)
         self.sampler = self._sampler()
         answers = [answer for answer in self.train.questions.answers if answer is not None]
         self.encoder = Encoder(_vocabulary(store, config), AnswerVocabulary.of(data.dataset, answers))
@@ -116,11 +125,11 @@ class CoqoTask(Task):
             yield self.encoder.videos(batch) if isinstance(batch, VideoBatch) else self.encoder.questions(batch)
 
     def loss(self, batch: Inputs) -> dict[str, Tensor]:
-        return objective(self.answer(batch), batch.labels, self.config.loss)
+        return objective(self.answer(batch), batch.labels, self.config.loss, batch.known)
 
     def answer(self, batch: Inputs) -> Answers:
         """Answer the questions of a batch."""
-        answers: Answers = self.model(batch.words, batch.q_mask, batch.audio, batch.visual, batch.videos)
+        answers: Answers = self.model(batch.words, batch.q_mask, batch.audio, batch.visual, batch.videos, batch.layout)
         return answers
 
     def evaluate(self, split: str) -> Evaluation:
@@ -161,7 +170,7 @@ class CoqoTask(Task):
         vocabulary, answers = self.encoder.vocabulary, self.encoder.answers
         return {
             "method": "coqo",
-            "settings": self.config.model_dump(mode="json", exclude={"loop"}),
+            "settings": self.config.describe(),
             "store_version": self.store.version,
             "words": {
                 "digest": vocabulary.digest,

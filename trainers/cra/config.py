@@ -83,6 +83,11 @@ class DataConfig(Section, use_attribute_docstrings=True):
     Both recipes draw them from other videos. If the same video gives none, a descriptive question is often the only
     one among its candidates (54 % on NExT-QA's validation split), and the text alone tells that it is right.
     """
+    preload: Literal["none", "ram", "gpu"] = "none"
+    """Keep the features of all splits in memory (``ram``) or on the GPU (``gpu``); ``none`` reads them batch by batch.
+
+    This changes no result, so a run may continue under another value.
+    """
     allow: tuple[str, ...] = ()
     """Findings of the completeness check that do not stop training.
 

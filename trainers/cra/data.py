@@ -15,6 +15,7 @@ from stores.loading import QuestionBatch
 from trainers.cra.candidates import Draw
 from trainers.cra.tokens import PADDING, Candidate, Encoder
 from trainers.errors import TrainingError
+from trainers.transfer import moved
 
 VIDEO = "video"
 """Name of the view that holds the frames."""
@@ -40,8 +41,7 @@ class Choice:
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Choice:
         """Return the same candidates on ``device``."""
-        names = [field.name for field in fields(self)]
-        return Choice(**{name: getattr(self, name).to(device, non_blocking=non_blocking) for name in names})
+        return Choice(**{field.name: moved(getattr(self, field.name), device, non_blocking) for field in fields(self)})
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ class Inputs:
         """Return the same inputs on ``device``."""
         return replace(
             self,
-            video=self.video.to(device, non_blocking=non_blocking),
-            valid=self.valid.to(device, non_blocking=non_blocking),
+            video=moved(self.video, device, non_blocking),
+            valid=moved(self.valid, device, non_blocking),
             options=self.options.to(device, non_blocking),
             questions=None if self.questions is None else self.questions.to(device, non_blocking),
         )

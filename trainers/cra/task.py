@@ -33,6 +33,7 @@ from trainers.cra.tokens import Encoder, RobertaTokens, StoredVectors, WordToken
 from trainers.distributed import Ranks
 from trainers.errors import TrainingError
 from trainers.metrics.grounding import Answer, GroundedQuestion, Span, score
+from trainers.preload import keep
 from trainers.scaling import standardise
 from trainers.task import Evaluation, Json, Task
 
@@ -53,9 +54,17 @@ def build(settings: CraConfig, store: Store, ranks: Ranks) -> CraTask:
         check(store, [data.feature], split, data.dataset, dictionaries=parts).require(data.allow)
     view = {VIDEO: View(data.feature, pool="mean" if data.pool else None)}
     datasets = {
-        split: QuestionDataset(store, split, view, data.dataset, allow_missing="missing" in data.allow)
+        split: QuestionDataset(
+            store,
+            split,
+            view,
+            data.dataset,
+            pin=ranks.device.type == "cuda",
+            allow_missing="missing" in data.allow,
+        )
         for split in (data.train, data.val, *data.tests)
     }
+    keep(datasets.values(), data.preload, ranks.device)
     paraphrases = read_paraphrases(data.paraphrases) if data.paraphrases is not None else {}
     if data.paraphrase and not paraphrases:
         warnings.warn(
@@ -195,7 +204,7 @@ class CraTask(Task):
         words = self.encoder
         return {
             "method": "cra",
-            "settings": self.config.model_dump(mode="json", exclude={"loop"}),
+            "settings": self.config.describe(),
             "store_version": self.store.version,
             "feature_spec": self.store.spec_digest(self.config.data.feature),
             "vocabulary": {"version": words.VERSION, "words": words.words} if isinstance(words, WordTokens) else None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -198,14 +199,15 @@ def test_what_is_no_file_is_one_failure_row_each(videos: Path, tmp_path: Path) -
 
 def test_a_stop_ends_a_plan_whose_file_never_answers(videos: Path, tmp_path: Path) -> None:
     """SIGTERM arrives while a file is hashed whose reading hangs: exit code 143 within seconds."""
+    shutil.copy(videos / "clip0.mp4", videos / "copy.mp4")  # only what may be a copy is hashed by the plan
     code = """
 import sys, threading
 sys.path.insert(0, ".")
-from pipeline.extract import plan
+from pipeline.extract import contents
 def hang(path, image_rate):
     print("hashing", flush=True)
     threading.Event().wait()
-plan.hash_content = hang
+contents.hash_content = hang
 sys.argv = ["extract.py", *sys.argv[1:]]
 from jobs.extract import app
 app()

@@ -63,6 +63,28 @@ def test_log_is_a_dict(tmp_path: Path, suffix: str, batches: list[list[tuple[byt
         assert pa.ipc.open_file(data).read_all().schema == SCHEMA if suffix == ".arrow" else True
 
 
+@pytest.mark.parametrize("suffix", [".arrow", ".parquet"])
+@given(
+    batches=st.lists(
+        st.lists(st.tuples(st.binary(max_size=3), st.none() | st.integers(0, 9)), max_size=12), max_size=6
+    ),
+    wanted=st.lists(st.binary(max_size=3), max_size=20),
+)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_many_keys_are_found_as_each_alone(
+    tmp_path: Path, suffix: str, batches: list[list[tuple[bytes, int | None]]], wanted: list[bytes]
+) -> None:
+    """Keys of any bytes, empty ones too, hidden, overwritten, asked for twice and not there."""
+    (tmp_path / "log").mkdir(exist_ok=True)
+    refs: tuple[SegmentRef, ...] = ()
+    for batch in batches:
+        records = [{"key": key, "value": value or 0, "removed": value is None} for key, value in dict(batch).items()]
+        refs = segments.append(tmp_path, "log", refs, pa.Table.from_pylist(records, schema=SCHEMA), suffix=suffix)
+    log = SegmentLog(tmp_path, refs, SCHEMA)
+    keys = [*wanted, *(key for batch in batches for key, _ in batch)]
+    assert log.find(keys) == {key: record for key in keys if (record := log.get(key)) is not None}
+
+
 def test_number_of_segments_and_bytes_per_append_stay_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "index").mkdir()
     written: list[int] = []
