@@ -4,7 +4,7 @@
 
 local   a whole extraction (plan, child process, queues, shards, commits) on 12 decode-bound clips (60 s of moving
         texture, 640x360) with one decode worker, against a loop that decodes the same frames in this process.
-ray     the same on Ray Data with 200 short clips (10 s). Start-up is excluded on both sides by taking the
+ray     the same on Ray with 200 short clips (10 s). Start-up is excluded on both sides by taking the
         difference between many clips and few.
 memory  peak of the process tree (proportional set size) at 2,000 clips against 200.
 """
@@ -87,7 +87,7 @@ def bench_local(folder: Path, config: Config, runs: int) -> dict[str, object]:
 
 
 def bench_ray(folder: Path, config: Config, runs: int, count: int = 200, few: int = 8) -> dict[str, object]:
-    """Compare extractions on Ray Data with the bare loop, both on ``count - few`` clips; return medians and ratio."""
+    """Compare extractions on Ray with the bare loop, both on ``count - few`` clips; return medians and ratio."""
     import ray
 
     videos = copies(folder / "videos", count, make_clip(10))

@@ -11,7 +11,7 @@ from typing import Any
 def runtime_environment() -> dict[str, Any]:
     """Return the ``runtime_env`` for Ray that puts this checkout on ``PYTHONPATH``.
 
-    It is empty inside a submitted Ray job, whose workers have the uploaded code already.
+    It is empty inside a submitted Ray job, whose workers have the code already: uploaded, or in their image.
     """
     root = str(Path(__file__).resolve().parents[1])
     path = os.pathsep.join(dict.fromkeys(part for part in (root, os.environ.get("PYTHONPATH", "")) if part))

@@ -65,7 +65,7 @@ ROOM_MAY_IMPORT = {
 }
 
 MAY_IMPORT_RAY = {
-    "pipeline.extract.on_ray",
+    *(f"pipeline.extract.on_ray.{module}" for module in ("actors", "executor", "flow", "metrics", "pool")),
     "pipeline.parse.on_ray",
     "pipeline.shared.ray_session",
     "trainers.launch_ray",

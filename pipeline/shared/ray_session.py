@@ -92,7 +92,7 @@ def wait_for_resources(cpus: int, gpus: int, patience_s: float, say: Callable[[s
         lacking = {name: count for name, count in wanted.items() if present.get(name, 0) < count}
         if not lacking:
             return
-        if not asked:  # the request stands until the job ends; without an autoscaler nobody reads it
+        if not asked:  # stands until the next request; without an autoscaler nobody reads it
             bundles = [{"CPU": 1}] * cpus + [{"GPU": 1}] * gpus
             ray.autoscaler.sdk.request_resources(bundles=bundles)
             asked = True

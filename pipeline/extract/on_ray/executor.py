@@ -81,7 +81,7 @@ class RayExecutor:
         self._say(f"ray: {placement.describe(nodes, device, threads)}")
         pool = Pool(_recipes(context, units, self._run, device, threads), self._say)
         features = [feature.name for feature in context.wanted_features(units)]
-        flow = Flow(units, features, pool, self._run, device, paths, self._say)
+        flow = Flow(units, features, pool, self._run, device, paths, self._say, self._signals.critical)
         metrics = Metrics()
         try:
             for outcome in _with_last_words(flow):

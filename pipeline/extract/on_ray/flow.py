@@ -10,6 +10,7 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -129,6 +130,8 @@ class Flow:
         What a node must see to be used.
     say
         Prints one line for a person.
+    hold
+        Holds a stop back for the length of a block: raised inside a call of Ray, it would come out as another error.
     """
 
     def __init__(
@@ -140,6 +143,7 @@ class Flow:
         device: str,
         paths: Sequence[str],
         say: Callable[[str], None],
+        hold: Callable[[], AbstractContextManager[None]],
     ) -> None:
         self._fresh: Iterator[_Work] = map(_Work, units)
         self._left = len(units)
@@ -149,6 +153,7 @@ class Flow:
         self._device = device
         self._paths = paths
         self._say = say
+        self._hold = hold
         self._again: deque[_Work] = deque()  # to be decoded once more
         self._decoded: deque[_Decoded] = deque()
         self._piles: dict[str, _Pile] = {}
@@ -331,16 +336,18 @@ class Flow:
         if not waiting:
             time.sleep(min(seconds, _ROUND_S / 5))
             return
-        ready, _ = ray.wait(waiting, num_returns=1, timeout=max(0.0, seconds))
-        if ready:
-            ready, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0)
+        with self._hold():
+            ready, _ = ray.wait(waiting, num_returns=1, timeout=max(0.0, min(seconds, _ROUND_S)))
+            if ready:
+                ready, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0)
         for reference in ready:
             yield from self._answer(self._calls.pop(reference), reference)
 
     def _answer(self, call: _Call, reference: Any) -> Generator[Outcome, None, None]:
         member = call.member
         try:
-            report = ray.get(reference)
+            with self._hold():
+                report = ray.get(reference)
         except _DEATHS as error:
             yield from self._lost(call, one_line(error, _WORDS_OF_A_DEATH))
             return

@@ -114,7 +114,8 @@ def test_ray_job_stop_commits_what_is_finished(cluster: Cluster, many: Path, tmp
     """SIGTERM from Ray itself; the next run ends as if nothing had happened."""
     store = tmp_path / "store"
     config = tmp_path / "slow.yaml"
-    config.write_text(RGB.replace("rgb_grid, grid: 2", "'tests._helpers.slow:Slow', grid: 2"))
+    slow = "'tests._helpers.cards:Card', grid: 2, faulty: none, slow_s: 1.0"
+    config.write_text(RGB.replace("rgb_grid, grid: 2", slow) + "run: {commit_seconds: 0.5}\n")
     job = "stopme"
     arguments = ["jobs/extract.py", str(many), "--store", str(store), "--config", str(config)]
     submit = [str(BIN / "ray"), "job", "submit", "--no-wait", f"--submission-id={job}", "--working-dir", "."]
@@ -130,8 +131,7 @@ def test_ray_job_stop_commits_what_is_finished(cluster: Cluster, many: Path, tmp
     )
     assert "stopped by SIGTERM" in logs.stdout + logs.stderr
     assert verify(store, deep=True).ok
-    slow = rgb_config(tmp_path, text=config.read_text())
-    extract(many, store, slow)
+    extract(many, store, rgb_config(tmp_path, text=config.read_text().replace("1.0", "0.0")))
     extract(many, tmp_path / "undisturbed", rgb_config(tmp_path))
     assert digests(store) == digests(tmp_path / "undisturbed")
 
