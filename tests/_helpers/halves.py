@@ -11,7 +11,7 @@ from torch import nn
 
 from extractors.base import Execution, Extractor, Json, Model, OutputSpec
 from extractors.rgb_grid import RgbGrid
-from extractors.torch_model import TorchModel
+from extractors.torch_model import TorchModel, dtype_of
 
 
 class Linear(Extractor):
@@ -36,12 +36,13 @@ class Linear(Extractor):
 
     def load(self, device: str, threads: int | None = None) -> Model:
         execution = Execution("cpu", self.compute_dtype, 1, compile=False)
-        return _LinearModel(nn.Linear(12, 5), self.output(), execution, {}, None)
+        network = nn.Linear(12, 5)
+        with torch.no_grad():
+            network.weight.copy_(torch.linspace(-1, 1, 60).view(5, 12))
+            network.bias.zero_()
+        return _LinearModel(network, self.output(), execution, {}, None)
 
 
 class _LinearModel(TorchModel):
-    def _features(self, batch: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad():
-            self.network.weight.copy_(torch.linspace(-1, 1, 60).view(5, 12))
-            self.network.bias.zero_()
-        return self.network(batch.flatten(1).float() / 255)
+    def _features(self, network: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+        return network((batch.flatten(1).float() / 255).to(dtype_of(network)))
