@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from extractors.attention import replace_attention
 from extractors.base import Execution, ExtractorError, Json, Model, OutputSpec
+from extractors.half_layers import replace_layers
 from extractors.preprocess import Preprocessing
 from settings.messages import one_line
 
@@ -64,7 +64,7 @@ class TorchModel(Model):
         if execution.compute_dtype != "float32":
             half = getattr(torch, execution.compute_dtype)
             self._exact = network.to(memory_format=torch.channels_last)
-            network = replace_attention(copy.deepcopy(network))
+            network = replace_layers(copy.deepcopy(network))
         try:
             self._device = torch.device(execution.device)
             self.network = network.to(self._device, half).to(memory_format=torch.channels_last)

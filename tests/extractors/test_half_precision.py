@@ -21,9 +21,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from extractors import ExtractorError, build
-from extractors.attention import SelfAttention, replace_attention
 from extractors.compiling import check_compiler
 from extractors.dtypes import describe, prescribed, same_on, spec_entry, used_on
+from extractors.half_layers import PatchEmbedding, SelfAttention, replace_layers
 from extractors.torch_model import TorchModel, _set_cuda_precision, dtype_of
 from extractors.trained import Trained
 
@@ -180,7 +180,7 @@ def test_attention_with_one_projection_is_torchs(heads: int) -> None:
         torch.manual_seed(0)
         original = nn.MultiheadAttention(12 * heads, heads, batch_first=True).eval().requires_grad_(False)
         x = torch.randn(5, 7, 12 * heads)
-    block = replace_attention(nn.Sequential(copy.deepcopy(original)))[0]  # type: ignore[index]  # a Sequential
+    block = replace_layers(nn.Sequential(copy.deepcopy(original)))[0]  # type: ignore[index]  # a Sequential
     assert isinstance(block, SelfAttention)
     mask = torch.ones(7, 7, dtype=torch.bool).triu(1)
     with torch.inference_mode():
@@ -190,6 +190,27 @@ def test_attention_with_one_projection_is_torchs(heads: int) -> None:
             actual, own_weights = block(x, x, x, **options)
             assert torch.equal(actual, expected) and (weights is None) == (own_weights is None)
         assert torch.equal(block(x, x[:, :3], x[:, :3])[0], original(x, x[:, :3], x[:, :3])[0])
+
+
+@pytest.mark.parametrize(("size", "bias"), [(28, True), (30, False)])
+def test_patches_by_a_matrix_product_are_those_of_the_convolution(size: int, bias: bool) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        original = nn.Conv2d(3, 6, (7, 14), stride=(7, 14), bias=bias).requires_grad_(False)
+        images = torch.randn(4, 3, size, 28).contiguous(memory_format=torch.channels_last)
+    layer = replace_layers(nn.Sequential(copy.deepcopy(original)))[0]  # type: ignore[index]  # a Sequential
+    assert isinstance(layer, PatchEmbedding)
+    torch.testing.assert_close(layer(images), original(images), rtol=0, atol=1e-5)
+    assert layer(images).shape == (4, 6, size // 7, 2)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"stride": 1}, {"stride": 2, "padding": 1}, {"stride": 2, "dilation": 2}, {"stride": 2, "groups": 3}],
+)
+def test_other_convolutions_are_left_alone(options: dict[str, int]) -> None:
+    layer = replace_layers(nn.Sequential(nn.Conv2d(3, 6, 2, **options)))[0]  # type: ignore[index, arg-type]  # numbers
+    assert type(layer) is nn.Conv2d
 
 
 class _Kernels(TorchDispatchMode):
@@ -244,11 +265,11 @@ def _kernels(model: TorchModel, batch: torch.Tensor) -> list[tuple[str, list[tup
 @pytest.mark.parametrize(
     ("name", "options", "micro_batch", "products", "most"),
     [
-        # 24 blocks of 4 projections and the last one
-        ("clip", {"model": "ViT-L-14"}, 32, 97, 290),
-        ("clip", {"model": "ViT-L-14", "tokens": "patch"}, 32, 96, 290),
-        # 24 blocks of 4 projections, 3 patch mergings
-        ("swin", {"model": "swin_base_patch4_window7_224"}, 30, 99, 600),
+        # patches, 24 blocks of 4 projections, and the last one
+        ("clip", {"model": "ViT-L-14"}, 32, 98, 290),
+        ("clip", {"model": "ViT-L-14", "tokens": "patch"}, 32, 97, 290),
+        # patches, 24 blocks of 4 projections, 3 patch mergings
+        ("swin", {"model": "swin_base_patch4_window7_224"}, 30, 100, 600),
         ("vggish", {}, 30, 3, 30),
     ],
 )
