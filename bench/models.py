@@ -42,7 +42,7 @@ TARGET = {"cpu": 0.95, "cuda": 0.85}
 MULTIPLES = (1, 2, 4)
 """Batches of the bare loop, in micro-batches."""
 HALF_TIME = 0.5
-"""Largest share of float32's time that half precision may take, with ``--against-float32``."""
+"""Largest share of float32's time that half precision may take; on a CPU of its CPU seconds, which load hardly moves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +184,7 @@ def _against_float32(setting: Setting, repeats: int) -> dict[str, Any]:
         "seconds": medians,
         "ratio": wall_ratio,
         "cpu_ratio": cpu_ratio,
-        "met": wall_ratio <= HALF_TIME,
+        "met": (cpu_ratio if setting.device == "cpu" else wall_ratio) <= HALF_TIME,
     }
 
 
