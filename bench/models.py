@@ -42,7 +42,7 @@ TARGET = {"cpu": 0.95, "cuda": 0.85}
 MULTIPLES = (1, 2, 4)
 """Batches of the bare loop, in micro-batches."""
 HALF_TIME = 0.5
-"""Largest share of float32's time that half precision may take; on a CPU of its CPU seconds, which load hardly moves."""
+"""Largest share of float32's time that half precision may take; on a CPU, of its CPU seconds, which load moves less."""
 
 
 @dataclass(frozen=True, slots=True)

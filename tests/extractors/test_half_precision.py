@@ -293,7 +293,7 @@ def test_the_count_of_kernels_sees_a_product_per_token() -> None:
     model = loaded("clip", **CLIP, compute_dtype="float16")
     for module in model.network.modules():
         if isinstance(getattr(module, "attn", None), SelfAttention):
-            module.attn = module.attn.original  # type: ignore[union-attr]
+            module.attn = module.attn.original  # type: ignore[union-attr]  # a SelfAttention
     with _without_fast_path():
         calls = _kernels(model, torch.empty((8, 64, 64, 3), dtype=torch.uint8))
     batched = [shapes for kernel, shapes in calls if kernel == "bmm"]
