@@ -55,7 +55,11 @@ BENCHES = {
         "models.py", ("--model", "vggish", "--steps", "60", "--micro-batch", "30", "--threads", "1")
     ),
     "gpu": Bench("gpu.py", gpu=True),
+    "models-half": Bench(
+        "models.py", ("--compute-dtype", "bfloat16", "--against-float32", "--threads", "1", "--rows", "1")
+    ),
     "parsing": Bench("parsing.py", reads_questions=True),
+    "precision": Bench("precision.py"),
     "planning": Bench("planning.py", ("--runs", "3")),
     "store": Bench("store.py"),
     "reading": Bench("reading.py"),

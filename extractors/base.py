@@ -106,7 +106,7 @@ class Execution:
     device
         A torch device.
     compute_dtype
-        ``float32``, or the dtype of autocast.
+        ``float32``, ``float16`` or ``bfloat16``: what weights are cast to, once, and activations are kept in.
     threads
         CPU threads; None keeps torch's own number.
     compile

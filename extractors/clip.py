@@ -173,7 +173,7 @@ class Clip(Trained):
             "activation": self.resolved_activation(),
             "position_embedding": "interpolated" if resized else "native",
             "preprocessing": self.preprocessing.spec(),
-            "compute_dtype": self.compute_dtype,
+            "compute_dtype": self.compute_dtype_entry,
         }
 
     def output(self) -> OutputSpec:

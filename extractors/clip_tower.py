@@ -66,14 +66,14 @@ class ClipModel(ImageModel):
         super().__init__(visual, output, preprocessing, execution, libraries, weights_sha256)
         self._tokens = tokens
 
-    def _embed(self, images: torch.Tensor) -> torch.Tensor:
-        """Turn normalised ``float32 [M,3,size,size]`` into ``[M, *step_shape]``."""
+    def _embed(self, network: nn.Module, images: torch.Tensor) -> torch.Tensor:
+        """Turn normalised ``[M,3,size,size]`` into ``[M, *step_shape]``."""
         if self._tokens == "cls":
-            pooled = self.network(images)
+            pooled = network(images)
             # CoCa's tower also returns the tokens for its caption decoder.
             embedding: torch.Tensor = pooled[0] if isinstance(pooled, tuple) else pooled
             return embedding
-        visual: Any = self.network
+        visual: Any = network
         last = visual.forward_intermediates(
             images,
             indices=1,

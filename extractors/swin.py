@@ -195,7 +195,7 @@ class Swin(Trained):
             "layer": "last stage, final norm",
             "pool": self.pool,
             "preprocessing": {**self.preprocessing.spec(), "short_side": self.preprocessing.short_side},
-            "compute_dtype": self.compute_dtype,
+            "compute_dtype": self.compute_dtype_entry,
         }
 
     def output(self) -> OutputSpec:

@@ -1,11 +1,11 @@
-"""What all torch towers share: device, autocast, transfers, compilation, and the record of their numerics."""
+"""What all torch towers share: device, dtype, transfers, compilation, and the record of their numerics."""
 
 from __future__ import annotations
 
+import copy
 import platform
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from extractors.base import Execution, ExtractorError, Json, Model, OutputSpec
+from extractors.half_layers import replace_layers
 from extractors.preprocess import Preprocessing
 from settings.messages import one_line
 
@@ -22,10 +23,13 @@ from settings.messages import one_line
 class TorchModel(Model):
     """A network on one device, in evaluation mode; subclasses define what it computes.
 
+    With a half compute dtype, the network on the device is a copy whose weights were cast once. The float32 network
+    then stays on the CPU, and ``reference`` lends it to the device for one call.
+
     Parameters
     ----------
     network
-        The network; it is moved to the device, its convolution weights in channels_last order.
+        The float32 network; convolution weights are put in channels_last order.
     output
         Shape, dtype and units of one step.
     execution
@@ -35,10 +39,15 @@ class TorchModel(Model):
     weights_sha256
         Digest of the file that the weights came from; None for random weights.
 
+    Attributes
+    ----------
+    network
+        The network on the device, in the compute dtype.
+
     Raises
     ------
     ExtractorError
-        If the device cannot be used.
+        If the device cannot be used, or ``compile`` finds no compiler that works.
     """
 
     def __init__(
@@ -49,33 +58,56 @@ class TorchModel(Model):
         libraries: Mapping[str, Json],
         weights_sha256: str | None,
     ) -> None:
+        network = network.eval().requires_grad_(False)
+        self._exact: nn.Module | None = None
+        half = None
+        if execution.compute_dtype != "float32":
+            half = getattr(torch, execution.compute_dtype)
+            self._exact = network.to(memory_format=torch.channels_last)
+            network = replace_layers(copy.deepcopy(network))
         try:
             self._device = torch.device(execution.device)
-            self.network = network.eval().to(self._device).to(memory_format=torch.channels_last)
+            self.network = network.to(self._device, half).to(memory_format=torch.channels_last)
         except (RuntimeError, AssertionError) as error:
             raise ExtractorError(f"device {execution.device!r} cannot be used: {one_line(error)}") from error
-        self.network.requires_grad_(False)
         self.output = output
         self._compute_dtype = execution.compute_dtype
         self._threads = execution.threads or torch.get_num_threads()
         self._compile = execution.compile
         self._libraries = dict(libraries)
         self._weights_sha256 = weights_sha256
+        if execution.compile:
+            from extractors.compiling import check_compiler  # here, because torch's code generator is slow to import
+
+            check_compiler(self._device.type)
         # One fixed micro-batch shape is all a model ever sees: a graph with symbolic sizes would only be slower.
         self._compute: Callable[[torch.Tensor], torch.Tensor] = (
-            torch.compile(self._features, dynamic=False) if execution.compile else self._features
+            torch.compile(self._own_features, dynamic=False) if execution.compile else self._own_features
         )
         self._staging = _Staging()
         if self._device.type == "cuda":
-            # TensorFloat-32 keeps 10 of 23 bits: a spec that says float32 means all of them.
-            torch.backends.cuda.matmul.allow_tf32 = False
-            torch.backends.cudnn.allow_tf32 = False
-            torch.backends.cudnn.deterministic = True
-            torch.backends.cudnn.benchmark = False
+            _set_cuda_precision()
 
     @abstractmethod
-    def _features(self, batch: torch.Tensor) -> torch.Tensor:
-        """Turn ``[M, *prepared_shape]`` on the device into ``[M, *step_shape]`` of any floating dtype."""
+    def _features(self, network: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+        """Run a network over ``[M, *prepared_shape]`` on its device.
+
+        Parameters
+        ----------
+        network
+            ``self.network``, or the float32 network that it was cast from. What goes into it must have its dtype, see
+            ``dtype_of``.
+        batch
+            The prepared steps, in the prepared dtype.
+
+        Returns
+        -------
+        features
+            ``[M, *step_shape]`` of any floating dtype.
+        """
+
+    def _own_features(self, batch: torch.Tensor) -> torch.Tensor:
+        return self._features(self.network, batch)
 
     def forward(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         """Turn ``[M, *prepared_shape]`` into ``float32 [M, *step_shape]``."""
@@ -83,31 +115,32 @@ class TorchModel(Model):
 
     def submit(self, batch: NDArray[Any]) -> Callable[[], NDArray[np.float32]]:
         """Queue one forward pass. On a GPU the caller fills its next batch while this one is computed."""
-        if torch.get_num_threads() != self._threads:
-            torch.set_num_threads(self._threads)
+        self._set_threads()
         steps = torch.from_numpy(batch)
         on_gpu = self._device.type == "cuda"
         if on_gpu:
             steps = self._staging.upload(steps, self._device)
         with torch.inference_mode():
-            with self._autocast():
-                features = self._compute(steps)
-            features = features.float().contiguous()
+            features = self._compute(steps).float().contiguous()
             return _download(features) if on_gpu else _ready(features)
 
     def reference(self, batch: NDArray[Any]) -> NDArray[np.float32] | None:
         """Run the network in float32, uncompiled; return None if that is how it runs anyway."""
-        if self._compute_dtype == "float32":
+        if self._exact is None:
             return None
-        with torch.inference_mode():
-            features = self._features(torch.from_numpy(batch).to(self._device)).float().cpu()
+        self._set_threads()
+        try:
+            exact = self._exact.to(self._device)
+            with torch.inference_mode():
+                features = self._features(exact, torch.from_numpy(batch).to(self._device)).float().cpu()
+        finally:
+            self._exact.to("cpu")
         values: NDArray[np.float32] = features.numpy()
         return values
 
-    def _autocast(self) -> AbstractContextManager[Any]:
-        if self._compute_dtype == "float32":
-            return nullcontext()
-        return torch.autocast(self._device.type, dtype=getattr(torch, self._compute_dtype))
+    def _set_threads(self) -> None:
+        if torch.get_num_threads() != self._threads:
+            torch.set_num_threads(self._threads)
 
     def numerics(self) -> dict[str, Json]:
         """Return the device, dtype, threads, library versions, and the digest of the weights file."""
@@ -121,6 +154,7 @@ class TorchModel(Model):
             "tf32": False,
             "compile": self._compile,
             "torch": torch.__version__,
+            **({} if on_cpu else _cuda_numerics()),
             **self._libraries,
             "weights_sha256": self._weights_sha256,
         }
@@ -151,15 +185,49 @@ class ImageModel(TorchModel):
         self._mean = torch.tensor(preprocessing.mean, device=self._device).view(1, 3, 1, 1)
         self._std = torch.tensor(preprocessing.std, device=self._device).view(1, 3, 1, 1)
 
-    def _features(self, batch: torch.Tensor) -> torch.Tensor:
-        """Turn RGB ``uint8 [M,size,size,3]`` into ``[M, *step_shape]``."""
+    def _features(self, network: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+        """Turn RGB ``uint8 [M,size,size,3]`` into ``[M, *step_shape]``; normalise in float32, then cast."""
         # NHWC memory seen as NCHW is torch's channels_last: no copy.
         images = batch.permute(0, 3, 1, 2).to(torch.float32).div_(255).sub_(self._mean).div_(self._std)
-        return self._embed(images)
+        return self._embed(network, images.to(dtype_of(network)))
 
     @abstractmethod
-    def _embed(self, images: torch.Tensor) -> torch.Tensor:
-        """Turn normalised ``float32 [M,3,size,size]`` into ``[M, *step_shape]``."""
+    def _embed(self, network: nn.Module, images: torch.Tensor) -> torch.Tensor:
+        """Turn normalised ``[M,3,size,size]`` in the network's dtype into ``[M, *step_shape]``."""
+
+
+def dtype_of(network: nn.Module) -> torch.dtype:
+    """Return the dtype of a network's parameters, which is what goes into it."""
+    return next(network.parameters()).dtype
+
+
+def _set_cuda_precision() -> None:
+    """Hold this process's CUDA kernels to what a spec says: float32 means float32, sums of half products too."""
+    # TensorFloat-32 keeps 10 of 23 bits: a spec that says float32 means all of them.
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+
+
+def _cuda_numerics() -> dict[str, Json]:
+    """Return what beside torch can move the last bits on a GPU, and which attention kernels torch may choose from."""
+    backends: Any = torch.backends  # not annotated
+    attention = {
+        "cudnn": backends.cuda.cudnn_sdp_enabled(),
+        "flash": backends.cuda.flash_sdp_enabled(),
+        "math": backends.cuda.math_sdp_enabled(),
+        "memory_efficient": backends.cuda.mem_efficient_sdp_enabled(),
+    }
+    return {
+        "cuda": torch.version.cuda,
+        "cudnn": backends.cudnn.version(),
+        "fp16_reduced_precision_reduction": bool(backends.cuda.matmul.allow_fp16_reduced_precision_reduction),
+        "bf16_reduced_precision_reduction": bool(backends.cuda.matmul.allow_bf16_reduced_precision_reduction),
+        "attention_kernels": [name for name, allowed in attention.items() if allowed],
+    }
 
 
 class _Staging:

@@ -6,12 +6,13 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from extractors import tensors
 from extractors.base import Execution, Extractor, ExtractorError, FetchedWeights, Json
+from extractors.dtypes import ComputeDtype, spec_entry, used_on
 from extractors.weights import HubTag, PinnedWeights, RandomWeights, Weights, WeightsFile, parse
 
 if TYPE_CHECKING:
@@ -32,14 +33,15 @@ class Trained(Extractor):
     sha256
         Digest that the weights file must have.
     compute_dtype
-        ``float16`` and ``bfloat16`` run under autocast: layer norms and softmax stay in float32.
+        ``float32``, ``float16`` or ``bfloat16``, or ``auto``: float16 on GPUs, float32 on CPUs. For a half type the
+        weights are cast once, and everything between the layers is kept in it, too.
     compile
         Run the network through ``torch.compile``; part of the numerics, not of the spec.
     """
 
     weights: str
     sha256: str | None = Field(default=None, pattern="^[0-9a-fA-F]{64}$")
-    compute_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    compute_dtype: ComputeDtype = "float32"
     compile: bool = False
 
     @field_validator("weights")
@@ -74,9 +76,14 @@ class Trained(Extractor):
         """The weights and their pin, as a tower takes them."""
         return PinnedWeights(self.weights_of, self.source, self.sha256)
 
+    @property
+    def compute_dtype_entry(self) -> Json:
+        """What the spec says of ``compute_dtype``: the same on every machine."""
+        return spec_entry(self.compute_dtype)
+
     def execution(self, device: str, threads: int | None) -> Execution:
-        """Return how the network runs, as a tower takes it."""
-        return Execution(device, self.compute_dtype, threads, self.compile)
+        """Return how the network runs on a device, as a tower takes it."""
+        return Execution(device, used_on(device, self.compute_dtype), threads, self.compile)
 
     @abstractmethod
     def build_network(self) -> tuple[nn.Module, str | None]:

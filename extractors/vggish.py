@@ -105,7 +105,7 @@ class Vggish(Trained):
             "pca": None if self.pca_file is None else {"sha256": digest(self.pca_file)},
             "quantise": "clip -2..2, 8 bits, truncated" if self.quantise else None,
             "preprocessing": {**logmel.spec(), "patch_frames": logmel.PATCH_FRAMES},
-            "compute_dtype": self.compute_dtype,
+            "compute_dtype": self.compute_dtype_entry,
         }
 
     def output(self) -> OutputSpec:

@@ -32,7 +32,7 @@ from torch import nn
 
 from extractors import hub, tensors, weights
 from extractors.base import Execution, ExtractorError, Json, OutputSpec, WeightsError
-from extractors.torch_model import TorchModel
+from extractors.torch_model import TorchModel, dtype_of
 from extractors.weights import PinnedWeights
 from settings.messages import one_line
 
@@ -98,9 +98,9 @@ class VggishModel(TorchModel):
         super().__init__(network, output, execution, libraries, weights_sha256)
         self._post_process = None if post_processing is None else PostProcessor(*post_processing, self._device)
 
-    def _features(self, batch: torch.Tensor) -> torch.Tensor:
+    def _features(self, network: nn.Module, batch: torch.Tensor) -> torch.Tensor:
         """Turn log-mel ``float32 [M,96,64]`` into ``[M,128]``."""
-        embeddings: torch.Tensor = self.network(batch.unsqueeze(1))  # [M,1,96,64] to [M,128]
+        embeddings: torch.Tensor = network(batch.unsqueeze(1).to(dtype_of(network)))  # [M,1,96,64] to [M,128]
         return embeddings if self._post_process is None else self._post_process(embeddings)
 
 

@@ -37,8 +37,7 @@ class _Tower(TorchModel):
         super().__init__(network, OutputSpec((dim,), _UNITS), execution, {"open_clip": open_clip.__version__}, sha256)
         self._cuttable = cuttable
 
-    def _features(self, batch: torch.Tensor) -> torch.Tensor:
-        network: Any = self.network
+    def _features(self, network: Any, batch: torch.Tensor) -> torch.Tensor:
         if not self._cuttable:
             embedding: torch.Tensor = network.encode_text(batch)
             return embedding

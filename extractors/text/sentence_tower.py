@@ -60,9 +60,9 @@ class _Tower(TorchModel):
         libraries = {"transformers": transformers.__version__}
         super().__init__(network, OutputSpec((dim,), _UNITS), execution, libraries, sha256)
 
-    def _features(self, batch: torch.Tensor) -> torch.Tensor:
+    def _features(self, network: nn.Module, batch: torch.Tensor) -> torch.Tensor:
         is_token = batch >= 0
-        hidden = self.network(input_ids=batch.clamp(min=0), attention_mask=is_token.long()).last_hidden_state
+        hidden = network(input_ids=batch.clamp(min=0), attention_mask=is_token.long()).last_hidden_state
         kept = is_token.unsqueeze(-1).to(hidden.dtype)  # [M, L, 1]
         mean = (hidden * kept).sum(dim=1) / kept.sum(dim=1).clamp(min=1)  # [M, hidden_size]
         return nn.functional.normalize(mean, dim=1)

@@ -3,6 +3,9 @@
 A corrected rule of time, sound or damage raises its number in the spec, and with it every spec digest. Most videos are
 clean and come out the same: their rows are copied instead of computed. What a row's media record says, together with a
 reading of the packets without decoding (``pipeline.media.survey``), must prove it; a doubtful row is computed.
+
+A spec also says what a network computes in, possibly by a rule for kinds of devices. If both specs prescribe, on the
+device of a row's shard, the dtype in which the shard's numerics say that it was computed, the row is the same as well.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from extractors.dtypes import same_on
 from pipeline.extract.features import Feature
 from pipeline.extract.sources import SourceItem
 from pipeline.extract.threads import map_in_threads
@@ -91,9 +95,10 @@ Prover = Callable[[Sequence[Candidate]], Sequence[bool]]
 
 
 def differs_in_rules_alone(root: Path, spec_digest: str, feature: Feature) -> bool:
-    """Return whether the spec with this digest differs from the feature's in rules and policies of decoding alone.
+    """Return whether the spec with this digest differs from the feature's in what a prover can judge, and no more.
 
-    A spec that is lost or damaged says nothing: its rows are not carried over, and nothing else depends on it.
+    That is rules and policies of decoding, and what the network computes in. A spec that is lost or damaged says
+    nothing: its rows are not carried over, and nothing else depends on it.
     """
     try:
         return _bare(read_spec(root, spec_digest)) == _bare(feature.spec)
@@ -120,15 +125,17 @@ def _shard_file(directory: Path, shard: bytes) -> Path:
 
 
 def _bare(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a spec without the rules and policies of decoding."""
-    decode = spec.get("decode")
-    if not isinstance(decode, dict):
-        return dict(spec)
-    return {**spec, "decode": {name: value for name, value in decode.items() if name not in _RULES_AND_POLICIES}}
+    """Return a spec without the rules and policies of decoding and without the compute dtype."""
+    left_out = {"decode": _RULES_AND_POLICIES, "model": ("compute_dtype",)}
+    bare = dict(spec)
+    for part, names in left_out.items():
+        if isinstance(whole := spec.get(part), dict):
+            bare[part] = {name: value for name, value in whole.items() if name not in names}
+    return bare
 
 
 class Surveyor:
-    """Proves candidates by their records and by what a decoding child reads of their packets.
+    """Proves candidates by their numerics and records and by what a decoding child reads of their packets.
 
     Parameters
     ----------
@@ -151,7 +158,11 @@ class Surveyor:
     def __call__(self, candidates: Sequence[Candidate]) -> list[bool]:
         """Return for each candidate whether its row is proven."""
         records = self._records([candidate.row for candidate in candidates])
-        answers = [_by_record(candidate, record) for candidate, record in zip(candidates, records, strict=True)]
+        specs = {digest: self._spec(digest) for digest in {candidate.row.older.spec_digest for candidate in candidates}}
+        answers = [
+            _by_record(candidate, specs[candidate.row.older.spec_digest], *about)
+            for candidate, about in zip(candidates, records, strict=True)
+        ]
         doubtful: dict[tuple[str, float | None, float | None], list[int]] = {}
         for number, answer in enumerate(answers):
             if answer is None:
@@ -162,12 +173,22 @@ class Surveyor:
         facts = dict(zip(doubtful, found, strict=True))
         for place, numbers in doubtful.items():
             for number in numbers:
-                answers[number] = _by_facts(candidates[number], records[number], facts[place])
+                answers[number] = _by_facts(candidates[number], records[number][0], facts[place])
         return [bool(answer) for answer in answers]
 
-    def _records(self, rows: Sequence[CarriedRow]) -> list[dict[str, Any]]:
-        """Return the media record of each row; an empty one where its shard cannot be read. Shards are opened once."""
-        records: list[dict[str, Any]] = [{} for _ in rows]
+    def _spec(self, spec_digest: str) -> dict[str, Any]:
+        """Return a spec; an empty one if it cannot be read."""
+        try:
+            return dict(read_spec(self._root, spec_digest))
+        except StoreDamageError:
+            return {}
+
+    def _records(self, rows: Sequence[CarriedRow]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        """Return media record and numerics of each row; empty ones where its shard cannot be read.
+
+        Shards are opened once.
+        """
+        records: list[tuple[dict[str, Any], dict[str, Any]]] = [({}, {}) for _ in rows]
         by_shard: dict[Path, list[int]] = {}
         for number, row in enumerate(rows):
             by_shard.setdefault(_shard_path(self._root, row), []).append(number)
@@ -175,7 +196,7 @@ class Surveyor:
             with suppress(StoreDamageError):
                 reader = ShardReader(path, read_receipt(path.with_suffix(".json")), check_header=False)
                 for number in numbers:
-                    records[number] = reader.media(rows[number].older.row)
+                    records[number] = (reader.media(rows[number].older.row), dict(reader.receipt.numerics))
                 reader.close()
         return records
 
@@ -193,12 +214,18 @@ class Surveyor:
         return facts
 
 
-def _by_record(candidate: Candidate, record: Mapping[str, Any]) -> bool | None:
-    """Decide by the media record alone; None if the packets must be read."""
-    item = candidate.item
-    if not record or item.is_remote or record.get(DAMAGED_STEPS) or record.get(TRUNCATED):
+def _by_record(
+    candidate: Candidate, older: Mapping[str, Any], record: Mapping[str, Any], numerics: Mapping[str, Any]
+) -> bool | None:
+    """Decide by the older spec, the media record and the numerics; None if the packets must be read."""
+    item, spec = candidate.item, candidate.feature.spec
+    if not record or not older or not same_on(older["model"], spec["model"], numerics):
         return False
-    rules = candidate.feature.spec["decode"]["rules"]
+    if older["decode"] == spec["decode"]:
+        return True
+    if item.is_remote or record.get(DAMAGED_STEPS) or record.get(TRUNCATED):
+        return False
+    rules = spec["decode"]["rules"]
     recorded = record.get("backend")
     before = recorded.get("rules", RULES_BEFORE) if isinstance(recorded, dict) else RULES_BEFORE
     if all(before.get(name) == number for name, number in rules.items()):

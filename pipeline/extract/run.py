@@ -19,7 +19,15 @@ from pipeline.extract.local import LocalExecutor
 from pipeline.extract.outcomes import Executor, Outcome, UnitDone, consume
 from pipeline.extract.plan import LACKING, Plan, PlanOptions, Reason, make_plan
 from pipeline.extract.sources import SourceItem, read_source
-from pipeline.extract.summary import ExtractResult, PlanSummary, RunSummary, show_failures, show_plan, show_summary
+from pipeline.extract.summary import (
+    ExtractResult,
+    PlanSummary,
+    RunSummary,
+    device_type_here,
+    show_failures,
+    show_plan,
+    show_summary,
+)
 from pipeline.extract.units import RunContext
 from pipeline.shared import (
     EventLog,
@@ -146,7 +154,7 @@ class _Extraction:
         except StoreNotFoundError:
             manifest = first_manifest()
         plan = self._plan(manifest, items)
-        summary = PlanSummary.of_plan(plan, self.features, self.ignored)
+        summary = PlanSummary.of_plan(plan, self.features, self.ignored, device_type_here(self.request.config.run))
         per_unit = past_seconds_per_unit(self.root, list(self.features))
         seconds = None if per_unit is None else per_unit * len(plan.units)
         show_plan(self.terminal, plan, summary, seconds)
@@ -267,7 +275,7 @@ class _Extraction:
     ) -> ExtractResult:
         wall_s = time.perf_counter() - self.started
         return ExtractResult(
-            plan=PlanSummary.of_plan(plan, self.features, self.ignored),
+            plan=PlanSummary.of_plan(plan, self.features, self.ignored, device_type_here(self.request.config.run)),
             run=RunSummary.of_run(plan, progress, version, wall_s, compute_s),
             stopped_by=None if stop is None else str(stop),
         )

@@ -9,10 +9,12 @@ from typing import Any
 
 from rich.table import Table
 
+from extractors.dtypes import describe
 from pipeline.extract.features import Feature
 from pipeline.extract.ledger import Progress
 from pipeline.extract.plan import COMPUTED, Plan, Reason
-from pipeline.shared import StageResult, Terminal, duration, human_bytes
+from pipeline.shared import MachineConfig, StageResult, Terminal, duration, human_bytes
+from pipeline.shared.sizing import visible_gpus
 from stores.commit import Failure
 
 _FAILURES_SHOWN = 20  # about a screen; the store lists them all
@@ -41,6 +43,8 @@ class PlanSummary:
         Size of the files to decode, and estimated size of the new rows.
     ignored
         Number of files that the source's listing left out, by suffix.
+    computes_in
+        Feature name to what its network computes in, and on this machine, where that is not float32 everywhere.
     """
 
     features: list[str]
@@ -54,12 +58,19 @@ class PlanSummary:
     bytes_to_read: int
     bytes_to_write: int
     ignored: dict[str, int]
+    computes_in: dict[str, str]
 
     @classmethod
     def of_plan(
-        cls, plan: Plan, features: Mapping[str, Feature], ignored: Mapping[str, int] | None = None
+        cls,
+        plan: Plan,
+        features: Mapping[str, Feature],
+        ignored: Mapping[str, int] | None = None,
+        device_type: str = "cpu",
     ) -> PlanSummary:
-        """Sum up a plan."""
+        """Sum up a plan; ``device_type``, cpu or cuda, is where models run on this machine."""
+        entries = {name: feature.spec["model"].get("compute_dtype") for name, feature in features.items()}
+        computes_in = {name: describe(entry, device_type) for name, entry in entries.items()}
         return cls(
             features=list(features),
             specs={name: feature.spec_digest for name, feature in features.items()},
@@ -72,7 +83,15 @@ class PlanSummary:
             bytes_to_read=plan.bytes_to_read,
             bytes_to_write=plan.bytes_to_write,
             ignored=dict(ignored or {}),
+            computes_in={name: text for name, text in computes_in.items() if text is not None},
         )
+
+
+def device_type_here(machine: MachineConfig) -> str:
+    """Return where models run on this machine, ``cpu`` or ``cuda``, by the configuration and the GPUs that are seen."""
+    if machine.device != "auto":
+        return machine.device.partition(":")[0]
+    return "cuda" if machine.gpus != 0 and visible_gpus() else "cpu"
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +200,7 @@ class ExtractResult(StageResult):
 
 
 def show_plan(terminal: Terminal, plan: Plan, summary: PlanSummary, seconds: float | None) -> None:
-    """Print a table of reasons by feature, then bytes and time."""
+    """Print a table of reasons by feature, then what half precision there is, then bytes and time."""
     used = [reason for reason in _REASONS if any(counts[reason] for counts in plan.reasons.values())]
     table = Table(title="plan", title_justify="left")
     table.add_column("feature")
@@ -191,6 +210,11 @@ def show_plan(terminal: Terminal, plan: Plan, summary: PlanSummary, seconds: flo
     for name, counts in plan.reasons.items():
         table.add_row(name, summary.specs[name][:8], *(str(counts[reason]) for reason in used))
     terminal.table(table)
+    by_text: dict[str, list[str]] = {}
+    for name, text in summary.computes_in.items():
+        by_text.setdefault(text, []).append(name)
+    for text, names in by_text.items():
+        terminal.line(f"{', '.join(names)}: {text}")
     time = "none"
     if plan.units:
         time = "unknown (no earlier run)" if seconds is None else f"about {duration(seconds)}"
