@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
@@ -75,27 +75,36 @@ def _cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {one_line(error)}"
 
 
-def wait_for_resources(cpus: int, gpus: int, patience_s: float, say: Callable[[str], None]) -> None:
-    """Wait until the cluster has so many CPUs and GPUs; an autoscaler is asked for them.
+@contextmanager
+def waited_for(cpus: int, gpus: int, patience_s: float, say: Callable[[str], None]) -> Iterator[None]:
+    """Wait until the cluster has so many CPUs and GPUs; an autoscaler is asked for them until the block ends.
 
     Raises
     ------
     PreflightError
         If it does not have them in time.
     """
-    wanted = {"CPU": cpus, "GPU": gpus}
+    wanted = {name: count for name, count in (("CPU", cpus), ("GPU", gpus)) if count}
+    if not wanted:
+        yield
+        return
+    # Without an autoscaler nobody reads the request.
+    ray.autoscaler.sdk.request_resources(bundles=[{name: 1} for name, count in wanted.items() for _ in range(count)])
+    try:
+        _wait(wanted, patience_s, say)
+        yield
+    finally:
+        ray.autoscaler.sdk.request_resources(bundles=[])
+
+
+def _wait(wanted: Mapping[str, int], patience_s: float, say: Callable[[str], None]) -> None:
     started = time.monotonic()
     said = -_SAY_EVERY_S
-    asked = False
     while True:
         present = ray.cluster_resources()
         lacking = {name: count for name, count in wanted.items() if present.get(name, 0) < count}
         if not lacking:
             return
-        if not asked:  # stands until the next request; without an autoscaler nobody reads it
-            bundles = [{"CPU": 1}] * cpus + [{"GPU": 1}] * gpus
-            ray.autoscaler.sdk.request_resources(bundles=bundles)
-            asked = True
         waited = time.monotonic() - started
         state = " and ".join(f"{present.get(name, 0):g} of {count} {name}s" for name, count in lacking.items())
         if waited >= patience_s:

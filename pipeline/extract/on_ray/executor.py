@@ -23,7 +23,7 @@ from pipeline.extract.outcomes import Outcome
 from pipeline.extract.plan import Unit
 from pipeline.extract.units import RunContext
 from pipeline.shared import PreflightError, StopRequestedError, StopSignals
-from pipeline.shared.ray_session import check_nodes, session, wait_for_resources
+from pipeline.shared.ray_session import check_nodes, session, waited_for
 from stores.format import IDENTITY
 
 _FLUSH_S = 1.5  # what a stopped run may spend on writing rows that are computed
@@ -58,8 +58,8 @@ class RayExecutor:
         PreflightError
             If a node does not see the source or the store, weights do not load, or the cluster has no room.
         """
-        with session(self._signals):
-            wait_for_resources(self._run.wait_for_cpus, self._run.wait_for_gpus, self._run.patience_s, self._say)
+        run = self._run
+        with session(self._signals), waited_for(run.wait_for_cpus, run.wait_for_gpus, run.patience_s, self._say):
             yield from self._compute(context, units)
 
     def close(self) -> None:

@@ -148,18 +148,24 @@ class TestWaiting:
         return asked
 
     def test_until_the_cluster_has_grown(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The autoscaler is asked once, and the request ends with the run."""
         asked = self.resources(monkeypatch, {}, {"CPU": 2.0}, {"CPU": 4.0}, {"CPU": 4.0, "GPU": 1.0})
         said: list[str] = []
-        ray_session.wait_for_resources(4, 1, 60, said.append)
-        assert said == ["ray: waiting for 0 of 4 CPUs and 0 of 1 GPUs"]
-        assert asked == [{"bundles": [{"CPU": 1}] * 4 + [{"GPU": 1}]}]
+        with ray_session.waited_for(4, 1, 60, said.append):
+            assert said == ["ray: waiting for 0 of 4 CPUs and 0 of 1 GPUs"]
+            assert asked == [{"bundles": [{"CPU": 1}] * 4 + [{"GPU": 1}]}]
+        assert asked[1:] == [{"bundles": []}]
 
-    def test_a_cluster_that_is_large_enough_is_asked_for_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_run_that_waits_for_nothing_asks_for_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
         asked = self.resources(monkeypatch, {"CPU": 2.0})
-        ray_session.wait_for_resources(2, 0, 60, lambda line: pytest.fail(line))
-        assert asked == []
+        with ray_session.waited_for(0, 0, 60, lambda line: pytest.fail(line)):
+            assert asked == []
 
     def test_not_for_ever(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.resources(monkeypatch, {"CPU": 1.0})
-        with pytest.raises(PreflightError, match=r"has 1 of 2 CPUs after .*--wait-for-cpus"):
-            ray_session.wait_for_resources(2, 0, 0.01, lambda line: None)
+        asked = self.resources(monkeypatch, {"CPU": 1.0})
+        with (
+            pytest.raises(PreflightError, match=r"has 1 of 2 CPUs after .*--wait-for-cpus"),
+            ray_session.waited_for(2, 0, 0.01, lambda line: None),
+        ):
+            pass
+        assert asked[-1] == {"bundles": []}
