@@ -143,7 +143,7 @@ def measure(units: int, folder: Path) -> dict[str, float]:
     with StopSignals() as signals:
         ledger = Timed(store, load(store), plan, features, EventLog(store), signals)
         pool = Pool(recipes, print)  # type: ignore[arg-type]  # a plain dict of the three kinds
-        flow = Flow(plan.units, [feature.name], pool, config.run, "cpu", [], print)
+        flow = Flow(plan.units, [feature.name], pool, config.run, "cpu", [], print, signals.critical)
         started = time.perf_counter()
         first_s = 0.0
         for outcome in flow.run():
