@@ -61,6 +61,7 @@ BENCHES = {
     "parsing": Bench("parsing.py", reads_questions=True),
     "precision": Bench("precision.py"),
     "planning": Bench("planning.py", ("--runs", "3")),
+    "scale": Bench("scale.py", ("--units", "10000", "100000")),
     "store": Bench("store.py"),
     "reading": Bench("reading.py"),
     "toyworld": Bench("toyworld.py", long=True),
