@@ -6,6 +6,7 @@ retries nor on the number of actors.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -68,6 +69,7 @@ def parse_on_ray(
         If a node does not see the models, or they do not load.
     """
     with session(signals):
+        _be_quiet()
         resources = ray.cluster_resources()
         gpus, cpus = int(resources.get("GPU", 0)), max(1, int(resources.get("CPU", 0)))
         if models is not None:
@@ -87,6 +89,13 @@ def parse_on_ray(
             num_gpus=1 if gpus else 0,
         )
         yield from parses.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+
+
+def _be_quiet() -> None:
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
 def _find_problem(parser: StanzaParser) -> str | None:

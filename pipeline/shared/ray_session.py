@@ -12,12 +12,11 @@ from pathlib import Path
 
 import ray
 import ray.autoscaler.sdk
-import ray.data
 import ray.exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.shared.errors import PreflightError, UsageError
-from pipeline.shared.signals import StopSignals
+from pipeline.shared.signals import StopRequestedError, StopSignals
 from pipeline.shared.terminal import duration
 from settings.messages import one_line
 from settings.ray_address import check_ray_address
@@ -54,18 +53,29 @@ def session(signals: StopSignals) -> Iterator[None]:
         )
     try:
         signals.install()
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
-        context.print_on_execution_start = False
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
         with redirect_stdout(sys.stderr):  # Ray tells of lost workers there; stdout is for the summary
             yield
+    except SystemError as error:
+        stop = _stop_in(error)
+        if stop is None:
+            raise
+        raise stop from None
     except ray.exceptions.RayError as error:
         logger.debug("Ray failed", exc_info=True)
         raise UsageError(f"ray: {_cause(error)}. Committed rows are safe; run the same command to continue") from error
     finally:
         if owned:
             ray.shutdown()
+
+
+def _stop_in(error: SystemError) -> StopRequestedError | None:
+    """Return the stop that was raised inside a call of Ray, which then came out as another error; None if none was."""
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, StopRequestedError):
+            return inner
+        inner = inner.__cause__ or inner.__context__
+    return None
 
 
 def _cause(error: BaseException) -> str:
