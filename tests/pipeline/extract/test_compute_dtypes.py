@@ -131,15 +131,15 @@ def test_a_plan_as_json_says_it_too(videos: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("machine", "visible", "expected"),
     [
-        ({}, "0,1", "cuda"),
-        ({}, "", "cpu"),
-        ({"gpus": 0}, "0", "cpu"),
-        ({"device": "cpu"}, "0", "cpu"),
-        ({"device": "cuda:1"}, "", "cuda"),
+        ({}, 2, "cuda"),
+        ({}, 0, "cpu"),
+        ({"gpus": 0}, 1, "cpu"),
+        ({"device": "cpu"}, 1, "cpu"),
+        ({"device": "cuda:1"}, 0, "cuda"),
     ],
 )
 def test_where_models_run_follows_the_configuration_and_the_gpus(
-    monkeypatch: pytest.MonkeyPatch, machine: dict[str, Any], visible: str, expected: str
+    monkeypatch: pytest.MonkeyPatch, machine: dict[str, Any], visible: int, expected: str
 ) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(summary, "visible_gpus", lambda: visible)
     assert device_type_here(MachineConfig(**machine)) == expected
