@@ -11,7 +11,7 @@ from rich.console import Console
 
 from extractors.torch_model import TorchModel
 from extractors.trained import Trained
-from pipeline.extract import Config, load_config, preset_names
+from pipeline.extract import Config, load_config, preset_names, summary
 from pipeline.extract.features import ready_features
 from pipeline.extract.plan import Plan
 from pipeline.extract.summary import PlanSummary, device_type_here, show_plan
