@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from extractors.base import Execution, ExtractorError, Json, Model, OutputSpec
+from extractors.base import Execution, ExtractorError, Json, Model, OutputSpec, Steps
 from extractors.preprocess import Preprocessing
 from settings.messages import one_line
 
@@ -81,13 +81,13 @@ class TorchModel(Model):
         """Turn ``[M, *prepared_shape]`` into ``float32 [M, *step_shape]``."""
         return self.submit(batch)()
 
-    def submit(self, batch: NDArray[Any]) -> Callable[[], NDArray[np.float32]]:
+    def submit(self, batch: Steps) -> Callable[[], NDArray[np.float32]]:
         """Queue one forward pass. On a GPU the caller fills its next batch while this one is computed."""
         if torch.get_num_threads() != self._threads:
             torch.set_num_threads(self._threads)
-        steps = torch.from_numpy(batch)
+        steps = torch.as_tensor(batch)
         on_gpu = self._device.type == "cuda"
-        if on_gpu:
+        if on_gpu and steps.device.type == "cpu":
             steps = self._staging.upload(steps, self._device)
         with torch.inference_mode():
             with self._autocast():
@@ -95,12 +95,12 @@ class TorchModel(Model):
             features = features.float().contiguous()
             return _download(features) if on_gpu else _ready(features)
 
-    def reference(self, batch: NDArray[Any]) -> NDArray[np.float32] | None:
+    def reference(self, batch: Steps) -> NDArray[np.float32] | None:
         """Run the network in float32, uncompiled; return None if that is how it runs anyway."""
         if self._compute_dtype == "float32":
             return None
         with torch.inference_mode():
-            features = self._features(torch.from_numpy(batch).to(self._device)).float().cpu()
+            features = self._features(torch.as_tensor(batch).to(self._device)).float().cpu()
         values: NDArray[np.float32] = features.numpy()
         return values
 
