@@ -313,7 +313,7 @@ class Extractor(Description):
 
     @property
     def prepares_tensors(self) -> bool:
-        """Whether ``prepare_tensor`` is known to do what ``prepare`` does: not if a subclass overrides that one alone."""
+        """Whether ``prepare_tensor`` does what ``prepare`` does: not if a subclass overrides the latter alone."""
         order = type(self).__mro__
         on_device, prepared = (
             next(place for place, cls in enumerate(order) if name in vars(cls))

@@ -293,7 +293,7 @@ class _Feeder:
             if isinstance(item, UnitFailure):
                 self._emit(item)
         times = StageTimes(
-            decode_s=sum(decoded.seconds for decoded in group),
+            decode_s=sum(decoded.seconds for decoded in group) + results.decode_s,
             model_s=results.seconds,
             waiting_s=self._waiting_s,
             frames=sum(decoded.frames for decoded in group),
