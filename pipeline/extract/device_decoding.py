@@ -52,7 +52,7 @@ class DeviceDecoder:
     """
 
     def __init__(self, features: Sequence[Feature], device: str) -> None:
-        reason = why_unavailable(device)
+        reason = why_unavailable("torchcodec" if device == "cpu" else "nvdec")
         if reason is not None:
             raise ExtractorError(f"media.backend=nvdec: {reason}")
         self._features = {feature.name: feature for feature in features}

@@ -24,7 +24,7 @@ def check_backend(backend: str, executor: str, machine: MachineConfig) -> None:
     """
     reason = None
     if backend == "torchcodec":
-        reason = why_unavailable("cpu")
+        reason = why_unavailable("torchcodec")
     elif backend == "nvdec" and (machine.device == "cpu" or machine.gpus == 0):
         reason = "it decodes on the GPU of the models, which are to run on the CPU (run.device, run.gpus)"
     elif backend == "nvdec" and executor != "ray":

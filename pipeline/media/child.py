@@ -84,7 +84,7 @@ def watch_memory(memory_mb: int) -> None:
     """
     from pipeline.media.torchcodec_backend import why_unavailable
 
-    why_unavailable("cpu")  # loads the libraries; if that fails, the first request is answered with the reason
+    why_unavailable("torchcodec")  # loads the libraries; if that fails, the first request is answered with the reason
     limit = _pages(1) + memory_mb * 2**20 // resource.getpagesize()
 
     def watch() -> None:

@@ -22,13 +22,14 @@ from pipeline.media.types import DecodeRequest, MediaError
 
 # PTS are exact in both; only their conversion to float64 seconds may differ in the last bits.
 TOLERANCE_S = 1e-6
+DEVICES = {"torchcodec": "cpu", "nvdec": "cuda"}
 _VIDEO_ENGINE = "libnvcuvid.so.1"
 PROBLEMS = (RuntimeError, ValueError, IndexError)
 """What torchcodec raises at a file."""
 
 
-def why_unavailable(device: str) -> str | None:
-    """Return why torchcodec cannot decode on a device of this machine, or None if it can.
+def why_unavailable(backend: str) -> str | None:
+    """Return why this process cannot run ``torchcodec`` or ``nvdec``, or None if it can.
 
     Imports torch, which takes seconds.
     """
@@ -43,7 +44,7 @@ def why_unavailable(device: str) -> str | None:
         return f"torchcodec cannot be loaded: {first_line(error)}"
     if torchcodec.ffmpeg_major_version is None:
         return "torchcodec finds no shared libraries of FFmpeg"
-    if device == "cpu":
+    if DEVICES[backend] == "cpu":
         return None
     if not torch.cuda.is_available():
         return "no CUDA device is visible"
@@ -67,7 +68,7 @@ def libraries() -> dict[str, Any]:
     MediaError
         ``unsupported_codec`` if torchcodec cannot be loaded.
     """
-    reason = why_unavailable("cpu")
+    reason = why_unavailable("torchcodec")
     if reason is not None:
         raise MediaError("unsupported_codec", reason)
     import torchcodec
@@ -92,7 +93,7 @@ def open_frames(
     MediaError
         ``unsupported_codec`` if the file is refused; ``crash`` if this machine cannot run the backend.
     """
-    reason = why_unavailable("cpu")
+    reason = why_unavailable("torchcodec")
     if reason is not None:
         raise MediaError("crash", f"the {request.backend} backend does not work here: {reason}")
     decoder = open_decoder(request.backend, request.path, opened.video.index, len(plan.displayed), "cpu")

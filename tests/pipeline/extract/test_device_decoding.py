@@ -7,7 +7,6 @@ on the CPU here.
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -31,6 +30,7 @@ from pipeline.shared import PreflightError, UsageError, sizing
 from stores import Store
 from stores.commit import create_store
 from stores.format import STAGING
+from tests._helpers.clusters import nodes
 from tests._helpers.fakes import fake_torchcodec
 from tests._helpers.media import GENERATED, generate
 from tests._helpers.runs import extract, rgb_config
@@ -262,13 +262,14 @@ class TestInTheProcessOfAGpu:
     def test_rows_fall_back_and_crashes_are_their_own(self, folder: Path, tmp_path: Path) -> None:
         for number in range(3):
             write_clip(folder / f"more{number}.mp4", seed=number, seconds=2, width=96, height=64)
-        shutil.copy(folder / "good.mp4", folder / "late.mp4")
+        write_clip(folder / "late.mp4", seed=8, seconds=2, width=96, height=64)
         write_clip(folder / "kill.mp4", seed=7, seconds=2, width=96, height=64)
         done = extract(folder, tmp_path / "store", config(folder, "nvdec", PICTURES))
         assert done.summary["failures_by_class"] == {"crash": 1}
         assert [failed["video_id"] for failed in done.summary["failures"]] == ["kill"]
         with Store.open(tmp_path / "store") as store:
             assert store.keys("rgb") == ["good", "late", "more0", "more1", "more2"]
+            assert store.media("rgb", "late")["fallback"]["reason"] == REASONS["late"]
 
     @pytest.mark.slow
     def test_a_cuda_error_is_the_machine_s(self, folder: Path, tmp_path: Path) -> None:
@@ -332,3 +333,31 @@ def test_the_real_torchcodec_gives_the_rows_of_pyav_or_falls_back(
         assert np.array_equal(plain.times("rgb", key), other.times("rgb", key))
         limit = 0.03 if kind == "ten-bit" else 0.0
         assert np.abs(plain.row("rgb", key) - other.row("rgb", key)).max() <= limit
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.parametrize("gpus", [1, 0])
+def test_model_actors_of_a_cluster_decode_or_the_cluster_is_refused(
+    folder: Path, tmp_path: Path, fake: pytest.MonkeyPatch, gpus: int
+) -> None:
+    """A declared GPU, with the fake torchcodec on the path of the workers."""
+    for number in range(6):
+        write_clip(folder / f"more{number}.mp4", seed=number, seconds=2, width=96, height=64)
+    write_clip(folder / "late.mp4", seed=8, seconds=2, width=96, height=64)
+    write_clip(folder / "kill.mp4", seed=7, seconds=2, width=96, height=64)
+    file = tmp_path / "nvdec.yaml"
+    file.write_text(PICTURES.replace("deadline_s: 20", "deadline_s: 20, backend: nvdec"))
+    with nodes((2, gpus)) as cluster:
+        job = cluster.start(str(folder), "--store", str(tmp_path / "store"), "--config", str(file))
+        code, summary, err = job.end()
+    if not gpus:
+        assert code == 2
+        assert "media.backend=nvdec: the Ray cluster has no GPU" in err
+        return
+    assert code == 3, err
+    assert summary["failures_by_class"] == {"crash": 1}
+    with Store.open(tmp_path / "store") as store:
+        assert store.keys("rgb") == ["good", "late", *(f"more{number}" for number in range(6))]
+        assert store.media("rgb", "good")["decode"] == "nvdec"
+        assert store.media("rgb", "late")["fallback"]["reason"] == REASONS["late"]

@@ -374,7 +374,7 @@ def test_torchcodec_delivers_what_was_picked(name: str) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 @pytest.mark.parametrize("name", MEDIA_NAMES)
 def test_nvdec_delivers_what_was_picked_or_refuses(name: str) -> None:
-    if reason := why_unavailable("cuda"):
+    if reason := why_unavailable("nvdec"):
         pytest.skip(reason)
     path = media(name)
     header, *events = decode(DecodeRequest(str(path), SPARSE, backend="nvdec"))
