@@ -96,7 +96,7 @@ def _resample(lines: torch.Tensor, size: int, interpolation: Filter) -> torch.Te
     blocks, outputs, taps = plan.high.shape
     # [M,L,C] -> [M,blocks,taps,C] -> [blocks,taps,M*C]
     stretches = lines.index_select(1, places).view(count, blocks, taps, channels).permute(1, 2, 0, 3)
-    stretches = stretches.to(torch.float32).reshape(blocks, taps, count * channels)
+    stretches = stretches.reshape(blocks, taps, count * channels).to(torch.float32)
     sums = torch.bmm(high, stretches).to(torch.int32).bitwise_left_shift_(_LOW_BITS)
     sums.add_(torch.bmm(low, stretches).to(torch.int32)).add_(1 << (_PRECISION - 1))
     bytes_ = sums.bitwise_right_shift_(_PRECISION).clamp_(0, 255).to(torch.uint8)

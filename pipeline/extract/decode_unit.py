@@ -357,7 +357,8 @@ class _Assembly:
         policies = {feature.name: number for number, features in enumerate(self._pictures) for feature in features}
         if self._picks is None or self._header is None or not policies or "video" in self._failed:
             return None
-        return DeferredPictures(request, self._header, self._picks, policies, copied)
+        whole = replace(request, path=str(Path(request.path).absolute()))  # the models' process may be somewhere else
+        return DeferredPictures(whole, self._header, self._picks, policies, copied)
 
     def _described(self, stream: Literal["video", "audio"]) -> Header:
         """Return the header; raise ``MediaError`` if the stream failed or nothing came."""

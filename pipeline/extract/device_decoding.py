@@ -164,10 +164,10 @@ class DeviceDecoder:
     def _on_device(self, deferred: DeferredPictures) -> dict[str, PreparedSteps]:
         """Decode and prepare one unit's pictures; raise ``RefusalError`` if the device does not deliver them."""
         record, samples = deferred.header.media, deferred.header.samples
-        steps = _StepBuffers(self._features, deferred, self._device)
         size = (record["display_height"], record["display_width"])
         try:
             with self._stream():
+                steps = _StepBuffers(self._features, deferred, self._device)
                 for places, frames in read_picks(deferred.request.path, deferred.picks, size, self._device):
                     steps.fill(places, frames)
                 steps.release(self._device)

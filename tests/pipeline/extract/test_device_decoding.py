@@ -260,15 +260,15 @@ class TestInTheProcessOfAGpu:
 
     @pytest.mark.slow
     def test_rows_fall_back_and_crashes_are_their_own(self, folder: Path, tmp_path: Path) -> None:
-        for number in range(3):
-            write_clip(folder / f"more{number}.mp4", seed=number, seconds=2, width=96, height=64)
-        write_clip(folder / "late.mp4", seed=8, seconds=2, width=96, height=64)
-        write_clip(folder / "kill.mp4", seed=7, seconds=2, width=96, height=64)
+        for number in range(20):
+            write_clip(folder / f"n{number:02d}.mp4", seed=number, seconds=1, width=96, height=64)
+        write_clip(folder / "late.mp4", seed=98, seconds=2, width=96, height=64)
+        write_clip(folder / "n10-kill.mp4", seed=97, seconds=2, width=96, height=64)
         done = extract(folder, tmp_path / "store", config(folder, "nvdec", PICTURES))
         assert done.summary["failures_by_class"] == {"crash": 1}
-        assert [failed["video_id"] for failed in done.summary["failures"]] == ["kill"]
+        assert [failed["video_id"] for failed in done.summary["failures"]] == ["n10-kill"]
         with Store.open(tmp_path / "store") as store:
-            assert store.keys("rgb") == ["good", "late", "more0", "more1", "more2"]
+            assert store.keys("rgb") == ["good", "late", *(f"n{number:02d}" for number in range(20))]
             assert store.media("rgb", "late")["fallback"]["reason"] == REASONS["late"]
 
     @pytest.mark.slow
