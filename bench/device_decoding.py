@@ -1,22 +1,23 @@
 """Measure what ``media.backend=nvdec`` changes: pixels against PyAV, and wanted frames per second.
 
-    python bench/device_decoding.py [--device cuda] [--frames 32] [--at-once 1 4 8] FILE...
+    python bench/device_decoding.py [--device cuda] [--frames 32] [--at-once 1 4 8] [--json PATH] [FILE...]
 
 Frames are prepared as for CLIP ViT-B/32 (short side to 224, centre crop). On the device they are decoded and resized
 there; PyAV decodes in this process, on one thread, and Pillow resizes. A file that the device refuses is listed with
-the reason. ``--device cpu`` takes the same way with FFmpeg as the decoder, which shows what the resize costs in pixels:
-nothing.
+the reason. Without files, a clip of 60 s is filmed. On the device ``cpu``, the default without a GPU, FFmpeg decodes:
+that shows what the resize costs in pixels, which is nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from bench.decode import make_clip, versions
 from extractors import Extractor, build
 from pipeline.media import DecodeRequest, Frame, Header, Picks, RefusalError, decode, read_picks
+from pipeline.media.torchcodec_backend import why_unavailable
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +97,15 @@ def rate(work: Callable[[], int], at_once: int, rounds: int = 3) -> float:
     return frames / (time.perf_counter() - started)
 
 
-def compare(path: Path, policy: dict[str, Any], extractor: Extractor, device: str, at_once: Sequence[int]) -> list[str]:
-    """Return one row of the table: difference, PyAV's rate, the device's rates."""
+def compare(
+    path: Path, policy: dict[str, Any], extractor: Extractor, device: str, at_once: Sequence[int]
+) -> dict[str, Any]:
+    """Return the difference, PyAV's rate and the device's rates by files at a time; or why the device refuses."""
     truth = prepared_by_pyav(path, policy, extractor)
     try:
         ours = prepared_on_device(path, policy, extractor, device).cpu().numpy()
     except RefusalError as refusal:
-        return [path.name, f"refused: {refusal.reason}"]
+        return {"refused": refusal.reason}
 
     def on_device() -> int:
         frames = prepared_on_device(path, policy, extractor, device)
@@ -108,29 +113,55 @@ def compare(path: Path, policy: dict[str, Any], extractor: Extractor, device: st
             torch.cuda.synchronize(device)
         return len(frames)
 
-    found = difference(ours, truth)
-    psnr = "equal" if found.psnr_db is None else f"{found.psnr_db:.1f}"
-    rates = [rate(lambda: len(prepared_by_pyav(path, policy, extractor)), 1), *(rate(on_device, n) for n in at_once)]
-    return [path.name, f"{found.mean:.3f}", str(found.largest), psnr, *(f"{frames:.0f}" for frames in rates)]
+    return {
+        "difference": asdict(difference(ours, truth)),
+        "pyav_frames_per_s": rate(lambda: len(prepared_by_pyav(path, policy, extractor)), 1),
+        "device_frames_per_s": {count: rate(on_device, count) for count in at_once},
+    }
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print the result as a table."""
+    table = Table(title=f"{result['device']} against PyAV")
+    rates = [f"{count} at once, frames/s" for count in result["at_once"]]
+    for column in ("file", "mean", "largest", "PSNR, dB", "PyAV, frames/s", *rates):
+        table.add_column(column)
+    for name, row in result["files"].items():
+        if "refused" in row:
+            table.add_row(name, f"refused: {row['refused']}")
+            continue
+        apart = row["difference"]
+        psnr = "equal" if apart["psnr_db"] is None else f"{apart['psnr_db']:.1f}"
+        speeds = [row["pyav_frames_per_s"], *row["device_frames_per_s"].values()]
+        table.add_row(name, f"{apart['mean']:.3f}", str(apart["largest"]), psnr, *(f"{speed:.0f}" for speed in speeds))
+    Console().print(table)
 
 
 def main() -> None:
     """Measure and print."""
+    on_gpu = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="+", type=Path)
-    parser.add_argument("--device", default="cuda")
+    parser.add_argument("files", nargs="*", type=Path)
+    parser.add_argument("--device", default="cuda" if on_gpu else "cpu")
     parser.add_argument("--frames", type=int, default=32, help="wanted frames of each file")
-    parser.add_argument("--at-once", type=int, nargs="+", default=[1, 4, 8], help="files that are decoded at a time")
+    parser.add_argument("--at-once", type=int, nargs="+", default=[1, 4, 8] if on_gpu else [1], help="files at a time")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
     arguments = parser.parse_args()
-    extractor = build("clip", {"model": "ViT-B-32", "weights": "random:0", "crop": "center_crop"})
-    policy = {"policy": "uniform", "n": arguments.frames}
-    table = Table(title=f"{arguments.device} against PyAV")
-    rates = [f"{count} at once, frames/s" for count in arguments.at_once]
-    for column in ("file", "mean", "largest", "PSNR, dB", "PyAV, frames/s", *rates):
-        table.add_column(column)
-    for path in arguments.files:
-        table.add_row(*compare(path, policy, extractor, arguments.device, arguments.at_once))
-    Console().print(table)
+    result: dict[str, Any] = {"device": arguments.device, "at_once": arguments.at_once, "versions": versions()}
+    reason = why_unavailable("torchcodec" if arguments.device == "cpu" else "nvdec")
+    if reason is None:
+        extractor = build("clip", {"model": "ViT-B-32", "weights": "random:0", "crop": "center_crop"})
+        policy = {"policy": "uniform", "n": arguments.frames}
+        result["files"] = {
+            path.name: compare(path, policy, extractor, arguments.device, arguments.at_once)
+            for path in arguments.files or [make_clip(60)]
+        }
+        show(result)
+    else:
+        result["skipped"] = reason
+        Console().print(f"skipped: {reason}", markup=False)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

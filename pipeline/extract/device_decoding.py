@@ -187,7 +187,7 @@ class DeviceDecoder:
         import torch
 
         if not hasattr(self._local, "stream"):
-            self._local.stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+            self._local.stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]  # not annotated
         with torch.cuda.stream(self._local.stream):
             yield
         self._local.stream.synchronize()

@@ -26,6 +26,6 @@ def _within(stream: _Stream) -> Any:
 
 # What a process without a card lacks on the way to its decoder.
 torch.cuda.is_available = lambda: True
-torch.cuda.Stream = _Stream  # type: ignore[assignment, misc]
-torch.cuda.stream = _within  # type: ignore[assignment]
+torch.cuda.Stream = _Stream
+torch.cuda.stream = _within
 pipeline.media.torchcodec_backend.why_no_engine = lambda: None
