@@ -42,6 +42,7 @@ class Bench:
 BENCHES = {
     "clustering": Bench("clustering.py"),
     "decode": Bench("decode.py", ("--runs", "5")),
+    "decode-device": Bench("device_decoding.py"),
     "decode-real": Bench("decode_real.py", ("--generated", "--runs", "3")),
     "one-decode": Bench("one_decode.py", ("--runs", "3")),
     "overhead-local": Bench("overhead.py", ("local", "--runs", "3")),

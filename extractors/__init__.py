@@ -4,7 +4,7 @@ Importing this package, building an extractor, and calling its ``spec()`` and ``
 open_clip nor timm, so that planning and decoding never pay for them. Only ``load()`` does.
 """
 
-from extractors.base import Extractor, ExtractorError, Model, ModelOutputError, OutputSpec, WeightsError
+from extractors.base import Extractor, ExtractorError, Model, ModelOutputError, OutputSpec, Steps, WeightsError
 from extractors.batching import MicroBatcher
 from extractors.faults import MachineFaultError, is_machine_fault, is_out_of_memory, names_machine
 from extractors.registry import build, names
@@ -17,6 +17,7 @@ __all__ = [
     "Model",
     "ModelOutputError",
     "OutputSpec",
+    "Steps",
     "WeightsError",
     "build",
     "is_machine_fault",

@@ -19,13 +19,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+if TYPE_CHECKING:
+    import torch
+
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+Steps: TypeAlias = "NDArray[Any] | torch.Tensor"
+"""Prepared steps: an array, or a tensor on the device of the model."""
 
 
 class ExtractorError(Exception):
@@ -139,16 +144,18 @@ class Model(ABC):
             ``[M, *step_shape] float32``; step m belongs to input m.
         """
 
-    def submit(self, batch: NDArray[Any]) -> Callable[[], NDArray[np.float32]]:
+    def submit(self, batch: Steps) -> Callable[[], NDArray[np.float32]]:
         """Start one forward pass and return a function that waits for its result; call that function once.
+
+        ``batch`` is a tensor only for extractors with a ``prepare_tensor``.
 
         ``batch`` may be overwritten as soon as this returns. Results are requested in the order of submission. Models
         on an asynchronous device override this method; here the forward pass is done at once.
         """
-        values = self.forward(batch)
+        values = self.forward(np.asarray(batch))
         return lambda: values
 
-    def reference(self, batch: NDArray[Any]) -> NDArray[np.float32] | None:
+    def reference(self, batch: Steps) -> NDArray[np.float32] | None:
         """Return what ``forward`` would give in float32, for any number of steps; None if it computes in float32."""
         return None
 
@@ -275,6 +282,19 @@ class Extractor(Description):
             If the input has another shape or dtype.
         """
 
+    def prepare_tensor(self, frames: torch.Tensor) -> torch.Tensor | None:
+        """Do what ``prepare`` does with frames that a GPU has decoded, where they lie; None if that is not known.
+
+        What is returned must be equal to what ``prepare`` returns, on the same device as ``frames``. Without it, as
+        here, the frames are copied to the CPU and given to ``prepare``.
+
+        Parameters
+        ----------
+        frames
+            RGB frames ``uint8 [N,H,W,3]`` on any device.
+        """
+        return None
+
     def preparation(self) -> Json:
         """Return all that ``prepare`` depends on, so that extractors which prepare alike share their steps.
 
@@ -290,6 +310,16 @@ class Extractor(Description):
             next(place for place, cls in enumerate(order) if name in vars(cls)) for name in ("preparation", "prepare")
         )
         return self.preparation() if described <= prepared else None
+
+    @property
+    def prepares_tensors(self) -> bool:
+        """Whether ``prepare_tensor`` does what ``prepare`` does: not if a subclass overrides the latter alone."""
+        order = type(self).__mro__
+        on_device, prepared = (
+            next(place for place, cls in enumerate(order) if name in vars(cls))
+            for name in ("prepare_tensor", "prepare")
+        )
+        return order[on_device] is not Extractor and on_device <= prepared
 
     @abstractmethod
     def load(self, device: str, threads: int | None = None) -> Model:

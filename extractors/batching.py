@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from extractors.base import ExtractorError, Json, Model, ModelOutputError
+from extractors.base import ExtractorError, Json, Model, ModelOutputError, Steps
 from extractors.faults import is_out_of_memory
 
-Row = tuple[str, NDArray[Any]]
+Row = tuple[str, Steps]
 Features = tuple[str, NDArray[np.float32]]
 
 
@@ -92,7 +92,8 @@ class MicroBatcher:
         Parameters
         ----------
         rows
-            ``(key, [T_i, *prepared_shape])``; keys are unique within the call, shapes differ in T only.
+            ``(key, [T_i, *prepared_shape])``; keys are unique within the call, shapes differ in T only. All are arrays,
+            or all are tensors on the model's device.
 
         Returns
         -------
@@ -117,7 +118,7 @@ class MicroBatcher:
                     raise
                 self._micro_batch //= 2
 
-    def reference(self, steps: NDArray[Any]) -> NDArray[np.float32] | None:
+    def reference(self, steps: Steps) -> NDArray[np.float32] | None:
         """Compute ``[N, *prepared_shape]`` steps in float32, whatever the model computes in: ``[N, *step_shape]``.
 
         Returns None if the model computes in float32 anyway, or if memory runs out.
@@ -153,9 +154,9 @@ class MicroBatcher:
         twice = [key for key, count in counts.items() if count > 1]
         if twice:
             raise ExtractorError(f"row {twice[0]!r} appears {counts[twice[0]]} times in one batch")
-        shapes = {(steps.shape[1:], steps.dtype) for _, steps in rows}
+        shapes = {(tuple(steps.shape[1:]), str(steps.dtype)) for _, steps in rows}
         if len(shapes) > 1:
-            listed = ", ".join(f"{dtype} {list(shape)}" for shape, dtype in sorted(shapes, key=str))
+            listed = ", ".join(f"{dtype} {list(shape)}" for shape, dtype in sorted(shapes))
             raise ExtractorError(f"rows of different prepared shapes in one batch: {listed}")
 
     def _run(self, rows: Sequence[Row]) -> list[Features]:
@@ -163,8 +164,7 @@ class MicroBatcher:
         results = [(key, np.empty((len(steps), *step_shape), np.float32)) for key, steps in rows]
         if not any(len(steps) for _, steps in rows):
             return results
-        sample = rows[0][1]
-        batch = np.empty((self._micro_batch, *sample.shape[1:]), sample.dtype)
+        batch: Any = _batch_like(rows[0][1], self._micro_batch)
         written = [0] * len(rows)
         previous: _Submitted | None = None
         for segments in self._plan(rows, batch):
@@ -207,7 +207,7 @@ class MicroBatcher:
             raise ModelOutputError(f"the model returned {returned} instead of float32 {list(expected)}", keys)
         return features
 
-    def _plan(self, rows: Sequence[Row], batch: NDArray[Any]) -> Iterator[list[_Segment]]:
+    def _plan(self, rows: Sequence[Row], batch: Steps) -> Iterator[list[_Segment]]:
         """Cut rows into micro-batches and yield the segments of each, in order of position."""
         size = self._micro_batch
         packed = any(len(steps) % size for _, steps in rows) and self._is_position_independent(batch)
@@ -226,14 +226,25 @@ class MicroBatcher:
         if pending:
             yield pending
 
-    def _is_position_independent(self, batch: NDArray[Any]) -> bool:
+    def _is_position_independent(self, batch: Steps) -> bool:
         """Tell whether a step's place in the batch never reaches its value; probed once per micro-batch size."""
         if self._micro_batch not in self._position_independent:
-            batch[:] = _noise(batch.shape[1:], batch.dtype)
-            values = self._checked(self._model.forward(batch), [])
+            noise = np.empty(tuple(batch.shape), _numpy_dtype(batch))
+            noise[:] = _noise(noise.shape[1:], noise.dtype)
+            values = self._checked(self._model.forward(noise), [])
             equal = (values.view(np.uint32) == values[:1].view(np.uint32)).all()
             self._position_independent[self._micro_batch] = bool(equal)
         return self._position_independent[self._micro_batch]
+
+
+def _batch_like(steps: Steps, count: int) -> Steps:
+    """Return room for ``count`` steps like these, of the same kind and in the same place."""
+    shape = (count, *steps.shape[1:])
+    return np.empty(shape, steps.dtype) if isinstance(steps, np.ndarray) else steps.new_empty(shape)
+
+
+def _numpy_dtype(steps: Steps) -> np.dtype[Any]:
+    return steps.dtype if isinstance(steps, np.ndarray) else np.dtype(str(steps.dtype).removeprefix("torch."))
 
 
 def _noise(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:

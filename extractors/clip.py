@@ -42,6 +42,7 @@ from extractors.trained import Trained
 from extractors.weights import HubTag, WeightsFile, identity, parse
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 Activation = Literal["gelu", "quick_gelu", "native"]
@@ -192,6 +193,10 @@ class Clip(Trained):
     def prepare(self, frames: NDArray[Any]) -> NDArray[np.uint8]:
         """Turn ``uint8 [N,H,W,3]`` into ``uint8 [N,size,size,3]``; the model normalises."""
         return self.preprocessing.apply(frames)
+
+    def prepare_tensor(self, frames: torch.Tensor) -> torch.Tensor:
+        """Turn ``uint8 [N,H,W,3]`` on any device into ``uint8 [N,size,size,3]`` there."""
+        return self.preprocessing.apply_tensor(frames)
 
     def preparation(self) -> Json:
         """Return the geometry."""

@@ -6,13 +6,14 @@ the middle square of ``size`` pixels is kept; 44 % of the width of a 16:9 frame 
 to ``size``: nothing is lost, the aspect changes. ``letterbox`` resizes the long side to ``size`` and pads the rest
 evenly: nothing is lost, the picture gets smaller.
 
-Pillow filters over the area that one output pixel covers, so shrinking is antialiased by construction.
+Pillow filters over the area that one output pixel covers, so shrinking is antialiased by construction. Frames that lie
+on a GPU are resized there, to the same bytes.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import PIL
@@ -20,6 +21,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from extractors.base import Json, check_frames
+
+if TYPE_CHECKING:
+    import torch
 
 Crop = Literal["center_crop", "squash", "letterbox"]
 Interpolation = Literal["bicubic", "bilinear"]
@@ -30,7 +34,7 @@ _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BI
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """Geometry on the CPU (``apply``) and the normalisation that the model does on its device.
+    """Geometry, on the CPU (``apply``) or any device, and the normalisation that the model does on its own.
 
     Attributes
     ----------
@@ -97,25 +101,58 @@ class Preprocessing:
             square[...] = np.asarray(self._square(Image.fromarray(np.ascontiguousarray(frame))))
         return prepared
 
+    def apply_tensor(self, frames: torch.Tensor) -> torch.Tensor:
+        """Do what ``apply`` does where the frames lie: ``uint8 [N,H,W,3]`` to ``uint8 [N,size,size,3]``, equal bytes.
+
+        Raises
+        ------
+        ValueError
+            If this device does not come to the bytes of this release of Pillow.
+        """
+        from extractors.resampling import resize  # here, because it imports torch
+
+        size = self.size
+        count, height, width, channels = frames.shape
+        inner_width, inner_height = self._inner(width, height)
+        inner = resize(frames, inner_height, inner_width, self.interpolation)
+        left, top = self._offset(inner_width, inner_height)
+        if self.crop != "letterbox":
+            return inner[:, top : top + size, left : left + size]
+        square = frames.new_tensor(self.fill).expand(count, size, size, channels).clone()
+        square[:, top : top + inner_height, left : left + inner_width] = inner
+        return square
+
     def _square(self, image: Image.Image) -> Image.Image:
+        inner = self._resize(image, *self._inner(*image.size))
+        left, top = self._offset(*inner.size)
+        if self.crop == "squash":
+            return inner
+        if self.crop == "letterbox":
+            square = Image.new("RGB", (self.size, self.size), self.fill)
+            square.paste(inner, (left, top))
+            return square
+        return inner.crop((left, top, left + self.size, top + self.size))
+
+    def _inner(self, width: int, height: int) -> tuple[int, int]:
+        """Return (width, height) of a resized frame, before the crop or the bars."""
         size = self.size
         if self.crop == "squash":
-            return self._resize(image, size, size)
-        width, height = image.size
+            return size, size
         if self.crop == "letterbox":
-            # open_clip's ResizeKeepRatio(longest=1) and CenterCropOrPad: round the side, floor the first bar.
+            # open_clip's ResizeKeepRatio(longest=1) rounds the side.
             ratio = max(width, height) / size
-            inner = self._resize(image, max(1, round(width / ratio)), max(1, round(height / ratio)))
-            square = Image.new("RGB", (size, size), self.fill)
-            square.paste(inner, ((size - inner.width) // 2, (size - inner.height) // 2))
-            return square
-        # torchvision's Resize(int) and CenterCrop: truncate the long side, round the offset (halves to even).
+            return max(1, round(width / ratio)), max(1, round(height / ratio))
+        # torchvision's Resize(int) truncates the long side.
         short = min(width, height)
         short_side = self.short_side or size
-        resized = self._resize(image, int(short_side * width / short), int(short_side * height / short))
-        left = round((resized.width - size) / 2.0)
-        top = round((resized.height - size) / 2.0)
-        return resized.crop((left, top, left + size, top + size))
+        return int(short_side * width / short), int(short_side * height / short)
+
+    def _offset(self, width: int, height: int) -> tuple[int, int]:
+        """Return (left, top) of the crop inside the resized frame, or of the resized frame between its bars."""
+        if self.crop == "letterbox":  # open_clip's CenterCropOrPad floors the first bar
+            return (self.size - width) // 2, (self.size - height) // 2
+        # torchvision's CenterCrop rounds the offset (halves to even).
+        return round((width - self.size) / 2.0), round((height - self.size) / 2.0)
 
     def _resize(self, image: Image.Image, width: int, height: int) -> Image.Image:
         if image.size == (width, height):

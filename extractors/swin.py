@@ -39,6 +39,7 @@ from extractors.weights import HubTag, identity, unknown_tag
 from settings.messages import available, nearest
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 IMAGENET_MEAN: Rgb = (0.485, 0.456, 0.406)
@@ -212,6 +213,10 @@ class Swin(Trained):
     def prepare(self, frames: NDArray[Any]) -> NDArray[np.uint8]:
         """Turn ``uint8 [N,H,W,3]`` into ``uint8 [N,size,size,3]``; the model normalises."""
         return self.preprocessing.apply(frames)
+
+    def prepare_tensor(self, frames: torch.Tensor) -> torch.Tensor:
+        """Turn ``uint8 [N,H,W,3]`` on any device into ``uint8 [N,size,size,3]`` there."""
+        return self.preprocessing.apply_tensor(frames)
 
     def preparation(self) -> Json:
         """Return the geometry."""

@@ -80,6 +80,8 @@ def check_extractor(extractor: Extractor, *, device: str = "cpu", threads: int |
     prepared = _check_prepare(extractor, inputs)
     if extractor.input == "frames":
         _check_prepare(extractor, _inputs(extractor, 2, height=90, width=40))
+    if extractor.input == "frames" and extractor.prepares_tensors:
+        _check_prepare_tensor(extractor, inputs, prepared)
     _check_json_or_none(extractor, extractor.preparation())
     _check_refusal(extractor, inputs)
     _check_new_process(extractor, inputs)
@@ -173,6 +175,14 @@ def _check_json(description: Description, method: str, value: object) -> None:
         description,
         f"{method} is not the same when read back from JSON; use a dict with strings as keys and lists as values",
     )
+
+
+def _check_prepare_tensor(extractor: Extractor, frames: NDArray[Any], prepared: NDArray[Any]) -> None:
+    import torch
+
+    tensor = extractor.prepare_tensor(torch.from_numpy(frames))
+    if tensor is not None:
+        _require(_same(tensor.numpy(), prepared), extractor, "prepare_tensor() does not give what prepare() gives")
 
 
 def _check_json_or_none(extractor: Extractor, preparation: object) -> None:

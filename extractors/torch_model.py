@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from extractors.base import Execution, ExtractorError, Json, Model, OutputSpec
+from extractors.base import Execution, ExtractorError, Json, Model, OutputSpec, Steps
 from extractors.half_layers import replace_layers
 from extractors.preprocess import Preprocessing
 from settings.messages import one_line
@@ -113,18 +113,18 @@ class TorchModel(Model):
         """Turn ``[M, *prepared_shape]`` into ``float32 [M, *step_shape]``."""
         return self.submit(batch)()
 
-    def submit(self, batch: NDArray[Any]) -> Callable[[], NDArray[np.float32]]:
+    def submit(self, batch: Steps) -> Callable[[], NDArray[np.float32]]:
         """Queue one forward pass. On a GPU the caller fills its next batch while this one is computed."""
         self._set_threads()
-        steps = torch.from_numpy(batch)
+        steps = torch.as_tensor(batch)
         on_gpu = self._device.type == "cuda"
-        if on_gpu:
+        if on_gpu and steps.device.type == "cpu":
             steps = self._staging.upload(steps, self._device)
         with torch.inference_mode():
             features = self._compute(steps).float().contiguous()
             return _download(features) if on_gpu else _ready(features)
 
-    def reference(self, batch: NDArray[Any]) -> NDArray[np.float32] | None:
+    def reference(self, batch: Steps) -> NDArray[np.float32] | None:
         """Run the network in float32, uncompiled; return None if that is how it runs anyway."""
         if self._exact is None:
             return None
@@ -132,7 +132,7 @@ class TorchModel(Model):
         try:
             exact = self._exact.to(self._device)
             with torch.inference_mode():
-                features = self._features(exact, torch.from_numpy(batch).to(self._device)).float().cpu()
+                features = self._features(exact, torch.as_tensor(batch).to(self._device)).float().cpu()
         finally:
             self._exact.to("cpu")
         values: NDArray[np.float32] = features.numpy()

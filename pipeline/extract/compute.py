@@ -22,6 +22,7 @@ from extractors import (
     is_machine_fault,
     is_out_of_memory,
 )
+from pipeline.extract.device_decoding import DeviceDecoder
 from pipeline.extract.features import Feature
 from pipeline.extract.identity import cache_key
 from pipeline.extract.precision import measured_steps, rounding_error
@@ -44,11 +45,14 @@ class Models:
         Where the towers run.
     compared
         Names of the features whose half precision was compared with float32.
+    pictures
+        What decodes pictures on the device; None unless the backend is ``nvdec``.
     """
 
     batchers: dict[str, MicroBatcher] = field(default_factory=dict)
     device: str = "cpu"
     compared: set[str] = field(default_factory=set)
+    pictures: DeviceDecoder | None = None
 
     @classmethod
     def load(cls, features: Sequence[Feature], device: str, threads: int | None) -> Models:
@@ -57,9 +61,11 @@ class Models:
         Raises
         ------
         ExtractorError
-            If weights are missing or do not fit, or the device cannot be used.
+            If weights are missing or do not fit, or the device cannot be used or cannot decode.
         """
         models = cls(device=device)
+        if decoded := [feature for feature in features if feature.pictures_on_device]:
+            models.pictures = DeviceDecoder(decoded, device)
         for feature in features:
             try:
                 batcher = MicroBatcher(feature.extractor.load(device, threads), feature.config.micro_batch)
@@ -93,8 +99,19 @@ class Models:
         raise MachineFaultError(f"feature {feature.name!r} on {self.device}: {_named(cause)}") from error
 
 
+def decode_pictures(context: RunContext, models: Models, units: Sequence[Decoded]) -> Sequence[Decoded]:
+    """Decode on the models' device what was left to it; the towers may compute other units meanwhile.
+
+    Raises
+    ------
+    MachineFaultError
+        If the machine is at fault.
+    """
+    return units if models.pictures is None else models.pictures.decode(context, units)
+
+
 def compute_rows(context: RunContext, models: Models, units: Sequence[Decoded]) -> Iterator[ComputedRow | UnitFailure]:
-    """Run the towers over decoded units; yield one row or one failure per unit and wanted feature.
+    """Run the towers over units whose pictures are decoded; yield one row or failure per unit and wanted feature.
 
     Raises
     ------
@@ -112,7 +129,7 @@ def compute_rows(context: RunContext, models: Models, units: Sequence[Decoded]) 
 def crash(decoded: Decoded, message: str) -> Iterator[UnitFailure]:
     """Yield the failures of a unit that ended the processes that computed it."""
     yield from _stream_failures(decoded)
-    yield UnitFailure(decoded.unit, tuple(decoded.features), "crash", message, decoded.source)
+    yield UnitFailure(decoded.unit, decoded.names, "crash", message, decoded.source)
 
 
 def _stream_failures(decoded: Decoded) -> Iterator[UnitFailure]:

@@ -20,7 +20,7 @@ from pipeline.extract.config import MediaConfig
 from pipeline.extract.features import Feature
 from pipeline.extract.identity import cache_key, describe_os_error, hash_content, remote_status, source_status
 from pipeline.extract.plan import Unit
-from pipeline.extract.units import Decoded, PreparedSteps, RunContext, UnitFailure, UnitUnchanged
+from pipeline.extract.units import Decoded, DeferredPictures, PreparedSteps, RunContext, UnitFailure, UnitUnchanged
 from pipeline.media import (
     Audio,
     AudioRequest,
@@ -31,15 +31,18 @@ from pipeline.media import (
     Header,
     MediaError,
     MediaProcess,
+    Picks,
     Policy,
+    RefusalError,
     Segments,
     StreamFailure,
     audio_steps,
     damaged_windows,
+    fallen_back,
 )
 from settings.messages import one_line, plural
 from stores.commit import SourceRecord
-from stores.format import DAMAGED_STEPS, IDENTITY, STAGING, Array, new_id
+from stores.format import DAMAGED_STEPS, IDENTITY, Array
 
 logger = logging.getLogger("reelstore.extract.decode_unit")
 
@@ -114,15 +117,18 @@ def _decode_once(
 ) -> Decoded | UnitUnchanged:
     if "://" in unit.uri:
         size, stamp = remote_status(unit.uri)
-        local = context.store / STAGING / f"{new_id()}.copy"
+        local = context.copy_path()
+        decoded: Decoded | UnitUnchanged | None = None
         try:
-            content_id = _copy(unit.uri, local)
+            content_id = copy_remote(unit.uri, local)
             if remote_status(unit.uri) != (size, stamp):
                 raise _ChangedError
             seen.source = SourceRecord(unit.uri, size, stamp, content_id)
-            return _decode_file(context, unit, local, seen.source, media, started)
+            decoded = _decode_file(context, unit, local, seen.source, media, started)
+            return decoded
         finally:
-            local.unlink(missing_ok=True)
+            if not (isinstance(decoded, Decoded) and decoded.deferred is not None):
+                local.unlink(missing_ok=True)
     path = Path(unit.uri)
     size, stamp = source_status(path, unit.image_rate)
     untouched = unit.content_id is not None and (size, stamp) == (unit.size, unit.stamp)
@@ -141,7 +147,7 @@ def _decode_once(
     return decoded
 
 
-def _copy(uri: str, target: Path) -> str:
+def copy_remote(uri: str, target: Path) -> str:
     """Copy a remote file, hash it on the way, and return its content id."""
     hasher = hashlib.sha256()
     with fsspec.open(uri, "rb") as remote, target.open("xb") as local:
@@ -181,8 +187,36 @@ def _decode_file(
     assembly = _Assembly(list(pictures.values()), sounds, fail_damaged=context.media.damage == "fail")
     _decode_streams(request, media, assembly)
     features, failures = assembly.features()
+    deferred = assembly.deferred(request, copied="://" in unit.uri)
     seconds = time.perf_counter() - started
-    return Decoded(unit, source, assembly.duration_s, features, failures, assembly.frames, seconds)
+    return Decoded(unit, source, assembly.duration_s, features, failures, assembly.frames, seconds, deferred)
+
+
+def decode_instead(
+    context: RunContext, deferred: DeferredPictures, refusal: RefusalError, media: MediaProcess
+) -> tuple[dict[str, PreparedSteps], dict[str, tuple[str, str]]]:
+    """Decode with PyAV what a GPU refused; return model input and failures by feature, as ``Decoded`` has them.
+
+    Raises
+    ------
+    MachineFaultError
+        If no decoder runs here.
+    """
+    pictures: list[list[Feature]] = [[] for _ in deferred.request.policies]
+    for name, policy in deferred.policies.items():
+        pictures[policy].append(context.features[name])
+    assembly = _Assembly(pictures, (), fail_damaged=context.media.damage == "fail")
+    try:
+        for event in media.decode(replace(deferred.request, backend="pyav", audio=None)):
+            assembly.take(fallen_back(event, refusal) if isinstance(event, Header) else event)
+    except MediaError as error:
+        logger.debug("%s: not decoded", deferred.request.path, exc_info=True)
+        if error.failure_class in _OF_A_PROCESS and not media.works():
+            raise MachineFaultError(f"no decoder runs on {socket.gethostname()}: {error.message}") from error
+        assembly.fail("video", error)
+    except ExtractorError as error:
+        return {}, dict.fromkeys(deferred.policies, ("model_error", one_line(error)))
+    return assembly.features()
 
 
 def _audio_request(sounds: Sequence[Feature], media: MediaConfig) -> AudioRequest:
@@ -217,7 +251,7 @@ def _decode_streams(request: DecodeRequest, media: MediaProcess, assembly: _Asse
             assembly.fail("audio", second)
 
 
-def _share(feature: Feature) -> str:
+def share_of(feature: Feature) -> str:
     """Return a name that features have in common which prepare alike."""
     preparation = feature.extractor.shared_preparation
     return f"feature {feature.name}" if preparation is None else json.dumps(preparation, sort_keys=True)
@@ -235,12 +269,13 @@ class _Assembly:
         self._findings: Findings | None = None
         self._header: Header | None = None
         self._audio: Audio | None = None
-        self._shares = {feature.name: _share(feature) for of_policy in [*pictures, sounds] for feature in of_policy}
+        self._shares = {feature.name: share_of(feature) for of_policy in [*pictures, sounds] for feature in of_policy}
         # By policy and share: what several features prepare alike is prepared, held and sent once.
         self._steps: dict[tuple[int, str], Array] = {}
         self._filled: dict[tuple[int, str], Array] = {}
         self._prepared_sound: dict[tuple[Policy, str], Array] = {}
         self._failed: dict[str, MediaError] = {}
+        self._picks: Picks | None = None
         self.frames = 0
 
     @property
@@ -251,7 +286,9 @@ class _Assembly:
     @property
     def has_pictures(self) -> bool:
         """Whether every wanted picture came."""
-        return self._header is not None and all(filled.all() for filled in self._filled.values())
+        return self._picks is not None or (
+            self._header is not None and all(filled.all() for filled in self._filled.values())
+        )
 
     def fail(self, stream: Literal["video", "audio"], error: MediaError) -> None:
         """Note that a stream cannot be delivered."""
@@ -262,6 +299,7 @@ class _Assembly:
         if isinstance(event, Header):  # a second one voids what came before it
             self._header = event
             self._findings = None
+            self._picks = None
             if "video" in self._failed:
                 return  # of a pass for the sound alone
             for policy, samples in enumerate(event.samples):
@@ -279,6 +317,9 @@ class _Assembly:
                         done[share] = feature.extractor.prepare(event.rgb[None])[0]
                     self._steps[policy, share][places] = done[share]
                     self._filled[policy, share][places] = True
+        elif isinstance(event, Picks):
+            self.frames = len(event.numbers)
+            self._picks = event
         elif isinstance(event, Findings):
             self._findings = event
         elif isinstance(event, StreamFailure):
@@ -294,7 +335,12 @@ class _Assembly:
         """Return feature name to model input, and feature name to (failure class, message) of the others."""
         prepared: dict[str, PreparedSteps] = {}
         failures: dict[str, tuple[str, str]] = {}
-        pictures = [(feature, number) for number, features in enumerate(self._pictures) for feature in features]
+        pictures = [
+            (feature, number)
+            for number, features in enumerate(self._pictures)
+            for feature in features
+            if self._picks is None or "video" in self._failed
+        ]
         for feature, number in [*pictures, *((feature, None) for feature in self._sounds)]:
             try:
                 steps = self._sound(feature) if number is None else self._picture(feature, number)
@@ -305,6 +351,14 @@ class _Assembly:
                 logger.debug("%s: not prepared", feature.name, exc_info=True)
                 failures[feature.name] = ("model_error", one_line(error))
         return prepared, failures
+
+    def deferred(self, request: DecodeRequest, copied: bool) -> DeferredPictures | None:
+        """Return what another process is to decode, if the pictures were only picked."""
+        policies = {feature.name: number for number, features in enumerate(self._pictures) for feature in features}
+        if self._picks is None or self._header is None or not policies or "video" in self._failed:
+            return None
+        whole = replace(request, path=str(Path(request.path).absolute()))  # the models' process may be somewhere else
+        return DeferredPictures(whole, self._header, self._picks, policies, copied)
 
     def _described(self, stream: Literal["video", "audio"]) -> Header:
         """Return the header; raise ``MediaError`` if the stream failed or nothing came."""

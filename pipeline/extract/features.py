@@ -10,7 +10,7 @@ import numpy as np
 
 from extractors import Extractor, ExtractorError
 from pipeline.extract.config import Config, FeatureConfig, MediaConfig
-from pipeline.media import MediaError, Policy, Segments, recipe
+from pipeline.media import MediaError, Policy, Segments, device_recipe, recipe
 from pipeline.shared import ConfigError
 from stores.format import check_name, digest
 
@@ -27,6 +27,11 @@ class Feature:
     policy: Policy
     spec: Mapping[str, Any]
     spec_digest: str
+
+    @property
+    def pictures_on_device(self) -> bool:
+        """Whether the process of the models decodes this feature's pictures, on its GPU."""
+        return bool(self.extractor.input == "frames" and self.spec["decode"]["backend"] == "nvdec")
 
     @property
     def step_bytes(self) -> int:
@@ -65,10 +70,15 @@ _LIBRARIES = {
 }
 
 
-def _decode_spec(media: MediaConfig, kind: str) -> dict[str, Any]:
+def _decode_spec(media: MediaConfig, extractor: Extractor) -> dict[str, Any]:
     """Return the part of decoding that can change a feature: a new resampler must not recompute pictures."""
+    kind = extractor.input
+    on_gpu: dict[str, Any] = {}
     try:
         whole = recipe(media.backend)
+        if media.backend == "nvdec" and kind == "frames":
+            resize = "on the device, the bytes of Pillow" if extractor.prepares_tensors else "on the CPU"
+            on_gpu = {**device_recipe(), "resize": resize}
     except MediaError as error:
         raise ConfigError(f"media.backend: {error.message}") from error
     whole = {
@@ -79,7 +89,7 @@ def _decode_spec(media: MediaConfig, kind: str) -> dict[str, Any]:
         "damage": media.damage,
     }
     if kind == "frames":
-        return {name: value for name, value in whole.items() if name not in _SOUND_ONLY}
+        return {name: value for name, value in whole.items() if name not in _SOUND_ONLY} | on_gpu
     return {
         **{name: value for name, value in whole.items() if name not in _PICTURE_ONLY},
         "audio_absent": media.audio_absent,
@@ -101,7 +111,7 @@ def _ready(name: str, config: FeatureConfig, whole: Config) -> Feature:
         "extractor": config.extractor,
         "model": model,
         "sampling": config.policy.spec(),
-        "decode": _decode_spec(whole.media, extractor.input),
+        "decode": _decode_spec(whole.media, extractor),
         "dtype": config.dtype,
         "steps": config.policy.steps,
         "step_shape": list(output.step_shape),

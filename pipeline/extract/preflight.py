@@ -6,26 +6,29 @@ import shutil
 from pathlib import Path
 
 from pipeline.extract.plan import Plan
-from pipeline.shared import PreflightError
+from pipeline.media.torchcodec_backend import why_no_engine, why_unavailable
+from pipeline.shared import MachineConfig, PreflightError, sizing
 
 _MARGIN_BYTES = 64 << 20  # for the index, the manifest and the shard that is being written
 
 
-def check_backend(backend: str, executor: str) -> None:
-    """Check that this machine can run a decoding backend that needs torch.
+def check_backend(backend: str, executor: str, machine: MachineConfig) -> None:
+    """Check that a decoding backend which needs torch or a GPU can run.
+
+    What only a worker can see on Ray is checked there, when it loads its models.
 
     Raises
     ------
     PreflightError
-        If it cannot, or if Ray's decode workers, which hold no GPU, should decode on one.
+        If it cannot.
     """
-    if backend not in ("torchcodec", "nvdec"):
-        return
-    if backend == "nvdec" and executor == "ray":
-        raise PreflightError("media.backend=nvdec: Ray's decode workers hold no GPU; use --executor local")
-    from pipeline.media.torchcodec_backend import why_unavailable
-
-    reason = why_unavailable(backend)
+    reason = None
+    if backend == "torchcodec":
+        reason = why_unavailable("torchcodec")
+    elif backend == "nvdec" and (machine.device == "cpu" or machine.gpus == 0):
+        reason = "it decodes on the GPU of the models, which are to run on the CPU (run.device, run.gpus)"
+    elif backend == "nvdec" and executor != "ray":
+        reason = why_no_engine() if sizing.visible_gpus() else "no GPU is visible"
     if reason is not None:
         raise PreflightError(f"media.backend={backend}: {reason}")
 

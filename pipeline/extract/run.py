@@ -211,7 +211,7 @@ class _Extraction:
     def _compute(self, plan: Plan, ledger: Ledger) -> StopRequestedError | None:
         """Run the executor and enter its outcomes; return the stop, if one came."""
         config = self.request.config
-        extract_preflight.check_backend(config.media.backend, self.executor)
+        extract_preflight.check_backend(config.media.backend, self.executor, config.run)
         for feature in self.features.values():
             if feature.spec["random_weights"]:
                 self.terminal.warn(f"feature {feature.name!r} uses random weights; its rows are placeholders")
@@ -234,6 +234,7 @@ class _Extraction:
             outcomes.close()
             ledger.commit()
             executor.close()
+            context.remove_copies()
         if isinstance(ended_by, MachineFaultError):
             raise UsageError(
                 f"{ended_by}. No row was marked for it; {plural(ledger.progress.computed, 'row')} of this run are "

@@ -3,36 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from extractors import Steps
 from pipeline.extract.config import MediaConfig
 from pipeline.extract.features import Feature
 from pipeline.extract.plan import Unit
-from pipeline.media import Limits, MediaProcess, Samples
+from pipeline.media import DecodeRequest, Header, Limits, MediaProcess, Picks, Samples
 from stores.commit import SourceRecord
-from stores.format import Array, RoundingError, Row
+from stores.format import STAGING, RoundingError, Row, new_id
 
 
 @dataclass(frozen=True, slots=True)
 class RunContext:
-    """What every worker of a run must know. It can be pickled: it holds no weights and no open file."""
+    """What every worker of a run must know. It can be pickled: it holds no weights and no open file.
+
+    Attributes
+    ----------
+    store
+        The store's folder.
+    features
+        Name to feature.
+    media, limits
+        How files are decoded.
+    id
+        Of the run: its copies of remote files bear it.
+    """
 
     store: Path
     features: Mapping[str, Feature]
     media: MediaConfig
     limits: Limits
+    id: str = field(default_factory=new_id)
 
     def wanted_features(self, units: Sequence[Unit]) -> list[Feature]:
         """Return the features that some unit wants, by name: only their towers need loading."""
         wanted = {name for unit in units for name in unit.features}
         return [feature for name, feature in self.features.items() if name in wanted]
 
-    def media_process(self) -> MediaProcess:
-        """Make the supervisor of a decoding child, with the limits of this run."""
+    def media_process(self, backend: str | None = None) -> MediaProcess:
+        """Make the supervisor of a decoding child, with the limits of this run; by default, of its backend."""
         media = self.media
-        return MediaProcess(media.deadline_s, media.memory_mb, media.recycle_after, media.backend)
+        return MediaProcess(media.deadline_s, media.memory_mb, media.recycle_after, backend or media.backend)
+
+    def copy_path(self) -> Path:
+        """Return a new path for the copy of a remote file."""
+        return self.store / STAGING / f"{self.id}-{new_id()}.copy"
+
+    def remove_copies(self) -> None:
+        """Remove what is left of the run's copies of remote files."""
+        for path in (self.store / STAGING).glob(f"{self.id}-*.copy"):
+            path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +65,39 @@ class PreparedSteps:
     Attributes
     ----------
     steps
-        [T, *prepared_shape] of the extractor's prepared dtype.
+        [T, *prepared_shape] of the extractor's prepared dtype: an array, or a tensor on the device of the model.
     samples
         Where the steps lie in time, and which of them are valid.
     media
         Media record of the row: the streams that the steps come from.
     """
 
-    steps: Array
+    steps: Steps
     samples: Samples
     media: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class DeferredPictures:
+    """Pictures of a unit that the process of the models decodes, on its device.
+
+    Attributes
+    ----------
+    request
+        What PyAV is asked for if the device does not deliver; ``path`` is the file, or the run's copy of it.
+    header, picks
+        What the packets say: the media record, the times of the steps, and the frames that they show.
+    policies
+        Feature name to the number of its policy in the request.
+    copied
+        Whether ``path`` is a copy, which is removed once it is read.
+    """
+
+    request: DecodeRequest
+    header: Header
+    picks: Picks
+    policies: Mapping[str, int]
+    copied: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +120,8 @@ class Decoded:
         Number of frames decoded.
     seconds
         Seconds that it took.
+    deferred
+        What is still to be decoded.
     """
 
     unit: Unit
@@ -83,6 +131,12 @@ class Decoded:
     failures: Mapping[str, tuple[str, str]]
     frames: int
     seconds: float
+    deferred: DeferredPictures | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The features that have model input, or will have."""
+        return (*self.features, *(self.deferred.policies if self.deferred is not None else ()))
 
     @property
     def nbytes(self) -> int:

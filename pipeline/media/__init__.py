@@ -4,10 +4,12 @@ A leaf: nothing here imports the rest of Reelstore. The child imports av, numpy 
 """
 
 from pipeline.media.audio import SEEK_FROM_S
-from pipeline.media.decoding import decode
+from pipeline.media.decoding import decode, fallen_back
+from pipeline.media.device_pictures import read_picks
+from pipeline.media.errors import RefusalError
 from pipeline.media.frame_plan import MAX_RATE
 from pipeline.media.image_folder import is_image, list_images
-from pipeline.media.recipes import recipe
+from pipeline.media.recipes import device_recipe, recipe
 from pipeline.media.sampling import Policy, SamplingError, Segments, policy_from_spec
 from pipeline.media.sound_windows import audio_steps, damaged_windows
 from pipeline.media.supervisor import MediaProcess
@@ -25,6 +27,7 @@ from pipeline.media.types import (
     Header,
     Limits,
     MediaError,
+    Picks,
     StreamFailure,
     Survey,
 )
@@ -45,7 +48,9 @@ __all__ = [
     "Limits",
     "MediaError",
     "MediaProcess",
+    "Picks",
     "Policy",
+    "RefusalError",
     "Samples",
     "SamplingError",
     "Segments",
@@ -54,8 +59,11 @@ __all__ = [
     "audio_steps",
     "damaged_windows",
     "decode",
+    "device_recipe",
+    "fallen_back",
     "is_image",
     "list_images",
     "policy_from_spec",
+    "read_picks",
     "recipe",
 ]

@@ -32,8 +32,8 @@ def main(arguments: list[str]) -> None:
     die_with(parent)
     channel = claim_stdout()
     limit_resources()
-    if arguments[2:] in (["torchcodec"], ["nvdec"]):
-        watch_memory(memory_mb, arguments[2])
+    if arguments[2:] == ["torchcodec"]:
+        watch_memory(memory_mb)
     else:
         limit_address_space(memory_mb)
     write = writer(channel)
@@ -76,15 +76,15 @@ def limit_address_space(memory_mb: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (size, size))
 
 
-def watch_memory(memory_mb: int, backend: str) -> None:
+def watch_memory(memory_mb: int) -> None:
     """End this process once its resident memory exceeds the present size, torch included, plus ``memory_mb``.
 
-    CUDA reserves hundreds of gigabytes of address space, so only resident memory can be limited, and only by looking
+    Torch reserves far more address space than it uses, so only resident memory can be limited, and only by looking
     often.
     """
     from pipeline.media.torchcodec_backend import why_unavailable
 
-    why_unavailable(backend)  # loads the libraries; if that fails, the first request is answered with the reason
+    why_unavailable("torchcodec")  # loads the libraries; if that fails, the first request is answered with the reason
     limit = _pages(1) + memory_mb * 2**20 // resource.getpagesize()
 
     def watch() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ from pipeline.media import foreign, image_folder, passes, picture
 from pipeline.media.audio import decode_audio
 from pipeline.media.damage import DamageLog, damaged_frames, damaged_slots
 from pipeline.media.errors import FAILURES as _FAILURES
-from pipeline.media.errors import classify, translate_errors
+from pipeline.media.errors import RefusalError, classify, translate_errors
 from pipeline.media.frame_plan import FramePlan, plan_frames, rate_remark
 from pipeline.media.packets import PacketIndex, read_index
 from pipeline.media.recipes import recipe
@@ -36,10 +37,11 @@ def decode(request: DecodeRequest) -> Iterator[Event]:
     Yields
     ------
     Event
-        A ``Header``, then each wanted ``Frame`` once in ascending time, ``Findings`` if there are some, then ``Audio``
-        if it is wanted. If the decoder shows other frames than promised after the first one came, another ``Header``
-        voids what was sent and everything comes again. If pictures and sound are both wanted, a failure of one of them
-        is a ``StreamFailure`` in its place, and the other comes all the same.
+        A ``Header``, then each wanted ``Frame`` once in ascending time (or ``Picks``, for the backend ``nvdec``),
+        ``Findings`` if there are some, then ``Audio`` if it is wanted. If the decoder shows other frames than promised
+        after the first one came, another ``Header`` voids what was sent and everything comes again. If pictures and
+        sound are both wanted, a failure of one of them is a ``StreamFailure`` in its place, and the other comes all the
+        same.
 
     Raises
     ------
@@ -48,6 +50,8 @@ def decode(request: DecodeRequest) -> Iterator[Event]:
     """
     if request.backend == "pyav":
         decode_pictures = _decode_pictures
+    elif request.backend == "nvdec":
+        decode_pictures = _pick_pictures
     elif request.backend in foreign.BACKENDS:
         decode_pictures = foreign.decode_pictures
     else:
@@ -87,6 +91,24 @@ def decode(request: DecodeRequest) -> Iterator[Event]:
                 raise
             failure = classify(error)
             yield StreamFailure("audio", failure.failure_class, failure.message)
+
+
+def _pick_pictures(
+    request: DecodeRequest, opened: Source, index: PacketIndex, predicted: FramePlan | None
+) -> Iterator[Event]:
+    """Pick the pictures for a decoder on a GPU; decode them here if that one would show others, and say why."""
+    try:
+        picked = foreign.pick_pictures(request, opened, index, predicted)
+    except RefusalError as refusal:
+        for event in _decode_pictures(request, opened, index, predicted):
+            yield fallen_back(event, refusal) if isinstance(event, Header) else event
+    else:
+        yield from picked
+
+
+def fallen_back(header: Header, refusal: RefusalError) -> Header:
+    """Return the header of a file that PyAV decodes because another backend refused it."""
+    return replace(header, media=header.media | {"fallback": {"from": refusal.backend, "reason": refusal.reason}})
 
 
 def _decode_pictures(

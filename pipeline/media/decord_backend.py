@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.media.errors import first_line, refusal
+from pipeline.media.errors import RefusalError, first_line
 from pipeline.media.frame_plan import FramePlan
 from pipeline.media.source import Source
 from pipeline.media.types import DecodeRequest, MediaError
@@ -43,7 +43,9 @@ def open_frames(
     times = opened.seconds(plan.displayed)
     shown = reader.get_frame_timestamp(np.arange(len(reader)))[:, 0] if len(reader) else np.empty(0)
     if len(shown) != len(times) or np.abs(shown - np.array(times)).max() > TOLERANCE_S:
-        raise refusal(request, f"{len(shown)} frames by decord's count, {len(times)} on screen, or at other times")
+        raise RefusalError(
+            request.backend, f"{len(shown)} frames by decord's count, {len(times)} on screen, or at other times"
+        )
     return {}, _read(reader, plan)
 
 
@@ -56,7 +58,7 @@ def _open(request: DecodeRequest) -> Any:
     try:
         return decord.VideoReader(request.path, ctx=decord.cpu(0), num_threads=1)
     except (decord.DECORDError, RuntimeError) as error:
-        raise refusal(request, f"decord cannot open it: {first_line(error)}") from error
+        raise RefusalError(request.backend, f"decord cannot open it: {first_line(error)}") from error
 
 
 def _read(reader: Any, plan: FramePlan) -> Iterator[tuple[int, NDArray[np.uint8]]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import av.error
 
 from pipeline.media.sampling import SamplingError, TooShort
-from pipeline.media.types import DecodeRequest, FailureClass, MediaError
+from pipeline.media.types import FailureClass, MediaError
 
 _CLASSES: tuple[tuple[type[BaseException], FailureClass], ...] = (
     (TooShort, "too_short"),
@@ -103,9 +103,22 @@ def is_damage(error: av.error.FFmpegError) -> bool:
     return classify(error).failure_class == "corrupt"
 
 
-def refusal(request: DecodeRequest, reason: str) -> MediaError:
-    """Return the error for a file that an opt-in backend would decode otherwise than PyAV, or not at all."""
-    return MediaError("unsupported_codec", f"refused by the {request.backend} backend: {reason}")
+class RefusalError(MediaError):
+    """Raised for a file that an opt-in backend would decode otherwise than PyAV, or not at all.
+
+    Attributes
+    ----------
+    reason
+        One line: why.
+    """
+
+    def __init__(self, backend: str, reason: str) -> None:
+        super().__init__("unsupported_codec", f"refused by the {backend} backend: {reason}")
+        self.backend = backend
+        self.reason = " ".join(reason.split())
+
+    def __reduce__(self) -> tuple[type[RefusalError], tuple[str, str]]:  # type: ignore[override]  # its own arguments
+        return type(self), (self.backend, self.reason)
 
 
 def first_line(error: BaseException) -> str:

@@ -117,7 +117,7 @@ class DecodeRequest:
     start_s, end_s
         Clip bounds in seconds of the source's time axis; None means the source's own.
     backend
-        ``pyav``, or one of the opt-in ``decord``, ``torchcodec`` (CPU) and ``nvdec``.
+        ``pyav``, or one of the opt-in ``decord``, ``torchcodec`` (CPU) and ``nvdec`` (answered with ``Picks``).
     truncated
         What a file gives that ends before its container says: a failure (``fail``), or what is there (``keep``).
     image_rate
@@ -193,6 +193,31 @@ class Frame:
     rgb: NDArray[np.uint8]
     time_s: float
     uses: tuple[tuple[int, tuple[int, ...]], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Picks:
+    """The wanted pictures of a file, for a decoder in another process; comes once, in place of every ``Frame``.
+
+    Attributes
+    ----------
+    stream
+        Index of the video stream.
+    frames
+        Frames that the file shows: that decoder must count as many.
+    numbers
+        Which of them are wanted, from 0, ascending.
+    clock_s
+        When each is shown, in seconds of the stream's own clock.
+    uses
+        For each: pairs (index of the policy, slots it fills).
+    """
+
+    stream: int
+    frames: int
+    numbers: tuple[int, ...]
+    clock_s: tuple[float, ...]
+    uses: tuple[tuple[tuple[int, tuple[int, ...]], ...], ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -286,4 +311,4 @@ class StreamFailure:
     message: str
 
 
-Event = Header | Frame | Findings | Audio | StreamFailure | Survey
+Event = Header | Frame | Picks | Findings | Audio | StreamFailure | Survey

@@ -10,6 +10,7 @@ import json
 import math
 import struct
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any, cast
 
 import numpy as np
@@ -26,13 +27,14 @@ from pipeline.media.types import (
     Frame,
     Header,
     MediaError,
+    Picks,
     StreamFailure,
     Survey,
 )
 
 PREFIX = struct.Struct("<cIQ")
 MAX_JSON = 256 * 2**20  # far above the samples of any real request; bounds what a hostile child can claim
-HEADER, FRAME, FINDINGS, AUDIO, STREAM_FAILURE, SURVEY = b"H", b"F", b"I", b"A", b"S", b"P"
+HEADER, FRAME, PICKS, FINDINGS, AUDIO, STREAM_FAILURE, SURVEY = b"H", b"F", b"K", b"I", b"A", b"S", b"P"
 DONE, FAILURE = b"D", b"E"
 
 Writer = Callable[[bytes | memoryview], None]
@@ -52,6 +54,8 @@ def send_event(write: Writer, event: Event) -> None:
     elif isinstance(event, Frame):
         fields = {"shape": event.rgb.shape, "time_s": event.time_s, "uses": event.uses}
         _send(write, FRAME, fields, np.ascontiguousarray(event.rgb).data.cast("B"))
+    elif isinstance(event, Picks):
+        _send(write, PICKS, asdict(event))
     elif isinstance(event, Survey):
         _send(write, SURVEY, event.facts)
     elif isinstance(event, Findings):
@@ -118,8 +122,13 @@ def _event(tag: bytes, fields: dict[str, Any], payload: NDArray[np.uint8]) -> Ev
         return Header(fields["media"], float(fields["duration_s"]), samples)
     if tag == FRAME:
         height, width, channels = fields["shape"]
-        uses = tuple((int(policy), tuple(map(int, slots))) for policy, slots in fields["uses"])
-        return Frame(payload.reshape(height, width, channels), float(fields["time_s"]), uses)
+        return Frame(payload.reshape(height, width, channels), float(fields["time_s"]), _uses(fields["uses"]))
+    if tag == PICKS:
+        numbers, clock_s = tuple(map(int, fields["numbers"])), tuple(map(float, fields["clock_s"]))
+        uses = tuple(map(_uses, fields["uses"]))
+        if not len(numbers) == len(clock_s) == len(uses):
+            raise ProtocolError(f"{len(numbers)} picks with {len(clock_s)} times and {len(uses)} uses")
+        return Picks(int(fields["stream"]), int(fields["frames"]), numbers, clock_s, uses)
     if tag == AUDIO:
         segments, damaged = _ranges(fields["segments"]), _ranges(fields["damaged"])
         waveform, rate = payload.view(np.float32), int(fields["rate"])
@@ -134,6 +143,10 @@ def _event(tag: bytes, fields: dict[str, Any], payload: NDArray[np.uint8]) -> Ev
             raise ProtocolError(f"unknown stream {fields['stream']!r}")
         return StreamFailure(fields["stream"], _failure_class(fields["failure_class"]), str(fields["message"]))
     raise ProtocolError(f"unknown message {tag!r}")
+
+
+def _uses(pairs: list[tuple[int, list[int]]]) -> tuple[tuple[int, tuple[int, ...]], ...]:
+    return tuple((int(policy), tuple(map(int, slots))) for policy, slots in pairs)
 
 
 def _ranges(pairs: list[list[int]]) -> tuple[tuple[int, int], ...]:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from extractors import ExtractorError, MicroBatcher, Model, ModelOutputError, OutputSpec, build
+from extractors import ExtractorError, MicroBatcher, Model, ModelOutputError, OutputSpec, Steps, build
 from extractors.batching import is_out_of_memory
 
 Compute = Callable[[NDArray[Any]], NDArray[Any]]
@@ -195,3 +195,25 @@ def test_duplicate_keys_and_mixed_shapes_are_refused() -> None:
         batcher.run([("a", np.zeros((1, 2), np.uint8)), ("b", np.zeros((1, 3), np.uint8))])
     with pytest.raises(ExtractorError, match="at least 1"):
         MicroBatcher(Recorder(double), 0)
+
+
+def test_rows_of_tensors_give_what_rows_of_arrays_give() -> None:
+    """The batch is a tensor then; only the probe of the model is an array."""
+    seen: list[type] = []
+
+    class Kinds(Recorder):
+        def submit(self, batch: Steps) -> Callable[[], NDArray[np.float32]]:
+            seen.append(type(batch))
+            return super().submit(batch)
+
+    arrays = [row(key, length) for key, length in (("a", 5), ("bb", 1), ("ccc", 8), ("dddd", 0))]
+    tensors = [(key, torch.from_numpy(steps)) for key, steps in arrays]
+    expected = MicroBatcher(Recorder(double), 4).run(arrays)
+    for (key, values), (expected_key, expected_values) in zip(
+        MicroBatcher(Kinds(double), 4).run(tensors), expected, strict=True
+    ):
+        assert key == expected_key
+        np.testing.assert_array_equal(values, expected_values)
+    assert set(seen) == {torch.Tensor}
+    with pytest.raises(ExtractorError, match="different prepared shapes"):
+        MicroBatcher(Kinds(double), 4).run([arrays[0], tensors[1]])

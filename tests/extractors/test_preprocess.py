@@ -1,14 +1,20 @@
-"""Crop policies against open_clip's own evaluation transform."""
+"""Crop policies against open_clip's own evaluation transform, and on tensors against Pillow."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import av
 import numpy as np
 import open_clip
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from extractors import ExtractorError
+from extractors import ExtractorError, resampling
 from extractors.clip_models import OPENAI_MEAN, OPENAI_STD
 from extractors.preprocess import Crop, Interpolation, Preprocessing
 from tests._helpers.media import MEDIA
@@ -52,7 +58,6 @@ def test_equals_open_clip_on_real_frames(crop: Crop) -> None:
     files = sorted(MEDIA.glob("*.mp4"))
     if not files:
         pytest.skip(f"no videos in {MEDIA}")
-    av = pytest.importorskip("av")
     ours = preprocessing(crop)
     for file in files:
         with av.open(str(file)) as container:
@@ -96,3 +101,56 @@ def test_frames_need_be_neither_contiguous_nor_writable() -> None:
     np.testing.assert_array_equal(
         preprocessing("squash").apply(view), preprocessing("squash").apply(np.ascontiguousarray(view))
     )
+
+
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+@pytest.mark.parametrize("crop", CROPS)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_a_tensor_gets_the_bytes_of_pillow(size: tuple[int, int], crop: Crop, interpolation: Interpolation) -> None:
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (2, *size, 3), np.uint8)
+    extremes = (rng.integers(0, 2, (2, *size, 3)) * 255).astype(np.uint8)
+    ours = preprocessing(crop, interpolation)
+    for frames in (noise, extremes):
+        prepared = ours.apply_tensor(torch.from_numpy(frames))
+        assert prepared.dtype == torch.uint8
+        np.testing.assert_array_equal(prepared.numpy(), ours.apply(frames))
+
+
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+@pytest.mark.parametrize("crop", CROPS)
+def test_a_tensor_of_real_frames_gets_the_bytes_of_pillow(crop: Crop, interpolation: Interpolation) -> None:
+    files = sorted(MEDIA.glob("*.mp4"))
+    if not files:
+        pytest.skip(f"no videos in {MEDIA}")
+    ours = Preprocessing(224, crop, interpolation, OPENAI_MEAN, OPENAI_STD, 256 if crop == "center_crop" else None)
+    for file in files:
+        with av.open(str(file)) as container:
+            frame = next(container.decode(video=0)).to_ndarray(format="rgb24")[None]
+        np.testing.assert_array_equal(ours.apply_tensor(torch.from_numpy(frame)).numpy(), ours.apply(frame))
+
+
+@given(st.tuples(*[st.integers(1, 300)] * 2), st.tuples(*[st.integers(4, 200)] * 2), st.sampled_from(INTERPOLATIONS))
+@settings(deadline=None, max_examples=60)
+def test_any_size_is_resized_as_pillow_does(
+    before: tuple[int, int], after: tuple[int, int], interpolation: Interpolation
+) -> None:
+    """Whatever pass Pillow takes first: it depends on the shape."""
+    frame = np.random.default_rng(1).integers(0, 256, (*before, 3), np.uint8)
+    filters = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+    pillow = Image.fromarray(frame).resize(after[::-1], filters[interpolation])
+    ours = resampling.resize(torch.from_numpy(frame)[None], *after, interpolation)
+    np.testing.assert_array_equal(ours[0].numpy(), np.asarray(pillow))
+
+
+def test_a_device_that_does_not_come_to_the_same_bytes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights of fewer bits, as TensorFloat-32 would keep them."""
+    exact = resampling._plan.__wrapped__
+
+    def rounded(length: int, size: int, interpolation: Interpolation) -> object:
+        plan = exact(length, size, interpolation)
+        return replace(plan, high=np.round(plan.high / 256) * np.float32(256))
+
+    monkeypatch.setattr(resampling, "_plan", rounded)
+    with pytest.raises(ValueError, match="cpu does not resize 61x53 to 31x29 as Pillow"):
+        resampling.resize(torch.zeros(1, 53, 61, 3, dtype=torch.uint8), 29, 31, "bicubic")

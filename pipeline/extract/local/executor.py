@@ -190,18 +190,23 @@ class _Shelf:
         self._retries = Retries()
         self._lock = threading.Lock()
 
-    def take(self) -> list[Decoded]:
-        """Return some units, or none; one on which a process died comes alone."""
+    def take(self, sociable: bool) -> list[Decoded]:
+        """Return some units, or none; one on which a process died comes alone, and not to ``sociable`` company."""
         with self._lock:
             group: list[Decoded] = []
             while self._units and len(group) < GROUP:
                 alone = self._retries.must_be_alone(self._units[0].unit)
-                if alone and group:
+                if alone and (group or sociable):
                     break
                 group.append(self._units.popleft())
                 if alone:
                     break
             return group
+
+    def is_alone(self, group: Sequence[Decoded]) -> bool:
+        """Return whether a process died on the unit of this group, so that nothing else may be with it."""
+        with self._lock:
+            return self._retries.must_be_alone(group[0].unit)
 
     def put(self, units: Iterable[Decoded]) -> None:
         """Put units back."""
@@ -242,7 +247,7 @@ class _Feeder:
         """Feed the lane until the run has ended; what it does not finish goes back to the shelf."""
         try:
             while not self._ended.is_set():
-                while len(self._submitted) < self._lane.depth and (group := self._group(wait=not self._submitted)):
+                while self._has_room and (group := self._group(wait=not self._submitted)):
                     self._lane.submit(group)
                     self._submitted.append(group)
                 if self._submitted:
@@ -259,10 +264,16 @@ class _Feeder:
             for group in self._submitted:
                 self._shelf.put(group)
 
+    @property
+    def _has_room(self) -> bool:
+        """Whether another group may be submitted: while one is computed, the pictures of the next may be decoded."""
+        alone = len(self._submitted) == 1 and self._shelf.is_alone(self._submitted[0])
+        return len(self._submitted) < self._lane.depth and not alone
+
     def _group(self, wait: bool) -> list[Decoded]:
         """Return the units that are ready; if none is, wait for one, but not longer than the run lasts."""
         started = time.perf_counter()
-        group = self._shelf.take()
+        group = self._shelf.take(sociable=not wait)
         while not group and not self._ended.is_set():
             if (first := self._decoded(wait)) is not None:
                 group.append(first)
@@ -271,7 +282,7 @@ class _Feeder:
             elif not wait:
                 break
             else:
-                group = self._shelf.take()
+                group = self._shelf.take(sociable=False)
         if wait:
             self._waiting_s += time.perf_counter() - started
         return group
@@ -293,7 +304,7 @@ class _Feeder:
             if isinstance(item, UnitFailure):
                 self._emit(item)
         times = StageTimes(
-            decode_s=sum(decoded.seconds for decoded in group),
+            decode_s=sum(decoded.seconds for decoded in group) + results.decode_s,
             model_s=results.seconds,
             waiting_s=self._waiting_s,
             frames=sum(decoded.frames for decoded in group),

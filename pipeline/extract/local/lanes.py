@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection
 from typing import Protocol
 
 from extractors import ExtractorError, MachineFaultError
-from pipeline.extract.compute import Models, compute_rows
+from pipeline.extract.compute import Models, compute_rows, decode_pictures
 from pipeline.extract.features import Feature
 from pipeline.extract.local import packets
 from pipeline.extract.units import ComputedRow, Decoded, RunContext, UnitFailure
@@ -57,10 +57,18 @@ class Results:
         A row or a failure for every feature of every unit.
     seconds
         Seconds that the towers were busy.
+    decode_s
+        Seconds that the device spent on decoding, summed over the units.
     """
 
     items: Sequence[ComputedRow | UnitFailure]
     seconds: float
+    decode_s: float = 0.0
+
+
+def extra_seconds(before: Sequence[Decoded], after: Sequence[Decoded]) -> float:
+    """Return how much longer units took since ``before``."""
+    return sum(unit.seconds for unit in after) - sum(unit.seconds for unit in before)
 
 
 class LaneDiedError(Exception):
@@ -127,9 +135,10 @@ class InProcess:
 
     def result(self) -> Results:
         """Compute the group."""
+        units = decode_pictures(self._setup.context, self._models, self._group)
         started = time.perf_counter()
-        items = list(compute_rows(self._setup.context, self._models, self._group))
-        return Results(items, time.perf_counter() - started)
+        items = list(compute_rows(self._setup.context, self._models, units))
+        return Results(items, time.perf_counter() - started, extra_seconds(self._group, units))
 
     def close(self) -> None:
         """Drop the towers."""

@@ -1,7 +1,8 @@
 """Runs the towers of one GPU in a process of its own: ``python -m pipeline.extract.local.model_child FD``.
 
 It receives its setup, loads the towers, and answers each group of decoded units with its results, in order. While one
-group is computed, the next is received and the results of the one before are sent. A fault of the machine is answered
+group is computed, the next is received (and its pictures decoded, if that is left to the GPU), and the results of the
+one before are sent. A fault of the machine is answered
 as such and ends the process. It ends with its parent.
 """
 
@@ -13,13 +14,15 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 from extractors import ExtractorError, MachineFaultError
-from pipeline.extract.compute import Models, compute_rows
+from pipeline.extract.compute import Models, compute_rows, decode_pictures
 from pipeline.extract.local import packets
-from pipeline.extract.local.lanes import Results, Setup
+from pipeline.extract.local.lanes import Results, Setup, extra_seconds
 from pipeline.extract.units import Decoded
 
 
@@ -34,27 +37,48 @@ def main(descriptor: int) -> None:
         packets.send(connection, str(error))
         return
     packets.send(connection, None)
-    groups: queue.Queue[Sequence[Decoded]] = queue.Queue(1)
+    groups: queue.Queue[_Group | MachineFaultError] = queue.Queue(1)
     answers: queue.Queue[Results | MachineFaultError] = queue.Queue(1)
-    threading.Thread(target=_receive, args=(connection, groups), daemon=True).start()
+    threading.Thread(target=_receive, args=(connection, setup, models, groups), daemon=True).start()
     threading.Thread(target=_send, args=(connection, answers), daemon=True).start()
     while True:
         group = groups.get()
         started = time.perf_counter()
         try:
-            items = list(compute_rows(setup.context, models, group))
+            if isinstance(group, MachineFaultError):
+                raise group
+            items = list(compute_rows(setup.context, models, group.units))
         except MachineFaultError as error:
             answers.put(error)
             threading.Event().wait()  # until the answer is sent
-        answers.put(Results(items, time.perf_counter() - started))
+            raise
+        answers.put(Results(items, time.perf_counter() - started, group.decode_s))
 
 
-def _receive(connection: Connection, groups: queue.Queue[Sequence[Decoded]]) -> None:
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Units whose pictures are decoded, and how long that took here."""
+
+    units: Sequence[Decoded]
+    decode_s: float
+
+
+def _receive(
+    connection: Connection, setup: Setup, models: Models, groups: queue.Queue[_Group | MachineFaultError]
+) -> None:
     while True:
         try:
-            groups.put(packets.receive(connection))
+            received: Sequence[Decoded] = packets.receive(connection)
         except OSError:
             os._exit(0)  # the parent has ended, or needs nothing more
+        try:
+            units = decode_pictures(setup.context, models, received)
+            groups.put(_Group(units, extra_seconds(received, units)))
+        except MachineFaultError as error:
+            groups.put(error)
+        except BaseException:  # noqa: BLE001 (whatever it is, the parent must hear of it)
+            traceback.print_exc()
+            os._exit(1)  # a thread that ended in silence would have the parent wait for ever
 
 
 def _send(connection: Connection, answers: queue.Queue[Results | MachineFaultError]) -> None:

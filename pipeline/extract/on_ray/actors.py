@@ -18,7 +18,7 @@ from typing import Any
 import ray
 
 from extractors import ExtractorError, MachineFaultError
-from pipeline.extract.compute import Models, compute_rows
+from pipeline.extract.compute import Models, compute_rows, decode_pictures
 from pipeline.extract.config import RunConfig
 from pipeline.extract.decode_unit import decode_unit
 from pipeline.extract.features import Feature
@@ -112,7 +112,7 @@ class DecodeActor:
 
 
 class ModelActor:
-    """All towers on one device. Calls overlap: one computes, another receives or sends."""
+    """All towers on one device. Calls overlap: one computes, another receives, decodes or sends."""
 
     def __init__(self, context: RunContext, features: Sequence[Feature], device: str, threads: int) -> None:
         self._context = context
@@ -132,22 +132,25 @@ class ModelActor:
 
     def compute(self, *units: Decoded) -> list[Any]:
         """Return a report, then for each feature its rows, in the order of the features."""
-        with self._lock:
-            if self._fault is not None:
-                return [self._fault, *(None for _ in self._features)]
-            started = time.perf_counter()
-            try:
-                items = list(compute_rows(self._context, self._models, units))
-            except MachineFaultError as error:
-                self._fault = Fault(f"{self._place}: {error}")
-                return [self._fault, *(None for _ in self._features)]
-            seconds = time.perf_counter() - started
+        if self._fault is not None:
+            return [self._fault, *(None for _ in self._features)]
+        try:
+            decoded = decode_pictures(self._context, self._models, units)
+            with self._lock:
+                if self._fault is not None:
+                    return [self._fault, *(None for _ in self._features)]
+                started = time.perf_counter()
+                items = list(compute_rows(self._context, self._models, decoded))
+                seconds = time.perf_counter() - started
+        except MachineFaultError as error:
+            self._fault = Fault(f"{self._place}: {error}")
+            return [self._fault, *(None for _ in self._features)]
         rows: dict[str, list[ComputedRow]] = {feature.name: [] for feature in self._features}
         for item in items:
             if isinstance(item, ComputedRow):
                 rows[item.feature].append(item)
         times = StageTimes(
-            decode_s=sum(unit.seconds for unit in units),
+            decode_s=sum(unit.seconds for unit in decoded),
             model_s=seconds,
             frames=sum(unit.frames for unit in units),
             steps=sum(len(item.row.values) for item in items if isinstance(item, ComputedRow)),

@@ -68,6 +68,8 @@ class RayExecutor:
     def _compute(self, context: RunContext, units: Sequence[Unit]) -> Generator[Outcome, None, None]:
         nodes = Node.alive(ray.nodes())
         device = choose_device(nodes, self._run)
+        if context.media.backend == "nvdec" and device == "cpu":
+            raise PreflightError("media.backend=nvdec: the Ray cluster has no GPU; use the default backend")
         placement = place(nodes, self._run, device)
         if not placement.total("decode"):
             raise PreflightError(

