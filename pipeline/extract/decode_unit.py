@@ -257,6 +257,16 @@ def share_of(feature: Feature) -> str:
     return f"feature {feature.name}" if preparation is None else json.dumps(preparation, sort_keys=True)
 
 
+def _prepare(feature: Feature, frames: Array) -> Array:
+    """Prepare frames or windows; raise ExtractorError if the extractor, which may be anybody's, fails in any way."""
+    try:
+        return feature.extractor.prepare(frames)
+    except ExtractorError:
+        raise
+    except Exception as error:  # whatever a plug-in raises
+        raise ExtractorError(f"prepare() of {feature.name!r}: {type(error).__name__}: {one_line(error)}") from error
+
+
 class _Assembly:
     """Assembles the events of one decode into the model input of each feature."""
 
@@ -314,7 +324,7 @@ class _Assembly:
                 places = list(slots)
                 for share, feature in self._preparing(policy).items():
                     if share not in done:
-                        done[share] = feature.extractor.prepare(event.rgb[None])[0]
+                        done[share] = _prepare(feature, event.rgb[None])[0]
                     self._steps[policy, share][places] = done[share]
                     self._filled[policy, share][places] = True
         elif isinstance(event, Picks):
@@ -396,7 +406,7 @@ class _Assembly:
             media[DAMAGED_STEPS] = list(damaged)
         share = (feature.policy, self._shares[feature.name])
         if share not in self._prepared_sound:
-            self._prepared_sound[share] = feature.extractor.prepare(windows)
+            self._prepared_sound[share] = _prepare(feature, windows)
         return PreparedSteps(self._prepared_sound[share], samples, media)
 
     def _check_damage(self, steps: Sequence[int], what: str) -> None:

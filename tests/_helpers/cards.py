@@ -31,7 +31,7 @@ class Card(RgbGrid):
         Forward passes that succeed before.
     how
         ``cuda`` raises what CUDA raises; ``quiet`` an error that does not name the machine; ``kill`` ends the process;
-        ``pictures`` fails on everything but noise; ``load`` does not load.
+        ``pictures`` fails on everything but noise; ``load`` does not load; ``prepare`` cannot prepare.
     marker
         A file, or an empty text.
     slow_s
@@ -40,9 +40,14 @@ class Card(RgbGrid):
 
     faulty: str = "all"
     after: int = 0
-    how: Literal["cuda", "quiet", "kill", "pictures", "load"] = "cuda"
+    how: Literal["cuda", "quiet", "kill", "pictures", "load", "prepare"] = "cuda"
     marker: str = ""
     slow_s: float = 0.0
+
+    def prepare(self, frames: NDArray[Any]) -> NDArray[np.uint8]:
+        if self.how == "prepare":
+            raise KeyError("gone")
+        return super().prepare(frames)
 
     def load(self, device: str, threads: int | None = None) -> RgbGridModel:
         faulty = self.faulty in ("all", device)

@@ -16,10 +16,10 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bench import bare
+from bench.device_decoding import difference
 from bench.on_gpu import Report, Setup, nvml, training
 from bench.on_gpu.extraction import BuiltClip, Meter, configuration, decode_rate, list_units
 from bench.on_gpu.memory import Tight, under_shortage
-from bench.on_gpu.nvdec import difference
 from bench.on_gpu.towers import FULL, QUICK, Tower, extractor_of, load, network_of, noise
 from extractors import MicroBatcher
 

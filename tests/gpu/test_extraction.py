@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.on_gpu.nvdec import difference, prepared_frames
+from bench.device_decoding import difference, prepared_by_pyav, prepared_on_device
 from bench.on_gpu.towers import QUICK, extractor_of
 from pipeline.extract import Config
 from pipeline.extract.precision import rounding_error
@@ -73,9 +73,10 @@ def test_the_video_engine_gives_nearly_pyav_s_pixels(videos: Path) -> None:
     """Its colour conversion is another, so the bound is loose: a wrong matrix or frame costs more than 10 levels."""
     extractor = extractor_of(QUICK[0])
     path = videos / "clip3.mp4"
-    frames = {backend: prepared_frames(path, backend, extractor) for backend in ("pyav", "nvdec")}
-    apart = difference(frames["nvdec"], frames["pyav"])
-    assert apart.frames == len(frames["pyav"]) and apart.mean <= 4
+    policy = {"policy": "uniform", "n": 32}
+    truth = prepared_by_pyav(path, policy, extractor)
+    apart = difference(prepared_on_device(path, policy, extractor, "cuda").cpu().numpy(), truth)
+    assert apart.frames == len(truth) and apart.mean <= 4
     assert apart.psnr_db is None or apart.psnr_db >= 30
 
 
