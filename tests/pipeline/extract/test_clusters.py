@@ -91,7 +91,7 @@ def test_one_of_two_cards_faults_and_the_other_computes_every_row(
 def test_a_lost_node_costs_no_row(clip_bytes: tuple[bytes, ...], tmp_path: Path) -> None:
     """It takes frames, rows, decoders, a model and a writer with it."""
     many, store = videos(tmp_path, clip_bytes, 160), tmp_path / "store"
-    config = card(tmp_path, faulty="none", slow_s=0.2)
+    config = card(tmp_path, faulty="none", slow_s=0.12)
     with nodes((0, 0), (1, 1)) as cluster:
         node = cluster.add(2, 1)
         job = cluster.start(str(many), "--store", str(store), "--config", config)
