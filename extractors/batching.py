@@ -13,6 +13,7 @@ noise frame repeated ``micro_batch`` times must come out bitwise equal at every 
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from numpy.typing import NDArray
 
 from extractors.base import ExtractorError, Json, Model, ModelOutputError, Steps
 from extractors.faults import is_out_of_memory
+
+logger = logging.getLogger("reelstore.extractors.batching")
 
 Row = tuple[str, Steps]
 Features = tuple[str, NDArray[np.float32]]
@@ -234,6 +237,13 @@ class MicroBatcher:
             values = self._checked(self._model.forward(noise), [])
             equal = (values.view(np.uint32) == values[:1].view(np.uint32)).all()
             self._position_independent[self._micro_batch] = bool(equal)
+            if not equal:
+                logger.warning(
+                    "the place of a step in a micro-batch of %d reaches its last bits on this device: rows that do not "
+                    "fill a micro-batch are computed alone, up to %d times slower; another micro_batch may help",
+                    self._micro_batch,
+                    self._micro_batch,
+                )
         return self._position_independent[self._micro_batch]
 
 

@@ -60,12 +60,17 @@ def test_batches_are_filled_across_rows_where_position_cannot_be_seen() -> None:
     assert len(model.sizes) == probe + 3
 
 
-def test_rows_start_their_own_batch_where_position_can_be_seen() -> None:
+def test_rows_start_their_own_batch_where_position_can_be_seen(caplog: pytest.LogCaptureFixture) -> None:
+    """That may be many times slower, so it is said, once."""
+
     def positional(batch: NDArray[Any]) -> NDArray[np.float32]:
         return double(batch) + np.arange(len(batch), dtype=np.float32)[:, None]
 
     rows = [row("a", 3), row("bb", 5), row("ccc", 1)]
-    together = MicroBatcher(Recorder(positional), 4).run(rows)
+    batcher = MicroBatcher(Recorder(positional), 4)
+    together = batcher.run(rows)
+    assert batcher.run(rows)[0][0] == "a"
+    assert [record.getMessage().count("up to 4 times slower") for record in caplog.records] == [1]
     alone = [MicroBatcher(Recorder(positional), 4).run([single])[0] for single in rows]
     for (_, values), (_, expected) in zip(together, alone, strict=True):
         np.testing.assert_array_equal(values, expected)
