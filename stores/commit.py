@@ -249,8 +249,8 @@ def _with_rows(
 ) -> SpecEntry:
     """Append rows and shards to the entry of one spec; return the same object if nothing changes."""
     keys = [layout.check_key(row.key) for row in placed]
-    index = SegmentLog(root, entry.index, schemas.INDEX, keep_open=True).find(keys)
-    known_shards = SegmentLog(root, entry.shards, schemas.SHARDS, keep_open=True)
+    index = SegmentLog(root, entry.index, schemas.INDEX).find(keys)
+    known_shards = SegmentLog(root, entry.shards, schemas.SHARDS)
     fresh: dict[bytes, Placed] = {}
     new_keys = 0
     for key, row in zip(keys, placed, strict=True):
@@ -359,7 +359,7 @@ def _with_failures(
 def _with_sources(root: Path, latest: Manifest, sources: Sequence[SourceRecord]) -> tuple[segments.SegmentRef, ...]:
     """Append to the log of sources what differs from it."""
     keys = [source.uri.encode("utf-8", "surrogateescape") for source in sources]
-    log = SegmentLog(root, latest.sources, schemas.SOURCES, keep_open=True).find(keys)
+    log = SegmentLog(root, latest.sources, schemas.SOURCES).find(keys)
     changed = []
     for key, source in zip(keys, sources, strict=True):
         record = {

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -68,16 +67,8 @@ def write_segment(root: Path, directory: str, table: pa.Table, suffix: str = ".a
     )
 
 
-def open_segment(root: Path, ref: SegmentRef, keep_open: bool = False) -> pa.Table:
+def open_segment(root: Path, ref: SegmentRef) -> pa.Table:
     """Memory-map a segment.
-
-    Parameters
-    ----------
-    root, ref
-        The segment.
-    keep_open
-        Keep the mapping for the next call, as long as the file stays as it is: a run commits every few seconds, and
-        most segments are still those of its last commit.
 
     Raises
     ------
@@ -86,29 +77,16 @@ def open_segment(root: Path, ref: SegmentRef, keep_open: bool = False) -> pa.Tab
     """
     path = root / ref.path
     try:
-        status = path.stat()
-        size = status.st_size
+        size = path.stat().st_size
         if size != ref.bytes:
             raise StoreDamageError(f"{path}: {size} bytes, the manifest says {ref.bytes}")
         if path.suffix == ".parquet":
             return pq.read_table(path, memory_map=True)
-        if keep_open:
-            return _kept_open(str(path), status.st_ino, size, status.st_mtime_ns)
-        return _mapped(str(path))
+        return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
     except FileNotFoundError as error:
         raise StoreDamageError(f"{path}: named by the manifest but missing; run `reelstore repair`") from error
     except (OSError, pa.ArrowException) as error:
         raise StoreDamageError(f"{path}: cannot be read ({error})") from error
-
-
-def _mapped(path: str) -> pa.Table:
-    return pa.ipc.open_file(pa.memory_map(path)).read_all()
-
-
-@lru_cache(maxsize=128)
-def _kept_open(path: str, inode: int, size: int, mtime_ns: int) -> pa.Table:
-    """Map a file; what identifies its state is part of the key."""
-    return _mapped(path)
 
 
 def merge(tables: Sequence[pa.Table], drop_removed: bool) -> pa.Table:
@@ -214,8 +192,7 @@ class _Keys(Sequence[bytes]):
 class SegmentLog:
     """Read access to a log as one manifest lists it. Opens no file before its first use."""
 
-    def __init__(self, root: Path, refs: Sequence[SegmentRef], schema: pa.Schema, keep_open: bool = False) -> None:
-        self._keep_open = keep_open
+    def __init__(self, root: Path, refs: Sequence[SegmentRef], schema: pa.Schema) -> None:
         self._root = root
         self._refs = tuple(refs)
         self._schema = schema
@@ -224,7 +201,7 @@ class SegmentLog:
 
     def _segments(self) -> list[tuple[pa.Table, _Keys]]:
         if self._opened is None:
-            tables = [open_segment(self._root, ref, self._keep_open) for ref in self._refs]
+            tables = [open_segment(self._root, ref) for ref in self._refs]
             self._opened = [(table, _Keys(table.column("key"))) for table in tables if table.num_rows]
         return self._opened
 
