@@ -82,7 +82,26 @@ class _Clock:
         self.times.append(time.perf_counter())
 
 
-class CoqoStep(CoqoTask):
+class _OneBatch:
+    """The part of a task that gives one made-up batch over and over, and scores nothing."""
+
+    select: str
+    _clock: _Clock
+
+    def steps_per_epoch(self) -> int:
+        return self._clock.steps
+
+    def batches(self, epoch: int, start_step: int) -> Iterator[Any]:
+        return self._clock.batches()
+
+    def evaluate(self, split: str) -> Evaluation:
+        return Evaluation({self.select: 0.0})
+
+    def splits(self) -> Sequence[str]:
+        return ("none",)
+
+
+class CoqoStep(_OneBatch, CoqoTask):
     """CoQo's own loss on one made-up batch; it reads no store.
 
     Parameters
@@ -102,39 +121,15 @@ class CoqoStep(CoqoTask):
         torch.manual_seed(0)
         self.model = build_model(config, sizes)
 
-    def steps_per_epoch(self) -> int:
-        return self._clock.steps
-
-    def batches(self, epoch: int, start_step: int) -> Iterator[Any]:
-        return self._clock.batches()
-
-    def evaluate(self, split: str) -> Evaluation:
-        return Evaluation({self.select: 0.0})
-
-    def splits(self) -> Sequence[str]:
-        return ("none",)
-
     def describe(self) -> dict[str, Json]:
         return {"method": "coqo"}
 
 
-class CraStep(CraTask):
+class CraStep(_OneBatch, CraTask):
     """CRA's own loss on one made-up batch; it reads no store."""
 
     def __init__(self, config: CraConfig, model: nn.Module, clock: _Clock) -> None:
         self.config, self.model, self._clock = config, model, clock
-
-    def steps_per_epoch(self) -> int:
-        return self._clock.steps
-
-    def batches(self, epoch: int, start_step: int) -> Iterator[Any]:
-        return self._clock.batches()
-
-    def evaluate(self, split: str) -> Evaluation:
-        return Evaluation({self.select: 0.0})
-
-    def splits(self) -> Sequence[str]:
-        return ("none",)
 
     def describe(self) -> dict[str, Json]:
         return {"method": "cra"}

@@ -2,8 +2,7 @@
 
 It receives its setup, loads the towers, and answers each group of decoded units with its results, in order. While one
 group is computed, the next is received (and its pictures decoded, if that is left to the GPU), and the results of the
-one before are sent. A fault of the machine is answered
-as such and ends the process. It ends with its parent.
+one before are sent. A fault of the machine is answered as such and ends the process. It ends with its parent.
 """
 
 from __future__ import annotations

@@ -352,10 +352,8 @@ def test_picks_are_the_frames_of_pyav(kind: str, clips: Path, monkeypatch: pytes
     )
 
 
-@pytest.mark.parametrize("name", MEDIA_NAMES)
-def test_torchcodec_delivers_what_was_picked(name: str) -> None:
-    """On the CPU, in chunks: the bytes of PyAV."""
-    pytest.importorskip("torchcodec.decoders", exc_type=(ImportError, OSError, RuntimeError))
+def picked(name: str) -> tuple[Path, Picks, tuple[int, int]]:
+    """Return a file, what a device is to decode of it, and its height and width; skip what falls back."""
     path = media(name)
     header, *events = decode(DecodeRequest(str(path), SPARSE, backend="nvdec"))
     assert isinstance(header, Header)
@@ -363,7 +361,14 @@ def test_torchcodec_delivers_what_was_picked(name: str) -> None:
         pytest.skip(header.media["fallback"]["reason"])
     (picks,) = events
     assert isinstance(picks, Picks)
-    size = (header.media["display_height"], header.media["display_width"])
+    return path, picks, (header.media["display_height"], header.media["display_width"])
+
+
+@pytest.mark.parametrize("name", MEDIA_NAMES)
+def test_torchcodec_delivers_what_was_picked(name: str) -> None:
+    """On the CPU, in chunks: the bytes of PyAV."""
+    pytest.importorskip("torchcodec.decoders", exc_type=(ImportError, OSError, RuntimeError))
+    path, picks, size = picked(name)
     chunks = list(read_picks(str(path), picks, size, "cpu"))
     assert [place for places, _ in chunks for place in places] == list(range(len(picks.numbers)))
     rgb = np.concatenate([frames.numpy() for _, frames in chunks])
@@ -376,14 +381,7 @@ def test_torchcodec_delivers_what_was_picked(name: str) -> None:
 def test_nvdec_delivers_what_was_picked_or_refuses(name: str) -> None:
     if reason := why_unavailable("nvdec"):
         pytest.skip(reason)
-    path = media(name)
-    header, *events = decode(DecodeRequest(str(path), SPARSE, backend="nvdec"))
-    assert isinstance(header, Header)
-    if "fallback" in header.media:
-        pytest.skip(header.media["fallback"]["reason"])
-    (picks,) = events
-    assert isinstance(picks, Picks)
-    size = (header.media["display_height"], header.media["display_width"])
+    path, picks, size = picked(name)
     try:
         rgb = np.concatenate([frames.cpu().numpy() for _, frames in read_picks(str(path), picks, size, "cuda")])
     except RefusalError as refusal:
