@@ -25,39 +25,55 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.extract import load_config, make_plan, read_source, ready_features
-from pipeline.extract.identity import cache_key
-from stores.changes import Changes
+from pipeline.extract import load_config, read_source, ready_features
+from pipeline.extract.identity import cache_key, hash_content, source_status
+from stores.changes import Changes, SourceRecord
 from stores.commit import commit, create_store, place_shard, write_spec
-from stores.format import Row, ShardWriter, load
+from stores.format import Row, ShardWriter
 
-CONFIG = "features:\n  rgb: {extractor: rgb_grid, grid: 1, sampling: {policy: uniform, n: 1}}\n"
+FEATURE = "  rgb{0}: {{extractor: rgb_grid, grid: {0}, sampling: {{policy: uniform, n: 1}}}}\n"
 ROWS_PER_SHARD = 4096
 
 
-def fill(folder: Path, files: int) -> tuple[Path, Path, Path]:
-    """Make the files and a store with one row per file; return the paths of videos, store and configuration."""
+def fill(folder: Path, files: int, features: int = 1) -> tuple[Path, Path, Path]:
+    """Make the files and a store with one row per file and feature; return the paths of videos, store and config."""
     videos, store, config = folder / "videos", folder / "store", folder / "rgb.yaml"
-    config.write_text(CONFIG)
+    if config.exists():
+        return videos, store, config
     for index in range(files):
         path = videos / f"{index % 100:02d}" / f"v{index:07d}.mp4"
         if index < 100:
             path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"{index}\n")
     create_store(store)
-    (feature,) = ready_features(load_config(file=config)).values()
-    write_spec(store, feature.spec)
-    plan = make_plan(store, load(store), read_source(str(videos)).items, [feature])
-    commit(store, Changes(sources=plan.sources, current={feature.name: feature.spec_digest}))
-    step = np.zeros((1, 3), np.float16)
-    for start in range(0, len(plan.units), ROWS_PER_SHARD):
-        writer = ShardWriter(store, feature.name, feature.spec_digest, {"device_type": "cpu"})
-        for unit in plan.units[start : start + ROWS_PER_SHARD]:
-            cache = cache_key(unit.content_id or "", None, None, feature.spec_digest)
-            writer.add(Row(unit.keys[0], cache, step, np.zeros(1), np.ones(1, bool), 1.0))
-        receipt = writer.finish()
-        commit(store, Changes(placed=place_shard(store, receipt), shards=[receipt]))
+    draft = folder / "draft.yaml"
+    draft.write_text("features:\n" + "".join(FEATURE.format(number + 1) for number in range(features)))
+    wanted = list(ready_features(load_config(file=draft)).values())
+    for feature in wanted:
+        write_spec(store, feature.spec)
+    items = read_source(str(videos)).items
+    sources = [_record(Path(item.uri)) for item in items]
+    commit(store, Changes(sources=sources, current={feature.name: feature.spec_digest for feature in wanted}))
+    for start in range(0, files, ROWS_PER_SHARD):
+        changes = Changes()
+        for number, feature in enumerate(wanted, 1):
+            step = np.zeros((1, number * number * 3), np.float16)
+            writer = ShardWriter(store, feature.name, feature.spec_digest, {"device_type": "cpu"})
+            for item, source in zip(
+                items[start : start + ROWS_PER_SHARD], sources[start : start + ROWS_PER_SHARD], strict=True
+            ):
+                cache = cache_key(source.content_id, None, None, feature.spec_digest)
+                writer.add(Row(item.key, cache, step, np.zeros(1), np.ones(1, bool), 1.0))
+            receipt = writer.finish()
+            changes.placed += place_shard(store, receipt)
+            changes.shards.append(receipt)
+        commit(store, changes)
+    draft.rename(config)  # last: a folder with a configuration is whole
     return videos, store, config
+
+
+def _record(path: Path) -> SourceRecord:
+    return SourceRecord(str(path), *source_status(path, None), hash_content(path))
 
 
 def second_run(videos: Path, store: Path, config: Path) -> tuple[float, float, dict[str, object]]:
