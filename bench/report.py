@@ -294,8 +294,8 @@ class Result:
                     )
                 console.print(shown)
         for remark in self.remarks:
-            console.print(remark)
-        console.print(str(self.taken), style="dim")
+            console.print(wrapped(remark))
+        console.print(wrapped(str(self.taken)), style="dim")
 
     def markdown(self) -> str:
         """Return it as a section of a Markdown page; no line of a table is longer than ``WIDTH``."""
@@ -352,11 +352,33 @@ class Result:
         return cls(report, Circumstances(**{**taken, "load": tuple(taken["load"])}), values["quick"])
 
 
-def bench_parser(doc: str | None) -> argparse.ArgumentParser:
-    """Return a parser with what every bench takes: ``--json PATH`` and ``--quick``; it also notes when it began."""
+class _Quick(argparse.Action):
+    """Gives options the values of a quick run."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, values: Mapping[str, Any], help: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, default=False, help=help)
+        self.values = values
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *_: Any) -> None:
+        for name, value in {**self.values, self.dest: True}.items():
+            setattr(namespace, name, value)
+
+
+def bench_parser(doc: str | None, **quick: Any) -> argparse.ArgumentParser:
+    """Return a parser with what every bench takes: ``--json PATH`` and ``--quick``; it also notes when it began.
+
+    Parameters
+    ----------
+    doc
+        The bench's docstring.
+    **quick
+        What ``--quick`` sets: values by the names of options that the bench adds, as ``runs=1``.
+    """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="PATH", help="also write what was found here")
-    parser.add_argument("--quick", action="store_true", help="measure little, in seconds, to see that it runs")
+    values = "".join(f", {name.replace('_', ' ')} {value}" for name, value in quick.items())
+    told = f"measure little, in seconds, to see that it runs{values}; there are no targets"
+    parser.add_argument("--quick", action=_Quick, values=quick, help=told.replace("%", "%%"))
     parser.set_defaults(started=Start())
     return parser
 
