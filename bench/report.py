@@ -91,6 +91,8 @@ class Table:
         Headings; a table that is too wide is shown in several parts, each of which begins with the first column.
     rows
         As many cells in each as there are columns: text, or a number as it was measured. None is an empty cell.
+    note
+        A paragraph below it, like the notes of a report.
 
     Raises
     ------
@@ -101,6 +103,7 @@ class Table:
     title: str
     columns: Sequence[Column | str]
     rows: Sequence[Sequence[Cell]]
+    note: str = ""
 
     def __post_init__(self) -> None:
         for row in self.rows:
@@ -284,17 +287,21 @@ class Result:
         console = Console(width=WIDTH, highlight=False, markup=False)
         console.print(self.report.title, style="bold")
         for table in self.tables:
-            for number, part in enumerate(table.parts()):
-                shown = RichTable(title=None if number else Text(table.title), box=SIMPLE_HEAD, title_justify="left")
+            console.print("\n" + wrapped(table.title))
+            for part in table.parts():
+                shown = RichTable(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
                 for heading, right in zip(part.headings, part.right, strict=True):
                     shown.add_column(Text(heading), justify="right" if right else "left")
                 for row in part.rows:
-                    shown.add_row(
-                        *(Text(cell.replace("\\|", "|"), "bold red" if cell == "MISSED" else "") for cell in row)
-                    )
+                    cells = (cell.replace("\\|", "|") for cell in row)
+                    shown.add_row(*(Text(cell, "bold red" if cell == "MISSED" else "") for cell in cells))
                 console.print(shown)
+            if table.note:
+                console.print("\n" + wrapped(table.note))
+        console.print()
         for remark in self.remarks:
-            console.print(wrapped(remark))
+            if not remark.startswith("!["):  # a picture
+                console.print(wrapped(remark))
         console.print(wrapped(str(self.taken)), style="dim")
 
     def markdown(self) -> str:
@@ -303,6 +310,7 @@ class Result:
         blocks.append(wrapped(str(self.taken)))
         for table in self.tables:
             blocks += [wrapped(f"**{table.title}**"), *(part.markdown() for part in table.parts())]
+            blocks.append(wrapped(table.note))
         blocks += [wrapped(remark) for remark in self.remarks]
         return "\n\n".join(block for block in blocks if block) + "\n"
 

@@ -35,7 +35,7 @@ def test_differences_are_taken_world_by_world(tmp_path: Path) -> None:
             folder.mkdir(parents=True)
             (folder / "results.json").write_text(json.dumps({"metrics": {"val": {"acc_vqa": score}}}))
             save_file({"scale.mean": torch.zeros(7), "a.weight": torch.zeros(3, 2)}, folder / "best.safetensors")
-    row = toyworld.collect(tmp_path, experiment, (0, 1))["rows"]["one"]
+    row = toyworld.collect(worlds, experiment, (0, 1))["rows"]["one"]
     assert (row["worlds"], row["parameters"], row["against"]) == ({"acc": [50.0, 70.0]}, 6, "other")
     mean, half = row["differences"]["acc"]
     assert mean == 9 and half == pytest.approx(12.706, rel=1e-3)  # t(0.975, 1) times a standard error of 1
