@@ -327,23 +327,24 @@ def videos(folder: Path) -> list[Path]:
 
 
 def table(title: str, results: Sequence[dict[str, Any]], contenders: Mapping[str, str]) -> Table:
-    """Return the measured clips as a table; contenders are headings by name."""
-    columns: list[Column | str] = [
-        "clip",
-        Column("not ref.", ".0%"),
-        *(Column(heading, ".3f") for heading in contenders.values()),
-    ]
+    """Return the measured clips as a table; contenders that took part are its columns, with headings by name."""
+    measured = [result for result in results if "contenders" in result]
+    present = {
+        name: heading
+        for name, heading in contenders.items()
+        if any("cpu_s" in result["contenders"][name] for result in measured)
+    }
+    times = [Column(heading, ".3f") for heading in present.values()]
     rows = [
-        (
+        [
             _name(result),
             result["share"],
-            *(result["contenders"][name].get("cpu_s") for name in contenders),
+            *(result["contenders"][name].get("cpu_s") for name in present),
             result["ratio"],
-        )
-        for result in results
-        if "contenders" in result
+        ]
+        for result in measured
     ]
-    return Table(title, columns, rows)
+    return Table(title, ["clip", Column("not ref.", ".0%"), *times, Column("ratio", ".2f")], rows)
 
 
 def remarks(results: Sequence[dict[str, Any]]) -> list[str]:

@@ -301,7 +301,7 @@ class Result:
         console.print()
         for remark in self.remarks:
             if not remark.startswith("!["):  # a picture
-                console.print(wrapped(remark))
+                console.print(wrapped(remark) + "\n")
         console.print(wrapped(str(self.taken)), style="dim")
 
     def markdown(self) -> str:
