@@ -209,20 +209,34 @@ def publish(fresh: Mapping[str, Result], page: Path | None) -> Path:
     return page
 
 
+def measure(names: Sequence[str], inputs: Inputs, quick: bool, out: Path) -> tuple[dict[str, Result], dict[str, str]]:
+    """Run benches one after the other; return what was found, and how each ended, by name."""
+    fresh: dict[str, Result] = {}
+    ended: dict[str, str] = {}
+    for number, name in enumerate(names, 1):
+        print(f"\n=== {name} ({number} of {len(names)})", flush=True)
+        started = time.monotonic()
+        found = run(name, inputs, quick, (out / f"{name}.json").absolute())
+        if isinstance(found, Result):
+            fresh[name] = found
+        how = verdict(found) if isinstance(found, Result) else found
+        ended[name] = f"{how} ({time.monotonic() - started:.0f} s)"
+    return fresh, ended
+
+
 def main() -> int:
     """Run the chosen benches and write the page; return 1 if one fails or misses a target."""
+    shared = os.environ.get("REELSTORE_SHARED")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=available(BENCHES))
     parser.add_argument("--out", type=Path, default=Path("out/bench"), help="folder of the JSON files")
     parser.add_argument("--quick", action="store_true", help="run little of everything, to see that it runs")
     parser.add_argument("--long", action="store_true", help="also run what takes long")
     parser.add_argument("--results", type=Path, metavar="PATH", help="write the page here, not into the repository")
+    parser.add_argument("--from-json", type=Path, metavar="DIR", help="measure nothing: take the results of a folder")
     parser.add_argument(
-        "--from-json", type=Path, metavar="DIR", help="measure nothing; take the results in this folder"
+        "--shared", type=Path, default=shared, metavar="DIR", help="real clips, questions and Stanza's models"
     )
-    shared = os.environ.get("REELSTORE_SHARED")
-    parser.add_argument("--shared", type=Path, metavar="DIR", default=Path(shared) if shared else None,
-                        help="folder with real clips, questions and Stanza's models")  # fmt: skip
     parser.add_argument("--nextgqa", type=Path, metavar="CSV", help="questions for parsing: a NExT-GQA split")
     parser.add_argument("--music-avqa", type=Path, metavar="JSON", help="questions for parsing: a MUSIC-AVQA split")
     parser.add_argument("--stanza-dir", type=Path, metavar="DIR", help="Stanza's models for parsing")
@@ -231,7 +245,6 @@ def main() -> int:
         if name not in BENCHES:
             parser.error(f"no bench is named {name!r}{nearest(name, BENCHES)} ({available(BENCHES)})")
     ended: dict[str, str] = {}
-    fresh: dict[str, Result] = {}
     if arguments.from_json is not None:
         try:
             fresh = read_results(arguments.from_json, BENCHES)
@@ -240,24 +253,14 @@ def main() -> int:
         if not fresh:
             parser.error(f"{arguments.from_json}: no result of a bench lies there")
     else:
-        inputs = Inputs.of(arguments)
         chosen = select(arguments.names, arguments.long or arguments.quick)
-        for number, name in enumerate(chosen, 1):
-            print(f"\n=== {name} ({number} of {len(chosen)})", flush=True)
-            started = time.monotonic()
-            found = run(name, inputs, arguments.quick, (arguments.out / f"{name}.json").absolute())
-            if isinstance(found, Result):
-                fresh[name] = found
-            ended[name] = found if isinstance(found, str) else verdict(found)
-            ended[name] += f" ({time.monotonic() - started:.0f} s)"
+        fresh, ended = measure(chosen, Inputs.of(arguments), arguments.quick, arguments.out)
+        left = [] if arguments.names else [name for name in BENCHES if name not in chosen]
+        ended |= dict.fromkeys(left, "not run: it takes long (--long)")
         print(f"\n=== {len(chosen)} benches")
-        ended |= {
-            name: "not run: it takes long (--long)" for name in BENCHES if name not in chosen and not arguments.names
-        }
     for name, how in ended.items():
         print(f"{name}: {how}")
-    quick = any(result.quick for result in fresh.values())
-    if quick and arguments.results is None:
+    if any(result.quick for result in fresh.values()) and arguments.results is None:
         print("quick: no targets, and bench/RESULTS.md stays as it is")
     elif fresh:
         print(f"written: {publish(fresh, arguments.results)}")

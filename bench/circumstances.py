@@ -86,7 +86,7 @@ class Circumstances:
     def __str__(self) -> str:
         """Return them as a few sentences."""
         told = self.machine
-        parts = [f"{self.date} UTC"] if self.date else []
+        parts = [f"{self.date} UTC" if ":" in self.date else self.date] if self.date else []
         parts += [f"commit {self.commit[:7]}{'+' * self.commit.endswith('+')}"] if self.commit else []
         parts += [f"{told['cpus']} × {told['processor']}, {told['memory_gib']:.0f} GiB"] if "cpus" in told else []
         parts += [told[name] for name in ("gpu", "system") if told.get(name)]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from bench.circumstances import ROOT
-from bench.report import Column, Result, Table, wrapped
+from bench.report import Cell, Column, Result, Table, wrapped
 
 KEPT = ROOT / "bench" / "results"
 PAGE = ROOT / "bench" / "RESULTS.md"
@@ -39,13 +39,19 @@ def read_results(folder: Path, order: Iterable[str]) -> dict[str, Result]:
 
 
 def render(results: Mapping[str, Result]) -> str:
-    """Return the page: what is missed, then a section per bench."""
-    blocks = [wrapped(HEAD), "## Targets", *_targets(results)]
-    return "\n\n".join(blocks) + "\n\n" + "\n".join(result.markdown() for result in results.values())
+    """Return the page: what is missed, then a section per bench; those with the same explanation give it once."""
+    targets = _targets(results)
+    blocks = [wrapped(HEAD), *(["## Targets", *targets] if targets else [])]
+    sections = []
+    told: set[str] = set()
+    for result in results.values():
+        sections.append(result.markdown(with_about=result.report.about not in told))
+        told.add(result.report.about)
+    return "\n\n".join(blocks) + "\n\n" + "\n".join(sections)
 
 
 def _targets(results: Mapping[str, Result]) -> list[str]:
-    counts = [
+    counts: list[list[Cell]] = [
         [
             result.report.title,
             sum(target.met is True for target in result.targets),
@@ -56,7 +62,7 @@ def _targets(results: Mapping[str, Result]) -> list[str]:
         for result in results.values()
         if result.targets
     ]
-    missed = [
+    missed: list[list[Cell]] = [
         [f"{result.report.title}: {target.what}", target.measured, target.wanted]
         for result in results.values()
         for target in result.targets

@@ -287,7 +287,7 @@ class Result:
         console = Console(width=WIDTH, highlight=False, markup=False)
         console.print(self.report.title, style="bold")
         for table in self.tables:
-            console.print("\n" + wrapped(table.title))
+            console.print("\n" + wrapped(table.title) if table.title else "")
             for part in table.parts():
                 shown = RichTable(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
                 for heading, right in zip(part.headings, part.right, strict=True):
@@ -304,12 +304,15 @@ class Result:
                 console.print(wrapped(remark) + "\n")
         console.print(wrapped(str(self.taken)), style="dim")
 
-    def markdown(self) -> str:
+    def markdown(self, with_about: bool = True) -> str:
         """Return it as a section of a Markdown page; no line of a table is longer than ``WIDTH``."""
-        blocks = [f"## {self.report.title}", wrapped(self.report.about), _command_block(self.taken.command)]
-        blocks.append(wrapped(str(self.taken)))
+        blocks = [f"## {self.report.title}", wrapped(self.report.about) if with_about else ""]
+        blocks += [_command_block(self.taken.command), wrapped(str(self.taken))]
         for table in self.tables:
-            blocks += [wrapped(f"**{table.title}**"), *(part.markdown() for part in table.parts())]
+            blocks += [
+                wrapped(f"**{table.title}**") if table.title else "",
+                *(part.markdown() for part in table.parts()),
+            ]
             blocks.append(wrapped(table.note))
         blocks += [wrapped(remark) for remark in self.remarks]
         return "\n\n".join(block for block in blocks if block) + "\n"

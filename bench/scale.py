@@ -221,7 +221,7 @@ def report(results: Sequence[dict[str, float]]) -> Report:
     memory = [Column(name, ".2f") for name in kept.values()]
     at_a_million = next((result for result in results if result["units"] >= MILLION), {})
     return Report(
-        title="The driver of a Ray run",
+        title=f"The driver of a Ray run of {max(result['units'] for result in results):,} videos",
         about=prose(__doc__),
         tables=[
             Table(
