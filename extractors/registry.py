@@ -20,10 +20,12 @@ _Described = TypeVar("_Described", bound=Description)
 
 _ENTRIES = {
     "clip": "extractors.clip:Clip",
+    "hf": "extractors.hf:Hf",
     "hue_hog": "extractors.hue_hog:HueHog",
     "logmel_bands": "extractors.logmel_bands:LogmelBands",
     "rgb_grid": "extractors.rgb_grid:RgbGrid",
     "swin": "extractors.swin:Swin",
+    "timm": "extractors.timm_models:Timm",
     "vggish": "extractors.vggish:Vggish",
 }
 

@@ -216,11 +216,26 @@ def save(
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, partial, metadata={FACTS_KEY: json.dumps(carried, sort_keys=True)})
         partial.replace(path)
-        entry = FetchedWeights(path.name, digest(path), extractor, model, tag, source_sha256)
-        others = [other for other in read_index(path.parent) if other.file != entry.file]
-        index = _Index(files=sorted([*others, entry], key=lambda listed: listed.file))
+    except OSError as error:
+        raise WeightsError(f"cannot write {path}: {error.strerror or error}") from error
+    return list_in_index(path.parent, FetchedWeights(path.name, digest(path), extractor, model, tag, source_sha256))
+
+
+def list_in_index(directory: Path, entry: FetchedWeights) -> FetchedWeights:
+    """Add an entry to a directory's ``weights.json``, in the place of an earlier one of its file, and return it.
+
+    Raises
+    ------
+    WeightsError
+        If the index cannot be read or written.
+    """
+    path = directory / INDEX_NAME
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    others = [other for other in read_index(directory) if other.file != entry.file]
+    index = _Index(files=sorted([*others, entry], key=lambda listed: listed.file))
+    try:
         partial.write_text(index.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        partial.replace(path.parent / INDEX_NAME)
+        partial.replace(path)
     except OSError as error:
         raise WeightsError(f"cannot write {path}: {error.strerror or error}") from error
     return entry
@@ -262,9 +277,21 @@ def fetched(directory: Path, extractor: str, model: str, tag: str) -> tuple[Path
     WeightsError
         If the file is not listed, is missing, or has other bytes.
     """
+    entry = listed(directory, extractor, model, tag)
+    path = directory / entry.file
+    check_pin(path, entry.sha256)
+    return path, entry
+
+
+def listed(directory: Path, extractor: str, model: str, tag: str) -> FetchedWeights:
+    """Return the entry of a tag in the index of a directory.
+
+    Raises
+    ------
+    WeightsError
+        If it is not listed, or the index cannot be read.
+    """
     for entry in read_index(directory):
         if (entry.extractor, entry.model, entry.tag) == (extractor, model, tag):
-            path = directory / entry.file
-            check_pin(path, entry.sha256)
-            return path, entry
+            return entry
     raise WeightsError(f"{directory / INDEX_NAME} lists no {extractor} weights {model} {tag!r}; fetch them first")
