@@ -131,12 +131,13 @@ class Hf(Trained):
         WeightsError
             If a file of the model is missing.
         """
-        folder = str(self.files.file(_CONFIG).parent)
+        config = self.files.file(_CONFIG)
         known: dict[str, Any] = ask(
             "the hf extractor",
             "transformers",
             "extractors.hf_tower:describe",
-            folder,
+            str(config.parent),
+            digest(config),
             self.form,
             self.preprocessing.size,
             self.interpolate_positions,

@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from torch import nn
 
 from extractors.base import Execution, ExtractorError, Json, OutputSpec, WeightsError
@@ -71,8 +72,11 @@ class ImageTower(nn.Module):
         self.projection: Any = getattr(model, "visual_projection", None)
         self.config: Any = self.vision.config
         self._options: dict[str, bool] = {}
+        taken = inspect.signature(self.vision.forward).parameters
+        if "pixel_values" not in taken:
+            raise ExtractorError(f"{model.config.model_type} is no model of images")
         if interpolate:
-            if "interpolate_pos_encoding" not in inspect.signature(self.vision.forward).parameters:
+            if "interpolate_pos_encoding" not in taken:
                 raise ExtractorError(f"{self.config.model_type} has no positions that it interpolates on demand")
             self._options["interpolate_pos_encoding"] = True
 
@@ -203,7 +207,7 @@ def _trained(network: HfNetwork, config: Any) -> Any:
             ignore_mismatched_sizes=True,  # they are listed below, with everything else
             output_loading_info=True,
         )
-    except _REFUSALS as error:
+    except (*_REFUSALS, SafetensorError) as error:
         raise WeightsError(f"{title} cannot be read: {one_line(error)}") from error
     missing = sorted(name for name in loading["missing_keys"] if network.form == "pooled" or _POOLER not in name)
     unexpected = sorted(name for name in loading["unexpected_keys"] if not name.startswith(_HEADS))
@@ -256,13 +260,15 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def describe(folder: str, form: Form, size: int, interpolate: bool) -> dict[str, Json]:
+def describe(folder: str, config_sha256: str, form: Form, size: int, interpolate: bool) -> dict[str, Json]:
     """Return what the library knows about a model; for ``extractors.asking``.
 
     Parameters
     ----------
     folder
         Folder with ``config.json``.
+    config_sha256
+        Digest of that file, so that an edited one is another question.
     form
         What is taken from the tower.
     size
