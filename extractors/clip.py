@@ -12,12 +12,12 @@ patch_projected
     The same tokens times the projection, ``[1 + grid², embed_dim]``: row 0 is what ``cls`` gives. This is the layout of
     PSTP-Net's files (``[T, 50, 512]`` for ViT-B/32).
 patch_map
-    The patches of ``patch`` as a map, ``[grid, grid, width]``, without the class token: ``[0, 0]`` is the top left corner,
-    ``[0, grid-1]`` the top right one. The grid is 16 for ViT-L/14 at 224 pixels and 24 at 336.
+    The patches of ``patch`` as a map, ``[grid, grid, width]``, without the class token: ``[0, 0]`` is the top left
+    corner, ``[0, grid-1]`` the top right one. The grid is 16 for ViT-L/14 at 224 pixels and 24 at 336.
 
-Token outputs and maps exist for open_clip's own vision transformers with a class token; SigLIP's towers have maps by the
-extractors ``timm`` and ``hf``. OpenAI trained ``ln_post`` and the
-projection on the class token only; on patches they are used as the published feature extractors use them.
+Token outputs and maps exist for open_clip's own vision transformers with a class token; the extractors ``timm`` and
+``hf`` give maps of SigLIP's. OpenAI trained ``ln_post`` and the projection on the class token only; on patches they are
+used as the published feature extractors use them.
 
 Activation
 ----------

@@ -1,7 +1,8 @@
 """Extractors by name.
 
 A name is one of ``names()``, or ``package.module:Class`` for a backbone of the user's own, which needs no entry here.
-An installed package gives its backbones names by entry points of the group ``reelstore.extractors``. The spec of such a class holds the digest of its file, so its rows are computed anew once it is edited.
+An installed package gives its backbones names by entry points of the group ``reelstore.extractors``. The spec of a
+class that is not built in holds the digest of its file, so its rows are computed anew once it is edited.
 """
 
 from __future__ import annotations

@@ -147,18 +147,19 @@ def announce(folder: Path, package: str, entries: str) -> None:
 
 def test_an_installed_package_names_its_backbones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are found by name, suggested, in ``names()``, and so in the contract tests of every extractor."""
-    (tmp_path / "my_announced.py").write_text(BACKBONE)
-    announce(tmp_path, "my_package", "grey = my_announced:Grey")
+    own = "from extractors.rgb_grid import RgbGrid\nclass Finer(RgbGrid):\n    grid: int = 9\n"
+    (tmp_path / "my_announced.py").write_text(own)
+    announce(tmp_path, "my_package", "finer = my_announced:Finer")
     monkeypatch.syspath_prepend(tmp_path)
-    assert "grey" in names()
-    extractor = build("grey", {"scale": 3})
-    assert extractor.spec() == build("my_announced:Grey", {"scale": 3}).spec() and "code" in extractor.spec()
+    assert "finer" in names()
+    extractor = build("finer", {})
+    assert extractor.spec() == build("my_announced:Finer", {}).spec() and "code" in extractor.spec()
     check_extractor(extractor)
-    with pytest.raises(ExtractorError, match="unknown extractor 'gray'; did you mean 'grey'"):
-        build("gray", {})
-    announce(tmp_path, "other_package", "grey = my_other:Grey")
-    with pytest.raises(ExtractorError, match=r"name an extractor 'grey': my_announced:Grey and my_other:Grey"):
-        build("grey", {})
+    with pytest.raises(ExtractorError, match="unknown extractor 'fine'; did you mean 'finer'"):
+        build("fine", {})
+    announce(tmp_path, "other_package", "finer = my_other:Finer")
+    with pytest.raises(ExtractorError, match=r"name an extractor 'finer': my_announced:Finer and my_other:Finer"):
+        build("finer", {})
 
 
 def test_no_installed_package_takes_a_built_in_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,13 +1,20 @@
-"""Three towers on one decode, end to end, with random weights."""
+"""Towers on one decode, end to end, with random weights; weights that do not fit end a run before it decodes."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import timm
+import transformers
+from safetensors.torch import save_file
 
+from extractors import WeightsError
+from pipeline.media import supervisor
 from stores import Store
+from tests._helpers.hf_models import save_model
 from tests._helpers.runs import extract, rgb_config
 
 CONFIG = """
@@ -40,3 +47,50 @@ def test_clip_swin_and_vggish_from_one_pass(videos: Path, tmp_path: Path) -> Non
         for name in ("clip", "swin", "vggish"):
             assert np.isfinite(store.row(name, "clip3")).all()
             assert store.row(name, "clip3").any()
+
+
+NAMED = """
+features:
+  pooled:
+    {{extractor: timm, model: test_vit, weights: "{timm}", sampling: {{policy: segments, t: 3}}, micro_batch: 3}}
+  map:
+    {{extractor: timm, model: test_vit, weights: "{timm}", form: map, sampling: {{policy: segments, t: 3}}, micro_batch: 3}}
+  dino: {{extractor: hf, model: "{hf}", form: map, crop: squash, sampling: {{policy: segments, t: 3}}, micro_batch: 3}}
+run: {{model_threads: 1}}
+"""
+
+
+def test_towers_by_name_from_one_pass(videos: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "test_vit.safetensors"
+    save_file(timm.create_model("test_vit", num_classes=7).state_dict(), weights)
+    text = NAMED.format(timm=weights, hf=save_model(tmp_path / "dinov2", "dinov2_registers"))
+    result = extract(videos, tmp_path / "store", rgb_config(tmp_path, text=text))
+    assert result.exit_code == 0, result.summary["failures"]
+    with Store.open(tmp_path / "store") as store:
+        assert store.read("map", ["clip0", "clip3"]).shape == (2, 3, 10, 10, 64)
+        assert store.read("dino", ["clip0", "clip3"]).shape == (2, 3, 4, 4, 32)
+        assert store.read("pooled", ["clip0", "clip3"]).shape == (2, 3, 64)
+        assert not np.array_equal(store.row("dino", "clip0"), store.row("dino", "clip3"))
+        assert "preprocessing" in store.spec("dino")["model"]
+
+
+@pytest.mark.parametrize("tower", ["timm", "hf"])
+def test_weights_of_another_network_end_a_run_before_it_decodes(
+    tower: str, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights, folder = tmp_path / "test_vit.safetensors", save_model(tmp_path / "vit", "vit")
+    state = timm.create_model("test_vit", num_classes=7).state_dict()
+    save_file({name: value for name, value in state.items() if tower == "hf" or name != "norm.bias"}, weights)
+    if tower == "hf":
+        other: Any = transformers.AutoModel.from_config(transformers.ViTConfig(hidden_size=24, num_attention_heads=2))
+        other.save_pretrained(tmp_path / "other")
+        (tmp_path / "other" / "model.safetensors").replace(folder / "model.safetensors")
+    decoded: list[object] = []
+    monkeypatch.setattr(supervisor.MediaProcess, "decode", lambda *arguments, **options: decoded.append(arguments))
+    config = rgb_config(
+        tmp_path, text=NAMED.format(timm=weights, hf=folder).replace("form: map, crop", "form: cls, crop")
+    )
+    with pytest.raises(WeightsError, match=r"not fit: .*(missing|of another shape)") as caught:
+        extract(videos, tmp_path / "store", config)
+    assert "\n" not in str(caught.value) and not decoded
+    assert not list((tmp_path / "store").rglob("*.h5"))
