@@ -129,9 +129,10 @@ class Hf(Trained):
         ExtractorError
             If transformers is missing, knows no such model, or the model has nothing of this form or size.
         WeightsError
-            If a file of the model is missing.
+            If a file of the model is missing, is not the pinned one, or does not fit.
         """
         config = self.files.file(_CONFIG)
+        held = [] if self.random_weights else self._weights_files()
         known: dict[str, Any] = ask(
             "the hf extractor",
             "transformers",
@@ -141,6 +142,8 @@ class Hf(Trained):
             self.form,
             self.preprocessing.size,
             self.interpolate_positions,
+            [str(file) for file in held],
+            self._weights_digest() if held else None,
         )
         return known
 

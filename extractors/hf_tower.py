@@ -25,6 +25,7 @@ import transformers
 from safetensors import SafetensorError
 from torch import nn
 
+from extractors import tensors
 from extractors.base import Execution, ExtractorError, Json, OutputSpec, WeightsError
 from extractors.preprocess import Preprocessing
 from extractors.torch_model import ImageModel
@@ -32,9 +33,13 @@ from settings.messages import first_few, one_line
 
 Form = Literal["pooled", "cls", "map"]
 
-_LISTED = 4
 _HEADS = ("classifier.", "cls_classifier.", "distillation_classifier.", "lm_head.")
 _POOLER = "pooler."
+_LOADING: dict[str, Any] = {
+    "dtype": torch.float32,
+    "ignore_mismatched_sizes": True,  # they are listed with everything else
+    "output_loading_info": True,
+}
 _REFUSALS = (RuntimeError, ValueError, TypeError, AttributeError, KeyError, AssertionError, OSError, ImportError)
 
 
@@ -199,32 +204,28 @@ def _trained(network: HfNetwork, config: Any) -> Any:
     title = f"weights of {network.folder} as {config.model_type}"
     try:
         model, loading = transformers.AutoModel.from_pretrained(
-            network.folder,
-            config=config,
-            dtype=torch.float32,
-            local_files_only=True,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,  # they are listed below, with everything else
-            output_loading_info=True,
+            network.folder, config=config, local_files_only=True, use_safetensors=True, **_LOADING
         )
     except (*_REFUSALS, SafetensorError) as error:
         raise WeightsError(f"{title} cannot be read: {one_line(error)}") from error
-    missing = sorted(name for name in loading["missing_keys"] if network.form == "pooled" or _POOLER not in name)
-    unexpected = sorted(name for name in loading["unexpected_keys"] if not name.startswith(_HEADS))
-    reshaped = sorted(
-        f"{name} {list(found)} instead of {list(wanted)}" for name, found, wanted in loading["mismatched_keys"]
-    )
-    missing = [name for name in missing if not any(line.startswith(f"{name} ") for line in reshaped)]
-    if all(_POOLER in name for name in missing) and missing and not unexpected and not reshaped:
-        raise WeightsError(f"{title} have no pooler ({first_few(missing, _LISTED)}); set form=cls or form=map")
-    problems = [
-        f"{len(names)} {problem} ({first_few(names, _LISTED)})"
-        for problem, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
-        if names
-    ]
-    if problems:
-        raise WeightsError(f"{title} do not fit: {', '.join(problems)}")
+    _check_fit(model, loading, network.form, title)
     return model
+
+
+def _check_fit(model: Any, loading: dict[str, Any], form: Form, title: str) -> None:
+    """Raise WeightsError unless the library found each tensor that is used, and nothing but heads was left over."""
+    used = ("vision_model.", "visual_projection.") if hasattr(model, "vision_model") else ""
+    reshaped = {name: f"{name} {list(old)} instead of {list(new)}" for name, old, new in loading["mismatched_keys"]}
+    unexpected = sorted(name for name in loading["unexpected_keys"] if not name.startswith(_HEADS))
+    missing = sorted(
+        name
+        for name in loading["missing_keys"]
+        if name.startswith(used) and name not in reshaped and (form == "pooled" or _POOLER not in name)
+    )
+    if missing and all(_POOLER in name for name in missing) and not unexpected and not reshaped:
+        raise WeightsError(f"{title} have no pooler ({first_few(missing)}); set form=cls or form=map")
+    if problems := tensors.misfits(missing, unexpected, [reshaped[name] for name in sorted(reshaped)]):
+        raise WeightsError(f"{title} do not fit: {problems}")
 
 
 def _from_config(config: Any) -> Any:
@@ -260,8 +261,10 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def describe(folder: str, config_sha256: str, form: Form, size: int, interpolate: bool) -> dict[str, Json]:
-    """Return what the library knows about a model; for ``extractors.asking``.
+def describe(
+    folder: str, config_sha256: str, form: Form, size: int, interpolate: bool, files: list[str], sha256: str | None
+) -> dict[str, Json]:
+    """Return what the library knows about a model, and see that its weights fit; for ``extractors.asking``.
 
     Parameters
     ----------
@@ -275,6 +278,9 @@ def describe(folder: str, config_sha256: str, form: Form, size: int, interpolate
         Side of the input in pixels.
     interpolate
         Interpolate positions on demand.
+    files, sha256
+        The files of the weights, of which the names and shapes are read, and their digest, so that edited files are
+        another question. No files for random weights.
 
     Returns
     -------
@@ -285,12 +291,19 @@ def describe(folder: str, config_sha256: str, form: Form, size: int, interpolate
     ------
     ExtractorError
         If there is no such model, it has nothing of this form, or it does not take pictures of this size.
+    WeightsError
+        If the weights do not fit.
     """
     config = _config(Path(folder))
     with _quiet(), torch.random.fork_rng(devices=[]):
         with torch.device("meta"):
-            tower = ImageTower(_from_config(config), interpolate).eval()
+            model = _from_config(config)
+            tower = ImageTower(model, interpolate).eval()
             images = torch.empty(2, 3, size, size)
+        if files:
+            state = {name: zeros for file in files for name, zeros in tensors.read_shapes(Path(file)).items()}
+            _, loading = type(model).from_pretrained(None, config=config, state_dict=state, **_LOADING)
+            _check_fit(model, loading, form, f"weights of {folder} as {config.model_type}")
         try:
             with torch.inference_mode():
                 features = tower.take(images, form)

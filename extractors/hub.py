@@ -38,7 +38,7 @@ def download(title: str, address: str, transfer: Callable[[], _T]) -> _T:
         _reach(address)
         return transfer()
     except (OSError, RuntimeError) as error:
-        advice = "run jobs/weights.py fetch where there is a network, then set weights to the file that it writes"
+        advice = "run jobs/weights.py fetch where there is a network, then set the option that it prints"
         raise WeightsError(f"{title} cannot be downloaded ({one_line(error)}); {advice}") from error
 
 

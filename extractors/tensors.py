@@ -66,16 +66,43 @@ def read_state_dict(path: Path, *, trust_torchscript: bool = False) -> dict[str,
     WeightsError
         If the file is missing, damaged, or of a type that would run code.
     """
-    import torch
-
     if path.suffix == ".safetensors":
-        loaded = _read_safetensors(path)
-    elif trust_torchscript:
+        return _unwrapped(_read_safetensors(path), path)
+    if trust_torchscript:
         loaded = _read_torchscript(path)
     elif _is_torchscript(path):
         raise WeightsError(f"weights file {path} is a TorchScript archive, which runs code; save its state_dict")
     else:
         loaded = read_pickle(path, "weights file")
+    return _unwrapped(loaded, path)
+
+
+def read_shapes(path: Path) -> dict[str, torch.Tensor]:
+    """Read the names and shapes of a weights file: zeros of these shapes, which take no memory.
+
+    Raises
+    ------
+    WeightsError
+        If the file is missing, damaged, or of a type that would run code.
+    """
+    import torch
+
+    if path.suffix != ".safetensors":
+        state = _unwrapped(read_pickle(path, "weights file", device="meta"), path)
+        return {name: torch.zeros(()).expand(value.shape) for name, value in state.items()}
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (it is no dict)
+    except (OSError, SafetensorError) as error:
+        raise _unreadable(path, "weights file", error) from error
+    return {name: torch.zeros(()).expand(shape) for name, shape in shapes.items()}
+
+
+def _unwrapped(loaded: Any, path: Path) -> dict[str, torch.Tensor]:
+    import torch
+
     for wrapper in ("state_dict", "model"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
             loaded = loaded[wrapper]
@@ -107,8 +134,8 @@ def _read_torchscript(path: Path) -> Any:
         raise _unreadable(path, "weights file", error) from error
 
 
-def read_pickle(path: Path, title: str, allowed: Sequence[Any] = ()) -> Any:
-    """Read a file that ``torch.save`` wrote, on the CPU, without running code from it.
+def read_pickle(path: Path, title: str, allowed: Sequence[Any] = (), device: str = "cpu") -> Any:
+    """Read a file that ``torch.save`` wrote, without running code from it.
 
     Parameters
     ----------
@@ -118,6 +145,8 @@ def read_pickle(path: Path, title: str, allowed: Sequence[Any] = ()) -> Any:
         What the file is, for messages.
     allowed
         Classes and functions that the file may name beside torch's own, as ``torch.serialization.safe_globals`` takes.
+    device
+        Where the tensors are put; ``meta`` reads their shapes alone.
 
     Raises
     ------
@@ -128,7 +157,7 @@ def read_pickle(path: Path, title: str, allowed: Sequence[Any] = ()) -> Any:
 
     try:
         with torch.serialization.safe_globals(list(allowed)):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location=device, weights_only=True)
     except _UNPICKLING_ERRORS as error:
         raise _unreadable(path, title, error) from error
 
@@ -154,7 +183,12 @@ def load_strict(module: torch.nn.Module, state: Mapping[str, torch.Tensor], sour
     WeightsError
         If something is missing, unexpected or of another shape; the message has a few names of each.
     """
-    wanted = module.state_dict()
+    check_fit(module.state_dict(), state, source)
+    module.load_state_dict(dict(state))
+
+
+def check_fit(wanted: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], source: str) -> None:
+    """Raise WeightsError unless ``state`` has the names and shapes of ``wanted``; it names a few that differ."""
     missing = [name for name in wanted if name not in state]
     unexpected = [name for name in state if name not in wanted]
     reshaped = [
@@ -162,14 +196,14 @@ def load_strict(module: torch.nn.Module, state: Mapping[str, torch.Tensor], sour
         for name, tensor in wanted.items()
         if name in state and state[name].shape != tensor.shape
     ]
-    problems = [
-        f"{len(names)} {problem} ({first_few(names, _LISTED)})"
-        for problem, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
-        if names
-    ]
-    if problems:
-        raise WeightsError(f"{source} does not fit: {', '.join(problems)}")
-    module.load_state_dict(dict(state))
+    if problems := misfits(missing, unexpected, reshaped):
+        raise WeightsError(f"{source} does not fit: {problems}")
+
+
+def misfits(missing: Sequence[str], unexpected: Sequence[str], reshaped: Sequence[str]) -> str:
+    """Word what is wrong with a file in one line, with a few names of each kind; nothing if nothing is."""
+    kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
+    return ", ".join(f"{len(names)} {kind} ({first_few(names, _LISTED)})" for kind, names in kinds if names)
 
 
 class _Index(BaseModel):

@@ -196,8 +196,8 @@ def test_the_spec_holds_what_can_change_rows(folders: dict[str, Path], tmp_path:
     copy = edited(folders["dinov2"], tmp_path / "copy")
     assert hf(copy).spec() == spec, "a copy of the files is the same"
     assert hf(edited(folders["dinov2"], tmp_path / "filter", resample=2)).spec() != spec
-    (copy / "model.safetensors").write_bytes((folders["dinov2_registers"] / "model.safetensors").read_bytes())
-    assert hf(copy).spec()["weights"] != spec["weights"]
+    other = changed(copy, tmp_path / "other", **{"layernorm.bias": torch.ones(32)})
+    assert hf(other).spec() == {**spec, "weights": hf(other).spec()["weights"]} != spec
 
 
 def test_random_weights_follow_from_their_seed(folders: dict[str, Path], real_frames: list[NDArray[np.uint8]]) -> None:
@@ -262,7 +262,7 @@ def test_weights_that_do_not_fit_are_listed(folders: dict[str, Path], tmp_path: 
         **{"layernorm.bias": None, "extra.weight": torch.zeros(2), "layernorm.weight": torch.zeros(7)},
     )
     with pytest.raises(WeightsError) as caught:
-        hf(broken).load("cpu", 1)
+        hf(broken)
     message = str(caught.value)
     assert "as dinov2 do not fit: 1 missing (layernorm.bias), 1 unexpected (extra.weight)" in message
     assert "1 of another shape (layernorm.weight [7] instead of [32])" in message and "\n" not in message
@@ -271,10 +271,15 @@ def test_weights_that_do_not_fit_are_listed(folders: dict[str, Path], tmp_path: 
     foreign = edited(folders["vit"], tmp_path / "foreign")
     (foreign / "model.safetensors").write_bytes((source / "model.safetensors").read_bytes())
     with pytest.raises(WeightsError, match=r"as vit do not fit: .*missing .*unexpected"):
-        hf(foreign).load("cpu", 1)
+        hf(foreign)
     (foreign / "model.safetensors").write_bytes(b"nothing")
     with pytest.raises(WeightsError, match="cannot be read"):
-        hf(foreign).load("cpu", 1)
+        hf(foreign)
+    edited(source, tmp_path / "later")
+    extractor = hf(tmp_path / "later")
+    changed(broken, tmp_path / "again").joinpath("model.safetensors").replace(tmp_path / "later" / "model.safetensors")
+    with pytest.raises(WeightsError, match=r"1 missing \(layernorm.bias\)"):
+        extractor.load("cpu", 1)
 
 
 def test_a_pooler_that_a_file_does_not_hold_is_not_made_up(
@@ -282,7 +287,7 @@ def test_a_pooler_that_a_file_does_not_hold_is_not_made_up(
 ) -> None:
     without = changed(folders["vit"], tmp_path / "without", **{"pooler.dense.weight": None, "pooler.dense.bias": None})
     with pytest.raises(WeightsError, match=r"have no pooler \(pooler.dense.bias, .*\); set form=cls or form=map"):
-        hf(without).load("cpu", 1)
+        hf(without)
     for form in ("cls", "map"):
         actual, expected = (features(hf(folder, form=form), real_frames[0]) for folder in (without, folders["vit"]))
         assert actual.tobytes() == expected.tobytes()

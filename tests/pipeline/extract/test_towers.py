@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import timm
-import transformers
 from safetensors.torch import save_file
 
-from extractors import WeightsError
-from pipeline.media import supervisor
+from pipeline.shared import ConfigError
 from stores import Store
 from tests._helpers.hf_models import save_model
 from tests._helpers.runs import extract, rgb_config
@@ -54,9 +51,10 @@ features:
   pooled:
     {{extractor: timm, model: test_vit, weights: "{timm}", sampling: {{policy: segments, t: 3}}, micro_batch: 3}}
   map:
-    {{extractor: timm, model: test_vit, weights: "{timm}", form: map, sampling: {{policy: segments, t: 3}}, micro_batch: 3}}
+    {{extractor: timm, model: test_vit, weights: "{timm}", form: map, sampling: {{policy: segments, t: 3}},
+     micro_batch: 3}}
   dino: {{extractor: hf, model: "{hf}", form: map, crop: squash, sampling: {{policy: segments, t: 3}}, micro_batch: 3}}
-run: {{model_threads: 1}}
+run: {{model_threads: 1, decode_workers: 1}}
 """
 
 
@@ -75,22 +73,13 @@ def test_towers_by_name_from_one_pass(videos: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tower", ["timm", "hf"])
-def test_weights_of_another_network_end_a_run_before_it_decodes(
-    tower: str, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_of_another_network_end_a_run_before_it_begins(tower: str, tmp_path: Path) -> None:
+    """The configuration is what is wrong: one line, as for every wrong option, and exit code 2."""
     weights, folder = tmp_path / "test_vit.safetensors", save_model(tmp_path / "vit", "vit")
     state = timm.create_model("test_vit", num_classes=7).state_dict()
     save_file({name: value for name, value in state.items() if tower == "hf" or name != "norm.bias"}, weights)
     if tower == "hf":
-        other: Any = transformers.AutoModel.from_config(transformers.ViTConfig(hidden_size=24, num_attention_heads=2))
-        other.save_pretrained(tmp_path / "other")
-        (tmp_path / "other" / "model.safetensors").replace(folder / "model.safetensors")
-    decoded: list[object] = []
-    monkeypatch.setattr(supervisor.MediaProcess, "decode", lambda *arguments, **options: decoded.append(arguments))
-    config = rgb_config(
-        tmp_path, text=NAMED.format(timm=weights, hf=folder).replace("form: map, crop", "form: cls, crop")
-    )
-    with pytest.raises(WeightsError, match=r"not fit: .*(missing|of another shape)") as caught:
-        extract(videos, tmp_path / "store", config)
-    assert "\n" not in str(caught.value) and not decoded
-    assert not list((tmp_path / "store").rglob("*.h5"))
+        save_model(tmp_path / "other", "dinov2").joinpath("model.safetensors").replace(folder / "model.safetensors")
+    with pytest.raises(ConfigError, match=rf"features.*: {tower}: weights .* not fit: .*missing") as caught:
+        rgb_config(tmp_path, text=NAMED.format(timm=weights, hf=folder))
+    assert "\n" not in str(caught.value)
