@@ -84,7 +84,7 @@ class ClipModel(ImageModel):
         )
         patches: torch.Tensor = last["image_intermediates"][0]  # [M,grid²,width]
         if self._tokens == "patch_map":
-            return patches.unflatten(1, self.output.step_shape[:2])
+            return patches.reshape(len(patches), *self.output.step_shape)
         tokens = torch.cat([last["image_intermediates_prefix"][0], patches], dim=1)  # [M,1+grid²,width]
         return tokens if self._tokens == "patch" else tokens @ visual.proj
 

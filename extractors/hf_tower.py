@@ -102,6 +102,8 @@ class ImageTower(nn.Module):
         ExtractorError
             If the model has nothing of this form.
         """
+        tokens: torch.Tensor
+        pooled: torch.Tensor | None
         tokens, pooled = self(images)
         size = images.shape[2]
         if form == "pooled":
@@ -114,7 +116,7 @@ class ImageTower(nn.Module):
             raise ExtractorError(f"{self.config.model_type} has no class token; set form=pooled or form=map")
         side, prefix = self._layout(tokens.shape[1], size)
         if form == "map":
-            return tokens[:, prefix:].unflatten(1, (side, side))
+            return tokens[:, prefix:].reshape(len(tokens), side, side, -1)
         if prefix == 0:
             raise ExtractorError(f"{self.config.model_type} has no class token; set form=pooled or form=map")
         return tokens[:, 0]

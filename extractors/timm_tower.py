@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import timm
 import torch
-from timm.data import resolve_data_config
+from timm.data.config import resolve_data_config
 from timm.layers.config import use_fused_attn
 from timm.models import get_pretrained_cfg
 
@@ -190,7 +190,7 @@ def _map(network: Any, features: Any) -> torch.Tensor:
         prefix = getattr(network, "num_prefix_tokens", None) or 0
         side = math.isqrt(features.shape[1] - prefix)
         if side * side == features.shape[1] - prefix:
-            return features[:, prefix:].unflatten(1, (side, side))
+            return features[:, prefix:].reshape(len(features), side, side, channels)
     shape = list(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
     raise ExtractorError(
         f"timm's {type(network).__name__} has no map (its unpooled features are {shape}); set form=pooled"
@@ -263,5 +263,6 @@ def describe(
 
 
 def _data(name: str) -> dict[str, Any]:
-    config = resolve_data_config({}, pretrained_cfg=get_pretrained_cfg(name).to_dict())
+    pretrained: Any = get_pretrained_cfg(name)
+    config = resolve_data_config({}, pretrained_cfg=pretrained.to_dict())  # type: ignore[no-untyped-call]  # not annotated
     return {**config, "mean": [*config["mean"]], "std": [*config["std"]]}
