@@ -54,6 +54,7 @@ features:
     {{extractor: timm, model: test_vit, weights: "{timm}", form: map, sampling: {{policy: segments, t: 3}},
      micro_batch: 3}}
   dino: {{extractor: hf, model: "{hf}", form: map, crop: squash, sampling: {{policy: segments, t: 3}}, micro_batch: 3}}
+  floats: {{extractor: hf, model: "{floats}", sampling: {{policy: segments, t: 3}}, micro_batch: 3, dtype: float32}}
 run: {{model_threads: 1, decode_workers: 1}}
 """
 
@@ -61,12 +62,15 @@ run: {{model_threads: 1, decode_workers: 1}}
 def test_towers_by_name_from_one_pass(videos: Path, tmp_path: Path) -> None:
     weights = tmp_path / "test_vit.safetensors"
     save_file(timm.create_model("test_vit", num_classes=7).state_dict(), weights)
-    text = NAMED.format(timm=weights, hf=save_model(tmp_path / "dinov2", "dinov2_registers"))
+    models = [save_model(tmp_path / name, name) for name in ("dinov2_registers", "dinov3")]
+    text = NAMED.format(timm=weights, hf=models[0], floats=models[1])
     result = extract(videos, tmp_path / "store", rgb_config(tmp_path, text=text))
     assert result.exit_code == 0, result.summary["failures"]
     with Store.open(tmp_path / "store") as store:
         assert store.read("map", ["clip0", "clip3"]).shape == (2, 3, 10, 10, 64)
         assert store.read("dino", ["clip0", "clip3"]).shape == (2, 3, 4, 4, 32)
+        assert store.read("floats", ["clip0", "clip3"]).shape == (2, 3, 32)
+        assert store.valid("floats", "clip3").tolist() == [True, True, False] and store.row("floats", "clip3")[:2].any()
         assert store.read("pooled", ["clip0", "clip3"]).shape == (2, 3, 64)
         assert not np.array_equal(store.row("dino", "clip0"), store.row("dino", "clip3"))
         assert "preprocessing" in store.spec("dino")["model"]
@@ -81,5 +85,5 @@ def test_weights_of_another_network_end_a_run_before_it_begins(tower: str, tmp_p
     if tower == "hf":
         save_model(tmp_path / "other", "dinov2").joinpath("model.safetensors").replace(folder / "model.safetensors")
     with pytest.raises(ConfigError, match=rf"features.*: {tower}: weights .* not fit: .*missing") as caught:
-        rgb_config(tmp_path, text=NAMED.format(timm=weights, hf=folder))
+        rgb_config(tmp_path, text=NAMED.format(timm=weights, hf=folder, floats=folder))
     assert "\n" not in str(caught.value)
