@@ -152,6 +152,7 @@ BENCHES = {
     "precision": Bench("precision.py"),
     "gpu": Bench("gpu.py", lacks=lacks_cuda),
     "planning": Bench("planning.py", ("--runs", "3")),
+    "planning-million": Bench("planning.py", ("--files", "1000000", "--features", "3", "--runs", "3"), long=True),
     "scale": Bench("scale.py", ("--units", "10000", "100000")),
     "scale-million": Bench("scale.py", ("--units", "1000000"), long=True),
     "store": Bench("store.py"),

@@ -35,7 +35,7 @@ from pipeline.extract.features import Feature
 from pipeline.extract.identity import cache_key
 from pipeline.extract.ledger import Ledger
 from pipeline.extract.plan import Unit
-from pipeline.extract.sources import SourceItem
+from pipeline.extract.sources import SourceItem, Sources
 from pipeline.extract.units import ComputedRow
 from pipeline.shared import EventLog, StopSignals
 from stores import Store
@@ -96,13 +96,13 @@ class NullModel:
         return ComputedRow(self._feature.name, row, (), {"device_type": "cpu"}, source, {})
 
 
-def items(count: int) -> list[SourceItem]:
+def items(count: int) -> Sources:
     """Make up videos, each of a size of its own."""
     made = []
     for number in range(count):
-        status = os.stat_result((0o100644, number, 0, 1, 0, 0, 1_000_000 + number, 0, 0, 0))
-        made.append(SourceItem(f"v{number:07d}", f"/videos/{number % 100:02d}/v{number:07d}.mp4", status=status))
-    return made
+        uri = f"/videos/{number % 100:02d}/v{number:07d}.mp4"
+        made.append(SourceItem(f"v{number:07d}", uri, status=(1_000_000 + number, f"0:{number}")))
+    return Sources.of(made)
 
 
 def measure(units: int, folder: Path) -> dict[str, float]:
