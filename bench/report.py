@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.circumstances import Circumstances, Start
-from bench.tables import WIDTH, Cell, Column, Table, wrapped
+from bench.tables import WIDTH, Cell, Column, Table, number_text, wrapped
 
 __all__ = ["Cell", "Column", "Report", "Result", "Table", "Target", "bench_parser", "plain", "prose", "replace_text"]
 
