@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import warnings
@@ -78,9 +79,34 @@ class Places:
     row: Array
 
 
-def _read_parquet(path: Path) -> pa.Table:
+def _checked_keys(keys: Sequence[str] | pa.Array) -> pa.Array:
+    """Return keys as ``large_binary``; raise as ``check_key`` does if one of them is not acceptable."""
     try:
-        return pq.read_table(path, partitioning=None)
+        raw = pa.array(keys, pa.string()).cast(pa.large_binary())
+    except (UnicodeEncodeError, pa.ArrowInvalid):  # not valid Unicode, which ``check_key`` says better
+        return pa.array([layout.check_key(key) for key in keys], pa.large_binary())
+    lengths = pc.min_max(pc.binary_length(raw)).as_py()
+    shortest, longest = lengths["min"], lengths["max"]
+    if len(raw) and (shortest == 0 or longest > layout.MAX_KEY_BYTES or pc.any(pc.match_substring(raw, "\0")).as_py()):
+        return pa.array([layout.check_key(key) for key in raw.cast(pa.string()).to_pylist()], pa.large_binary())
+    return raw
+
+
+def _read_parquet(path: Path, columns: list[str] | None, where: Mapping[str, str]) -> pa.Table:
+    """Read some columns of the rows in which other columns have certain values; what is not wanted is not read."""
+    try:
+        with pq.ParquetFile(path) as file:
+            if not where:
+                return file.read(columns)
+            tested = file.read(list(where))
+            missing = pa.scalar(None, pa.string())  # of a column that the part lacks
+            held = {name: tested.column(name) if name in tested.column_names else missing for name in where}
+            wanted = functools.reduce(pc.and_, [pc.equal(held[name], value) for name, value in where.items()])
+            if not pc.any(wanted).as_py():
+                names = [name for name in file.schema_arrow.names if columns is None or name in columns]
+                return file.schema_arrow.empty_table().select(names)
+            table = file.read(columns)
+            return table if pc.all(wanted.fill_null(False)).as_py() else table.filter(wanted)
     except (OSError, pa.ArrowInvalid) as error:
         raise StoreDamageError(f"{path}: cannot be read ({error})") from error
 
@@ -232,11 +258,12 @@ class Store:
         feature = self._feature(name)
         place = feature.find(key)
         if place is None:
-            raise MissingKeyError(
-                f"{self.path}: feature {name!r} has no key {key!r} in version {self.version}"
-                f"{self._reason(feature, key)}"
-            )
+            raise self._missing(feature, name, key)
         return place
+
+    def _missing(self, feature: FeatureFiles, name: str, key: str) -> MissingKeyError:
+        reason = self._reason(feature, key)
+        return MissingKeyError(f"{self.path}: feature {name!r} has no key {key!r} in version {self.version}{reason}")
 
     def _reason(self, feature: FeatureFiles, key: str) -> str:
         log = SegmentLog(self.path, self.manifest.failures, schemas.FAILURES)
@@ -256,8 +283,7 @@ class Store:
         feature = self._feature(name)
         shards = feature.shards.table()
         if len(shards.column("numerics").unique()) > 1:  # shards whose rows were all replaced do not count
-            used = feature.index.table().column("shard").unique()
-            shards = shards.filter(pc.is_in(shards.column("key").cast(pa.binary(16)), value_set=used))
+            shards = shards.filter(pc.is_in(shards.column("key").cast(pa.binary(16)), value_set=feature.used_shards()))
         return [json.loads(text) for text in sorted(shards.column("numerics").unique().to_pylist())]
 
     def __contains__(self, name_and_key: tuple[str, str]) -> bool:
@@ -266,8 +292,16 @@ class Store:
 
     def keys(self, name: str) -> list[str]:
         """Return all video keys of a feature, sorted as UTF-8 bytes."""
-        column = self._feature(name).index.table().column("key")
-        return [raw.decode("utf-8") for raw in column.to_pylist()]
+        keys: list[str] = self.index(name).column("key").cast(pa.large_string()).to_pylist()
+        return keys
+
+    def index(self, name: str) -> pa.Table:
+        """Return where every row of a feature is, sorted by key, one record per key.
+
+        Columns: ``key`` (the video key's UTF-8), ``shard`` (16 bytes), ``row`` (its position in the shard) and
+        ``cache_key`` (32 bytes; rows of equal content, clip and spec have equal ones).
+        """
+        return self._feature(name).index.table().select(["key", "shard", "row", "cache_key"])
 
     def row(self, name: str, key: str) -> Array:
         """Return one row, ``[T, *step]`` in the stored dtype, as a read-only view of the memory map.
@@ -350,11 +384,10 @@ class Store:
         reader, row = self._locate(name, key)
         return reader.path.relative_to(self.path).as_posix(), row
 
-    def places(self, name: str, keys: Sequence[str]) -> Places:
+    def places(self, name: str, keys: Sequence[str] | pa.Array) -> Places:
         """Find the rows of many keys in one pass over the index, without opening a shard."""
         index = self._feature(name).index.table()
-        wanted = pa.array([layout.check_key(key) for key in keys], pa.large_binary())
-        positions = pc.index_in(wanted, value_set=index.column("key").combine_chunks())
+        positions = pc.index_in(_checked_keys(keys), value_set=index.column("key").combine_chunks())
         shard = index.column("shard").combine_chunks().take(positions).dictionary_encode()
         return Places(
             tuple(identity.hex() for identity in shard.dictionary.to_pylist()),
@@ -392,8 +425,13 @@ class Store:
         RaggedRowsError
             If rows differ in shape and ``ragged`` is False.
         """
-        self._feature(name)
-        rows = [self.row(name, key) for key in keys]
+        feature = self._feature(name)
+        places = feature.find_all(keys)
+        if None in places:
+            raise self._missing(feature, name, keys[places.index(None)])
+        if places:
+            self._warn(name)
+        rows = [reader.values(row) for reader, row in filter(None, places)]
         if ragged:
             offset = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
             return Ragged(np.concatenate(rows) if rows else np.empty((0,)), offset)
@@ -433,10 +471,25 @@ class Store:
         """
         return tuple(change for entry in self._chosen_parts(name, part) for change in entry.stale or ())
 
-    def table(self, name: str, part: str | None = None) -> pa.Table:
+    def table(
+        self,
+        name: str,
+        part: str | None = None,
+        columns: Sequence[str] | None = None,
+        where: Mapping[str, str] | None = None,
+    ) -> pa.Table:
         """Read a table: all its parts in the order of their names, or one of them.
 
         A column that a part lacks is null there.
+
+        Parameters
+        ----------
+        name, part
+            The table, and one of its parts; None for all of them.
+        columns
+            The columns to read; None for all of them. A column that the table lacks is left out.
+        where
+            Values by column, such as ``{"split": "train"}``: only the rows that have them are read.
 
         Raises
         ------
@@ -448,7 +501,8 @@ class Store:
             If the parts differ in the type of a column, as those of ``embeddings`` may.
         """
         entries = self._chosen_parts(name, part)
-        tables = [_read_parquet(self.path / file.path) for entry in entries for file in entry.files]
+        names = None if columns is None else list(columns)
+        tables = [_read_parquet(self.path / file.path, names, where or {}) for entry in entries for file in entry.files]
         try:
             same = all(table.schema.equals(tables[0].schema) for table in tables)
             return pa.concat_tables(tables, promote_options="none" if same else "default")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+
+import pyarrow as pa
 
 from ..errors import StoreDamageError
 from . import layout, schemas
@@ -10,6 +13,9 @@ from .manifest import Manifest
 from .receipts import read_receipt
 from .segments import SegmentLog
 from .shard import ShardReader
+
+_REMEMBERED = 1 << 16
+"""Places of this many keys are remembered: who asks for the values of a key asks for its mask next."""
 
 
 class FeatureFiles:
@@ -37,6 +43,16 @@ class FeatureFiles:
             self._readers[shard] = ShardReader(path, receipt)
         return self._readers[shard]
 
+    def find_all(self, keys: Sequence[str]) -> list[tuple[ShardReader, int] | None]:
+        """Return (shard, row in it) of each key, or None for a key that has no row; all are looked up together."""
+        places = [self._located.get(key) for key in keys]
+        unknown = [at for at, place in enumerate(places) if place is None]
+        records = self.index.lookup([layout.check_key(keys[at]) for at in unknown], ("shard", "row"))
+        for at, record in zip(unknown, records, strict=True):
+            if record is not None:
+                places[at] = self._remember(keys[at], *record)
+        return places
+
     def find(self, key: str) -> tuple[ShardReader, int] | None:
         """Return (shard, row in it) of a key, or None if the key has no row."""
         place = self._located.get(key)
@@ -44,8 +60,18 @@ class FeatureFiles:
             record = self.index.get(layout.check_key(key))
             if record is None:
                 return None
-            place = self._located[key] = (self.reader(record["shard"]), record["row"])
+            place = self._remember(key, record["shard"], record["row"])
         return place
+
+    def _remember(self, key: str, shard: bytes, row: int) -> tuple[ShardReader, int]:
+        if len(self._located) >= _REMEMBERED:
+            self._located.clear()
+        place = self._located[key] = (self.reader(shard), row)
+        return place
+
+    def used_shards(self) -> pa.Array:
+        """Return the ids of the shards that have a live row, ``[N] binary(16)``, in no particular order."""
+        return self.index.table().column("shard").unique()
 
     def close(self) -> None:
         """Close all shards."""
