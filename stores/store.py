@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import warnings
@@ -16,12 +15,11 @@ from typing import Any, Literal, Self, overload
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from .commit import check_identity, create_store
-from .errors import MissingKeyError, RaggedRowsError, StoreDamageError, StoreError
-from .format import layout, leases, schemas
-from .format.feature_files import FeatureFiles
+from .errors import MissingKeyError, RaggedRowsError, StoreError
+from .format import leases, schemas
+from .format.feature_files import FeatureFiles, Places
 from .format.manifest import Manifest, TablePart, load
 from .format.mapped import empty_half_page_off, will_read
 from .format.media_damage import damaged_steps
@@ -29,6 +27,7 @@ from .format.receipts import read_spec
 from .format.rows import Array
 from .format.segments import SegmentLog
 from .format.shard import ShardReader
+from .format.table_files import read_table_file
 from .wording import available
 
 
@@ -60,55 +59,6 @@ class Ragged:
 
     values: Array
     offset: Array
-
-
-@dataclass(frozen=True, slots=True)
-class Places:
-    """Places of the rows of many keys: key ``i`` has row ``row[i]`` of shard ``shards[shard[i]]``.
-
-    Attributes
-    ----------
-    shards
-        Ids of the shards, in hex.
-    shard, row
-        ``[len(keys)] int32``; both are -1 for a key that has no row.
-    """
-
-    shards: tuple[str, ...]
-    shard: Array
-    row: Array
-
-
-def _checked_keys(keys: Sequence[str] | pa.Array) -> pa.Array:
-    """Return keys as ``large_binary``; raise as ``check_key`` does if one of them is not acceptable."""
-    try:
-        raw = pa.array(keys, pa.string()).cast(pa.large_binary())
-    except (UnicodeEncodeError, pa.ArrowInvalid):  # not valid Unicode, which ``check_key`` says better
-        return pa.array([layout.check_key(key) for key in keys], pa.large_binary())
-    lengths = pc.min_max(pc.binary_length(raw)).as_py()
-    shortest, longest = lengths["min"], lengths["max"]
-    if len(raw) and (shortest == 0 or longest > layout.MAX_KEY_BYTES or pc.any(pc.match_substring(raw, "\0")).as_py()):
-        return pa.array([layout.check_key(key) for key in raw.cast(pa.string()).to_pylist()], pa.large_binary())
-    return raw
-
-
-def _read_parquet(path: Path, columns: list[str] | None, where: Mapping[str, str]) -> pa.Table:
-    """Read some columns of the rows in which other columns have certain values; what is not wanted is not read."""
-    try:
-        with pq.ParquetFile(path) as file:
-            if not where:
-                return file.read(columns)
-            tested = file.read(list(where))
-            missing = pa.scalar(None, pa.string())  # of a column that the part lacks
-            held = {name: tested.column(name) if name in tested.column_names else missing for name in where}
-            wanted = functools.reduce(pc.and_, [pc.equal(held[name], value) for name, value in where.items()])
-            if not pc.any(wanted).as_py():
-                names = [name for name in file.schema_arrow.names if columns is None or name in columns]
-                return file.schema_arrow.empty_table().select(names)
-            table = file.read(columns)
-            return table if pc.all(wanted.fill_null(False)).as_py() else table.filter(wanted)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise StoreDamageError(f"{path}: cannot be read ({error})") from error
 
 
 class Store:
@@ -386,14 +336,7 @@ class Store:
 
     def places(self, name: str, keys: Sequence[str] | pa.Array) -> Places:
         """Find the rows of many keys in one pass over the index, without opening a shard."""
-        index = self._feature(name).index.table()
-        positions = pc.index_in(_checked_keys(keys), value_set=index.column("key").combine_chunks())
-        shard = index.column("shard").combine_chunks().take(positions).dictionary_encode()
-        return Places(
-            tuple(identity.hex() for identity in shard.dictionary.to_pylist()),
-            shard.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32),
-            index.column("row").combine_chunks().take(positions).fill_null(-1).to_numpy(zero_copy_only=False),
-        )
+        return self._feature(name).places(keys)
 
     def shard(self, name: str, identity: str) -> ShardReader:
         """Return an open shard of a feature by its id in hex, as ``places`` gives it."""
@@ -501,8 +444,9 @@ class Store:
             If the parts differ in the type of a column, as those of ``embeddings`` may.
         """
         entries = self._chosen_parts(name, part)
-        names = None if columns is None else list(columns)
-        tables = [_read_parquet(self.path / file.path, names, where or {}) for entry in entries for file in entry.files]
+        tables = [
+            read_table_file(self.path / file.path, columns, where or {}) for entry in entries for file in entry.files
+        ]
         try:
             same = all(table.schema.equals(tables[0].schema) for table in tables)
             return pa.concat_tables(tables, promote_options="none" if same else "default")

@@ -17,6 +17,9 @@ import pyarrow.compute as pc
 _Value = TypeVar("_Value", covariant=True)
 _Read = Callable[[int], Any]
 
+_KEPT = 1 << 16
+"""Values of a column that are kept: all of a small split, so that its second epoch makes none."""
+
 
 def _none() -> None:
     return None
@@ -48,9 +51,10 @@ class Column(Sequence[_Value]):
         self.array: pa.Array = column
         self._null, self._change = null, change
         self._reading: _Read | None = None
+        self._made: dict[int, Any] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_reading": None}
+        return {**self.__dict__, "_reading": None, "_made": {}}
 
     def __arrow_array__(self, type: pa.DataType | None = None) -> pa.Array:
         return self.array if type is None else self.array.cast(type)
@@ -71,12 +75,21 @@ class Column(Sequence[_Value]):
         return self.take((position,))[0]
 
     def take(self, positions: Iterable[int]) -> list[_Value]:
-        """Return the values at some positions, counted from 0."""
-        read = self._reading = self._reading or _reader(self.array, self._null, self._change)
-        return [read(position) for position in positions]
+        """Return the values at some positions, counted from 0; the last ones that were made are kept."""
+        made, wanted = self._made, list(positions)
+        if missing := [position for position in wanted if position not in made]:
+            if len(made) + len(missing) > _KEPT:
+                made = self._made = {position: made[position] for position in wanted if position in made}
+            read = self._read()
+            made.update((position, read(position)) for position in missing)
+        return [made[position] for position in wanted]
+
+    def _read(self) -> _Read:
+        self._reading = self._reading or _reader(self.array, self._null, self._change)
+        return self._reading
 
     def __iter__(self) -> Iterator[_Value]:
-        return iter(self.take(range(len(self))))
+        return map(self._read(), range(len(self)))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sequence) or isinstance(other, str):
