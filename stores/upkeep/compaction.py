@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from ..commit import Changes, Placed, check_identity, commit, place_shard
 from ..errors import StoreDamageError
 from ..format import layout, schemas
@@ -21,7 +23,7 @@ from ..format.rounding import RoundingError, pooled
 from ..format.rows import Receipt
 from ..format.segments import SegmentLog
 from ..format.shard import SHARD_MB, SHARD_ROWS, ShardReader, ShardWriter
-from .verification import IndexedRow, keys_by_shard
+from .verification import IndexedRow, IndexedRows, keys_by_shard
 
 _FULL_ENOUGH = 0.5
 """A shard at least this full, by size or rows, is left as it is."""
@@ -103,10 +105,10 @@ def _groups(
     indexed = keys_by_shard(SegmentLog(root, entry.index, schemas.INDEX).table())
     groups: dict[tuple[str, str], _Group] = {}
     for record in SegmentLog(root, entry.shards, schemas.SHARDS):
-        rows = indexed.get(record["key"], [])
-        live = len({row.row for row in rows})
+        rows = indexed.get(record["key"])
+        live = 0 if rows is None else len(np.unique(rows.numbers))
         filled = live / record["rows"] * max(record["bytes"] / full_bytes, record["rows"] / full_rows)
-        if not live or filled >= _FULL_ENOUGH:
+        if rows is None or filled >= _FULL_ENOUGH:
             continue
         path = layout.feature_directory(root, name, feature.current) / f"{record['key'].hex()}.h5"
         receipt = read_receipt(path.with_suffix(".json"))
@@ -128,7 +130,7 @@ def _form(receipt: Receipt) -> str:
     return f"{values.dtype}{list(step)} {'published_time_s' in receipt.datasets}"
 
 
-def _rows(reader: ShardReader, rows: list[IndexedRow]) -> list[_Row]:
+def _rows(reader: ShardReader, rows: IndexedRows) -> list[_Row]:
     by_row: dict[int, list[IndexedRow]] = {}
     for row in rows:
         by_row.setdefault(row.row, []).append(row)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ..commit import Changes, check_identity, commit, place_shard, shard_table, table_receipt, write_spec
 from ..errors import StoreDamageError
@@ -29,7 +30,7 @@ from ..format.rows import Receipt
 from ..format.segments import SegmentLog, open_segment
 from ..format.shard import ShardReader, ShardWriter
 from .verification import (
-    IndexedRow,
+    IndexedRows,
     IndexedShards,
     Verification,
     check_file,
@@ -125,8 +126,9 @@ def adopt(root: Path, manifest: Manifest, wanted: Iterable[tuple[str, str]] = ()
     changes = Changes()
     for receipt in orphans(root, manifest, wanted):
         entry = manifest.spec_entry(receipt.feature, receipt.spec_digest)
-        index = SegmentLog(root, entry.index, schemas.INDEX)
-        placed = [row for row in place_shard(root, receipt) if index.get(row.key.encode()) is None]
+        rows = place_shard(root, receipt)
+        known = SegmentLog(root, entry.index, schemas.INDEX).find(row.key.encode() for row in rows)
+        placed = [row for row in rows if row.key.encode() not in known]
         if placed:
             changes.placed += placed
             changes.shards.append(receipt)
@@ -311,7 +313,8 @@ def _without_damage(root: Path, name: str, spec_digest: str, entry: SpecEntry) -
             damaged[shard] = rows
     if whole and not damaged:
         return entry, {}
-    kept = index.filter(pa.array([shard not in damaged for shard in index.column("shard").to_pylist()], pa.bool_()))
+    gone = pa.array(sorted(damaged), pa.binary(16))
+    kept = index.filter(pc.invert(pc.is_in(index.column("shard"), value_set=gone)))
     listed = [record for shard, record in sorted(records.items()) if shard not in damaged]
     update = {
         "rows": kept.num_rows,
@@ -365,9 +368,7 @@ def _recovered(directory: Path, tables: list[pa.Table], shards: list[bytes]) -> 
     return pa.Table.from_pylist(live, schema=schemas.INDEX)
 
 
-def _salvage(
-    root: Path, name: str, spec_digest: str, shard: bytes, rows: Sequence[IndexedRow]
-) -> tuple[Changes, list[str]]:
+def _salvage(root: Path, name: str, spec_digest: str, shard: bytes, rows: IndexedRows) -> tuple[Changes, list[str]]:
     """Copy the sound rows of a damaged shard into a new one; return the changes to commit and the keys lost."""
     path = layout.feature_directory(root, name, spec_digest) / f"{shard.hex()}.h5"
     try:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict, overload
 
+import numpy as np
 import pyarrow as pa
 
 from ..commit import check_identity, table_receipt
@@ -15,9 +17,10 @@ from ..errors import StoreDamageError, StoreNotFoundError
 from ..format import MediaDamage, durable, layout, media_damage, schemas
 from ..format.manifest import SpecEntry, TablePart, load, versions
 from ..format.receipts import read_receipt, read_spec
-from ..format.rows import Receipt
+from ..format.rows import Array, Receipt
 from ..format.segments import SegmentLog
 from ..format.shard import ShardReader
+from ..format.soundness import sound_rows
 from ..wording import first_few
 
 
@@ -29,7 +32,48 @@ class IndexedRow(NamedTuple):
     cache_key: bytes
 
 
-IndexedShards = dict[bytes, list[IndexedRow]]
+class IndexedRows(Sequence[IndexedRow]):
+    """The rows of one shard as the index names them, in the order of their keys; each is made on access.
+
+    Attributes
+    ----------
+    numbers
+        ``[N] int32``: their positions in the shard.
+    """
+
+    def __init__(self, index: pa.Table) -> None:
+        self._index = index
+        self.numbers: Array = index.column("row").to_numpy()
+
+    @property
+    def cache_keys(self) -> Array:
+        """``[N, 32] uint8``."""
+        column = self._index.column("cache_key").combine_chunks()
+        raw = np.frombuffer(column.buffers()[1], np.uint8, 32 * len(column), 32 * column.offset)
+        return raw.reshape(-1, 32)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @overload
+    def __getitem__(self, place: int) -> IndexedRow: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> IndexedRows: ...
+
+    def __getitem__(self, place: int | slice) -> IndexedRow | IndexedRows:
+        if isinstance(place, slice):
+            return IndexedRows(self._index[place])
+        at = range(len(self))[place]  # raises IndexError as a list does
+        return next(iter(IndexedRows(self._index.slice(at, 1))))
+
+    def __iter__(self) -> Iterator[IndexedRow]:
+        columns = (self._index.column(name).to_pylist() for name in ("key", "row", "cache_key"))
+        for key, row, cache_key in zip(*columns, strict=True):
+            yield IndexedRow(key.decode("utf-8"), row, cache_key)
+
+
+IndexedShards = dict[bytes, IndexedRows]
 """The rows that an index names, by shard id."""
 
 
@@ -200,11 +244,15 @@ def check_feature(root: Path, name: str, spec_digest: str, entry: SpecEntry, dee
 
 def keys_by_shard(index: pa.Table) -> IndexedShards:
     """Group the records of a row index by shard."""
-    by_shard: IndexedShards = {}
-    columns = (index.column(name).to_pylist() for name in ("shard", "key", "row", "cache_key"))
-    for shard, key, row, cache_key in zip(*columns, strict=True):
-        by_shard.setdefault(shard, []).append(IndexedRow(key.decode("utf-8"), row, cache_key))
-    return by_shard
+    if not index.num_rows:
+        return {}
+    shard = index.column("shard").combine_chunks().dictionary_encode()
+    numbers = shard.indices.to_numpy()
+    order = np.argsort(numbers, kind="stable")  # within a shard, in the order of the keys
+    grouped = index.select(["key", "row", "cache_key"]).take(pa.array(order)).combine_chunks()
+    ends = np.searchsorted(numbers[order], np.arange(len(shard.dictionary) + 1)).tolist()
+    slices = [grouped.slice(start, end - start) for start, end in pairwise(ends)]
+    return dict(zip(shard.dictionary.to_pylist(), map(IndexedRows, slices), strict=True))
 
 
 def check_shard(
@@ -212,7 +260,7 @@ def check_shard(
     name: str,
     spec_digest: str,
     record: Mapping[str, Any],
-    rows: Sequence[IndexedRow],
+    rows: IndexedRows,
     deep: bool,
     result: Verification,
 ) -> None:
@@ -229,20 +277,20 @@ def check_shard(
     result.shards += 1
     result.rows += len(rows)
     result.bytes += receipt.bytes
-    numbers = sorted({row.row for row in rows})
-    for number in numbers:
-        if number >= receipt.rows:
-            result.problems.append(Problem(relative, f"has {receipt.rows} rows, the index names row {number}"))
-    damaged = {number for number in numbers if number < receipt.rows and not reader.row_is_sound(number)}
-    sound = [number for number in numbers if number < receipt.rows and number not in damaged]
-    result.media_damage += media_damage(reader, sound)
-    for key, number, cache_key in rows:
-        where = f"row {number}, key {key!r}"
-        if number in damaged:
-            result.problems.append(Problem(relative, f"{where}: bytes do not match the row digest", key))
-        elif deep and number < receipt.rows and reader.cache_key(number) != cache_key:
-            result.problems.append(Problem(relative, f"{where}: cache key differs from the index", key))
-    if deep and not damaged:
+    named = np.unique(rows.numbers)
+    for number in named[named >= receipt.rows].tolist():
+        result.problems.append(Problem(relative, f"has {receipt.rows} rows, the index names row {number}"))
+    named = named[named < receipt.rows]
+    sound = sound_rows(reader, named)
+    damaged = named[~sound]
+    result.media_damage += media_damage(reader, named[sound].tolist())
+    is_damaged = np.isin(rows.numbers, damaged)
+    is_other = _have_other_cache_keys(reader, rows) & ~is_damaged if deep else np.zeros(len(rows), bool)
+    for place in np.flatnonzero(is_damaged | is_other).tolist():
+        key, number, _ = rows[place]
+        what = "bytes do not match the row digest" if is_damaged[place] else "cache key differs from the index"
+        result.problems.append(Problem(relative, f"row {number}, key {key!r}: {what}", key))
+    if deep and not len(damaged):
         identity = (receipt.id, receipt.feature, receipt.spec_digest, receipt.sha256)
         if identity != (path.stem, name, spec_digest, record["sha256"].hex()):
             result.problems.append(Problem(relative, "its receipt is not the one that was committed"))
@@ -253,6 +301,15 @@ def check_shard(
         else:
             _check_header(path, receipt, relative, result)
     reader.close()
+
+
+def _have_other_cache_keys(reader: ShardReader, rows: IndexedRows) -> Array:
+    """Return of which rows the shard and the index state different cache keys, ``[len(rows)] bool``."""
+    differ = np.zeros(len(rows), bool)
+    inside = rows.numbers < reader.receipt.rows
+    stated = reader.column("cache_key")[rows.numbers[inside]]
+    differ[inside] = (stated != rows.cache_keys[inside]).any(axis=1)
+    return differ
 
 
 def _check_header(path: Path, receipt: Receipt, relative: str, result: Verification) -> None:
