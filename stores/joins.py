@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -18,6 +19,9 @@ def rows_of_split(table: pa.Table, dataset: str, split: str) -> pa.Table:
 
 def splits_of(table: pa.Table) -> list[tuple[str, str]]:
     """Return each (dataset, split) of a table once, sorted."""
-    pairs = table.group_by(list(SPLIT_COLUMNS)).aggregate([]).to_pylist()
-    known = [(pair["dataset"], pair["split"]) for pair in pairs]
-    return sorted(pair for pair in known if None not in pair)
+    dataset, split = (table.column(name).combine_chunks().dictionary_encode() for name in SPLIT_COLUMNS)
+    known = pc.and_(pc.is_valid(dataset), pc.is_valid(split)).to_numpy(zero_copy_only=False)
+    codes = [column.indices.fill_null(0).to_numpy(zero_copy_only=False)[known] for column in (dataset, split)]
+    pairs = np.unique(codes[0].astype(np.int64) << 32 | codes[1]).tolist()
+    datasets, splits = dataset.dictionary.to_pylist(), split.dictionary.to_pylist()
+    return sorted((datasets[pair >> 32], splits[pair & 0xFFFFFFFF]) for pair in pairs)

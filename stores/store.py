@@ -14,7 +14,6 @@ from typing import Any, Literal, Self, overload
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from .commit import check_identity, create_store
 from .errors import MissingKeyError, RaggedRowsError, StoreError
@@ -230,11 +229,7 @@ class Store:
 
     def numerics(self, name: str) -> list[dict[str, Any]]:
         """Return the distinct numerics (device, dtype, …) under which a feature's present rows were computed."""
-        feature = self._feature(name)
-        shards = feature.shards.table()
-        if len(shards.column("numerics").unique()) > 1:  # shards whose rows were all replaced do not count
-            shards = shards.filter(pc.is_in(shards.column("key").cast(pa.binary(16)), value_set=feature.used_shards()))
-        return [json.loads(text) for text in sorted(shards.column("numerics").unique().to_pylist())]
+        return [json.loads(text) for text in self._feature(name).numerics()]
 
     def __contains__(self, name_and_key: tuple[str, str]) -> bool:
         name, key = name_and_key

@@ -114,9 +114,15 @@ class FeatureFiles:
             index.column("row").combine_chunks().take(positions).fill_null(-1).to_numpy(zero_copy_only=False),
         )
 
-    def used_shards(self) -> pa.Array:
-        """Return the ids of the shards that have a live row, ``[N] binary(16)``, in no particular order."""
-        return self.index.table().column("shard").unique()
+    def numerics(self) -> list[str]:
+        """Return the distinct numerics of the shards that have a live row, as JSON, sorted."""
+        texts: list[str] = self.shards.distinct("numerics")
+        if len(texts) < 2:  # else shards whose rows were all replaced do not count
+            return texts
+        shards = self.shards.table()
+        used = self.index.table().column("shard").unique()
+        shards = shards.filter(pc.is_in(shards.column("key").cast(pa.binary(16)), value_set=used))
+        return sorted(shards.column("numerics").unique().to_pylist())
 
     def close(self) -> None:
         """Close all shards."""

@@ -157,6 +157,12 @@ def _sorted_unique(table: pa.Table) -> pa.Table:
     return numbered.drop_columns(["_order"]).combine_chunks()
 
 
+def _heads(keys: Sequence[bytes], skip: int) -> npt.NDArray[np.uint64]:
+    """Return ``_Keys.heads`` of a few keys."""
+    starts = b"".join([key[skip : skip + 8].ljust(8, b"\0") for key in keys])
+    return np.frombuffer(starts, ">u8").astype(np.uint64)
+
+
 def _shared_start(keys: Sequence[bytes]) -> bytes:
     """Return the bytes with which all keys begin."""
     least, most = min(keys), max(keys)
@@ -217,6 +223,13 @@ class _Segment:
         self.table = table
         self.keys = _Keys(table.column("key"))
         self._heads: tuple[int, npt.NDArray[np.uint64]] | None = None
+
+    def take(self, column: str, positions: Sequence[int]) -> list[Any]:
+        """Return the values of a column at some positions."""
+        # ``pyarrow.array`` would import pandas, which takes longer than everything else about a first row
+        rows = pa.Array.from_buffers(pa.int64(), len(positions), [None, pa.py_buffer(np.array(positions, np.int64))])
+        values: list[Any] = self.table.column(column).take(rows).to_pylist()
+        return values
 
     @property
     def ends(self) -> tuple[bytes, bytes]:
@@ -290,7 +303,7 @@ class SegmentLog:
             return found
         shared = _shared_start([key for segment in segments for key in segment.ends])
         unknown = np.array([place for place, key in enumerate(keys) if key.startswith(shared)], np.int64)
-        heads = _Keys(pa.array(keys, pa.large_binary())).heads(len(shared))
+        heads = _heads(keys, len(shared))
         for segment in reversed(segments):
             known, sought = segment.heads(len(shared)), heads[unknown]
             low, high = np.searchsorted(known, sought, "left"), np.searchsorted(known, sought, "right")
@@ -302,8 +315,7 @@ class SegmentLog:
                     hits.append(number)
                     positions.append(position)
             if hits:
-                rows = pa.array(positions, pa.int64())
-                taken = [segment.table.column(name).take(rows).to_pylist() for name in (*columns, "removed")]
+                taken = [segment.take(name, positions) for name in (*columns, "removed")]
                 for place, *values, removed in zip(unknown[hits].tolist(), *taken, strict=True):
                     found[place] = None if removed else tuple(values)
                 unknown = np.delete(unknown, hits)
@@ -315,6 +327,10 @@ class SegmentLog:
             tables = [segment.table for segment in self._segments()]
             self._merged = merge(tables, drop_removed=True) if tables else self._schema.empty_table()
         return self._merged
+
+    def distinct(self, column: str) -> list[Any]:
+        """Return the values of a column in any record, also in one that a newer record hides, sorted."""
+        return sorted({value for segment in self._segments() for value in segment.table[column].unique().to_pylist()})
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return iter(self.table().to_pylist())

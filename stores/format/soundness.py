@@ -35,7 +35,7 @@ def sound_rows(reader: ShardReader, rows: Array) -> Array:
         ``[N] bool``, what ``reader.row_is_sound`` says of each.
     """
     sound = np.zeros(len(rows), bool)
-    first, length = _spans(reader, rows)
+    first, length = spans(reader, rows)
     inside = _inside(first, first + length, len(reader.steps("values")))  # elsewhere an offset is damaged
     for name, offset in (("keys", "key_offset"), ("media", "media_offset")):
         inside &= _inside(reader.column(offset)[rows], reader.column(offset)[rows + 1], len(reader.column(name)))
@@ -67,7 +67,7 @@ def _size(steps: Array) -> int:
     return int(np.prod(steps.shape[1:], dtype=np.int64))
 
 
-def _spans(reader: ShardReader, rows: Array) -> tuple[Array, Array]:
+def spans(reader: ShardReader, rows: Array) -> tuple[Array, Array]:
     """Return ``ShardReader.span`` of many rows, as two arrays ``[N] int64``."""
     if not reader.receipt.ragged:
         steps = reader.receipt.datasets["values"].shape[1]

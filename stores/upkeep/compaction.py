@@ -17,13 +17,13 @@ import numpy as np
 from ..commit import Changes, Placed, check_identity, commit, place_shard
 from ..errors import StoreDamageError
 from ..format import layout, schemas
+from ..format.indexed import IndexedRow, IndexedRows, rows_by_shard
 from ..format.manifest import FeatureEntry, load
 from ..format.receipts import read_receipt
 from ..format.rounding import RoundingError, pooled
 from ..format.rows import Receipt
 from ..format.segments import SegmentLog
 from ..format.shard import SHARD_MB, SHARD_ROWS, ShardReader, ShardWriter
-from .verification import IndexedRow, IndexedRows, keys_by_shard
 
 _FULL_ENOUGH = 0.5
 """A shard at least this full, by size or rows, is left as it is."""
@@ -102,7 +102,7 @@ def _groups(
 ) -> Iterator[tuple[str, _Group]]:
     """Yield (numerics, shards to rewrite) if rewriting them makes fewer shards or frees dead rows."""
     entry = feature.specs[feature.current]
-    indexed = keys_by_shard(SegmentLog(root, entry.index, schemas.INDEX).table())
+    indexed = rows_by_shard(SegmentLog(root, entry.index, schemas.INDEX).table())
     groups: dict[tuple[str, str], _Group] = {}
     for record in SegmentLog(root, entry.shards, schemas.SHARDS):
         rows = indexed.get(record["key"])

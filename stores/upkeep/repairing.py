@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from ..commit import Changes, check_identity, commit, place_shard, shard_table, table_receipt, write_spec
 from ..errors import StoreDamageError
 from ..format import durable, layout, schemas, segments
+from ..format.indexed import IndexedRows, IndexedShards, rows_by_shard
 from ..format.manifest import (
     FeatureEntry,
     Manifest,
@@ -30,15 +31,12 @@ from ..format.rows import Receipt
 from ..format.segments import SegmentLog, open_segment
 from ..format.shard import ShardReader, ShardWriter
 from .verification import (
-    IndexedRows,
-    IndexedShards,
     Verification,
     check_file,
     check_shard,
     check_spec_file,
     check_table,
     damaged_versions,
-    keys_by_shard,
 )
 
 
@@ -304,7 +302,7 @@ def _without_damage(root: Path, name: str, spec_digest: str, entry: SpecEntry) -
                 records.setdefault(record["key"], record)
         index = _recovered(directory, [open_segment(root, ref) for ref in index_refs], list(records))
     damaged = {}
-    for shard, rows in sorted(keys_by_shard(index).items()):
+    for shard, rows in sorted(rows_by_shard(index).items()):
         check = Verification(0)
         if shard in records:
             _restore_receipt(directory / f"{shard.hex()}.h5", name, spec_digest, records[shard])

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple, TypedDict, overload
+from typing import Any, TypedDict
 
 import numpy as np
-import pyarrow as pa
 
 from ..commit import check_identity, table_receipt
 from ..errors import StoreDamageError, StoreNotFoundError
 from ..format import MediaDamage, durable, layout, media_damage, schemas
+from ..format.indexed import IndexedRows, rows_by_shard
 from ..format.manifest import SpecEntry, TablePart, load, versions
 from ..format.receipts import read_receipt, read_spec
 from ..format.rows import Array, Receipt
@@ -22,59 +21,6 @@ from ..format.segments import SegmentLog
 from ..format.shard import ShardReader
 from ..format.soundness import sound_rows
 from ..wording import first_few
-
-
-class IndexedRow(NamedTuple):
-    """A row of a shard as the index names it."""
-
-    key: str
-    row: int
-    cache_key: bytes
-
-
-class IndexedRows(Sequence[IndexedRow]):
-    """The rows of one shard as the index names them, in the order of their keys; each is made on access.
-
-    Attributes
-    ----------
-    numbers
-        ``[N] int32``: their positions in the shard.
-    """
-
-    def __init__(self, index: pa.Table) -> None:
-        self._index = index
-        self.numbers: Array = index.column("row").to_numpy()
-
-    @property
-    def cache_keys(self) -> Array:
-        """``[N, 32] uint8``."""
-        column = self._index.column("cache_key").combine_chunks()
-        raw = np.frombuffer(column.buffers()[1], np.uint8, 32 * len(column), 32 * column.offset)
-        return raw.reshape(-1, 32)
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    @overload
-    def __getitem__(self, place: int) -> IndexedRow: ...
-
-    @overload
-    def __getitem__(self, place: slice) -> IndexedRows: ...
-
-    def __getitem__(self, place: int | slice) -> IndexedRow | IndexedRows:
-        if isinstance(place, slice):
-            return IndexedRows(self._index[place])
-        at = range(len(self))[place]  # raises IndexError as a list does
-        return next(iter(IndexedRows(self._index.slice(at, 1))))
-
-    def __iter__(self) -> Iterator[IndexedRow]:
-        columns = (self._index.column(name).to_pylist() for name in ("key", "row", "cache_key"))
-        for key, row, cache_key in zip(*columns, strict=True):
-            yield IndexedRow(key.decode("utf-8"), row, cache_key)
-
-
-IndexedShards = dict[bytes, IndexedRows]
-"""The rows that an index names, by shard id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,25 +180,12 @@ def check_feature(root: Path, name: str, spec_digest: str, entry: SpecEntry, dee
     index = SegmentLog(root, entry.index, schemas.INDEX).table()
     if index.num_rows != entry.rows:
         result.problems.append(Problem(where, f"the index has {index.num_rows} rows, the manifest says {entry.rows}"))
-    for shard, rows in sorted(keys_by_shard(index).items()):
+    for shard, rows in sorted(rows_by_shard(index).items()):
         if shard in shards:
             check_shard(root, name, spec_digest, shards[shard], rows, deep, result)
         else:
             key = rows[0].key
             result.problems.append(Problem(where, f"key {key!r}: its shard {shard.hex()} is not listed", key))
-
-
-def keys_by_shard(index: pa.Table) -> IndexedShards:
-    """Group the records of a row index by shard."""
-    if not index.num_rows:
-        return {}
-    shard = index.column("shard").combine_chunks().dictionary_encode()
-    numbers = shard.indices.to_numpy()
-    order = np.argsort(numbers, kind="stable")  # within a shard, in the order of the keys
-    grouped = index.select(["key", "row", "cache_key"]).take(pa.array(order)).combine_chunks()
-    ends = np.searchsorted(numbers[order], np.arange(len(shard.dictionary) + 1)).tolist()
-    slices = [grouped.slice(start, end - start) for start, end in pairwise(ends)]
-    return dict(zip(shard.dictionary.to_pylist(), map(IndexedRows, slices), strict=True))
 
 
 def check_shard(
