@@ -67,12 +67,17 @@ IndexedShards = dict[bytes, IndexedRows]
 
 def rows_by_shard(index: pa.Table) -> IndexedShards:
     """Group the records of a row index by shard."""
-    if not index.num_rows:
-        return {}
+    grouped = index.select(["key", "row", "cache_key"])
+    return {shard: IndexedRows(grouped.take(pa.array(places)).combine_chunks()) for shard, places in by_shard(index)}
+
+
+def by_shard(index: pa.Table) -> list[tuple[bytes, Array]]:
+    """Return each shard of a row index, and the ascending positions of its records in the index."""
     shard = index.column("shard").combine_chunks().dictionary_encode()
     numbers = shard.indices.to_numpy()
-    order = np.argsort(numbers, kind="stable")  # within a shard, in the order of the keys
-    grouped = index.select(["key", "row", "cache_key"]).take(pa.array(order)).combine_chunks()
+    order = np.argsort(numbers, kind="stable")
     ends = np.searchsorted(numbers[order], np.arange(len(shard.dictionary) + 1)).tolist()
-    slices = [grouped.slice(start, end - start) for start, end in pairwise(ends)]
-    return dict(zip(shard.dictionary.to_pylist(), map(IndexedRows, slices), strict=True))
+    return [
+        (identity, order[start:end])
+        for identity, (start, end) in zip(shard.dictionary.to_pylist(), pairwise(ends), strict=True)
+    ]
