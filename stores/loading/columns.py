@@ -132,7 +132,8 @@ def _valid_reader(array: pa.Array) -> _Read:
         ends, item = _offsets(array), _reader(array.values, _none)
         return lambda position: [item(place) for place in range(ends[position], ends[position + 1])]
     if pa.types.is_floating(array.type) and not array.null_count:
-        return array.to_numpy().data.__getitem__  # type: ignore[no-any-return]
+        number: _Read = array.to_numpy().data.__getitem__
+        return number
     return lambda position: array[position].as_py()
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -30,6 +31,7 @@ from ..format.receipts import read_receipt, read_spec, rebuild_receipt
 from ..format.rows import Receipt
 from ..format.segments import SegmentLog, open_segment
 from ..format.shard import ShardReader, ShardWriter
+from ..format.soundness import sound_rows
 from .verification import (
     Verification,
     check_file,
@@ -92,7 +94,7 @@ def orphans(root: Path, manifest: Manifest, wanted: Iterable[tuple[str, str]] = 
                 reader = ShardReader(path.with_suffix(".h5"), receipt)
             except StoreDamageError:
                 continue
-            if durable.file_digest(reader.path) == receipt.sha256 and not reader.problems():
+            if durable.file_digest(reader.path) == receipt.sha256 and sound_rows(reader, np.arange(receipt.rows)).all():
                 receipts.append(receipt)
             reader.close()
     return receipts
@@ -353,9 +355,8 @@ def _recovered(directory: Path, tables: list[pa.Table], shards: list[bytes]) -> 
             reader = ShardReader(files[shard], read_receipt(files[shard].with_suffix(".json")), check_header=False)
         except StoreDamageError:
             continue
-        for row in range(reader.receipt.rows):
-            if not reader.row_is_sound(row):
-                continue
+        sound = sound_rows(reader, np.arange(reader.receipt.rows))
+        for row in np.flatnonzero(sound).tolist():
             key, cache_key = reader.key(row).encode(), reader.cache_key(row)
             since, present = chosen.get(key, (-math.inf, {"cache_key": b""}))
             if since < written[shard] and present["cache_key"] != cache_key:

@@ -18,8 +18,8 @@ def test_every_script_is_listed() -> None:
 
 def test_long_benches_and_those_that_need_questions_or_a_gpu_run_only_with_their_flags() -> None:
     default = select([], long=False, questions=False)
-    assert {name for name in BENCHES if name not in default} == {"gpu", "parsing", "toyworld"}
-    assert set(select([], long=True, questions=False)) == {*default, "toyworld"}
+    assert {name for name in BENCHES if name not in default} == {"gpu", "million", "parsing", "toyworld"}
+    assert set(select([], long=True, questions=False)) == {*default, "million", "toyworld"}
     assert set(select([], long=False, questions=False, gpu=True)) == {*default, "gpu"}
     assert select([], long=True, questions=True, gpu=True) == list(BENCHES)
     assert select(["toyworld", "parsing"], long=False, questions=False) == ["toyworld", "parsing"]
