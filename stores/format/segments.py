@@ -184,9 +184,7 @@ def _lower_bound(column: pa.Array, wanted: pa.Array) -> npt.NDArray[np.int64]:
 class _Keys(Sequence[bytes]):
     """The key column of a segment as a sequence for ``bisect``, without a copy or a Python list."""
 
-    def __init__(self, column: pa.Array | pa.ChunkedArray) -> None:
-        if isinstance(column, pa.ChunkedArray):
-            column = pa.concat_arrays(column.chunks) if column.num_chunks != 1 else column.chunk(0)
+    def __init__(self, column: pa.Array) -> None:
         _, offsets, data = column.buffers()
         self._length = len(column)
         self._offsets: npt.NDArray[np.int64] = np.frombuffer(offsets, np.int64, self._length + 1, 8 * column.offset)
@@ -219,7 +217,7 @@ class _Segment:
 
     def __init__(self, table: pa.Table) -> None:
         self.table = table
-        self.keys = _Keys(table.column("key"))
+        self.keys = _Keys(whole_column(table, "key"))
         self._heads: tuple[int, npt.NDArray[np.uint64]] | None = None
 
     def take(self, column: str, positions: Sequence[int]) -> list[Any]:
