@@ -218,13 +218,16 @@ class _Segment:
     def __init__(self, table: pa.Table) -> None:
         self.table = table
         self.keys = _Keys(whole_column(table, "key"))
+        self._columns: dict[str, pa.Array] = {}
         self._heads: tuple[int, npt.NDArray[np.uint64]] | None = None
 
     def take(self, column: str, positions: Sequence[int]) -> list[Any]:
         """Return the values of a column at some positions."""
         # ``pyarrow.array`` would import pandas, which takes longer than everything else about a first row
         rows = pa.Array.from_buffers(pa.int64(), len(positions), [None, pa.py_buffer(np.array(positions, np.int64))])
-        values: list[Any] = self.table.column(column).take(rows).to_pylist()
+        if column not in self._columns:
+            self._columns[column] = whole_column(self.table, column)
+        values: list[Any] = self._columns[column].take(rows).to_pylist()
         return values
 
     @property
@@ -298,15 +301,18 @@ class SegmentLog:
         if not segments or not keys:
             return found
         shared = _shared_start([key for segment in segments for key in segment.ends])
-        unknown = np.array([place for place, key in enumerate(keys) if key.startswith(shared)], np.int64)
         heads = _heads(keys, len(shared))
+        order = np.argsort(heads).tolist()  # sorted, they are found faster
+        unknown = np.array([place for place in order if keys[place].startswith(shared)], np.int64)
         for segment in reversed(segments):
             known, sought = segment.heads(len(shared)), heads[unknown]
-            low, high = np.searchsorted(known, sought, "left"), np.searchsorted(known, sought, "right")
+            low = np.searchsorted(known, sought)
+            same = np.flatnonzero(known[np.minimum(low, len(known) - 1)] == sought)
+            ends = np.searchsorted(known, sought[same], "right").tolist()
             hits, positions = [], []
-            for number in np.flatnonzero(low < high).tolist():
-                key, end = keys[unknown[number]], int(high[number])
-                position = bisect_left(segment.keys, key, int(low[number]), end)
+            for number, start, end in zip(same.tolist(), low[same].tolist(), ends, strict=True):
+                key = keys[unknown[number]]
+                position = bisect_left(segment.keys, key, start, end)
                 if position < end and segment.keys[position] == key:
                     hits.append(number)
                     positions.append(position)

@@ -18,7 +18,7 @@ _Value = TypeVar("_Value", covariant=True)
 _Read = Callable[[int], Any]
 
 _KEPT = 1 << 16
-"""Values of a column that are kept: all of a small split, so that its second epoch makes none."""
+"""Rows of columns whose values are kept: all of a small split, so that its second epoch makes none."""
 
 
 def _none() -> None:
@@ -51,10 +51,9 @@ class Column(Sequence[_Value]):
         self.array: pa.Array = column
         self._null, self._change = null, change
         self._reading: _Read | None = None
-        self._made: dict[int, Any] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_reading": None, "_made": {}}
+        return {**self.__dict__, "_reading": None}
 
     def __arrow_array__(self, type: pa.DataType | None = None) -> pa.Array:
         return self.array if type is None else self.array.cast(type)
@@ -75,14 +74,8 @@ class Column(Sequence[_Value]):
         return self.take((position,))[0]
 
     def take(self, positions: Iterable[int]) -> list[_Value]:
-        """Return the values at some positions, counted from 0; the last ones that were made are kept."""
-        made, wanted = self._made, list(positions)
-        if missing := [position for position in wanted if position not in made]:
-            if len(made) + len(missing) > _KEPT:
-                made = self._made = {position: made[position] for position in wanted if position in made}
-            read = self._read()
-            made.update((position, read(position)) for position in missing)
-        return [made[position] for position in wanted]
+        """Return the values at some positions, counted from 0."""
+        return list(map(self._read(), positions))
 
     def _read(self) -> _Read:
         self._reading = self._reading or _reader(self.array, self._null, self._change)
@@ -101,6 +94,37 @@ class Column(Sequence[_Value]):
     def __repr__(self) -> str:
         shown = ", ".join(map(repr, self[:3]))
         return f"[{shown}{', …' if len(self) > 3 else ''}] ({len(self)} values)"
+
+
+class Rows:
+    """Columns whose values are wanted together, again and again; the values of the last rows are kept.
+
+    Can be pickled; the values themselves are not. Threads may share it.
+
+    Parameters
+    ----------
+    columns
+        Columns of equal length.
+    """
+
+    def __init__(self, *columns: Column[Any]) -> None:
+        self._columns = columns
+        self._made: dict[int, tuple[Any, ...]] = {}
+
+    def __reduce__(self) -> tuple[type[Rows], tuple[Column[Any], ...]]:
+        return type(self), self._columns
+
+    def take(self, positions: Sequence[int]) -> list[list[Any]]:
+        """Return the values at some positions, counted from 0: a list for each column."""
+        made = self._made
+        missing = [position for position in dict.fromkeys(positions) if position not in made]
+        if missing:
+            if len(made) + len(missing) > _KEPT:  # readers of the old values keep them
+                made = self._made = {position: made[position] for position in positions if position in made}
+            values = zip(*(column.take(missing) for column in self._columns), strict=True)
+            made.update(zip(missing, values, strict=True))
+        rows = [made[position] for position in positions]
+        return [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in self._columns]
 
 
 def _reader(array: pa.Array, null: Callable[[], Any], change: Callable[[Any], Any] | None = None) -> _Read:

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from stores import Store
 from stores.commit import create_store
-from stores.loading import CollectiveSampler, VideoDataset, columns, load_questions
-from stores.loading.columns import Column, Groups
+from stores.loading import CollectiveSampler, QuestionDataset, VideoDataset, columns, load_questions
+from stores.loading.columns import Column, Groups, Rows
 from stores.loading.questions import load_nodes, load_vectors
 from tests._helpers.building import commit_rows
 from tests._helpers.question_worlds import MAPS, maps, put_questions, put_table
@@ -39,9 +39,8 @@ KINDS: dict[str, tuple[pa.DataType, st.SearchStrategy[Any]]] = {
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_a_column_is_the_list_of_its_values(kind: str, data: st.DataObject, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In one array or in several, sliced or not, with nulls, and with a limit of kept values that is soon reached."""
-    monkeypatch.setattr(columns, "_KEPT", 2)
+def test_a_column_is_the_list_of_its_values(kind: str, data: st.DataObject) -> None:
+    """In one array or in several, sliced or not, and with nulls."""
     dtype, strategy = KINDS[kind]
     values = data.draw(st.lists(st.none() | strategy, max_size=12))
     first, last = sorted(data.draw(st.tuples(st.integers(0, len(values)), st.integers(0, len(values)))))
@@ -54,13 +53,27 @@ def test_a_column_is_the_list_of_its_values(kind: str, data: st.DataObject, monk
     assert [column[place] for place in range(-len(expected), len(expected))] == expected * 2
     assert column[1:7:2] == expected[1:7:2] and column[::-1] == expected[::-1]
     wanted = data.draw(st.lists(st.integers(0, max(len(expected) - 1, 0)), max_size=6)) if expected else []
-    for _ in range(2):
-        assert column.take(wanted) == [expected[place] for place in wanted]
+    assert column.take(wanted) == [expected[place] for place in wanted]
     assert pickle.loads(pickle.dumps(column)) == expected
     assert column != [*expected, "more"] and pa.array(column).to_pylist() == held.to_pylist()
     for outside in (len(expected), -len(expected) - 1):
         with pytest.raises(IndexError):
             column[outside]
+
+
+@pytest.mark.parametrize("kept", [0, 3, 100])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(batches=st.lists(st.lists(st.integers(0, 9), max_size=6), max_size=6))
+def test_rows_are_those_of_their_columns(kept: int, batches: list[list[int]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever was kept before, and however few rows are kept."""
+    monkeypatch.setattr(columns, "_KEPT", kept)
+    first = Column[str](pa.array([f"text {number}" for number in range(10)]))
+    second = Column[list[int]](pa.array([[number] for number in range(10)]))
+    rows = Rows(first, second)
+    for batch in batches:
+        assert rows.take(batch) == [first.take(batch), second.take(batch)]
+        assert len(rows._made) <= max(kept, *map(len, batches))
+    assert pickle.loads(pickle.dumps(rows)).take([1]) == [["text 1"], [[1]]]
 
 
 @given(st.lists(st.integers(0, 5), max_size=20))
@@ -155,6 +168,12 @@ def test_questions_are_as_a_loader_of_plain_lists_gives_them(
             for video, own in enumerate(videos.questions_of)
             if quotas is None or any(train[at]["modality"] in allowed for at in own)
         ]
+        train_set = QuestionDataset(store, "train", ["maps"], graphs=True, embeddings=["question", "nodes"])
+        last = train_set[-1]
+        assert (last.question_ids, last.nodes, last.spans) == (questions.ids[-1:], nodes[-1:], questions.spans[-1:])
+        assert videos[-1].video_ids == videos.videos[-1:] and videos[-1].question_ids[0] == questions.ids.take(
+            videos.questions_of[-1]
+        )
         if eligible:
             sampler = CollectiveSampler(videos, 2, quotas=quotas, shuffle=False)
             assert [video for batch in sampler for video, _ in batch] == eligible
