@@ -136,12 +136,13 @@ def _order(keys: pa.Table) -> NDArray[np.int64] | None:
     ascending, _ = _compared(keys)
     if ascending.all():
         return None
-    order = pc.sort_indices(keys, [(name, "ascending") for name in keys.column_names])
-    ordered = keys.take(order)
+    by_every_column = [(name, "ascending") for name in keys.column_names]
+    order: NDArray[np.int64] = pc.sort_indices(keys, by_every_column).to_numpy().astype(np.int64)
+    ordered = keys.take(pa.array(order))
     _, equal = _compared(ordered)
     if equal.any():
         raise DictionaryError(f"member {_named(ordered, int(equal.argmax()))!r} is given twice")
-    return order.to_numpy().astype(np.int64)
+    return order
 
 
 def _compared(keys: pa.Table) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

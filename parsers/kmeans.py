@@ -210,8 +210,7 @@ def _cumulative(count: int) -> NDArray[np.float64]:
     scikit-learn lets ``choice`` make it anew from float32 weights for each mini-batch.
     """
     weights = np.ones(count, np.float32)
-    cumulative = (weights / weights.sum()).astype(np.float64)
-    np.cumsum(cumulative, out=cumulative)
+    cumulative: NDArray[np.float64] = np.cumsum(weights / weights.sum(), dtype=np.float64)
     cumulative /= cumulative[-1]
     return cumulative
 

@@ -136,15 +136,15 @@ def embed(
     return len(todo)
 
 
-def vectors(store: Store, encoder: TextEncoder) -> tuple[dict[str, int], NDArray[np.float32]]:
+def vectors(store: Store, encoder: TextEncoder) -> tuple[pa.Array, NDArray[np.float32]]:
     """Read the vectors of an encoder.
 
     Returns
     -------
-    rows
-        String to row.
+    texts
+        U distinct strings.
     values
-        float32 [U, dim].
+        float32 [U, dim], in the order of the strings.
 
     Raises
     ------
@@ -155,8 +155,7 @@ def vectors(store: Store, encoder: TextEncoder) -> tuple[dict[str, int], NDArray
     if stored is None:
         raise StoreDamageError(f"{store.path}: table {TABLE!r} has no part {part_name(encoder)!r}")
     values = stored.column("vector").combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    rows = {text: row for row, text in enumerate(stored.column("text").to_pylist())}
-    return rows, values.reshape(len(rows), encoder.dim)
+    return stored.column("text").combine_chunks(), values.reshape(stored.num_rows, encoder.dim)
 
 
 def _stored(store: Store, encoder: TextEncoder) -> pa.Table | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from pipeline.shared import staleness
@@ -25,7 +26,9 @@ def store(tmp_path: Path) -> Path:
 
 
 def test_differences_are_sorted_by_key_whatever_they_are() -> None:
-    assert differences({"b": "1", "c": "1", "d": "1"}, {"a": "1", "c": "2", "d": "1"}) == [
+    before = pa.table({"key": ["b", "c", "d"], "digest": ["1", "1", "1"]})
+    after = pa.table({"key": ["d", "c", "a"], "digest": ["1", "2", "1"]})
+    assert differences(before, after) == [
         "added a",
         "removed b",
         "changed c",
