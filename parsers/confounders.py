@@ -76,8 +76,9 @@ def fit_dictionary(
     parameters
         Those of the published dictionaries by default.
     progress
-        Called between two blocks with a stage (``check``, ``fit``, ``assign``, ``describe``), how many members or, for
-        ``fit``, mini-batches are done and how many there are at most, and a note. What it raises ends the fit.
+        Called between two blocks with a stage (``check``, ``initial``, ``fit``, ``assign``, ``describe``), how much of
+        it is done (members; sets of initial centres; mini-batches) and how much there is at most, and a note. What it
+        raises ends the fit.
 
     Raises
     ------

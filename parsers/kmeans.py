@@ -92,7 +92,8 @@ def centers(vectors: Vectors, parameters: KMeansParameters, progress: Progress =
     parameters
         Those of ``MiniBatchKMeans``.
     progress
-        Called every few mini-batches as stage ``fit``, with the most mini-batches that there can be as the total.
+        Called for each set of initial centres as stage ``initial``, then every few mini-batches as stage ``fit``, with
+        the most mini-batches that there can be as the total.
     """
     from sklearn.cluster._kmeans import _mini_batch_step
 
@@ -100,7 +101,7 @@ def centers(vectors: Vectors, parameters: KMeansParameters, progress: Progress =
     batch = min(parameters.batch_size, count)
     random = np.random.RandomState(parameters.seed)
     tolerance = parameters.tol and parameters.tol * float(np.mean(_variances(vectors)))
-    before = _initial(vectors, parameters, batch, random)
+    before = _initial(vectors, parameters, batch, random, progress)
     after = np.empty_like(before)
     seen = np.zeros(parameters.k, np.float32)  # members that have moved each centre
     drawn = _cumulative(count)
@@ -179,7 +180,7 @@ class _Stopping:
 
 
 def _initial(
-    vectors: Vectors, parameters: KMeansParameters, batch: int, random: np.random.RandomState
+    vectors: Vectors, parameters: KMeansParameters, batch: int, random: np.random.RandomState, progress: Progress
 ) -> NDArray[np.float32]:
     """Return the best of several sets of initial centres, ``[k, P]``, each drawn from a sample of the members."""
     from sklearn.cluster import kmeans_plusplus
@@ -191,7 +192,8 @@ def _initial(
     judged = vectors[random.randint(0, count, size)]
     weights = np.ones(size, np.float32)
     best: tuple[float, NDArray[np.float32]] | None = None
-    for _ in range(parameters.n_init):
+    for number in range(parameters.n_init):
+        progress("initial", number, parameters.n_init, "")
         sample = vectors[random.randint(0, count, size) if size < count else slice(None)]
         if parameters.init == "k-means++":
             drawn, _ = kmeans_plusplus(sample, k, random_state=random)
@@ -200,6 +202,7 @@ def _initial(
         _, inertia = _labels_inertia(judged, weights, drawn)
         if best is None or inertia < best[0]:
             best = inertia, drawn
+    progress("initial", parameters.n_init, parameters.n_init, "")
     assert best is not None  # n_init is at least 1
     return best[1]
 

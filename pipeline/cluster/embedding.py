@@ -211,7 +211,7 @@ class _GrowingPart:
     def __init__(self, root: Path, encoder: TextEncoder, files: tuple[TableFile, ...]) -> None:
         self.encoder = encoder
         self._root = root
-        self._files = files
+        self._known = set(files)
         self._fresh: list[pa.Table] = []
         self._numerics: dict[str, Any] = {}
 
@@ -228,11 +228,16 @@ class _GrowingPart:
         def update(latest: Manifest) -> TablePart:
             before = _part(latest, self.encoder)
             if before is None:
-                return self._write(self._fresh, [self._numerics])
-            fresh = self._fresh if before.files == self._files else _without(self._fresh, self._read(latest))
+                part = self._write(self._fresh, [self._numerics])
+                self._known.update(part.files)
+                return part
+            fresh = self._fresh
+            if not self._known.issuperset(before.files):
+                fresh = _without(fresh, self._read(latest))
             if not any(table.num_rows for table in fresh):
                 return before
             part = self._write(fresh, [self._numerics])
+            self._known.update(part.files)
             return part.model_copy(update={"files": (*before.files, *part.files)})
 
         self._commit(update)
@@ -240,8 +245,6 @@ class _GrowingPart:
 
     def merge(self) -> None:
         """Make one file of all, those of other runs included; commit nothing if there is only one."""
-        if len(self._files) < 2:
-            return
 
         def update(latest: Manifest) -> TablePart | None:
             before = _part(latest, self.encoder)
@@ -267,9 +270,7 @@ class _GrowingPart:
         return write_table(self._root, TABLE, spec, rows.replace_schema_metadata(metadata), part_name(encoder))
 
     def _commit(self, update: PartUpdate) -> None:
-        name = part_name(self.encoder)
-        written = _part(commit(self._root, Changes(updates={TABLE: {name: update}})), self.encoder)
-        self._files = () if written is None else written.files
+        commit(self._root, Changes(updates={TABLE: {part_name(self.encoder): update}}))
 
 
 def _without(tables: Sequence[pa.Table], stored: pa.Table) -> list[pa.Table]:

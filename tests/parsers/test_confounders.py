@@ -125,6 +125,7 @@ def test_progress_is_shown_and_can_end_a_fit() -> None:
     fit_dictionary(points, keys, SMALL, lambda stage, done, total, note: seen.append((stage, done, total)))
     assert [stage for stage, _, _ in dict.fromkeys((stage, 0, 0) for stage, _, _ in seen)] == [
         "check",
+        "initial",
         "fit",
         "assign",
         "describe",
@@ -132,6 +133,7 @@ def test_progress_is_shown_and_can_end_a_fit() -> None:
     for stage in ("check", "assign", "describe"):
         done = [entry[1] for entry in seen if entry[0] == stage]
         assert len(done) > 1 and done == sorted(set(done)) and done[-1] == 3000
+    assert [entry[1:] for entry in seen if entry[0] == "initial"] == [(number, 3) for number in range(4)]
     steps = [entry[1:] for entry in seen if entry[0] == "fit"]
     assert steps[0] == (0, 100 * 3000 // 64) and steps[-1][0] == steps[-1][1]
 
