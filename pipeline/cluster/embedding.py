@@ -25,7 +25,6 @@ from stores import Store
 from stores.commit import Changes, PartUpdate, commit, create_store, write_table
 from stores.errors import StoreDamageError
 from stores.format import Manifest, TablePart
-from stores.format.manifest import TableFile
 
 logger = logging.getLogger("reelstore.cluster.embedding")
 
@@ -115,8 +114,7 @@ def embed(
     create_store(root)
     with Store.open(root, lease=False) as store:
         todo = missing_texts(store, encoder, texts)
-        stored = _part(store.manifest, encoder)
-    part = _GrowingPart(root, encoder, () if stored is None else stored.files)
+        part = _GrowingPart(root, encoder, _part(store.manifest, encoder))
     if todo:
         _compute(part, sorted(todo, key=len), run or MachineConfig(), terminal or Terminal(quiet=True))
     part.merge()
@@ -204,14 +202,14 @@ class _GrowingPart:
         The store.
     encoder
         The encoder.
-    files
-        The files of the part whose strings are not computed again.
+    stored
+        The part whose strings are not computed again; None if there is none.
     """
 
-    def __init__(self, root: Path, encoder: TextEncoder, files: tuple[TableFile, ...]) -> None:
+    def __init__(self, root: Path, encoder: TextEncoder, stored: TablePart | None) -> None:
         self.encoder = encoder
         self._root = root
-        self._known = set(files)
+        self._known = set() if stored is None else set(stored.files)  # files with none of the strings taken here
         self._fresh: list[pa.Table] = []
         self._numerics: dict[str, Any] = {}
 

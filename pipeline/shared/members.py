@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pipeline.shared.errors import SourceError
 from settings.messages import available
 from stores import Store
-from stores.format.shard import ShardReader
+from stores.format import ShardReader
 from stores.joins import rows_of_split, splits_of
 
 _AT_ONCE = 1 << 16  # graphs whose node strings are Python objects at the same time
