@@ -195,8 +195,10 @@ def test_dictionaries_of_two_features_live_side_by_side(videos: Path) -> None:
 def test_a_stop_while_options_are_embedded_keeps_what_is_finished(
     videos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sections = whole(videos)
-    path = dataset_file(videos, **{**sections, "dictionaries": []})
+    path = dataset_file(videos, **{**whole(videos), "dictionaries": []})
+    options = {"question": "what is it", "options": ["red", "blue", "green"], "answer": "red"}
+    rows = [{"question_id": f"q{number}", "video_id": f"v{number}", **options} for number in (0, 1)]
+    (videos / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     model = type(HashedText(size=8).load())
     encode, calls = model.encode, count(1)
 
