@@ -33,6 +33,7 @@ from pipeline.shared import (
     UsageError,
     choose_dataset,
     differences,
+    graph_nodes,
     linguistic_members,
     mark_stale,
     preflight,
@@ -372,7 +373,8 @@ class _Graphs(_Maker):
     def gather(self, root: Path, terminal: Terminal) -> tuple[Vectors, pa.Table]:
         """Return float32 [N, nodes * dim], row-major, as the published code flattens a graph's [8, 768]."""
         graphs = self.members.table
-        nodes = graphs.column("nodes").combine_chunks().flatten()
+        nodes = graph_nodes(self.store, self.dataset, self.request.split, graphs.column("key"))
+        nodes = nodes.combine_chunks().flatten()
         texts = nodes.unique()
         count = embed(root, self.encoder, texts.to_pylist(), self.request.config.run, terminal)
         terminal.line(f"embedded {count} of {len(texts)} distinct strings of {len(graphs)} graphs")

@@ -6,6 +6,7 @@ split refers to it. Members are columns, since there may be millions of them, an
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
@@ -34,8 +35,7 @@ class Members:
     ----------
     table
         One row per member: ``key`` (question id or video id, string), ``digest`` of what it contributes, its node
-        strings or its feature row (string), and ``vectors``, how many vectors these are (int64). Linguistic members
-        also have their ``nodes`` (list of string).
+        strings or its feature row (string), and ``vectors``, how many vectors these are (int64).
     missing
         ``key``, and the ``reason`` why it has no graph or no row (strings).
     shared
@@ -85,32 +85,31 @@ def choose_dataset(store: Store, split: str, name: str | None) -> str:
 
 def linguistic_members(store: Store, dataset: str, split: str) -> Members:
     """Return the graphs of a split's questions."""
-    wanted = _sorted_distinct(rows_of_split(_questions(store), dataset, split).column("question_id"))
-    keys, nodes = _graphs(store, dataset, split)
-    place = _last_place(wanted, keys)
-    found = pc.take(nodes, place)
-    is_member = pc.is_valid(found)
+    wanted = _sorted_distinct(_of_split(store, "questions", "question_id", dataset, split))
+    place = _last_place(wanted, _of_split(store, "graphs", "question_id", dataset, split))
+    digests = _nodes_digests(_of_split(store, "graphs", "nodes", dataset, split)).take(place)
+    is_member = pc.is_valid(digests)
     missing = pc.invert(is_member)
     reason = pc.if_else(pc.is_valid(place), "its text cannot be parsed", "no graph")
-    found = found.filter(is_member)
-    table = pa.table(
-        {
-            "key": wanted.filter(is_member),
-            "digest": _nodes_digests(found),
-            "vectors": pa.array(np.ones(len(found), np.int64)),
-            "nodes": found,
-        }
-    )
+    keys = wanted.filter(is_member)
+    vectors = pa.array(np.ones(len(keys), np.int64))
+    table = pa.table({"key": keys, "digest": digests.filter(is_member), "vectors": vectors})
     return Members(table, pa.table({"key": wanted.filter(missing), "reason": reason.filter(missing)}))
+
+
+def graph_nodes(store: Store, dataset: str, split: str, questions: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return the node strings of some questions' graphs, in the order of the questions; lists of strings."""
+    place = _last_place(questions, _of_split(store, "graphs", "question_id", dataset, split))
+    return _of_split(store, "graphs", "nodes", dataset, split).take(place)
 
 
 def visual_members(store: Store, feature: str, dataset: str, split: str) -> Members:
     """Return the rows of a feature (under its current spec) for the videos of a split's questions."""
-    questions = _questions(store)
-    wanted = _sorted_distinct(rows_of_split(questions, dataset, split).column("video_id"))
-    others = [pair for pair in splits_of(questions) if pair[0] == dataset and pair[1] != split]
-    elsewhere = pa.concat_tables([rows_of_split(questions, *pair) for pair in others] or [questions.slice(0, 0)])
-    shared = wanted.filter(pc.is_in(wanted, elsewhere.column("video_id").combine_chunks()))
+    wanted = _sorted_distinct(_of_split(store, "questions", "video_id", dataset, split))
+    splits = splits_of(store.table("questions")) if "questions" in store.tables else []
+    others = [own_split for own_dataset, own_split in splits if own_dataset == dataset and own_split != split]
+    in_others = [pc.is_in(wanted, _of_split(store, "questions", "video_id", dataset, other)) for other in others]
+    shared = wanted.filter(functools.reduce(pc.or_, in_others, pa.repeat(False, len(wanted))))
     digests = np.zeros((len(wanted), 32), np.uint8)
     vectors = np.full(len(wanted), -1, np.int64)  # without a row
     for reader, positions, rows in rows_by_shard(store, feature, wanted):
@@ -169,22 +168,12 @@ def spans(reader: ShardReader, rows: NDArray[np.int32]) -> tuple[NDArray[np.int6
     return first, first + length
 
 
-def _questions(store: Store) -> pa.Table:
-    columns = ["question_id", "video_id", "dataset", "split"]
-    if "questions" not in store.tables:
-        return pa.table({name: pa.array([], pa.string()) for name in columns})
-    return store.table("questions").select(columns)
-
-
-def _graphs(store: Store, dataset: str, split: str) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
-    """Return the ids of a split's questions and their node strings, null if the text cannot be parsed."""
-    columns = ["question_id", "dataset", "split", "nodes"]
-    if "graphs" not in store.tables:
-        empty = pa.schema([*((name, pa.string()) for name in columns[:3]), ("nodes", pa.list_(pa.string()))])
-        table = empty.empty_table()
-    else:
-        table = rows_of_split(store.table("graphs").select(columns), dataset, split)
-    return table.column("question_id"), table.column("nodes")
+def _of_split(store: Store, table: str, column: str, dataset: str, split: str) -> pa.ChunkedArray:
+    """Return one column of the rows of a split."""
+    if table not in store.tables:
+        return pa.chunked_array([], pa.string())
+    rows = store.table(table).select(["dataset", "split", column])
+    return rows_of_split(rows, dataset, split).column(column)
 
 
 def _sorted_distinct(column: pa.ChunkedArray) -> pa.Array:
@@ -195,15 +184,15 @@ def _sorted_distinct(column: pa.ChunkedArray) -> pa.Array:
 
 def _last_place(wanted: pa.Array, keys: pa.ChunkedArray) -> pa.Array:
     """Return where each wanted key stands last among some keys, null if nowhere."""
-    backwards = pa.array(np.arange(len(keys) - 1, -1, -1))
-    return pc.subtract(len(keys) - 1, pc.index_in(wanted, keys.take(backwards)).cast(pa.int64()))
+    backwards = keys.take(pa.array(np.arange(len(keys) - 1, -1, -1)))
+    return pc.subtract(len(keys) - 1, pc.index_in(wanted, backwards).cast(pa.int64()))
 
 
 def _nodes_digests(nodes: pa.ChunkedArray) -> pa.Array:
-    """Return the digest of each list of node strings."""
+    """Return the digest of each list of node strings, null for one that is null."""
     encode = json.JSONEncoder(ensure_ascii=False).encode
     digests = (
-        hashlib.sha256(encode(texts).encode()).hexdigest()
+        None if texts is None else hashlib.sha256(encode(texts).encode()).hexdigest()
         for start in range(0, len(nodes), _AT_ONCE)
         for texts in nodes.slice(start, _AT_ONCE).to_pylist()
     )
