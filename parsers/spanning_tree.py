@@ -33,17 +33,40 @@ def with_shortcut(search: Search) -> Search:
     return find
 
 
-def _best_heads(scores: NDArray[Any]) -> NDArray[Any] | None:
-    """Return the best head of each word ``[N]``; None unless they are a tree with one root and no word has two."""
-    scores = scores.copy()
-    np.fill_diagonal(scores, -np.inf)
-    heads = scores.argmax(axis=1)
-    heads[0] = 0
-    best = scores[1:].max(axis=1, keepdims=True)
-    if np.count_nonzero(heads[1:] == 0) != 1 or np.count_nonzero(scores[1:] == best) != len(best):
-        return None
+def best_trees(scores: NDArray[Any], lengths: NDArray[Any], search: Search | None = None) -> NDArray[np.int64]:
+    """Return the best tree of each sentence of a batch.
+
+    Parameters
+    ----------
+    scores
+        Scores ``[N, L, L]`` of each word (row) for each head (column), where position 0 is the root and the diagonal is
+        minus infinity.
+    lengths
+        Positions of each sentence, the root included ``[N]``; what lies beyond is not read.
+    search
+        Finds the tree of one sentence whose best heads are none; Stanza's if not given.
+
+    Returns
+    -------
+    numpy.ndarray
+        The head of each word ``[N, L]``; 0 for the root itself, and beyond the end of a sentence.
+    """
+    if search is None:
+        from stanza.models.common.chuliu_edmonds import chuliu_edmonds_one_root as search
+    places = np.arange(scores.shape[1])
+    inside = places < lengths[:, None]
+    words = inside & (places > 0)
+    within = np.where(inside[:, None, :], scores, -np.inf)
+    heads = np.where(words, within.argmax(axis=2), 0)
+    best = within.max(axis=2, keepdims=True)
+    ties = (within == best).sum(axis=2) > 1
+    roots = ((heads == 0) & words).sum(axis=1)
     # Each round doubles the step upwards, so that in a tree every word arrives at the root.
     above = heads
-    for _ in range(len(heads).bit_length()):
-        above = above[above]
-    return None if above.any() else heads
+    for _ in range(scores.shape[1].bit_length()):
+        above = np.take_along_axis(above, above, axis=1)
+    is_tree = (roots == 1) & ~(ties & words).any(axis=1) & ~above.any(axis=1)
+    for number in np.flatnonzero(~is_tree).tolist():
+        length = lengths[number]
+        heads[number, :length] = search(scores[number, :length, :length])
+    return heads
