@@ -1,8 +1,8 @@
-"""Finds the best dependency tree with one root, without a search if the best head of every word already gives one.
+"""Finds the best dependency trees with one root, without a search where the best heads of all words already are one.
 
 Stanza searches with Chu-Liu-Edmonds over scores in which the root is pushed down, so that no tree gets two roots
-(Stanojević and Cohen 2021). This makes a cycle of nearly every sentence and takes a third of the time of a parse, most
-of it for nothing: if the best heads of all words form a tree, no tree is better.
+(Stanojević and Cohen 2021). This makes a cycle of nearly every sentence, most of them for nothing: if the best heads of
+all words form a tree, no tree is better.
 """
 
 from __future__ import annotations
@@ -14,23 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 Search = Callable[[NDArray[Any]], NDArray[Any]]
-
-
-def with_shortcut(search: Search) -> Search:
-    """Return a search that calls ``search`` only if the best heads are not a tree.
-
-    Parameters
-    ----------
-    search
-        Takes scores ``[N, N]`` of each word (row) for each head (column), where position 0 is the root. Returns the
-        head of each word ``[N]``, with 0 for the root itself.
-    """
-
-    def find(scores: NDArray[Any]) -> NDArray[Any]:
-        heads = _best_heads(scores)
-        return search(scores) if heads is None else heads
-
-    return find
 
 
 def best_trees(scores: NDArray[Any], lengths: NDArray[Any], search: Search | None = None) -> NDArray[np.int64]:
@@ -52,7 +35,9 @@ def best_trees(scores: NDArray[Any], lengths: NDArray[Any], search: Search | Non
         The head of each word ``[N, L]``; 0 for the root itself, and beyond the end of a sentence.
     """
     if search is None:
-        from stanza.models.common.chuliu_edmonds import chuliu_edmonds_one_root as search
+        from stanza.models.common import chuliu_edmonds
+
+        search = chuliu_edmonds.chuliu_edmonds_one_root
     places = np.arange(scores.shape[1])
     inside = places < lengths[:, None]
     words = inside & (places > 0)

@@ -158,14 +158,14 @@ class _Relations(nn.Module):
         self._words = words
 
     def label(self, trees: Ids, lengths: Ids) -> tuple[Ids, list[int]]:
-        """Return the best relation of each word to its head ``[N, L]``, and the sentences in which two of them conflict.
+        """Return the best relation of each word to its head ``[N, L]``, and the sentences in which some conflict.
 
         Parameters
         ----------
         trees
             The head of each word ``[N, L]``; what lies beyond a sentence's length ``[N]`` is not read.
         """
-        own, scorer = self._own, self._own.scorer
+        own = self._own
         hidden = [own.hidden_func(layer(self._words)) for layer in (own.W1, own.W2)]
         places = np.arange(trees.shape[1])
         rows, columns = np.nonzero((places > 0) & (places < lengths[:, None]))
@@ -179,7 +179,7 @@ class _Relations(nn.Module):
         for start in range(0, len(row), _BLOCK):
             block = slice(start, start + _BLOCK)
             between = (dependents[block] @ self._matrix).view(-1, len(self.names), self._depth)
-            scores = torch.bmm(between, heads[block].unsqueeze(2)).squeeze(2) + scorer.W_bilin.bias
+            scores = torch.bmm(between, heads[block].unsqueeze(2)).squeeze(2) + self._bias
             best.append(F.log_softmax(scores, 1).argmax(1))
         labels = np.zeros(trees.shape, dtype=np.int64)
         labels[rows, columns] = torch.cat(best).cpu().numpy()

@@ -45,7 +45,7 @@ class Splitter:
         if self._trainer is not None:
             args = self._trainer.args
             names = args["feat_funcs"]
-            self._features = [(place, PER_CHAR_FEAT_FUNCS.get(name)) for place, name in enumerate(names)]
+            self._features = [PER_CHAR_FEAT_FUNCS.get(name) for name in names]
             self._edges = [names.index(name) if name in names else None for name in _AT_EDGES]
             self._is_known = (
                 all(name in PER_CHAR_FEAT_FUNCS or name in _AT_EDGES for name in names)
@@ -66,9 +66,7 @@ class Splitter:
         others = [number for number in range(len(texts)) if number not in sentences]
         if others:
             documents = self._pipeline.bulk_process([texts[number] for number in others], processors=_SPLITTING)
-            sentences |= {
-                number: from_document(document) for number, document in zip(others, documents, strict=True)
-            }
+            sentences |= {number: from_document(document) for number, document in zip(others, documents, strict=True)}
         return [sentences[number] for number in range(len(texts))]
 
     def _split_plain(self, texts: Sequence[str]) -> list[list[Sentence]]:
@@ -89,7 +87,9 @@ class Splitter:
             self._expand({token for found in cuts.values() for token, label, _, _ in found if label >= 3})
         return [self._sentences(cuts[number]) for number in range(len(texts))]
 
-    def _cut(self, texts: Sequence[str], batch: Sequence[int], cuts: dict[int, list[tuple[str, int, int, int]]]) -> None:
+    def _cut(
+        self, texts: Sequence[str], batch: Sequence[int], cuts: dict[int, list[tuple[str, int, int, int]]]
+    ) -> None:
         """Add the tokens of some texts, the longest first, as (token, label, start, end)."""
         from stanza.models.tokenization.utils import update_pred_regex
 
@@ -114,7 +114,7 @@ class Splitter:
             cuts[number] = tokens
 
     def _labels(self, texts: Sequence[str]) -> NDArray[np.int64]:
-        """Return the best label of each character ``[N, L]``: 0 inside a word, 1 its end, 2 a sentence's, 3, 4 with mwt."""
+        """Return the best label of each character ``[N, L]``; see Stanza's ``models.tokenization.data``."""
         import torch
 
         lengths = np.array([len(text) for text in texts])
@@ -122,8 +122,10 @@ class Splitter:
         known = self._characters
         everything = "".join(texts)
         for char in set(everything) - known.keys():
-            features = (0 if function is None else function(char) for _, function in self._features)
-            known[char] = (self._vocab.unit2id(char), *features)
+            known[char] = (
+                self._vocab.unit2id(char),
+                *(0 if function is None else function(char) for function in self._features),
+            )
         rows = np.array([known[char] for char in everything], dtype=np.int64)
         units = np.full(inside.shape, self._vocab.unit2id("<PAD>"), dtype=np.int64)
         features = np.zeros((*inside.shape, len(self._features)), dtype=np.float32)
@@ -166,4 +168,3 @@ class Splitter:
             if label in (2, 4):
                 sentences.append(Sentence())
         return [sentence for sentence in sentences if sentence.words]
-

@@ -29,15 +29,12 @@ class Tagger:
         self._processor = processor
         self._trainer = processor.trainer
         self._network = self._trainer.model
-        self._words = processor.pretrain.vocab if self._has_pretrained else None
+        pretrained = processor.pretrain is not None and self._trainer.args["pretrain"]
+        self._pretrained = processor.pretrain.vocab if pretrained else None
         self._is_known = self._network.bert_model is None and all(name in self._network.tag_names for name in _COLUMNS)
         if self._is_known:
             self._letters = share_letters(self._network)
             _score_by_tag(self._network)
-
-    @property
-    def _has_pretrained(self) -> bool:
-        return bool(self._processor.pretrain is not None and self._trainer.args["pretrain"])
 
     def tag(self, sentences: Sequence[Sentence]) -> None:
         """Tag all words."""
@@ -54,7 +51,8 @@ class Tagger:
         texts = [simplified(sentence.words) for sentence in sentences]
         words = Distinct.of([word for text in texts for word in text])
         ids = words.ids(vocab["word"].unit2id)
-        pretrained = np.zeros_like(ids) if self._words is None else words.ids(lambda word: self._words.unit2id(word.lower()))
+        read = self._pretrained
+        pretrained = np.zeros_like(ids) if read is None else words.ids(lambda word: read.unit2id(word.lower()))
         if self._letters is not None:
             self._letters.read([vocab["char"].map(list(word)) for word in words.values], device)
         lengths = [len(text) for text in texts]

@@ -100,7 +100,7 @@ class Padded:
         self.places = (starts[list(batch)][:, None] + columns)[self.inside]
 
     def __call__(self, ids: Ids, root: int | Sequence[int] = 0) -> Tensor:
-        """Return the matrix ``[N, L]`` or ``[N, L, P]`` of ids; 0 pads, and ``root`` stands in the place of the root."""
+        """Return the ids as a matrix ``[N, L]`` or ``[N, L, P]``; 0 pads, and ``root`` is the id of the root."""
         matrix = np.zeros((*self.inside.shape, *ids.shape[1:]), dtype=np.int64)
         matrix[self.inside] = ids[self.places]
         if self._shift:
