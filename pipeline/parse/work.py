@@ -80,7 +80,7 @@ class Work:
         return Task(self._next - 1, self._batches[self._next - 1])
 
     def is_alone(self, task: Task) -> bool:
-        """Return whether a process must get nothing beside a task: if it dies, this task must have been its only one."""
+        """Return whether a process must get nothing beside a task, so that if it dies, it died on this task."""
         return task.batch is None or self._retries.must_be_alone(task.texts[0])
 
     def give_back(self, task: Task) -> None:
