@@ -17,10 +17,11 @@ class DeadlyParser:
     """Makes one token of each text, and notes in ``folder`` what its processes are given.
 
     A text ``kill …`` ends the process, ``once …`` does so the first time, ``error …`` and ``disk …`` raise, ``odd …``
-    raises what nobody expects, and ``wait …`` never ends. Without a folder nothing is noted.
+    raises what nobody expects, and ``wait …`` never ends.
     """
 
     folder: Path
+    device: str = "cpu"
 
     def parse(self, texts: Sequence[str]) -> list[Parse]:
         with (self.folder / f"{os.getpid()}.log").open("a") as file:
