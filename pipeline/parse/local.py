@@ -19,7 +19,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.parse.work import Task, Work
+from pipeline.parse.work import PROBE, Task, Work
 from pipeline.shared.sizing import available_cpus, available_memory_gb, visible_gpus
 
 _DEPTH = 2  # tasks per process: one is parsed, the next is there when it is done
@@ -50,46 +50,89 @@ def choose_processes(texts: int, asked: int | None, device: str, threads: int) -
 def parse_in_processes(
     parser: Any, batches: Sequence[Sequence[str]], processes: int
 ) -> Generator[pa.Table, None, None]:
-    """Parse all batches in a pool of processes, which end with the generator.
+    """Parse all batches in a pool of processes that ends with the generator; see ``Pool.parse``."""
+    with Pool(parser, processes) as pool:
+        yield from pool.parse(batches)
+
+
+class Pool:
+    """Parsing processes, which end with the block.
 
     Parameters
     ----------
     parser
         What each process gets a copy of; its method ``parse`` takes texts.
-    batches
-        The texts, in the batches in which they are parsed.
     processes
-        Number of processes.
-
-    Yields
-    ------
-    pyarrow.Table
-        Rows of the ``parses`` table, batch after batch, in their order.
-
-    Raises
-    ------
-    ParserError, OSError
-        As the parser raises them; ParserError if processes end again and again without an answer.
+        Most processes. They are started when there is work for them, and again when they die.
     """
-    work = Work(batches, processes)
-    pool: list[_Process] = []
-    try:
-        while not work.is_over:
-            while len(pool) < processes and len(pool) < work.left + sum(bool(process.tasks) for process in pool):
-                pool.append(_Process(parser, quiet=bool(pool)))
-            for process in pool:
-                process.feed(work, 1)
-            if work.left > processes:  # towards the end a task is for the first process that is idle
-                for process in pool:
-                    process.feed(work, _DEPTH)
-            for connection in wait([process.connection for process in pool], _WAIT_S):
-                process = next(process for process in pool if process.connection is connection)
-                if not process.answer(work):
-                    pool.remove(process)
-            yield from work.ready()
-    finally:
-        for process in pool:
+
+    def __init__(self, parser: Any, processes: int) -> None:
+        self._parser = parser
+        self._most = processes
+        self._pool: list[_Process] = []
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for process in self._pool:
             process.end()
+        self._pool.clear()
+
+    def start(self) -> None:
+        """Start all processes now, and wait until each has parsed a text, so that its models are loaded.
+
+        Raises
+        ------
+        ParserError, OSError
+            As ``parse`` does.
+        """
+        work = Work([], self._most)
+        while len(self._pool) < self._most:
+            self._add()
+            self._pool[-1].send(PROBE)
+        while any(process.tasks for process in self._pool):
+            self._listen(work)
+
+    def parse(self, batches: Sequence[Sequence[str]]) -> Generator[pa.Table, None, None]:
+        """Parse all batches.
+
+        Parameters
+        ----------
+        batches
+            The texts, in the batches in which they are parsed.
+
+        Yields
+        ------
+        pyarrow.Table
+            Rows of the ``parses`` table, batch after batch, in their order.
+
+        Raises
+        ------
+        ParserError, OSError
+            As the parser raises them; ParserError if processes end again and again without an answer.
+        """
+        work = Work(batches, self._most)
+        while not work.is_over:
+            while len(self._pool) < min(self._most, work.left + sum(bool(process.tasks) for process in self._pool)):
+                self._add()
+            for process in self._pool:
+                process.feed(work, 1)
+            if work.left > self._most:  # towards the end a task is for the first process that is idle
+                for process in self._pool:
+                    process.feed(work, _DEPTH)
+            self._listen(work)
+            yield from work.ready()
+
+    def _add(self) -> None:
+        self._pool.append(_Process(self._parser, quiet=bool(self._pool)))
+
+    def _listen(self, work: Work) -> None:
+        """Wait for answers, and take those that are there."""
+        for connection in wait([process.connection for process in self._pool], _WAIT_S):
+            process = next(process for process in self._pool if process.connection is connection)
+            if not process.answer(work):
+                self._pool.remove(process)
 
 
 class _Process:
@@ -107,9 +150,9 @@ class _Process:
         theirs.close()
         self.connection = Connection(ours.detach())
         self.tasks: deque[Task] = deque()
-        self._send((parser, quiet))
+        self._tell((parser, quiet))
 
-    def _send(self, message: Any) -> None:
+    def _tell(self, message: Any) -> None:
         with contextlib.suppress(OSError):  # it has ended: ``answer`` finds that out
             self.connection.send(message)
 
@@ -122,8 +165,12 @@ class _Process:
             if self.tasks and work.is_alone(task):
                 work.give_back(task)
                 return
-            self.tasks.append(task)
-            self._send(task.texts)
+            self.send(task)
+
+    def send(self, task: Task) -> None:
+        """Send a task."""
+        self.tasks.append(task)
+        self._tell(task.texts)
 
     def answer(self, work: Work) -> bool:
         """Take an answer; return whether the process lives on."""

@@ -17,7 +17,6 @@ from parsers import ParserError, Refused, parses_table
 from parsers.parse import PARSES
 from pipeline.shared.retries import MOST_RESTARTS, Retries
 
-_PROBE = "who ran"
 _AHEAD = 4  # batches per process between the oldest that is not finished and the newest that is handed out
 
 
@@ -35,6 +34,10 @@ class Task:
 
     batch: int | None
     texts: tuple[str, ...]
+
+
+PROBE = Task(None, ("who ran",))
+"""Only shows whether processes work."""
 
 
 class Work:
@@ -127,7 +130,7 @@ class Work:
         if at_fault:
             message = f"the parsing process ended on this text every time ({how})"
             self._alone[batch][task.texts[0]] = parses_table([Refused(task.texts[0], "parser_failed", message)])
-            self._again.appendleft(Task(None, (_PROBE,)))
+            self._again.appendleft(PROBE)
             self._gather(batch)
         else:
             self._again.extendleft(Task(batch, (text,)) for text in reversed(task.texts))
