@@ -142,7 +142,8 @@ def _score_by_tag(network: Any) -> None:
         for name in ours:
             own = network.tag_clf[name]
             several = list(own) if isinstance(own, nn.ModuleList) else [own]
-            scorer, kept = _ByTag(several, network.upos_emb.weight), []  # type: ignore[var-annotated]
+            scorer = _ByTag(several, network.upos_emb.weight)
+            kept: list[Tensor] = []
             parts = [_Part(scorer, number, kept) for number in range(len(several))]
             network.tag_clf[name] = nn.ModuleList(parts) if isinstance(own, nn.ModuleList) else parts[0]
     represent = network.parent_representation

@@ -17,7 +17,7 @@ from parsers import ParserError, StanzaParser, parses_table
 from parsers.parse import refused_from_table
 from pipeline.parse import local
 from pipeline.parse.local import choose_processes, parse_in_processes
-from pipeline.parse.work import Work
+from pipeline.parse.work import PROBE, Task, Work
 from tests._helpers.deadly_parser import DeadlyParser
 from tests.conftest import ROOT
 
@@ -85,9 +85,9 @@ def test_a_machine_on_which_every_process_dies_ends_the_run(parser: DeadlyParser
     class Hopeless(Work):
         """No text helps, not even that which only shows whether processes work."""
 
-        def take(self):  # type: ignore[no-untyped-def]
+        def take(self) -> Task | None:
             task = super().take()
-            return task if task is None or task.batch is not None else type(task)(None, ("kill the probe",))
+            return Task(None, ("kill the probe",)) if task == PROBE else task
 
     with (
         pytest.MonkeyPatch.context() as patch,
