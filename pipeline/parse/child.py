@@ -24,9 +24,10 @@ def main(descriptor: int) -> None:
     """Parse until the parent closes the connection."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when this process ends
     connection = Connection(descriptor)
-    parser, quiet = connection.recv()
-    if quiet:
-        logging.getLogger("reelstore").setLevel(logging.ERROR)  # the first process says it for all
+    parser, level = connection.recv()
+    if level <= logging.DEBUG:
+        logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("reelstore").setLevel(level)
     tasks: queue.SimpleQueue[Sequence[str]] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(connection, tasks), daemon=True).start()
     while True:

@@ -7,6 +7,7 @@ threads, while a second process does twice the work.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -125,7 +126,10 @@ class Pool:
             yield from work.ready()
 
     def _add(self) -> None:
-        self._pool.append(_Process(self._parser, quiet=bool(self._pool)))
+        level = logging.getLogger("reelstore").getEffectiveLevel()
+        if self._pool and level > logging.DEBUG:
+            level = logging.ERROR  # the first process warns for all
+        self._pool.append(_Process(self._parser, level))
 
     def _listen(self, work: Work) -> None:
         """Wait for answers, and take those that are there."""
@@ -138,7 +142,7 @@ class Pool:
 class _Process:
     """One parsing process, and the tasks that it has not answered."""
 
-    def __init__(self, parser: Any, quiet: bool) -> None:
+    def __init__(self, parser: Any, level: int) -> None:
         ours, theirs = socket.socketpair()
         path = os.pathsep.join(dict.fromkeys(part for part in sys.path if part))
         self._process = subprocess.Popen(
@@ -150,7 +154,7 @@ class _Process:
         theirs.close()
         self.connection = Connection(ours.detach())
         self.tasks: deque[Task] = deque()
-        self._tell((parser, quiet))
+        self._tell((parser, level))
 
     def _tell(self, message: Any) -> None:
         with contextlib.suppress(OSError):  # it has ended: ``answer`` finds that out

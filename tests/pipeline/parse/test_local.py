@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -112,6 +113,16 @@ def test_what_a_parser_raises_ends_the_run(
     with pytest.raises(error, match=message):
         run(parser, ["text", text, "wait for ever"], 1, 2)
     assert not any(map(alive, parser.calls()))
+
+
+@pytest.mark.parametrize("level", [logging.WARNING, logging.DEBUG])
+def test_the_traceback_of_a_mistake_is_for_those_who_debug(
+    parser: DeadlyParser, level: int, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(level, "reelstore")
+    with pytest.raises(ParserError, match="by nought"):
+        run(parser, ["odd mistake"], 1, 1)
+    assert ("ZeroDivisionError: by nought" in capfd.readouterr().err) is (level == logging.DEBUG)
 
 
 def test_few_batches_are_held(parser: DeadlyParser, tmp_path: Path) -> None:
