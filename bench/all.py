@@ -160,6 +160,7 @@ BENCHES = {
     "scale": Bench("scale.py", ("--units", "10000", "100000")),
     "scale-million": Bench("scale.py", ("--units", "1000000"), long=True, quick_as="scale"),
     "store": Bench("store.py"),
+    "store-million": Bench("million.py", long=True),
     "parsing": Bench("parsing.py", lacks=lacks_questions, given=questions, quick_given=True),
     "clustering": Bench("clustering.py"),
     "reading": Bench("reading.py"),
