@@ -233,7 +233,8 @@ def _build_lmdb(feature: Feature, path: Path) -> Callable[[], ReadRow]:
         transaction = database.begin(buffers=True)
 
         def read(index: int) -> np.ndarray:
-            return np.frombuffer(transaction.get(key(index).encode()), np.float16).reshape(feature.shape)
+            found: Any = transaction.get(key(index).encode())
+            return np.frombuffer(found, np.float16).reshape(feature.shape)
 
         return read
 
