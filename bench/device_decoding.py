@@ -1,6 +1,6 @@
 """Measure what ``media.backend=nvdec`` changes: pixels against PyAV, and wanted frames per second.
 
-    python bench/device_decoding.py [--device cuda] [--frames 32] [--at-once 1 4 8] [--json PATH] [FILE...]
+    python bench/device_decoding.py [--device cuda] [--frames 32] [--at-once 1 4 8] [--quick] [--json PATH] [FILE...]
 
 Frames are prepared as for CLIP ViT-B/32 (short side to 224, centre crop). On the device they are decoded and resized
 there; PyAV decodes in this process, on one thread, and Pillow resizes. A file that the device refuses is listed with
@@ -10,8 +10,6 @@ that shows what the resize costs in pixels, which is nothing.
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import sys
 import time
@@ -27,10 +25,9 @@ sys.path[0] = str(ROOT)  # the checkout: only the reader is ever installed
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 
-from bench.decode import make_clip, versions
+from bench.decode import USES, make_clip
+from bench.report import Column, Report, Table, bench_parser, prose
 from extractors import Extractor, build
 from pipeline.media import DecodeRequest, Frame, Header, Picks, RefusalError, decode, read_picks
 from pipeline.media.torchcodec_backend import why_unavailable
@@ -120,49 +117,55 @@ def compare(
     }
 
 
-def show(result: dict[str, Any]) -> None:
-    """Print the result as a table."""
-    table = Table(title=f"{result['device']} against PyAV")
-    rates = [f"{count} at once, frames/s" for count in result["at_once"]]
-    for column in ("file", "mean", "largest", "PSNR, dB", "PyAV, frames/s", *rates):
-        table.add_column(column)
-    for name, row in result["files"].items():
-        if "refused" in row:
-            table.add_row(name, f"refused: {row['refused']}")
-            continue
-        apart = row["difference"]
-        psnr = "equal" if apart["psnr_db"] is None else f"{apart['psnr_db']:.1f}"
-        speeds = [row["pyav_frames_per_s"], *row["device_frames_per_s"].values()]
-        table.add_row(name, f"{apart['mean']:.3f}", str(apart["largest"]), psnr, *(f"{speed:.0f}" for speed in speeds))
-    Console().print(table)
+def report(files: dict[str, dict[str, Any]], device: str, at_once: Sequence[int]) -> Report:
+    """Return the figures as two tables."""
+    compared = {name: row for name, row in files.items() if "refused" not in row}
+    pixels = [
+        (name, row["difference"]["mean"], row["difference"]["largest"], row["difference"]["psnr_db"] or "equal")
+        for name, row in compared.items()
+    ]
+    rates = [
+        (name, row["pyav_frames_per_s"], *(row["device_frames_per_s"][count] for count in at_once))
+        for name, row in compared.items()
+    ]
+    counts = [Column(f"{device}, {count} at once", ".0f") for count in at_once]
+    return Report(
+        title=f"Decoding on the device: {device}",
+        about=prose(__doc__),
+        tables=[
+            Table(
+                f"pixels of {device} against PyAV, levels of 0 to 255",
+                ["file", Column("mean", ".3f"), Column("largest"), Column("PSNR, dB", ".1f")],
+                pixels,
+            ),
+            Table("wanted frames per second", ["file", Column("PyAV", ".0f"), *counts], rates),
+        ],
+        notes=[f"{name} was refused: {row['refused']}" for name, row in files.items() if "refused" in row],
+        figures={"device": device, "at_once": at_once, "files": files},
+        uses=(*USES, "torch"),
+    )
 
 
-def main() -> None:
-    """Measure and print."""
+def main() -> int:
+    """Measure and report."""
     on_gpu = torch.cuda.is_available()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = bench_parser(__doc__, frames=4, at_once=[1])
     parser.add_argument("files", nargs="*", type=Path)
     parser.add_argument("--device", default="cuda" if on_gpu else "cpu")
     parser.add_argument("--frames", type=int, default=32, help="wanted frames of each file")
     parser.add_argument("--at-once", type=int, nargs="+", default=[1, 4, 8] if on_gpu else [1], help="files at a time")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
     arguments = parser.parse_args()
-    result: dict[str, Any] = {"device": arguments.device, "at_once": arguments.at_once, "versions": versions()}
     reason = why_unavailable("torchcodec" if arguments.device == "cpu" else "nvdec")
-    if reason is None:
-        extractor = build("clip", {"model": "ViT-B-32", "weights": "random:0", "crop": "center_crop"})
-        policy = {"policy": "uniform", "n": arguments.frames}
-        result["files"] = {
-            path.name: compare(path, policy, extractor, arguments.device, arguments.at_once)
-            for path in arguments.files or [make_clip(60)]
-        }
-        show(result)
-    else:
-        result["skipped"] = reason
-        Console().print(f"skipped: {reason}", markup=False)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+    if reason is not None:
+        return Report(f"Decoding on the device: {arguments.device}", skipped=reason).finish(arguments)
+    extractor = build("clip", {"model": "ViT-B-32", "weights": "random:0", "crop": "center_crop"})
+    policy = {"policy": "uniform", "n": arguments.frames}
+    files = {
+        path.name: compare(path, policy, extractor, arguments.device, arguments.at_once)
+        for path in arguments.files or [make_clip(3 if arguments.quick else 60)]
+    }
+    return report(files, arguments.device, arguments.at_once).finish(arguments)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -65,6 +65,7 @@ FILMS = (
     Film(320, 180, 120, 250, bframes=3, pyramid=True),
 )
 LONG_FILM = Film(640, 360, 600, 50, bframes=3, pyramid=True)
+QUICK_FILM = Film(320, 180, 4, 50, bframes=3)
 WARMING_FILM = Film(64, 36, 1, 12)
 
 

@@ -8,13 +8,13 @@
 ``OUT/gpu.json`` and ``OUT/SECTION.json`` are rewritten whenever something was measured, so that a run that is cut
 leaves what it found. Sections, in their order:
 
-environment  versions, the card; TFLOP/s of matrix products, GB/s on the card and over PCIe
-towers       each tower in float32, bfloat16 and float16 against float32 on the CPU; same bits twice, at every position
-throughput   each tower's micro-batcher against the best bare model; compiled and as a CUDA graph for information
-extraction   whole extractions of clips encoded here, against decoding alone and the model alone; how busy the GPU is
-training     CoQo's step on Swin-B maps and CRA's step with the paper's settings: memory and milliseconds
-memory       a card that is full but for a little: the micro-batch halves, and the rows are right
-nvdec        the video engine against PyAV: pixels after the resize, frames per second
+    environment  versions, the card; TFLOP/s of matrix products, GB/s on the card and over PCIe
+    towers       each tower in float32, bfloat16 and float16 against float32 on the CPU; same bits twice, everywhere
+    throughput   each tower's micro-batcher against the best bare model; compiled and as a CUDA graph for information
+    extraction   whole extractions of clips encoded here, against decoding and the model alone; how busy the GPU is
+    training     CoQo's step on Swin-B maps and CRA's step with the paper's settings: memory and milliseconds
+    memory       a card that is full but for a little: the micro-batch halves, and the rows are right
+    nvdec        the video engine against PyAV: pixels after the resize, frames per second
 
 It needs torch, torchvision, timm, transformers, h5py and pyarrow, and what ``bench/gpu_wheels.sh`` carries; it needs
 neither Ray nor Stanza nor a network. The exit code is 1 if a section failed or a target is missed.
@@ -33,6 +33,8 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # the checkout: only the reader is ever installed
 
+from bench.report import bench_parser, prose
+
 # In the order of bench.on_gpu.runner.SECTIONS, which imports torch.
 SECTIONS = ("environment", "towers", "throughput", "extraction", "training", "memory", "nvdec")
 NEEDED = (
@@ -46,13 +48,11 @@ _STARTED = time.monotonic()
 
 def main() -> int:
     """Run the chosen sections, and hold the figures to the targets."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = bench_parser(__doc__)
     parser.add_argument("--out", type=Path, default=Path("out/gpu"), help="folder of the JSON files")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="also write all figures here")
     parser.add_argument("--sections", default=",".join(SECTIONS), help="sections to run, separated by commas")
     parser.add_argument("--minutes", type=float, default=8.0, help="time for all of them")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="where to measure")
-    parser.add_argument("--quick", action="store_true", help="tiny towers and few repeats, to see that it runs")
     parser.add_argument("--workers", type=int, help="decode workers; as many as there are CPUs if not given")
     arguments = parser.parse_args()
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
@@ -77,11 +77,12 @@ def main() -> int:
 def _measure(arguments: argparse.Namespace, names: list[str]) -> int:
     import torch
 
-    from bench.on_gpu import Report, Setup, run_sections
-    from bench.on_gpu.runner import GRACE_S, targets
+    from bench.on_gpu import Findings, Setup, run_sections
+    from bench.on_gpu.runner import GRACE_S
+    from bench.on_gpu.summary import report
     from pipeline.shared.sizing import available_cpus
 
-    report = Report(arguments.out)
+    findings = Findings(arguments.out)
     folder = Path(tempfile.mkdtemp(prefix="reelstore-gpu-"))
     workers = arguments.workers or available_cpus()
     # Beside other work, threads that spin while they wait make a quick run slow.
@@ -89,16 +90,12 @@ def _measure(arguments: argparse.Namespace, names: list[str]) -> int:
     setup = Setup(torch.device(arguments.device), arguments.quick, folder, workers)
     seconds = max(0.0, 60 * arguments.minutes - GRACE_S - (time.monotonic() - _STARTED))
     try:
-        failed = run_sections(setup, names, report, seconds, lambda text: print(text, flush=True))
+        run_sections(setup, names, findings, seconds, lambda text: print(text, flush=True))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        if arguments.json:
-            report.copy_to(arguments.json)
-    told = [] if arguments.device == "cpu" else targets(report.sections)
-    for target in told:
-        print(f"{'met   ' if target.met else 'MISSED'} {target.what}: {target.value:.3f} ({target.wanted})")
-    print(f"figures: {report.folder}", flush=True)
-    return 1 if failed or not all(target.met for target in told) else 0
+    code = report(findings.sections, prose(__doc__)).finish(arguments)
+    print(f"figures: {findings.folder}", flush=True)
+    return code
 
 
 if __name__ == "__main__":

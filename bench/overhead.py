@@ -1,18 +1,18 @@
 """Measure what an extraction costs beside decoding: whole extractions without a network against a bare decode loop.
 
-    python bench/overhead.py local|ray|memory [--runs 3] [--json PATH]
+    python bench/overhead.py local|ray|memory [--runs 3] [--quick] [--json PATH]
 
-local   a whole extraction (plan, child process, queues, shards, commits) on 12 decode-bound clips (60 s of moving
-        texture, 640x360) with one decode worker, against a loop that decodes the same frames in this process.
-ray     the same on Ray with 200 short clips (10 s). Start-up is excluded on both sides by taking the
-        difference between many clips and few.
-memory  peak of the process tree (proportional set size) at 2,000 clips against 200.
+    local   12 clips of 60 s with one decode worker, against a loop that decodes the same frames in this process
+    ray     200 clips of 10 s on Ray, against the same loop
+    memory  peak of the process tree at 2,000 clips against 200
+
+A whole extraction is a plan, child processes, queues, shards and commits. The clips are bound by decoding: moving
+texture at 640x360, of which 32 frames are taken. On Ray, start-up is excluded on both sides by taking the difference
+between many clips and few. Memory is the proportional set size of all processes, of clips of 2 s.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -22,15 +22,15 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)  # the checkout: only the reader is ever installed
 
 import psutil
-from rich.console import Console
-from rich.table import Table
 
-from bench.decode import make_clip
+from bench.decode import USES, make_clip
+from bench.report import Column, Report, Table, Target, bench_parser, prose
 from examples.clips import write_clip
 from pipeline.extract import Config, ExtractRequest, PlanOptions, extract, load_config
 from pipeline.media import DecodeRequest, decode
@@ -41,6 +41,15 @@ features:
   rgb: {extractor: rgb_grid, grid: 1, sampling: {policy: uniform, n: 32}}
 run: {decode_workers: 1}
 """
+
+
+CONFIG_FILE = "config.yaml"
+MEASURES = {
+    "local": ("local", "time, to a bare decode loop", 1.10),
+    "ray": ("on Ray", "time, to a bare decode loop", 1.25),
+    "memory": ("memory", "peak memory, to that at fewer clips", 1.05),
+}
+"""What is measured to its title, its target's name and the largest ratio."""
 
 
 def copies(folder: Path, count: int, clip: Path) -> Path:
@@ -74,23 +83,24 @@ def whole_extraction(
     return time.perf_counter() - started
 
 
-def bench_local(folder: Path, config: Config, runs: int) -> dict[str, object]:
+def bench_local(folder: Path, config: Config, runs: int, quick: bool) -> dict[str, Any]:
     """Compare local extractions with the bare loop; return medians in seconds and the median ratio."""
-    videos = copies(folder / "videos", 12, make_clip(60))
+    videos = copies(folder / "videos", 2 if quick else 12, make_clip(3 if quick else 60))
     paths = sorted(videos.iterdir())
     bare_loop(paths[:1])
     whole_extraction(videos, folder / "warm", config, "local", limit=1)
     pairs = [(whole_extraction(videos, folder / f"s{i}", config, "local"), bare_loop(paths)) for i in range(runs)]
     whole, bare = (statistics.median(column) for column in zip(*pairs, strict=True))
     ratio = statistics.median(a / b for a, b in pairs)
-    return {"clips": len(paths), "job_s": whole, "bare_s": bare, "ratio": ratio, "target": 1.10}
+    return {"clips": len(paths), "job_s": whole, "bare_s": bare, "ratio": ratio}
 
 
-def bench_ray(folder: Path, config: Config, runs: int, count: int = 200, few: int = 8) -> dict[str, object]:
-    """Compare extractions on Ray with the bare loop, both on ``count - few`` clips; return medians and ratio."""
+def bench_ray(folder: Path, config: Config, runs: int, quick: bool) -> dict[str, Any]:
+    """Compare extractions on Ray with the bare loop, both on the clips beyond the first few; return medians, ratio."""
     import ray
 
-    videos = copies(folder / "videos", count, make_clip(10))
+    count, few = (8, 2) if quick else (200, 8)
+    videos = copies(folder / "videos", count, make_clip(3 if quick else 10))
     paths = sorted(videos.iterdir())
     os.environ["PYTHONPATH"] = str(ROOT)
     ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False)
@@ -109,13 +119,11 @@ def bench_ray(folder: Path, config: Config, runs: int, count: int = 200, few: in
         "job_s": statistics.median(wholes),
         "bare_s": statistics.median(bares),
         "ratio": statistics.median(ratios),
-        "target": 1.25,
     }
 
 
-def tree_peak(command: list[str]) -> tuple[float, float]:
-    """Run a command; return the peak of its process tree (proportional set size, in MB) and wall seconds."""
-    started = time.perf_counter()
+def tree_peak(command: list[str]) -> float:
+    """Run a command; return the peak of its process tree: proportional set size, in MB."""
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     peak = 0
     ended = threading.Event()
@@ -142,13 +150,12 @@ def tree_peak(command: list[str]) -> tuple[float, float]:
     ended.set()
     sampler.join()
     assert code == 0, f"{command} ended with {code}"
-    return peak / 1e6, time.perf_counter() - started
+    return peak / 1e6
 
 
-def bench_memory(folder: Path, runs: int, few: int = 200, many: int = 2000) -> dict[str, object]:
+def bench_memory(folder: Path, config: Config, runs: int, quick: bool) -> dict[str, Any]:
     """Compare the peak memory of extractions over many clips and over few; return medians in MB and their ratio."""
-    config = folder / "rgb.yaml"
-    config.write_text(CONFIG)
+    few, many = (4, 8) if quick else (200, 2000)
     clip = folder / "clip.mp4"
     write_clip(clip, seconds=2.0, width=320, height=240)
     videos = copies(folder / "videos", many, clip)
@@ -156,36 +163,45 @@ def bench_memory(folder: Path, runs: int, few: int = 200, many: int = 2000) -> d
     for index in range(runs):
         for count in (few, many):
             command = [sys.executable, "jobs/extract.py", str(videos), "--store", str(folder / f"s{index}-{count}")]
-            peak, _ = tree_peak([*command, "--config", str(config), "--limit", str(count)])
-            peaks[count].append(peak)
+            command += ["--config", str(folder / CONFIG_FILE), "--limit", str(count)]
+            peaks[count].append(tree_peak(command))
     small, large = (statistics.median(peaks[count]) for count in (few, many))
-    return {"clips": [few, many], "peak_mb": [small, large], "ratio": large / small, "target": 1.05}
+    return {"clips": [few, many], "peak_mb": [small, large], "ratio": large / small}
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("local", "ray", "memory"), help="what to measure")
+def report(what: str, found: dict[str, Any], runs: int) -> Report:
+    """Return the figures as a table, held to their target."""
+    if what == "memory":
+        few, many = found["clips"]
+        columns = [Column(f"MB at {few} clips", ".0f"), Column(f"MB at {many:,} clips", ".0f")]
+        row = found["peak_mb"]
+    else:
+        columns = [Column("clips"), Column("extraction, s", ".2f"), Column("bare loop, s", ".2f")]
+        row = [found[name] for name in ("clips", "job_s", "bare_s")]
+    title, against, most = MEASURES[what]
+    return Report(
+        title=f"Overhead of a whole extraction: {title}",
+        about=prose(__doc__),
+        tables=[Table(f"median of {runs}", [*columns, Column("ratio", ".2f")], [[*row, found["ratio"]]])],
+        targets=[Target(against, found["ratio"], most)],
+        figures={"runs": runs, **found},
+        uses=(*USES, "ray") if what == "ray" else USES,
+    )
+
+
+def main() -> int:
+    """Measure and report; return 1 if the target is missed."""
+    parser = bench_parser(__doc__, runs=1)
+    parser.add_argument("what", choices=tuple(MEASURES), help="what to measure")
     parser.add_argument("--runs", type=int, default=3, help="measurements of each side; medians are reported")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
     arguments = parser.parse_args()
+    measure = {"local": bench_local, "ray": bench_ray, "memory": bench_memory}[arguments.what]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        (folder / "config.yaml").write_text(CONFIG)
-        config = load_config(file=folder / "config.yaml")
-        if arguments.what == "memory":
-            result = bench_memory(folder, arguments.runs)
-        else:
-            result = {"local": bench_local, "ray": bench_ray}[arguments.what](folder, config, arguments.runs)
-    table = Table(title=f"overhead: {arguments.what} (median of {arguments.runs})")
-    table.add_column("")
-    table.add_column("", justify="right")
-    for name, value in result.items():
-        table.add_row(name, f"{value:.3f}" if isinstance(value, float) else str(value))
-    Console().print(table)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=1))
+        (folder / CONFIG_FILE).write_text(CONFIG)
+        found = measure(folder, load_config(file=folder / CONFIG_FILE), arguments.runs, arguments.quick)
+    return report(arguments.what, found, arguments.runs).finish(arguments)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,97 +1,177 @@
-"""Measure what a second run over unchanged files costs: one stat per file, no hash, no torch.
-
-    python bench/planning.py [--files 100000] [--runs 3] [--json PATH]
+"""Measure what a second run costs if few files have changed, or none: one stat per file, no hash, no torch.
 
 The store gets its rows without decoding (a second run never reads a value), through the same writer, index and commit
-as a real run; then ``jobs/extract.py`` runs in fresh processes.
+as a real run; then ``jobs/extract.py`` runs in fresh processes on files of a local disk whose directory entries are in
+the page cache. A change rewrites some files; a plan of it is compared with a plan of the unchanged files.
+
+    python bench/planning.py [--files 100000] [--features 1] [--changed 100] [--runs 3]
+    python bench/planning.py --files 1000000 --features 3 [--keep DIR]     (about ten minutes, most of them to fill)
+
+``--keep DIR`` leaves files and store in DIR, and uses those that are there.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import resource
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)  # the checkout: only the reader is ever installed
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
-from pipeline.extract import load_config, make_plan, read_source, ready_features
-from pipeline.extract.identity import cache_key
-from stores.changes import Changes
+from bench.report import Column, Report, Table, Target, bench_parser, prose
+from pipeline.extract import load_config, read_source, ready_features
+from pipeline.extract.identity import cache_key, hash_content, source_status
+from stores.changes import Changes, SourceRecord
 from stores.commit import commit, create_store, place_shard, write_spec
-from stores.format import Row, ShardWriter, load
+from stores.format import Row, ShardWriter
 
-CONFIG = "features:\n  rgb: {extractor: rgb_grid, grid: 1, sampling: {policy: uniform, n: 1}}\n"
+FEATURE = "  rgb{0}: {{extractor: rgb_grid, grid: {0}, sampling: {{policy: uniform, n: 1}}}}\n"
 ROWS_PER_SHARD = 4096
+TARGETS = {(100_000, 1): (1.8, 0.3), (1_000_000, 3): (10.0, 1.5)}
+"""By files and features: most seconds and GB of a run over unchanged files."""
+CHANGE_S = 1.0
+"""Most seconds that a change may add."""
 
 
-def fill(folder: Path, files: int) -> tuple[Path, Path, Path]:
-    """Make the files and a store with one row per file; return the paths of videos, store and configuration."""
-    videos, store, config = folder / "videos", folder / "store", folder / "rgb.yaml"
-    config.write_text(CONFIG)
+@dataclass(frozen=True, slots=True)
+class Made:
+    """Files with a store of their rows."""
+
+    videos: Path
+    store: Path
+    config: Path
+
+    def run(self, *options: str) -> dict[str, Any]:
+        """Run the job in a fresh process; return wall seconds, peak memory in GB and its summary."""
+        command = [sys.executable, "jobs/extract.py", str(self.videos), "--store", str(self.store)]
+        started = time.perf_counter()
+        with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+            process = subprocess.Popen(
+                [*command, "--config", str(self.config), "--json", *options], cwd=ROOT, stdout=output, stderr=errors
+            )
+            _, status, usage = os.wait4(process.pid, 0)
+            wall = time.perf_counter() - started
+            process.returncode = os.waitstatus_to_exitcode(status)
+            output.seek(0)
+            errors.seek(0)
+            if process.returncode:
+                raise SystemExit(f"the run ended with exit code {process.returncode}: {errors.read()}")
+            summary = json.loads(output.read().splitlines()[-1])
+        return {"wall_s": wall, "peak_gb": usage.ru_maxrss * 1024 / 1e9, "summary": summary}
+
+    @contextmanager
+    def changed(self, count: int) -> Iterator[None]:
+        """Rewrite some files, at most one of each folder, and give them their content back."""
+        files = [min(folder.iterdir()) for folder in sorted(self.videos.iterdir())][:count]
+        before = [path.read_text() for path in files]
+        for path in files:
+            path.write_text(f"changed {path.name}\n")
+        try:
+            yield
+        finally:
+            for path, text in zip(files, before, strict=True):
+                path.write_text(text)
+
+
+def fill(folder: Path, files: int, features: int) -> Made:
+    """Make the files and a store with one row per file and feature, unless they are there."""
+    made = Made(folder / "videos", folder / "store", folder / "rgb.yaml")
+    if made.config.exists():
+        return made
     for index in range(files):
-        path = videos / f"{index % 100:02d}" / f"v{index:07d}.mp4"
+        path = made.videos / f"{index % 100:02d}" / f"v{index:07d}.mp4"
         if index < 100:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True)
         path.write_text(f"{index}\n")
-    create_store(store)
-    (feature,) = ready_features(load_config(file=config)).values()
-    write_spec(store, feature.spec)
-    plan = make_plan(store, load(store), read_source(str(videos)).items, [feature])
-    commit(store, Changes(sources=plan.sources, current={feature.name: feature.spec_digest}))
-    step = np.zeros((1, 3), np.float16)
-    for start in range(0, len(plan.units), ROWS_PER_SHARD):
-        writer = ShardWriter(store, feature.name, feature.spec_digest, {"device_type": "cpu"})
-        for unit in plan.units[start : start + ROWS_PER_SHARD]:
-            cache = cache_key(unit.content_id or "", None, None, feature.spec_digest)
-            writer.add(Row(unit.keys[0], cache, step, np.zeros(1), np.ones(1, bool), 1.0))
-        receipt = writer.finish()
-        commit(store, Changes(placed=place_shard(store, receipt), shards=[receipt]))
-    return videos, store, config
+    draft = folder / "draft.yaml"
+    draft.write_text("features:\n" + "".join(FEATURE.format(number) for number in range(1, features + 1)))
+    wanted = list(ready_features(load_config(file=draft)).values())
+    create_store(made.store)
+    for feature in wanted:
+        write_spec(made.store, feature.spec)
+    items = read_source(str(made.videos)).items
+    sources = [_record(Path(item.uri)) for item in items]
+    commit(made.store, Changes(sources=sources, current={feature.name: feature.spec_digest for feature in wanted}))
+    for start in range(0, files, ROWS_PER_SHARD):
+        part = slice(start, start + ROWS_PER_SHARD)
+        changes = Changes()
+        for number, feature in enumerate(wanted, 1):
+            step = np.zeros((1, number * number * 3), np.float16)
+            writer = ShardWriter(made.store, feature.name, feature.spec_digest, {"device_type": "cpu"})
+            for item, source in zip(items[part], sources[part], strict=True):
+                cache = cache_key(source.content_id, None, None, feature.spec_digest)
+                writer.add(Row(item.key, cache, step, np.zeros(1), np.ones(1, bool), 1.0))
+            receipt = writer.finish()
+            changes.placed += place_shard(made.store, receipt)
+            changes.shards.append(receipt)
+        commit(made.store, changes)
+    draft.rename(made.config)  # last: with a configuration, all of it is there
+    return made
 
 
-def second_run(videos: Path, store: Path, config: Path) -> tuple[float, float, dict[str, object]]:
-    """Run the job in a fresh process; return wall seconds, peak memory in GB and its summary."""
-    command = [sys.executable, "jobs/extract.py", str(videos), "--store", str(store), "--config", str(config), "--json"]
-    started = time.perf_counter()
-    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=True)
-    wall = time.perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9
-    return wall, peak, json.loads(done.stdout.splitlines()[-1])
+def _record(path: Path) -> SourceRecord:
+    return SourceRecord(str(path), *source_status(path, None), hash_content(path))
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--files", type=int, default=100_000, help="unchanged files")
-    parser.add_argument("--runs", type=int, default=3, help="second runs; the median time is reported")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
+def main() -> int:
+    """Measure and report."""
+    parser = bench_parser(__doc__, files=2000, features=2, runs=1, changed=5)
+    parser.add_argument("--files", type=int, default=100_000, help="files of the source")
+    parser.add_argument("--features", type=int, default=1, help="features of the store")
+    parser.add_argument("--changed", type=int, default=100, help="files that change, at most one of each folder")
+    parser.add_argument("--runs", type=int, default=3, help="runs of each kind; the median time is reported")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="leave files and store here, and use what is there")
     arguments = parser.parse_args()
+    files, features = arguments.files, arguments.features
     with tempfile.TemporaryDirectory() as folder:
-        paths = fill(Path(folder), arguments.files)
-        runs = [second_run(*paths) for _ in range(arguments.runs)]
-    assert all(summary["stored"] == arguments.files and summary["computed"] == 0 for _, _, summary in runs)
-    wall = statistics.median(run[0] for run in runs)
-    peak = max(run[1] for run in runs)
-    table = Table(title=f"second run over {arguments.files:,} unchanged files (median of {arguments.runs})")
-    for column in ("", "measured", "target"):
-        table.add_column(column, justify="right" if column else "left")
-    table.add_row("wall, process start included", f"{wall:.2f} s", "≤ 5 s")
-    table.add_row("peak memory", f"{peak:.2f} GB", "≤ 1 GB")
-    Console().print(table)
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"files": arguments.files, "wall_s": wall, "peak_gb": peak}, indent=1))
+        made = fill(arguments.keep or Path(folder), files, features)
+        made.run()  # warms the cache, and hashes what an earlier bench touched
+        runs = {"nothing to do": [made.run() for _ in range(arguments.runs)]}
+        runs["plan, nothing changed"] = [made.run("--plan") for _ in range(arguments.runs)]
+        with made.changed(arguments.changed):
+            runs[f"plan, {arguments.changed} files changed"] = [made.run("--plan") for _ in range(arguments.runs)]
+    for (kind, found), to_compute in zip(runs.items(), (0, 0, arguments.changed * features), strict=True):
+        for each in found:
+            summary = each.pop("summary")
+            if summary["wanted"] != files * features or summary["wanted"] - summary["stored"] != to_compute:
+                raise SystemExit(f"{kind}: {summary['stored']} of {summary['wanted']} rows are stored")
+    walls = {kind: statistics.median(each["wall_s"] for each in found) for kind, found in runs.items()}
+    peaks = {kind: max(each["peak_gb"] for each in found) for kind, found in runs.items()}
+    second, plain, changed = walls
+    targets = [Target(f"what {arguments.changed} changes add", walls[changed] - walls[plain], CHANGE_S, unit="s")]
+    if (files, features) in TARGETS:
+        seconds, gigabytes = TARGETS[files, features]
+        targets[:0] = [
+            Target("nothing to do: wall time", walls[second], seconds, unit="s"),
+            Target("nothing to do: peak memory", peaks[second], gigabytes, unit="GB"),
+        ]
+    return Report(
+        title=f"A second run over {files:,} files with {features} feature{'s' * (features > 1)}",
+        about=prose(__doc__),
+        tables=[
+            Table(
+                f"wall time, process start included: median of {arguments.runs}",
+                ["run", Column("wall s", ".2f"), Column("peak GB", ".2f")],
+                [(kind, walls[kind], peaks[kind]) for kind in runs],
+            )
+        ],
+        targets=targets,
+        figures={"files": files, "features": features, "runs": runs},
+        uses=("pyarrow",),
+    ).finish(arguments)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

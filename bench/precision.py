@@ -1,7 +1,8 @@
 """Compare half precision with float32: weights that were cast once, and autocast over float32 weights.
 
 Every model has random weights and sees noise and smooth images (for VGGish: noise and slow changes in the range of
-log-mel). A cosine is the least of all steps; errors are over all numbers of all steps.
+log-mel). A cosine is the least of all steps; errors are over all numbers of all steps, beside the mean size of these
+numbers. There is no target.
 
     python bench/precision.py                          ViT-L/14, Swin-B, Swin-L and VGGish on the CPU (minutes)
     python bench/precision.py --model vggish --dtype bfloat16
@@ -10,19 +11,17 @@ log-mel). A cosine is the least of all steps; errors are over all numbers of all
 
 from __future__ import annotations
 
-import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # the checkout: only the reader is ever installed
 
 import numpy as np
 import torch
-import typer
-from rich.console import Console
-from rich.table import Table
 
+from bench.report import Column, Report, Table, bench_parser, prose
 from extractors import build
 from extractors.trained import Trained
 from pipeline.extract.precision import rounding_error
@@ -30,45 +29,64 @@ from stores.format.rounding import RoundingError
 
 MODELS = ("ViT-L-14", "swin_base_patch4_window7_224", "swin_large_patch4_window7_224", "vggish")
 DTYPES = ("float16", "bfloat16")
+WAYS = ("cast once", "autocast")
 
 
-def main(
-    model: Annotated[list[str] | None, typer.Option(help="open_clip or Swin model, or vggish; repeatable.")] = None,
-    dtype: Annotated[list[str] | None, typer.Option(help="float16 or bfloat16; repeatable.")] = None,
-    device: Annotated[str, typer.Option(help="torch device.")] = "cpu",
-    steps: Annotated[int, typer.Option(min=1, help="Images of each kind.")] = 2,
-    json_path: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
-) -> None:
-    """Measure and print; there is no target."""
+NOTE = """What this cannot show: layer norms of random networks have weights of 1, which no cast changes, and autocast
+on a CPU leaves layer norms in the half type, where on a GPU it takes float32."""
+
+
+def main() -> int:
+    """Measure and report."""
+    parser = bench_parser(__doc__, model=["vggish"], steps=1)
+    parser.add_argument("--model", nargs="+", default=MODELS, help="open_clip or Swin models, or vggish")
+    parser.add_argument("--dtype", nargs="+", default=DTYPES, choices=DTYPES, help="float16 or bfloat16")
+    parser.add_argument("--device", default="cpu", help="torch device")
+    parser.add_argument("--steps", type=int, default=2, help="images of each kind")
+    arguments = parser.parse_args()
+    found = [
+        row for name in arguments.model for row in compare(name, arguments.dtype, arguments.device, arguments.steps)
+    ]
+    errors = (Column("least cosine", ".7f"), Column("mean", ".1e"), Column("largest", ".1e"))
+    return Report(
+        title="Rounding errors of half precision",
+        about=prose(__doc__),
+        tables=[
+            Table(
+                f"{way}, {arguments.device}, {arguments.steps} steps of each kind",
+                ["model", "dtype", "steps", *errors],
+                [
+                    (row["model"].partition("_patch")[0], row["dtype"], row["steps"], *row[way].values())
+                    for row in found
+                ],
+            )
+            for way in WAYS
+        ],
+        notes=[NOTE],
+        figures={"device": arguments.device, "steps": arguments.steps, "rows": found},
+        uses=("torch", "open_clip_torch", "timm", "torchvggish"),
+    ).finish(arguments)
+
+
+def compare(model: str, dtypes: Sequence[str], device: str, steps: int) -> list[dict[str, Any]]:
+    """Return the errors of a model in both ways, for each half type and kind of steps."""
     rows = []
-    for name in model or MODELS:
-        exact = _build(name, "float32")
-        network = exact.load(device)
-        for kind, prepared in _inputs(exact, steps).items():
-            reference = network.forward(prepared)
-            for half in dtype or DTYPES:
-                with torch.autocast(device.partition(":")[0], dtype=getattr(torch, half)):
-                    autocast = network.forward(prepared)
-                once = _build(name, half).load(device).forward(prepared)
-                errors = {"cast once": rounding_error(once, reference), "autocast": rounding_error(autocast, reference)}
-                rows.append((name, half, kind, errors))
-    table = Table(title=f"half precision against float32, {steps} steps of each kind, {device}")
-    for column in ("model", "dtype", "steps", "", "least cosine", "mean error", "largest error"):
-        table.add_column(column)
-    for name, half, kind, errors in rows:
-        for way, error in errors.items():
-            table.add_row(name, half, kind, way, *_figures(error))
-    Console(width=140).print(table)
-    if json_path is not None:
-        records = [
-            {"model": name, "dtype": half, "steps": kind, **{way: error.model_dump() for way, error in errors.items()}}
-            for name, half, kind, errors in rows
-        ]
-        json_path.write_text(json.dumps(records, indent=2) + "\n")
+    exact = _build(model, "float32")
+    network = exact.load(device)
+    halves = {half: _build(model, half).load(device) for half in dtypes}
+    for kind, prepared in _inputs(exact, steps).items():
+        reference = network.forward(prepared)
+        for half, loaded in halves.items():
+            with torch.autocast(device.partition(":")[0], dtype=getattr(torch, half)):
+                autocast = network.forward(prepared)
+            errors = zip(WAYS, (loaded.forward(prepared), autocast), strict=True)
+            told = {way: _figures(rounding_error(values, reference)) for way, values in errors}
+            rows.append({"model": model, "dtype": half, "steps": kind, **told})
+    return rows
 
 
-def _figures(error: RoundingError) -> tuple[str, str, str]:
-    return f"{error.min_cosine:.7f}", f"{error.mean_abs:.2e}", f"{error.max_abs:.2e}"
+def _figures(error: RoundingError) -> dict[str, float]:
+    return {"min_cosine": error.min_cosine, "mean_abs": error.mean_abs, "max_abs": error.max_abs}
 
 
 def _build(model: str, compute_dtype: str) -> Trained:
@@ -96,4 +114,4 @@ def _inputs(extractor: Trained, steps: int) -> dict[str, np.ndarray]:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    sys.exit(main())

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
-import subprocess
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from bench.bare import rate
+from bench.circumstances import commit, versions
 from bench.on_gpu.nvml import reader
 from bench.on_gpu.section import Section, Setup
 from pipeline.media.torchcodec_backend import why_unavailable
@@ -76,27 +73,6 @@ def run(setup: Setup, section: Section) -> None:
     section.put("copy_gb_per_s", copy_rate(sizes, setup.device))
     if setup.on_gpu:
         section.put("to_device_gb_per_s", pcie_rate(sizes, setup.device))
-
-
-def versions(packages: Sequence[str]) -> dict[str, str | None]:
-    """Return the installed version of each package; None if it is not installed."""
-    found: dict[str, str | None] = {}
-    for name in packages:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = None
-    return found
-
-
-def commit() -> str | None:
-    """Return the commit of the checkout; None outside a repository."""
-    command = ["git", "-c", "safe.directory=*", "rev-parse", "HEAD"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
 
 
 def gemm_tflops(dtype: torch.dtype, sizes: Sizes, device: torch.device) -> float:

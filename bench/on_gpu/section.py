@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from bench.on_gpu.report import Report
+from bench.on_gpu.findings import Findings
 from settings.messages import one_line
 
 
@@ -52,7 +52,7 @@ class Section:
         Its name.
     seconds
         Its share of the time.
-    report
+    findings
         Where its findings go.
     say
         Prints one line.
@@ -63,8 +63,8 @@ class Section:
         What failed, to its traceback.
     """
 
-    def __init__(self, name: str, seconds: float, report: Report, say: Callable[[str], None]) -> None:
-        self.name, self._report, self._say = name, report, say
+    def __init__(self, name: str, seconds: float, findings: Findings, say: Callable[[str], None]) -> None:
+        self.name, self._findings, self._say = name, findings, say
         self.seconds = seconds
         self._started = time.monotonic()
         self._left_out: dict[str, str] = {}
@@ -105,7 +105,7 @@ class Section:
 
     def put(self, name: str, value: Any) -> None:
         """Add a finding, or replace it."""
-        self._report.put(self.name, name, value)
+        self._findings.put(self.name, name, value)
 
     def line(self, text: str) -> None:
         """Print one line."""

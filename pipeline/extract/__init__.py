@@ -2,9 +2,10 @@
 
 from pipeline.extract.config import PRESETS, Config, RunConfig, load_config, preset_names
 from pipeline.extract.features import Feature, ready_features
-from pipeline.extract.plan import Plan, PlanOptions, Reason, Unit, make_plan
+from pipeline.extract.plan import Plan, PlanOptions, Reason, Unit
+from pipeline.extract.planning import make_plan
 from pipeline.extract.run import ExtractRequest, extract
-from pipeline.extract.sources import SourceItem, read_source
+from pipeline.extract.sources import SourceItem, Sources, read_source
 from pipeline.extract.summary import ExtractResult
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Reason",
     "RunConfig",
     "SourceItem",
+    "Sources",
     "Unit",
     "extract",
     "load_config",

@@ -9,10 +9,13 @@ import stat
 from pathlib import Path
 
 import fsspec
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.media import FailureClass, list_images
 from settings.messages import one_line
 
+_HASHED_AT_ONCE = 65536  # rows whose texts are Python objects at a time
 _FILE_TYPES = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a directory"}
 
 
@@ -21,14 +24,25 @@ def hash_content(path: Path, image_rate: float | None = None) -> str:
 
     For a folder of images it is the sha256 over their rate and, in the order of their names, the names and the sha256
     of their bytes: the same images at another rate are another video.
+
+    Raises
+    ------
+    OSError
+        If it cannot be read, or is neither.
     """
     if image_rate is None:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_without_waiting) as file:
+            local_status(os.fstat(file.fileno()))
             return hashlib.file_digest(file, "sha256").hexdigest()
     hasher = hashlib.sha256(f"images {image_rate!r}\n".encode())
     for name in _image_names(path):
         hasher.update(os.fsencode(name) + b"\0" + hash_content(path / name).encode() + b"\n")
     return hasher.hexdigest()
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file; a FIFO that has taken its place since it was listed must not wait for a writer."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def source_status(path: Path, image_rate: float | None, status: os.stat_result | None = None) -> tuple[int, str]:
@@ -74,10 +88,44 @@ def local_status(status: os.stat_result) -> tuple[int, str]:
     return status.st_size, f"{status.st_mtime_ns}:{status.st_ino}"
 
 
+def file_stamps(mtime_ns: pa.Array, inode: pa.Array) -> pa.Array:
+    """Return the stamps of regular files, as ``local_status`` gives them, from int64 and uint64 columns."""
+    return pc.binary_join_element_wise(mtime_ns.cast(pa.string()), inode.cast(pa.string()), ":")
+
+
 def cache_key(content_id: str, start_s: float | None, end_s: float | None, spec_digest: str) -> bytes:
     """Return hash(content id, clip bounds, spec digest): 32 bytes that name one computed row."""
     bounds = ", ".join("null" if bound is None else repr(float(bound)) for bound in (start_s, end_s))
     return hashlib.sha256(f'["{content_id}", {bounds}, "{spec_digest}"]'.encode()).digest()
+
+
+def cache_keys(content_id: pa.Array, start_s: pa.Array, end_s: pa.Array, spec_digest: str) -> pa.Array:
+    """Return ``cache_key`` of many rows.
+
+    Parameters
+    ----------
+    content_id
+        String array without nulls.
+    start_s, end_s
+        Float64 arrays; null means none.
+
+    Returns
+    -------
+    pyarrow.Array
+        ``[n] fixed_size_binary(32)``.
+    """
+    whole = start_s.null_count == end_s.null_count == len(content_id)
+    keys = []
+    for start in range(0, len(content_id), _HASHED_AT_ONCE):
+        ids = content_id.slice(start, _HASHED_AT_ONCE)
+        if whole:
+            texts = pc.binary_join_element_wise('["', ids, f'", null, null, "{spec_digest}"]', "")
+            keys.append([hashlib.sha256(text).digest() for text in texts.cast(pa.binary()).to_pylist()])
+        else:
+            starts, ends = (bound.slice(start, _HASHED_AT_ONCE).to_pylist() for bound in (start_s, end_s))
+            clips = zip(ids.to_pylist(), starts, ends, strict=True)
+            keys.append([cache_key(content, first, last, spec_digest) for content, first, last in clips])
+    return pa.concat_arrays([pa.array(chunk, pa.binary(32)) for chunk in ([], *keys)])
 
 
 def remote_status(uri: str) -> tuple[int, str]:

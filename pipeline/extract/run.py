@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +17,9 @@ from pipeline.extract.features import ready_features
 from pipeline.extract.ledger import Ledger, Progress
 from pipeline.extract.local import LocalExecutor
 from pipeline.extract.outcomes import Executor, Outcome, UnitDone, consume
-from pipeline.extract.plan import LACKING, Plan, PlanOptions, Reason, make_plan
-from pipeline.extract.sources import SourceItem, read_source
+from pipeline.extract.plan import LACKING, Plan, PlanOptions, Reason
+from pipeline.extract.planning import make_plan
+from pipeline.extract.sources import Sources, read_source
 from pipeline.extract.summary import (
     ExtractResult,
     PlanSummary,
@@ -120,15 +121,16 @@ class _Extraction:
             write_spec(self.root, feature.spec)
         return self._nothing_to_do(manifest, plan) if plan.is_empty else self._run(manifest, plan)
 
-    def _check_only(self, items: Sequence[SourceItem]) -> None:
-        unknown = sorted(self.request.options.only - {item.key for item in items})
+    def _check_only(self, items: Sources) -> None:
+        only = self.request.options.only
+        unknown = sorted(only - {item.key for item in items.take(items.positions(only))})
         if unknown:
             raise UsageError(f"--only {unknown[0]}: no such key in {self.request.source}")
 
     def _current(self) -> dict[str, str]:
         return {name: feature.spec_digest for name, feature in self.features.items()}
 
-    def _plan(self, manifest: Manifest, items: Sequence[SourceItem]) -> Plan:
+    def _plan(self, manifest: Manifest, items: Sources) -> Plan:
         def on_hashed(done: int, total: int) -> None:
             self.terminal.stage("hash", done, total)
 
@@ -148,7 +150,7 @@ class _Extraction:
         self.terminal.close()
         return plan
 
-    def _plan_only(self, items: Sequence[SourceItem]) -> ExtractResult:
+    def _plan_only(self, items: Sources) -> ExtractResult:
         try:
             manifest = load(self.root)
         except StoreNotFoundError:

@@ -91,21 +91,27 @@ def open_segment(root: Path, ref: SegmentRef) -> pa.Table:
 
 def merge(tables: Sequence[pa.Table], drop_removed: bool) -> pa.Table:
     """Merge segments (oldest first) into one table with the newest record of each key, sorted by key."""
-    if len(tables) == 1:
-        merged = tables[0]
-    else:
-        ages = [np.full(table.num_rows, age, np.int32) for age, table in enumerate(tables)]
-        merged = pa.concat_tables(tables).append_column("_age", pa.array(np.concatenate(ages)))
-        merged = merged.sort_by([("key", "ascending"), ("_age", "descending")]).combine_chunks()
-        if merged.num_rows > 1:
-            keys = merged.column("key")
-            first = pc.not_equal(keys.slice(1), keys.slice(0, merged.num_rows - 1))
-            keep = np.concatenate([[True], first.to_numpy(zero_copy_only=False).astype(bool)])
-            merged = merged.filter(pa.array(keep))
-        merged = merged.drop_columns(["_age"])
-    if drop_removed:
+    merged = tables[0] if len(tables) == 1 else _first_of_each(pa.concat_tables(tables[::-1]))
+    if drop_removed and pc.any(merged.column("removed")).as_py():
         merged = merged.filter(pc.invert(merged.column("removed")))
     return merged.combine_chunks()
+
+
+def _first_of_each(table: pa.Table) -> pa.Table:
+    """Return the first row of each key, sorted by key."""
+    keys = whole_column(table, "key")
+    order = pc.sort_indices(keys)  # stable: of equal keys, the first row comes first
+    keys = keys.take(order)
+    if len(keys) > 1:
+        differs = pc.not_equal(keys.slice(1), keys.slice(0, len(keys) - 1)).to_numpy(zero_copy_only=False)
+        order = order.filter(pa.array(np.concatenate([[True], differs])))
+    return table.combine_chunks().take(order)
+
+
+def whole_column(table: pa.Table, name: str) -> pa.Array:
+    """Return a column as one array; without a copy if it lies in one piece."""
+    column = table.column(name)
+    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays([pa.array([], column.type), *column.chunks])
 
 
 def append(
@@ -146,15 +152,7 @@ def _full_size_class(refs: Sequence[SegmentRef], rows: int) -> list[SegmentRef]:
 
 def _sorted_unique(table: pa.Table) -> pa.Table:
     """Return the last row of each key, sorted by key."""
-    order = pa.array(np.arange(table.num_rows, dtype=np.int64))
-    numbered = table.append_column("_order", order)
-    numbered = numbered.sort_by([("key", "ascending"), ("_order", "ascending")]).combine_chunks()
-    if numbered.num_rows > 1:
-        keys = numbered.column("key")
-        last = pc.not_equal(keys.slice(0, numbered.num_rows - 1), keys.slice(1))
-        keep = np.concatenate([last.to_numpy(zero_copy_only=False).astype(bool), [True]])
-        numbered = numbered.filter(pa.array(keep))
-    return numbered.drop_columns(["_order"]).combine_chunks()
+    return _first_of_each(table.take(pa.array(np.arange(table.num_rows)[::-1])))
 
 
 def _lower_bound(column: pa.Array, wanted: pa.Array) -> npt.NDArray[np.int64]:

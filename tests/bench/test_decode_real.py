@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 from bench.decode import UNIFORM
 from bench.decode_real import TARGET_FEW, TARGET_MANY, describe, difference
 from bench.films import FILMS, Film, shoot
+from bench.report import Result
 from tests.conftest import ROOT
 
 SCRIPT = ROOT / "bench" / "decode_real.py"
@@ -56,14 +56,18 @@ def test_a_folder_is_measured_and_a_broken_clip_is_named(tmp_path: Path) -> None
     path.with_name("broken.mp4").write_bytes(path.read_bytes()[:1000])
     path.with_name("notes.txt").write_text("no video")
     done = run(tmp_path / "clips", "--runs", "1", "--json", tmp_path / "figures.json")
-    assert done.returncode == 1 and "broken.mp4: not measured: " in done.stdout, done.stderr
-    clip, broken = json.loads((tmp_path / "figures.json").read_text())["clips"]
+    assert done.returncode == 1 and "broken: not measured: " in done.stdout, done.stderr
+    result = Result.read(tmp_path / "figures.json")
+    clip, broken = result.report.figures["clips"]
     assert broken["clip"] == "broken.mp4" and "failed" in broken
-    assert (clip["clip"], clip["frames"], len(clip["wanted"])) == (path.name, 30, 30)
+    assert (clip["clip"], clip["frames"], clip["wanted"]) == (path.name, 30, 30)
     assert clip["contenders"]["ours"]["cpu_s"] > 0 and clip["contenders"]["pyav"]["pixels"] == "equal"
     assert clip["ratio"] == clip["contenders"]["ours"]["cpu_s"] / clip["contenders"][clip["fastest_peer"]]["cpu_s"]
     for peer in ("decord", "torchcodec"):
         assert clip["contenders"][peer].keys() & {"pixels", "skipped"}
+    assert [target.value for target in result.targets] == [clip["ratio"]] and result.report.tables[0].rows[0][
+        0
+    ] == path.stem
 
 
 def test_nothing_to_measure_is_refused(tmp_path: Path) -> None:

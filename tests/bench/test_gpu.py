@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from bench import gpu
-from bench.on_gpu import NAMES, Report, Section, Setup, run_sections, runner, throughput
+from bench.on_gpu import NAMES, Findings, Section, Setup, run_sections, runner, summary, throughput
 from bench.on_gpu.towers import QUICK, Tower
+from bench.report import Result
 from tests.conftest import ROOT
 
 SCRIPT = ROOT / "bench" / "gpu.py"
@@ -37,7 +38,9 @@ def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     assert done.returncode == 0, done.stdout + done.stderr
     merged: dict[str, Any] = json.loads((out / "gpu.json").read_text())
     assert {name: json.loads((out / f"{name}.json").read_text()) for name in NAMES} == merged
-    assert json.loads((out / "copy" / "all.json").read_text()) == merged
+    result = Result.read(out / "copy" / "all.json")
+    assert result.report.figures == merged and result.quick and not result.targets
+    assert len(result.report.tables) == len(NAMES) and all(table.rows for table in result.report.tables)
     for name, section in merged.items():
         for what, why in section.get("left_out", {}).items():
             assert f"{name}: {what} left out: {why}" in done.stdout.splitlines()
@@ -89,7 +92,7 @@ def setup(folder: Path, quick: bool = True) -> Setup:
 
 def test_without_time_every_section_says_what_it_leaves_out(tmp_path: Path) -> None:
     lines: list[str] = []
-    assert run_sections(setup(tmp_path, quick=False), NAMES, Report(tmp_path / "out"), 0.0, lines.append) == []
+    assert run_sections(setup(tmp_path, quick=False), NAMES, Findings(tmp_path / "out"), 0.0, lines.append) == []
     for name in set(NAMES) - {"nvdec"}:
         found = json.loads((tmp_path / "out" / f"{name}.json").read_text())
         assert any("needed, 0 s left" in why for why in found["left_out"].values()), name
@@ -103,7 +106,7 @@ def test_a_section_gets_its_share_of_what_is_left(tmp_path: Path, monkeypatch: p
         given[section.name] = section.seconds
 
     monkeypatch.setattr(runner, "SECTIONS", {"one": (note, 1.0), "two": (note, 1.0), "three": (note, 2.0)})
-    run_sections(setup(tmp_path), ("one", "two", "three"), Report(tmp_path), 4000.0, lambda _: None)
+    run_sections(setup(tmp_path), ("one", "two", "three"), Findings(tmp_path), 4000.0, lambda _: None)
     # What a section does not use, the later ones have.
     assert given == pytest.approx({"one": 1000.0, "two": 4000 / 3, "three": 4000.0}, abs=60)
 
@@ -115,7 +118,7 @@ def test_a_section_that_fails_says_why_and_the_next_begins(tmp_path: Path, monke
 
     monkeypatch.setattr(runner, "SECTIONS", {"one": (fail, 1.0), "two": (lambda *_: None, 1.0)})
     lines: list[str] = []
-    assert run_sections(setup(tmp_path), ("one", "two"), Report(tmp_path), 10.0, lines.append) == ["one"]
+    assert run_sections(setup(tmp_path), ("one", "two"), Findings(tmp_path), 10.0, lines.append) == ["one"]
     found = json.loads((tmp_path / "gpu.json").read_text())
     assert found["one"]["before"] == 1 and "illegal memory access" in found["one"]["failed"]["the section"]
     assert "seconds" in found["two"] and lines == [
@@ -133,7 +136,7 @@ def test_a_tower_that_fails_leaves_the_others_their_figures(tmp_path: Path, monk
 
     monkeypatch.setattr(throughput, "compare", fail_on_clip)
     monkeypatch.setattr(throughput, "towers", lambda quick: (QUICK[0], QUICK[2]))
-    assert run_sections(setup(tmp_path), ["throughput"], Report(tmp_path), 60.0, lambda _: None) == ["throughput"]
+    assert run_sections(setup(tmp_path), ["throughput"], Findings(tmp_path), 60.0, lambda _: None) == ["throughput"]
     found = json.loads((tmp_path / "throughput.json").read_text())
     assert "a kernel that nobody has" in found["failed"]["clip float32"]
     assert found["vggish"]["float32"]["ratio"] > 0 and "clip" not in found
@@ -142,11 +145,11 @@ def test_a_tower_that_fails_leaves_the_others_their_figures(tmp_path: Path, monk
 def test_a_section_that_does_not_end_is_ended_with_what_it_found(tmp_path: Path) -> None:
     code = (
         "import sys, threading; from pathlib import Path; import torch\n"
-        "from bench.on_gpu import runner, Report, Setup\n"
+        "from bench.on_gpu import runner, Findings, Setup\n"
         "def hang(setup, section): section.put('found', 1); threading.Event().wait()\n"
         "runner.SECTIONS = {'one': (hang, 1.0)}; runner.GRACE_S = 0.1\n"
         "out = Path(sys.argv[1])\n"
-        "runner.run_sections(Setup(torch.device('cpu'), True, out, 1), ['one'], Report(out), 0.1)\n"
+        "runner.run_sections(Setup(torch.device('cpu'), True, out, 1), ['one'], Findings(out), 0.1)\n"
     )
     done = run("-c", code, tmp_path)
     assert done.returncode == 3 and "did not end in time" in done.stdout, done.stderr
@@ -162,16 +165,16 @@ def test_figures_are_held_to_the_targets() -> None:
         "training": {"coqo_bfloat16": {"reserved_gib": 24.5}},
         "towers": {"clip": {"float32": same, "bfloat16": same, "float16": {"same_bits_twice": False}}},
     }
-    met = {target.what: target.met for target in runner.targets(found)}
+    met = {target.what: target.met for target in summary.targets(found)}
     assert met == {
-        "clip float16 against the best bare model": True,
-        "extraction of a.mp4 against its limit": False,
-        "a CoQo step in bfloat16, GiB": False,
-        "clip float32: the same bits twice": True,
-        "clip bfloat16: the same bits twice": True,
-        "clip float16: the same bits twice": False,
+        "clip float16, to the best bare model": True,
+        "a.mp4, to its limit": False,
+        "CoQo's step in bfloat16": False,
+        "clip float32: same bits twice": True,
+        "clip bfloat16: same bits twice": True,
+        "clip float16: same bits twice": False,
     }
-    assert runner.targets({"training": {"coqo_bfloat16": {"reserved_gib": None}}}) == []
+    assert summary.targets({"training": {"coqo_bfloat16": {"reserved_gib": None}}}) == []
 
 
 def test_the_command_knows_the_sections() -> None:

@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bench import bare
 from bench.device_decoding import difference
-from bench.on_gpu import Report, Setup, nvml, training
+from bench.on_gpu import Findings, Setup, nvml, training
 from bench.on_gpu.extraction import BuiltClip, Meter, configuration, decode_rate, list_units
 from bench.on_gpu.memory import Tight, under_shortage
 from bench.on_gpu.towers import FULL, QUICK, Tower, extractor_of, load, network_of, noise
@@ -154,8 +154,8 @@ def test_the_meter_leaves_out_start_and_end(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_what_is_not_finite_becomes_null(tmp_path: Path) -> None:
-    report = Report(tmp_path)
-    report.put("one", "rates", {4: float("nan"), 8: np.float32(2.5), "best": bare.BareRate("eager", 8, float("inf"))})
+    findings = Findings(tmp_path)
+    findings.put("one", "rates", {4: float("nan"), 8: np.float32(2.5), "best": bare.BareRate("eager", 8, float("inf"))})
     assert json.loads((tmp_path / "one.json").read_text())["rates"] == {
         **{"4": None, "8": 2.5},
         "best": {"way": "eager", "batch": 8, "steps_per_second": None},

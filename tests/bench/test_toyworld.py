@@ -28,17 +28,22 @@ def test_differences_are_taken_world_by_world(tmp_path: Path) -> None:
         ("acc",),
         {"one": "other"},
     )
+    worlds = {seed: toyworld.world_folder(tmp_path, seed) for seed in (0, 1)}
     for seed, scores in ((0, (50.0, 40.0)), (1, (70.0, 62.0))):
-        world = toyworld.world_folder(tmp_path, seed)
+        world = worlds[seed]
         for overrides, score in zip(experiment.variants.values(), scores, strict=True):
             folder = toyworld.run_folder(world, "cra", overrides, seed)
             folder.mkdir(parents=True)
             (folder / "results.json").write_text(json.dumps({"metrics": {"val": {"acc_vqa": score}}}))
             save_file({"scale.mean": torch.zeros(7), "a.weight": torch.zeros(3, 2)}, folder / "best.safetensors")
-    row = toyworld.collect(tmp_path, experiment, (0, 1))["rows"]["one"]
+    collected = toyworld.collect(worlds, experiment, (0, 1))
+    row = collected["rows"]["one"]
     assert (row["worlds"], row["parameters"], row["against"]) == ({"acc": [50.0, 70.0]}, 6, "other")
     mean, half = row["differences"]["acc"]
     assert mean == 9 and half == pytest.approx(12.706, rel=1e-3)  # t(0.975, 1) times a standard error of 1
+    figures, differences = toyworld.tables(experiment, collected)
+    assert list(figures.rows[0]) == ["one", 6, "60.0 ± 14.1"]
+    assert list(differences.rows[0]) == ["one", "other", "+9.0 ± 12.7"]
 
 
 def test_a_stopped_run_has_no_results_and_other_settings_are_another_run(tmp_path: Path) -> None:

@@ -99,3 +99,9 @@ def test_a_failure_is_remembered_for_these_bytes_in_these_bounds() -> None:
     names = [failure_content_id("c", start_s, end_s) for start_s, end_s in bounds]
     assert len({"c", *names}) == 4
     assert all(name.startswith("c") for name in names)
+
+
+def test_a_fifo_in_the_place_of_a_file_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "v.mp4")
+    with pytest.raises(OSError, match="not a regular file but a FIFO"):
+        hash_content(tmp_path / "v.mp4")

@@ -217,3 +217,15 @@ app()
     assert child.stdout is not None and child.stdout.readline() == "hashing\n"
     child.send_signal(signal.SIGTERM)
     assert child.wait(timeout=10) == 143
+
+
+def test_stats_in_threads_are_those_of_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a network file system, where a stat takes long."""
+    for number in range(150):
+        (tmp_path / f"{number}.mp4").write_bytes(b"x" * number)
+    (tmp_path / "dangling.mp4").symlink_to(tmp_path / "nowhere")
+    one = read_source(str(tmp_path)).items
+    monkeypatch.setattr("pipeline.extract.sources.folders._SLOW_S", -1.0)
+    many = read_source(str(tmp_path)).items
+    assert many.table.equals(one.table) and one.column("size").null_count == 1
+    assert [item.status and item.status[0] for item in many if item.key == "149"] == [149]
