@@ -2,9 +2,9 @@
 
 ``docs/format.md`` section 8.2 gives the layout: contiguous, unfiltered datasets whose shapes are known before the file
 is created; large ones begin at the start of a page. ``values`` is ``[N, T, *step]``, or flat ``[ΣT, *step]`` with
-``offset [N + 1]`` if T differs between rows; ``keys`` is one uint8 blob with ``key_offset``; beside them lie ``time_s``,
-``valid``, ``duration_s``, ``clip_start_s``, ``cache_key``, the digests and the ``media`` records. A shard contains no
-time of writing and no host name, so equal rows give equal bytes.
+``offset [N + 1]`` if T differs between rows; ``keys`` is one uint8 blob with ``key_offset``; beside them lie
+``time_s``, ``valid``, ``duration_s``, ``clip_start_s``, ``cache_key``, the digests and the ``media`` records. A shard
+contains no time of writing and no host name, so equal rows give equal bytes.
 """
 
 from __future__ import annotations

@@ -33,9 +33,10 @@ def _restored(value: Any) -> Any:
 
 def _as_array(tensor: torch.Tensor) -> Any:
     """Return a small tensor in memory of its own as an array, any other tensor unchanged."""
-    small = tensor.is_cpu and not tensor.is_shared() and tensor.nbytes < _SMALL
+    small = tensor.is_cpu and tensor.nbytes < _SMALL
     known = tensor.dtype != torch.bfloat16  # which numpy lacks
-    return tensor.numpy() if small and known else tensor
+    shared = tensor.is_shared()  # type: ignore[no-untyped-call]
+    return tensor.numpy() if small and known and not shared else tensor
 
 
 class _Tensors:
