@@ -12,7 +12,8 @@ times and masks, which no other layout keeps.
 - All others, and h5py once more with ``read_direct``, write into one batch buffer that is used again and lies half a
   page off the start of a page, as the store's own does: none pays for fresh memory or for 4 KiB aliasing.
 - WebDataset has no random access: its figure is one pass in order.
-- LMDB is left out if the package lmdb is not installed.
+- LMDB is left out if the package lmdb is not installed. Lance is not safe under fork (a worker may wait for ever), so
+  it has no figure with workers.
 
 The first figures are with a warm page cache, where copying the same bytes from memory row by row (memcpy) is the
 floor; then cold, with files evicted before the pass; then through a DataLoader with 0 and 2 workers (started before
@@ -124,7 +125,7 @@ def loader_rates(
             passes[peer.name, "read_ahead_rows_per_s"] = partial(read_ahead, dataset, batches)
         else:
             dataset, collate = Rows(peer.open_row, feature.rows), None
-        for workers in (0, 2):
+        for workers in (0, 2) if peer.forks else (0,):
             loader: Any = DataLoader(
                 dataset, batch_sampler=batches, num_workers=workers, persistent_workers=workers > 0, collate_fn=collate
             )
