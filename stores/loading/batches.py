@@ -35,7 +35,7 @@ def _as_array(tensor: torch.Tensor) -> Any:
     """Return a small tensor in memory of its own as an array, any other tensor unchanged."""
     small = tensor.is_cpu and tensor.nbytes < _SMALL
     known = tensor.dtype != torch.bfloat16  # which numpy lacks
-    shared = tensor.is_shared()  # type: ignore[no-untyped-call]
+    shared = tensor.is_shared()  # type: ignore[no-untyped-call]  # torch leaves it out
     return tensor.numpy() if small and known and not shared else tensor
 
 
