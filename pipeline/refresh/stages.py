@@ -98,7 +98,6 @@ class CompactResult(StageResult):
     shards_before: int = 0
     shards_after: int = 0
     rows: int = 0
-    plan_only: bool = False
 
     @property
     def incomplete(self) -> bool:
@@ -109,8 +108,7 @@ class CompactResult(StageResult):
         return self.shards_before > 0
 
     def summary(self) -> dict[str, Any]:
-        after = {} if self.plan_only else {"shards_after": self.shards_after}
-        return {"shards_before": self.shards_before, **after, "rows": self.rows}
+        return {"shards_before": self.shards_before, "shards_after": self.shards_after, "rows": self.rows}
 
 
 def make_stages(
@@ -354,19 +352,14 @@ def _compact(above: int, common: StageRequest, terminal: Terminal) -> StageResul
     """Merge the small shards of a size class that has more than ``above`` of them."""
     with _latest(common) as store:
         if store is None:
-            return CompactResult(plan_only=common.plan_only)
+            return CompactResult()
     outcome = merge_shards(Path(common.store), above=above, plan_only=common.plan_only)
     shards = plural(outcome.shards_before, "small shard")
     if not outcome.shards_before:
         terminal.line(f"nothing to merge: at most {above} small shards of each size class")
     elif common.plan_only:
-        terminal.line(f"{shards} to merge, {plural(outcome.rows, 'row')} to copy")
+        terminal.line(f"{shards} to merge into {outcome.shards_after}, {plural(outcome.rows, 'row')} to copy")
     else:
         terminal.line(f"{shards} merged into {outcome.shards_after}, {plural(outcome.rows, 'row')} copied")
         write_card(Path(common.store))
-    return CompactResult(
-        shards_before=outcome.shards_before,
-        shards_after=outcome.shards_after,
-        rows=outcome.rows,
-        plan_only=common.plan_only,
-    )
+    return CompactResult(shards_before=outcome.shards_before, shards_after=outcome.shards_after, rows=outcome.rows)

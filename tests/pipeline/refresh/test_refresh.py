@@ -122,7 +122,7 @@ def test_small_shards_are_merged_above_the_threshold(videos: Path) -> None:
     assert run(path, compact=False).stages.keys() == {"videos"}  # and leaves two shards of one row
     before = row_digests(videos / "store")
     planned = run(path, plan_only=True)
-    assert planned.summary()["shards"] == {"shards_before": 2, "rows": 2} and planned.has_work
+    assert planned.summary()["shards"] == {"shards_before": 2, "shards_after": 1, "rows": 2} and planned.has_work
     assert run(path).summary()["shards"] == {"shards_before": 2, "shards_after": 1, "rows": 2}
     assert row_digests(videos / "store") == before
     with Store.open(videos / "store") as store:
