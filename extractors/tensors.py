@@ -51,8 +51,8 @@ _UNPICKLING_ERRORS = (
 def read_state_dict(path: Path, *, trust_torchscript: bool = False) -> dict[str, torch.Tensor]:
     """Read the tensors of a weights file by name, on the CPU.
 
-    Checkpoints that wrap the tensors (``state_dict``, ``model``) and the ``module.`` prefix of data-parallel training
-    are unwrapped.
+    Checkpoints that wrap the tensors (``state_dict``, ``model``, ``module``) and the ``module.`` prefix of
+    data-parallel training are unwrapped.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ def read_state_dict(path: Path, *, trust_torchscript: bool = False) -> dict[str,
         raise WeightsError(f"weights file {path} is a TorchScript archive, which runs code; save its state_dict")
     else:
         loaded = read_pickle(path, "weights file")
-    for wrapper in ("state_dict", "model"):
+    for wrapper in ("state_dict", "model", "module"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
             loaded = loaded[wrapper]
     if not isinstance(loaded, Mapping) or not loaded:
@@ -146,8 +146,12 @@ def _is_torchscript(path: Path) -> bool:
         return False
 
 
-def load_strict(module: torch.nn.Module, state: Mapping[str, torch.Tensor], source: str) -> None:
+def load_strict(
+    module: torch.nn.Module, state: Mapping[str, torch.Tensor], source: str, *, assign: bool = False
+) -> None:
     """Load ``state`` into ``module``: every tensor must be there, none left over, and shapes must be equal.
+
+    With ``assign``, the tensors of ``state`` take the place of the module's, which may lie on the meta device.
 
     Raises
     ------
@@ -169,7 +173,7 @@ def load_strict(module: torch.nn.Module, state: Mapping[str, torch.Tensor], sour
     ]
     if problems:
         raise WeightsError(f"{source} does not fit: {', '.join(problems)}")
-    module.load_state_dict(dict(state))
+    module.load_state_dict(dict(state), assign=assign)
 
 
 class _Index(BaseModel):
