@@ -269,8 +269,8 @@ def _prepare(feature: Feature, frames: Array) -> Array:
 
 def _prepare_frame(feature: Feature, frame: Array) -> Array:
     """Prepare one frame, [H, W, 3], whether the extractor takes frames or clips: a clip is prepared frame by frame."""
-    alone = (0, 0) if feature.extractor.input == "clips" else (0,)
-    prepared: Array = _prepare(feature, np.expand_dims(frame, alone))[alone]
+    is_clips = feature.extractor.input == "clips"
+    prepared: Array = _prepare(feature, frame[None, None])[0, 0] if is_clips else _prepare(feature, frame[None])[0]
     return prepared
 
 
