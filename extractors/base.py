@@ -349,6 +349,18 @@ class Extractor(Description):
             If the weights cannot be obtained or do not fit.
         """
 
+    def check_weights(self) -> None:
+        """See that local weights files fit, by names and shapes of their tensors alone, before anything is decoded.
+
+        Nothing is checked here; ``load`` checks in any case.
+
+        Raises
+        ------
+        WeightsError
+            If a file does not fit.
+        """
+        return None
+
     def fetch(self, directory: Path) -> FetchedWeights | None:
         """Download hub weights into ``directory`` as safetensors; return None if there is nothing to fetch.
 

@@ -276,6 +276,21 @@ class InternVideo2(Trained):
         """Return the geometry."""
         return self.preprocessing.geometry()
 
+    def check_weights(self) -> None:
+        """See that the files fit. Reads the shapes of their tensors alone; imports torch.
+
+        Raises
+        ------
+        WeightsError
+            If one does not fit.
+        """
+        if isinstance(self.source, WeightsFile):
+            from extractors import internvideo2_tower
+
+            internvideo2_tower.check_files(
+                self.pinned_weights, self.pinned_projector, self.model, self.backbone, self.table_frames
+            )
+
     @property
     def weights_of(self) -> str:
         """``internvideo2_`` and the size."""

@@ -13,7 +13,7 @@ published kernel spans one frame.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import cast
 
@@ -27,7 +27,7 @@ from extractors.internvideo2_layouts import LeftOut, check_fit, encoder_of, proj
 from extractors.internvideo2_models import Backbone, Gelu, Reading
 from extractors.preprocess import Preprocessing
 from extractors.torch_model import ImageModel
-from extractors.weights import PinnedWeights
+from extractors.weights import PinnedWeights, WeightsFile
 
 logger = logging.getLogger("reelstore.extractors.internvideo2")
 
@@ -383,15 +383,47 @@ def build_network(
     path = weights.resolve(pinned, lambda tag: hub.hugging_face_file(*_title_and_place(pinned, backbone, tag)))
     if path is None:
         return _untrained(backbone, f0, gelu, pinned.seed), None
-    title = weights.label(pinned, path)
-    state, left_out = encoder_of(tensors.read_state_dict(path), title)
-    _tell(left_out, f"{title} as {pinned.model}")
+    state = tensors.read_state_dict(path)
+    return _from_state(state, weights.label(pinned, path), pinned, model, backbone, f0, gelu), weights.digest(path)
+
+
+def check_files(
+    pinned: PinnedWeights, projector: PinnedWeights | None, model: str, backbone: Backbone, f0: int
+) -> None:
+    """Check that local files fit, by the names and shapes of their tensors; their numbers are not read.
+
+    Raises
+    ------
+    WeightsError
+        If one does not.
+    """
+    if not isinstance(pinned.source, WeightsFile):
+        return
+    path = pinned.source.path
+    shapes = tensors.read_state_dict(path, shapes_only=True)
+    network = _from_state(shapes, weights.label(pinned, path), pinned, model, backbone, f0, "tanh")
+    if projector is not None:
+        _load_projector(network, projector, shapes_only=True)
+
+
+def _from_state(
+    tensors_of_file: Mapping[str, torch.Tensor],
+    title: str,
+    pinned: PinnedWeights,
+    model: str,
+    backbone: Backbone,
+    f0: int,
+    gelu: Gelu,
+) -> InternVideo2Encoder:
+    """Build an encoder over the tensors of a file, which take their places: 6B is in memory once."""
+    state, left_out = encoder_of(tensors_of_file, title)
     check_fit(state, model, backbone, f0, title)
-    with torch.device("meta"):  # the tensors of the file take their places: 6B is in memory once
+    with torch.device("meta"):
         network = InternVideo2Encoder(backbone, f0, gelu, "vision_proj.weight" in state, "img_pos_embed" in state)
     exact = {name: value.float() for name, value in state.items()}
     tensors.load_strict(network, exact, f"{title} as {pinned.model}", assign=True)
-    return network, weights.digest(path)
+    _tell(left_out, f"{title} as {pinned.model}")
+    return network
 
 
 def _title_and_place(pinned: PinnedWeights, backbone: Backbone, tag: str) -> tuple[str, str, str]:
@@ -408,20 +440,20 @@ def _untrained(backbone: Backbone, f0: int, gelu: Gelu, seed: int) -> InternVide
     return network
 
 
-def _load_projector(network: InternVideo2Encoder, pinned: PinnedWeights) -> str:
+def _load_projector(network: InternVideo2Encoder, pinned: PinnedWeights, shapes_only: bool = False) -> str:
     """Replace the attention pooling, and the layer behind it, by those of a file; return the file's digest."""
     path = weights.resolve(pinned, Path)
     assert path is not None  # a projector is a file
     title = weights.label(pinned, path)
-    state, left_out = projector_of(tensors.read_state_dict(path), title)
+    state, left_out = projector_of(tensors.read_state_dict(path, shapes_only=shapes_only), title)
     title = f"{title} as projector of {pinned.model}"
-    _tell(left_out, title)
     network.vision_proj = None  # the layer that belonged to the other pooling
     if (projection := state.get("vision_proj.weight")) is not None:
         network.vision_proj = nn.Linear(projection.shape[1], projection.shape[0])
     kept = {name: value for name, value in network.state_dict().items() if not name.startswith(_OF_PROJECTOR)}
     own = {name: value.float() for name, value in state.items()}
-    tensors.load_strict(network, {**kept, **own}, title)
+    tensors.load_strict(network, {**kept, **own}, title, assign=True)
+    _tell(left_out, title)
     return weights.digest(path)
 
 

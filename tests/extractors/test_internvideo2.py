@@ -16,13 +16,17 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
-from extractors import ExtractorError, MicroBatcher, WeightsError, build
+from extractors import ExtractorError, MicroBatcher, WeightsError, build, tensors
 from extractors.internvideo2 import InternVideo2
 from extractors.internvideo2_layouts import encoder_of, projector_of
 from extractors.internvideo2_models import BACKBONES, Backbone, Release
 from extractors.internvideo2_tower import InternVideo2Encoder, interpolate_positions
 from extractors.torch_model import TorchModel
 from extractors.weights import digest
+from pipeline.media import MediaProcess
+from pipeline.shared import PreflightError
+from stores import Store
+from tests._helpers.runs import extract, rgb_config
 
 TINY = Backbone(
     48,
@@ -209,6 +213,50 @@ def test_a_file_that_does_not_fit_is_refused_in_one_line(case: str, tmp_path: Pa
     with pytest.raises(WeightsError, match=message) as caught:
         iv2(path, f0=4).load("cpu", 1)
     assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+    with pytest.raises(WeightsError) as before:
+        iv2(path, f0=4).check_weights()
+    assert str(before.value) == str(caught.value)
+
+
+def test_files_are_checked_without_their_numbers(tmp_path: Path, plain_file: Path) -> None:
+    """Names and shapes are all that is read."""
+    stage2 = stage2_file(tmp_path / "stage2.pt", published())
+    for path in (plain_file, stage2):
+        shapes = tensors.read_state_dict(path, shapes_only=True)
+        whole = tensors.read_state_dict(path)
+        assert {name: value.shape for name, value in shapes.items()} == {n: v.shape for n, v in whole.items()}
+        assert {value.device.type for value in shapes.values()} == {"meta"}
+        iv2(path, f0=4).check_weights()
+    iv2(plain_file, f0=4, projector=str(projector_file(tmp_path / "clip.pt"))).check_weights()
+    with pytest.raises(WeightsError, match="holds a whole encoder"):
+        iv2(plain_file, f0=4, projector=str(plain_file)).check_weights()
+
+
+def test_a_wrong_file_ends_a_run_before_any_decode(
+    tmp_path: Path, videos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decoded(*_: Any) -> None:
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(MediaProcess, "decode", decoded)
+    save_file(changed(blocks__1__attn__q_norm__weight=None), tmp_path / "broken.safetensors")
+    text = f"""
+features:
+  clips:
+    extractor: internvideo2
+    model: tiny
+    image_size: 56
+    f0: 4
+    weights: {tmp_path / "broken.safetensors"}
+    sampling: {{policy: clips, t: 2, frames: 4}}
+"""
+    with pytest.raises(
+        PreflightError, match=r"^features\.clips: weights file .*broken\.safetensors .* 1 missing"
+    ) as line:
+        extract(videos, tmp_path / "store", rgb_config(tmp_path, text=text))
+    assert "\n" not in str(line.value)
+    with Store.open(tmp_path / "store") as store:
+        assert store.failures().num_rows == 0
 
 
 def test_f0_must_be_told_for_a_file(plain_file: Path, tmp_path: Path) -> None:
