@@ -149,6 +149,7 @@ BENCHES = {
     "models-vggish": Bench("models.py", VGGISH),
     "models-half-bare": Bench("models.py", (*HALF, "--rows", "2")),
     "models-half": Bench("models.py", (*HALF, "--rows", "1", "--against-float32")),
+    "clips": Bench("clips.py"),
     "precision": Bench("precision.py"),
     "gpu": Bench("gpu.py", lacks=lacks_cuda),
     "planning": Bench("planning.py", ("--runs", "3")),
