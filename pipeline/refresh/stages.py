@@ -14,7 +14,7 @@ from pipeline.cluster import ClusterRequest, EncoderConfig, cluster, embed, miss
 from pipeline.extract import ExtractRequest, PlanOptions, extract, load_config, ready_features
 from pipeline.parse import ParseConfig, ParseRequest, parse
 from pipeline.refresh.dataset import AnnotationStage, Dataset, DictionaryStage, VideoStage
-from pipeline.shared import StageRequest, StageResult, Terminal, UsageError
+from pipeline.shared import StageRequest, StageResult, StopRequestedError, StopSignals, Terminal, UsageError
 from settings.messages import available, plural
 from stores import Store
 from stores.commit import Changes, commit
@@ -67,7 +67,8 @@ class EmbedResult(StageResult):
         return self.computed > 0
 
     def summary(self) -> dict[str, Any]:
-        return {"texts": self.texts, "computed": self.computed, "encoder": dict(self.encoder)}
+        stopped = {} if self.stopped_by is None else {"stopped_by": self.stopped_by}
+        return {"texts": self.texts, "computed": self.computed, "encoder": dict(self.encoder), **stopped}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -290,11 +291,19 @@ def _embed(config: EncoderConfig, common: StageRequest, terminal: Terminal) -> S
     encoder = config.build()
     with Store.open(common.store, lease=False) as store:
         texts = option_texts(store.table("questions"))
-        missing = missing_texts(store, encoder, texts)
-    if missing and not common.plan_only:
-        embed(Path(common.store), encoder, texts)
-    terminal.line(f"{len(missing)} of {plural(len(texts), 'text')} to embed" if missing else "nothing to do")
-    return EmbedResult(texts=len(texts), computed=len(missing), encoder=encoder.spec())
+        count = len(missing_texts(store, encoder, texts))
+    terminal.line(f"{count} of {plural(len(texts), 'text')} to embed" if count else "nothing to do")
+    stopped_by = None
+    if not common.plan_only:
+        with StopSignals():
+            try:
+                embed(Path(common.store), encoder, texts, terminal=terminal)
+            except StopRequestedError as stop:
+                terminal.line(f"stopped by {stop}; run the same command again to continue")
+                stopped_by = str(stop)
+                with Store.open(common.store, lease=False) as store:
+                    count -= len(missing_texts(store, encoder, texts))
+    return EmbedResult(texts=len(texts), computed=count, encoder=encoder.spec(), stopped_by=stopped_by)
 
 
 def _cluster(stage: DictionaryStage, common: StageRequest, terminal: Terminal) -> StageResult:

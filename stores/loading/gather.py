@@ -105,7 +105,7 @@ class FeatureRows:
     @property
     def missing(self) -> list[str]:
         """Videos without a row."""
-        return [video for video, shard in zip(self.videos, self.shard_of, strict=True) if shard < 0]
+        return [self.videos[video] for video in np.flatnonzero(np.asarray(self.shard_of) < 0).tolist()]
 
     def gather(self, videos: Sequence[int], buffers: Buffers) -> Gathered:
         """Return the rows of videos as one batch. A video without a row has zeros and a mask of False.

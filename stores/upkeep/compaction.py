@@ -12,16 +12,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from ..commit import Changes, Placed, check_identity, commit, place_shard
 from ..errors import StoreDamageError
 from ..format import layout, schemas
+from ..format.indexed import IndexedRow, IndexedRows, rows_by_shard
 from ..format.manifest import FeatureEntry, load
 from ..format.receipts import read_receipt
 from ..format.rounding import RoundingError, pooled
 from ..format.rows import Receipt
 from ..format.segments import SegmentLog
 from ..format.shard import SHARD_MB, SHARD_ROWS, ShardReader, ShardWriter
-from .verification import IndexedRow, keys_by_shard
 
 _FULL_ENOUGH = 0.5
 """A shard at least this full, by size or rows, is left as it is."""
@@ -29,7 +31,10 @@ _FULL_ENOUGH = 0.5
 
 @dataclass(slots=True)
 class Compaction:
-    """Result of ``compact``. ``gc`` frees the ``bytes_before`` once no kept version names them."""
+    """Result of ``compact``. ``gc`` frees the ``bytes_before`` once no kept version names them.
+
+    Of a plan, ``bytes_after`` is 0: it is known once the shards are written.
+    """
 
     version: int
     shards_before: int = 0
@@ -59,7 +64,7 @@ class _Group:
     dead: int = 0  # rows that no key points at any more
 
 
-def compact(root: Path, shard_mb: float = SHARD_MB, shard_rows: int = SHARD_ROWS) -> Compaction:
+def compact(root: Path, shard_mb: float = SHARD_MB, shard_rows: int = SHARD_ROWS, dry_run: bool = False) -> Compaction:
     """Rewrite the small shards, and those with many dead rows, of every feature's current spec.
 
     A key that another writer moves or removes in the meantime stays as that writer left it.
@@ -70,6 +75,8 @@ def compact(root: Path, shard_mb: float = SHARD_MB, shard_rows: int = SHARD_ROWS
         The store.
     shard_mb, shard_rows
         Size in megabytes (10^6 bytes) and number of rows of a full shard.
+    dry_run
+        Report what would be rewritten, and write nothing.
 
     Raises
     ------
@@ -82,15 +89,18 @@ def compact(root: Path, shard_mb: float = SHARD_MB, shard_rows: int = SHARD_ROWS
     outcome = Compaction(manifest.version)
     for name, feature in sorted(manifest.features.items()):
         for numerics, group in _groups(root, name, feature, shard_mb * 1e6, shard_rows):
+            outcome.rows += len(group.rows)
+            outcome.shards_before += group.shards
+            outcome.bytes_before += group.bytes
+            if dry_run:
+                outcome.shards_after += _shards_of(group.rows, shard_mb * 1e6, shard_rows)
+                continue
             changes = Changes()
             for receipt, placed in _rewritten(root, name, feature.current, numerics, group, shard_mb * 1e6, shard_rows):
                 changes.shards.append(receipt)
                 changes.placed += placed
             outcome.version = commit(root, changes).version
-            outcome.rows += len(group.rows)
-            outcome.shards_before += group.shards
             outcome.shards_after += len(changes.shards)
-            outcome.bytes_before += group.bytes
             outcome.bytes_after += sum(receipt.bytes for receipt in changes.shards)
     return outcome
 
@@ -100,13 +110,13 @@ def _groups(
 ) -> Iterator[tuple[str, _Group]]:
     """Yield (numerics, shards to rewrite) if rewriting them makes fewer shards or frees dead rows."""
     entry = feature.specs[feature.current]
-    indexed = keys_by_shard(SegmentLog(root, entry.index, schemas.INDEX).table())
+    indexed = rows_by_shard(SegmentLog(root, entry.index, schemas.INDEX).table())
     groups: dict[tuple[str, str], _Group] = {}
     for record in SegmentLog(root, entry.shards, schemas.SHARDS):
-        rows = indexed.get(record["key"], [])
-        live = len({row.row for row in rows})
+        rows = indexed.get(record["key"])
+        live = 0 if rows is None else len(np.unique(rows.numbers))
         filled = live / record["rows"] * max(record["bytes"] / full_bytes, record["rows"] / full_rows)
-        if not live or filled >= _FULL_ENOUGH:
+        if rows is None or filled >= _FULL_ENOUGH:
             continue
         path = layout.feature_directory(root, name, feature.current) / f"{record['key'].hex()}.h5"
         receipt = read_receipt(path.with_suffix(".json"))
@@ -128,7 +138,7 @@ def _form(receipt: Receipt) -> str:
     return f"{values.dtype}{list(step)} {'published_time_s' in receipt.datasets}"
 
 
-def _rows(reader: ShardReader, rows: list[IndexedRow]) -> list[_Row]:
+def _rows(reader: ShardReader, rows: IndexedRows) -> list[_Row]:
     by_row: dict[int, list[IndexedRow]] = {}
     for row in rows:
         by_row.setdefault(row.row, []).append(row)
@@ -156,6 +166,16 @@ def _rewritten(
                 writer, copied = ShardWriter(root, name, spec_digest, json.loads(numerics)), []
     finally:
         writer.discard()
+
+
+def _shards_of(rows: list[_Row], full_bytes: float, full_rows: int) -> int:
+    """Return how many shards ``_rewritten`` makes of rows."""
+    shards, size, count = 0, 0, 0
+    for row in rows:
+        size, count = size + row.reader.values(row.row).nbytes, count + 1
+        if size >= full_bytes or count >= full_rows or row is rows[-1]:
+            shards, size, count = shards + 1, 0, 0
+    return shards
 
 
 def _rounding(rows: list[_Row]) -> dict[str, RoundingError]:

@@ -27,7 +27,7 @@ from pipeline.extract.plan import Unit
 from pipeline.extract.retries import Retries
 from pipeline.extract.units import UnitFailure
 from pipeline.shared import PreflightError, duration
-from pipeline.shared.ray_session import sees
+from pipeline.shared.ray_session import ACTOR_DEATHS, sees
 from settings.messages import one_line
 
 _GROUP = 8  # as in the local executor: decoded units that may share micro-batches
@@ -37,13 +37,6 @@ _STORE_SHARE = 0.4  # of the object stores: frames and rows that wait
 _ROUND_S = 0.5  # how long one wait for answers lasts: signals are heeded, nodes looked at
 _NODES_EVERY_S = 2.0
 _WORDS_OF_A_DEATH = 200  # Ray tells at length how an actor died
-_DEATHS = (
-    ray.exceptions.ActorDiedError,
-    ray.exceptions.ActorUnavailableError,
-    ray.exceptions.ActorUnschedulableError,
-    ray.exceptions.WorkerCrashedError,
-    ray.exceptions.OutOfMemoryError,
-)
 SAY_EVERY_S = 60.0
 """Seconds without progress after which the driver says what it waits for."""
 
@@ -355,7 +348,7 @@ class Flow:
         try:
             with self._hold():
                 report = ray.get(reference)
-        except _DEATHS as error:
+        except ACTOR_DEATHS as error:
             yield from self._lost(call, one_line(error, _WORDS_OF_A_DEATH))
             return
         except ray.exceptions.ObjectLostError:

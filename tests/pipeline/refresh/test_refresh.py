@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
+from extractors.text import TextModel
+from extractors.text.hashed import HashedText
+from pipeline.cluster import embedding
 from pipeline.parse import run as parsing
 from pipeline.refresh import RefreshResult, load_dataset, refresh
 from pipeline.shared import PreflightError, Terminal
@@ -183,6 +190,34 @@ def test_dictionaries_of_two_features_live_side_by_side(videos: Path) -> None:
     before = load(videos / "store").version
     run(path)
     assert load(videos / "store").version == before
+
+
+def test_a_stop_while_options_are_embedded_keeps_what_is_finished(
+    videos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = dataset_file(videos, **{**whole(videos), "dictionaries": []})
+    options = {"question": "what is it", "options": ["red", "blue", "green"], "answer": "red"}
+    rows = [{"question_id": f"q{number}", "video_id": f"v{number}", **options} for number in (0, 1)]
+    (videos / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    model = type(HashedText(size=8).load())
+    encode, calls = model.encode, count(1)
+
+    def stop_at_the_third(self: TextModel, texts: Sequence[str]) -> NDArray[np.float32]:
+        if next(calls) == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return encode(self, texts)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(embedding, "TEXTS_AT_ONCE", 1)
+        patched.setattr(model, "encode", stop_at_the_third)
+        stopped = run(path)
+    assert stopped.stopped_by == "SIGTERM"
+    summary = stopped.summary()["option embeddings hashed"]
+    assert (summary["computed"], summary["stopped_by"]) == (2, "SIGTERM")
+    with Store.open(videos / "store", lease=False) as store:
+        assert store.table("embeddings").num_rows == 2
+    done = run(path).summary()["option embeddings hashed"]
+    assert done["computed"] == done["texts"] - 2
 
 
 def test_all_that_is_missing_is_listed_before_anything_starts(videos: Path, capsys: pytest.CaptureFixture[str]) -> None:

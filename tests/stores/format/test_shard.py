@@ -26,6 +26,7 @@ from stores.format.layout import feature_directory
 from stores.format.receipts import read_receipt
 from stores.format.rows import Receipt, Row
 from stores.format.shard import ShardReader, ShardWriter
+from stores.format.soundness import sound_rows
 from tests._helpers.building import SPEC, files_under, flip, row, staged_is_empty, write_shard
 
 HARD_KEYS = [
@@ -301,8 +302,28 @@ def test_a_flip_beside_the_values_names_the_row(root: Path) -> None:
         flip(path, bit)
         reader = ShardReader(path, receipt, check_header=False)
         assert [reader.row_is_sound(0), reader.row_is_sound(1)] == [True, False], name
+        assert sound_rows(reader, np.arange(2)).tolist() == [True, False], name
         reader.close()
         flip(path, bit)
+
+
+@pytest.mark.parametrize("lengths", [(3, 3, 3), (2, 0, 4), (1, 3000, 1)], ids=["equal", "ragged", "one large"])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_rows_checked_together_are_as_sound_as_each_alone(
+    root: Path, lengths: tuple[int, ...], data: st.DataObject
+) -> None:
+    """Wherever a bit flips: in values, in what lies beside them, or in an offset that then leads out of the file."""
+    published = data.draw(st.booleans())
+    rows = [row(key, steps=steps, published=published) for key, steps in zip("abc", lengths, strict=True)]
+    path, receipt = written(root, rows)
+    name = data.draw(st.sampled_from(sorted(receipt.datasets)))
+    place = receipt.datasets[name]
+    flip(path, 8 * place.offset + data.draw(st.integers(0, 8 * place.nbytes - 1)))
+    reader = ShardReader(path, receipt, check_header=False)
+    chosen = np.array(data.draw(st.permutations(range(3))))
+    assert sound_rows(reader, chosen).tolist() == [reader.row_is_sound(number) for number in chosen.tolist()]
+    reader.close()
 
 
 def test_a_spooled_row_frees_its_values(root: Path) -> None:

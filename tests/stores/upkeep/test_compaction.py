@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from jobs.store import app
 from stores import Store
 from stores.commit import Changes, commit, place_shard
 from stores.errors import StoreDamageError
@@ -17,6 +19,7 @@ from stores.upkeep.verification import verify
 from tests._helpers.building import (
     NUMERICS,
     commit_rows,
+    files_under,
     flip,
     row,
     row_digests,
@@ -49,6 +52,19 @@ def test_single_rows_become_one_shard_and_read_the_same(root: Path) -> None:
     assert verify(root, deep=True).ok and staged_is_empty(root)
     with Store.open(root) as store:
         np.testing.assert_array_equal(store.row("demo", "video 3"), row("video 3").values)
+
+
+def test_a_plan_says_what_is_merged_and_writes_nothing(root: Path) -> None:
+    before = files_under(root)
+    plan = compact(root, shard_rows=5, dry_run=True)
+    assert files_under(root) == before and plan.bytes_after == 0
+    shown = CliRunner().invoke(app, ["compact", str(root), "--plan"])
+    assert shown.exit_code == 0 and "would merge 12 rows of 12 shards" in shown.output and "into 1" in shown.output
+    assert files_under(root) == before
+    outcome = compact(root, shard_rows=5)
+    for name in ("shards_before", "shards_after", "rows", "bytes_before"):
+        assert getattr(plan, name) == getattr(outcome, name)
+    assert plan.shards_after == 3
 
 
 def test_a_second_time_there_is_nothing_to_do(root: Path) -> None:
