@@ -20,6 +20,7 @@ from stores import Store
 from stores.commit import Changes, commit
 from stores.describe import stored_dictionaries, write_card
 from stores.errors import StoreNotFoundError
+from stores.upkeep import compact as merge_shards
 
 _OF_SPLITS = ("questions", "graphs", "annotation_report")
 """Tables whose parts are named ``<dataset>/<split>``."""
@@ -90,7 +91,29 @@ class LeftResult(StageResult):
         return {"left": dict(self.left), "pruned": self.pruned}
 
 
-def make_stages(dataset: Dataset, prune: bool = False, replace: bool = False, strict: bool = False) -> list[Stage]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompactResult(StageResult):
+    """How many small shards were merged, or would be, into how many, and the number of rows copied."""
+
+    shards_before: int = 0
+    shards_after: int = 0
+    rows: int = 0
+
+    @property
+    def incomplete(self) -> bool:
+        return False
+
+    @property
+    def has_work(self) -> bool:
+        return self.shards_before > 0
+
+    def summary(self) -> dict[str, Any]:
+        return {"shards_before": self.shards_before, "shards_after": self.shards_after, "rows": self.rows}
+
+
+def make_stages(
+    dataset: Dataset, prune: bool = False, replace: bool = False, strict: bool = False, compact: bool = True
+) -> list[Stage]:
     """Return the stages of a dataset in the order in which they run; the options are those of ``refresh``."""
     stages = []
     if dataset.videos is not None:
@@ -117,6 +140,9 @@ def make_stages(dataset: Dataset, prune: bool = False, replace: bool = False, st
         needs = ("videos", *needs) if dictionary.kind == "visual" and dataset.videos is not None else needs
         check = partial(_check_dictionary, dictionary, dataset)
         stages.append(Stage(name, title, needs, check, partial(_cluster, dictionary)))
+    above = dataset.compact.above if compact and dataset.videos is not None else None
+    if above is not None:
+        stages.append(Stage("shards", "small shards", (), _check_nothing, partial(_compact, above)))
     return stages
 
 
@@ -320,3 +346,20 @@ def _cluster(stage: DictionaryStage, common: StageRequest, terminal: Terminal) -
         ),
         terminal,
     )
+
+
+def _compact(above: int, common: StageRequest, terminal: Terminal) -> StageResult:
+    """Merge the small shards of a size class that has more than ``above`` of them."""
+    with _latest(common) as store:
+        if store is None:
+            return CompactResult()
+    outcome = merge_shards(Path(common.store), above=above, plan_only=common.plan_only)
+    shards = plural(outcome.shards_before, "small shard")
+    if not outcome.shards_before:
+        terminal.line(f"nothing to merge: at most {above} small shards of each size class")
+    elif common.plan_only:
+        terminal.line(f"{shards} to merge into {outcome.shards_after}, {plural(outcome.rows, 'row')} to copy")
+    else:
+        terminal.line(f"{shards} merged into {outcome.shards_after}, {plural(outcome.rows, 'row')} copied")
+        write_card(Path(common.store))
+    return CompactResult(shards_before=outcome.shards_before, shards_after=outcome.shards_after, rows=outcome.rows)

@@ -22,7 +22,7 @@ from pipeline.shared.errors import SourceError
 from settings.messages import available
 from stores import Store
 from stores.format import ShardReader
-from stores.joins import rows_of_split, splits_of
+from stores.joins import splits_of
 
 _AT_ONCE = 1 << 16  # graphs whose node strings are Python objects at the same time
 
@@ -150,7 +150,7 @@ def rows_by_shard(
     """
     if feature not in store.features:
         return
-    places = store.places(feature, keys.to_pylist())
+    places = store.places(feature, keys)
     order = np.argsort(places.shard, kind="stable")
     starts = np.searchsorted(places.shard[order], np.arange(len(places.shards) + 1))
     for shard, identity in enumerate(places.shards):
@@ -172,8 +172,7 @@ def _of_split(store: Store, table: str, column: str, dataset: str, split: str) -
     """Return one column of the rows of a split."""
     if table not in store.tables:
         return pa.chunked_array([], pa.string())
-    rows = store.table(table).select(["dataset", "split", column])
-    return rows_of_split(rows, dataset, split).column(column)
+    return store.table(table, columns=[column], where={"dataset": dataset, "split": split}).column(column)
 
 
 def _sorted_distinct(column: pa.ChunkedArray) -> pa.Array:

@@ -109,7 +109,7 @@ def compact(
     as_json: AsJson = False,
 ) -> None:
     """Merge small shards into full ones. Older versions stay readable until gc removes them."""
-    outcome = upkeep.compact(directory, shard_mb, shard_rows, dry_run=plan)
+    outcome = upkeep.compact(directory, shard_mb, shard_rows, plan_only=plan)
     if as_json:
         emit(dataclasses.asdict(outcome))
         return

@@ -18,11 +18,15 @@ from tests.conftest import ROOT
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 
+def own_cluster() -> dict[str, str]:
+    """Return an environment in which Ray starts a cluster for the run, whatever other cluster is noted here."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {"RAY_ADDRESS": "local"}
+
+
 def parse(*arguments: object) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     return subprocess.run(
         [sys.executable, "jobs/parse.py", *map(str, arguments)],
-        cwd=ROOT, env=environment, text=True, capture_output=True, timeout=400,
+        cwd=ROOT, env=own_cluster(), text=True, capture_output=True, timeout=400,
     )  # fmt: skip
 
 
@@ -59,10 +63,9 @@ with StopSignals() as signals:
 
 
 def test_actors_that_die_lose_nothing(tmp_path: Path) -> None:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     done = subprocess.run(
         [sys.executable, "-c", KILLING, str(tmp_path)],
-        cwd=ROOT, env=environment, text=True, capture_output=True, timeout=400,
+        cwd=ROOT, env=own_cluster(), text=True, capture_output=True, timeout=400,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     rows = [line for line in done.stdout.splitlines() + done.stderr.splitlines() if line.startswith("[")]

@@ -25,6 +25,7 @@ from pipeline.shared import PreflightError, Terminal
 from settings import SettingsError
 from stores import Store
 from stores.format.manifest import load, versions
+from tests._helpers.building import row_digests
 from tests._helpers.films import film
 from tests._helpers.word_parser import WordParser
 
@@ -100,11 +101,38 @@ def test_unchanged_data_is_nothing_to_do(videos: Path) -> None:
         "option embeddings hashed",
         "dictionary linguistic",
         "dictionary visual",
+        "shards",
     ]
     before = versions(videos / "store")
     again = run(path)
     assert versions(videos / "store") == before
     assert again.summary()["dictionary visual"]["computed"] is False
+
+
+def test_small_shards_are_merged_above_the_threshold(videos: Path) -> None:
+    sections = {"videos": {"source": "videos", "config": "rgb.yaml"}, "compact": {"above": 1}}
+    path = dataset_file(videos, **sections)
+    for name in ("v2", "v1"):
+        (videos / "videos" / f"{name}.mp4").rename(videos / f"{name}.mp4")
+    (videos / "v1.mp4").rename(videos / "videos" / "v1.mp4")
+    assert run(path).summary()["shards"] == {"shards_before": 0, "shards_after": 0, "rows": 0}
+    pinned = Store.open(videos / "store")
+    old = pinned.place("rgb", "v1")
+    (videos / "v2.mp4").rename(videos / "videos" / "v2.mp4")
+    assert run(path, compact=False).stages.keys() == {"videos"}  # and leaves two shards of one row
+    before = row_digests(videos / "store")
+    planned = run(path, plan_only=True)
+    assert planned.summary()["shards"] == {"shards_before": 2, "shards_after": 1, "rows": 2} and planned.has_work
+    assert run(path).summary()["shards"] == {"shards_before": 2, "shards_after": 1, "rows": 2}
+    assert row_digests(videos / "store") == before
+    with Store.open(videos / "store") as store:
+        assert store.place("rgb", "v1")[0] == store.place("rgb", "v2")[0] != old[0]
+        assert pinned.row("rgb", "v1").tobytes() == store.row("rgb", "v1").tobytes()
+    assert not run(path).has_work
+    never = dataset_file(videos, **{**sections, "compact": {"above": None}})
+    assert "shards" not in run(never).stages
+    with pytest.raises(SettingsError, match=r"compact\.above"):
+        load_dataset(dataset_file(videos, **{**sections, "compact": {"above": 0}}))
 
 
 KEYS = st.lists(st.sampled_from(["q0", "q1", "q2", "q3", "q4"]), min_size=2, max_size=5, unique=True)
