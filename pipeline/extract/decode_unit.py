@@ -7,7 +7,7 @@ import json
 import logging
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Literal
@@ -255,6 +255,14 @@ def share_of(feature: Feature) -> str:
     """Return a name that features have in common which prepare alike."""
     preparation = feature.extractor.shared_preparation
     return f"feature {feature.name}" if preparation is None else json.dumps(preparation, sort_keys=True)
+
+
+def expected_bytes(features: Iterable[Feature]) -> int:
+    """Return the bytes of the model input of one unit that wants all these features; what they share counts once."""
+    shared = {
+        (json.dumps(feature.spec["sampling"], sort_keys=True), share_of(feature)): feature for feature in features
+    }
+    return sum(feature.input_bytes for feature in shared.values())
 
 
 def _prepare(feature: Feature, frames: Array) -> Array:

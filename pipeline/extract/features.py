@@ -41,6 +41,15 @@ class Feature:
         return elements * np.dtype(self.config.dtype).itemsize
 
     @property
+    def input_bytes(self) -> int:
+        """Bytes of the model input of one video that the decoding process makes, or a guess if T depends on it."""
+        extractor = self.extractor
+        if self.pictures_on_device:
+            return 0
+        numbers = int(np.prod(extractor.prepared_shape(), dtype=np.int64))
+        return (self.policy.steps or _RAGGED_STEPS) * numbers * np.dtype(extractor.prepared_dtype).itemsize
+
+    @property
     def row_bytes(self) -> int | None:
         """Bytes of one stored row; None if T depends on the video."""
         return None if self.policy.steps is None else self.policy.steps * self.step_bytes

@@ -14,7 +14,7 @@ from examples.clips import write_clip
 from extractors import MicroBatcher, build
 from extractors.testing import check_extractor
 from pipeline.extract import load_config, preflight
-from pipeline.extract.decode_unit import decode_unit
+from pipeline.extract.decode_unit import decode_unit, expected_bytes
 from pipeline.extract.features import ready_features
 from pipeline.extract.local import executor
 from pipeline.extract.plan import Unit
@@ -176,6 +176,7 @@ def test_what_is_prepared_alike_is_prepared_once(videos: Path, tmp_path: Path, m
     }
     assert resized == [1] * decoded.frames, "frame by frame, each once"
     assert decoded.nbytes == (4 + 2 + 1) * 3 * 224 * 224 * 3
+    assert decoded.nbytes == expected_bytes(context.features.values()), "so many fit, before the first is decoded"
 
 
 @pytest.mark.parametrize(
