@@ -322,8 +322,9 @@ def read(network: InternVideo2Encoder, clips: torch.Tensor, reading: Reading) ->
         return tokens[:, 0]
     if reading.tokens in ("pooled", "projected"):
         pooled: torch.Tensor = network.clip_projector(tokens)
-        if reading.tokens == "pooled" or network.vision_proj is None:
+        if reading.tokens == "pooled":
             return pooled
+        assert network.vision_proj is not None  # load() sees to it
         return functional.normalize(network.vision_proj(pooled).float(), dim=-1)
     patches = tokens[:, 1:].float()
     if reading.tokens == "mean":
