@@ -154,6 +154,7 @@ BENCHES = {
     "models-half-bare": Bench("models.py", (*HALF, "--rows", "2"), quick_as="models"),
     "models-half": Bench("models.py", (*HALF, "--rows", "1", "--against-float32")),
     "precision": Bench("precision.py"),
+    "clips": Bench("clips.py"),
     "gpu": Bench("gpu.py", lacks=lacks_cuda),
     "planning": Bench("planning.py", ("--runs", "3")),
     "planning-million": Bench("planning.py", MILLION, long=True, quick_as="planning"),

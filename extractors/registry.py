@@ -21,6 +21,7 @@ _Described = TypeVar("_Described", bound=Description)
 _ENTRIES = {
     "clip": "extractors.clip:Clip",
     "hue_hog": "extractors.hue_hog:HueHog",
+    "internvideo2": "extractors.internvideo2:InternVideo2",
     "logmel_bands": "extractors.logmel_bands:LogmelBands",
     "rgb_grid": "extractors.rgb_grid:RgbGrid",
     "swin": "extractors.swin:Swin",

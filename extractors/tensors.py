@@ -48,11 +48,13 @@ _UNPICKLING_ERRORS = (
 )
 
 
-def read_state_dict(path: Path, *, trust_torchscript: bool = False) -> dict[str, torch.Tensor]:
+def read_state_dict(
+    path: Path, *, trust_torchscript: bool = False, shapes_only: bool = False
+) -> dict[str, torch.Tensor]:
     """Read the tensors of a weights file by name, on the CPU.
 
-    Checkpoints that wrap the tensors (``state_dict``, ``model``) and the ``module.`` prefix of data-parallel training
-    are unwrapped.
+    Checkpoints that wrap the tensors (``state_dict``, ``model``, ``module``) and the ``module.`` prefix of
+    data-parallel training are unwrapped.
 
     Parameters
     ----------
@@ -60,6 +62,8 @@ def read_state_dict(path: Path, *, trust_torchscript: bool = False) -> dict[str,
         The file.
     trust_torchscript
         Read a TorchScript archive, which may run code: only for files whose digest is known.
+    shapes_only
+        Return tensors on the meta device and leave their numbers in the file, which may be larger than the memory.
 
     Raises
     ------
@@ -69,14 +73,14 @@ def read_state_dict(path: Path, *, trust_torchscript: bool = False) -> dict[str,
     import torch
 
     if path.suffix == ".safetensors":
-        loaded = _read_safetensors(path)
+        loaded = _read_safetensors(path, shapes_only)
     elif trust_torchscript:
         loaded = _read_torchscript(path)
     elif _is_torchscript(path):
         raise WeightsError(f"weights file {path} is a TorchScript archive, which runs code; save its state_dict")
     else:
-        loaded = read_pickle(path, "weights file")
-    for wrapper in ("state_dict", "model"):
+        loaded = read_pickle(path, "weights file", shapes_only=shapes_only)
+    for wrapper in ("state_dict", "model", "module"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
             loaded = loaded[wrapper]
     if not isinstance(loaded, Mapping) or not loaded:
@@ -88,12 +92,17 @@ def read_state_dict(path: Path, *, trust_torchscript: bool = False) -> dict[str,
     return {name.removeprefix(prefix): value for name, value in loaded.items()}
 
 
-def _read_safetensors(path: Path) -> Any:
-    from safetensors import SafetensorError
+def _read_safetensors(path: Path, shapes_only: bool) -> Any:
+    import torch
+    from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file
 
     try:
-        return load_file(path)
+        if not shapes_only:
+            return load_file(path)
+        with safe_open(path, "pt") as file:
+            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (it is no dict)
+        return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     except (OSError, SafetensorError) as error:
         raise _unreadable(path, "weights file", error) from error
 
@@ -107,7 +116,7 @@ def _read_torchscript(path: Path) -> Any:
         raise _unreadable(path, "weights file", error) from error
 
 
-def read_pickle(path: Path, title: str, allowed: Sequence[Any] = ()) -> Any:
+def read_pickle(path: Path, title: str, allowed: Sequence[Any] = (), *, shapes_only: bool = False) -> Any:
     """Read a file that ``torch.save`` wrote, on the CPU, without running code from it.
 
     Parameters
@@ -118,6 +127,8 @@ def read_pickle(path: Path, title: str, allowed: Sequence[Any] = ()) -> Any:
         What the file is, for messages.
     allowed
         Classes and functions that the file may name beside torch's own, as ``torch.serialization.safe_globals`` takes.
+    shapes_only
+        Read tensors without their numbers, to the meta device.
 
     Raises
     ------
@@ -128,7 +139,7 @@ def read_pickle(path: Path, title: str, allowed: Sequence[Any] = ()) -> Any:
 
     try:
         with torch.serialization.safe_globals(list(allowed)):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="meta" if shapes_only else "cpu", weights_only=True)
     except _UNPICKLING_ERRORS as error:
         raise _unreadable(path, title, error) from error
 
@@ -146,8 +157,12 @@ def _is_torchscript(path: Path) -> bool:
         return False
 
 
-def load_strict(module: torch.nn.Module, state: Mapping[str, torch.Tensor], source: str) -> None:
+def load_strict(
+    module: torch.nn.Module, state: Mapping[str, torch.Tensor], source: str, *, assign: bool = False
+) -> None:
     """Load ``state`` into ``module``: every tensor must be there, none left over, and shapes must be equal.
+
+    With ``assign``, the tensors of ``state`` take the place of the module's, which may lie on the meta device.
 
     Raises
     ------
@@ -169,7 +184,7 @@ def load_strict(module: torch.nn.Module, state: Mapping[str, torch.Tensor], sour
     ]
     if problems:
         raise WeightsError(f"{source} does not fit: {', '.join(problems)}")
-    module.load_state_dict(dict(state))
+    module.load_state_dict(dict(state), assign=assign)
 
 
 class _Index(BaseModel):

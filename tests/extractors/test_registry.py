@@ -170,7 +170,7 @@ def test_a_text_encoder_of_the_users_own_has_its_digest(tmp_path: Path, monkeypa
         (
             "clop",
             "unknown extractor 'clop'; did you mean 'clip'\\? "
-            "\\(available: clip, hue_hog, logmel_bands, rgb_grid, swin, vggish\\)",
+            "\\(available: clip, hue_hog, internvideo2, logmel_bands, rgb_grid, swin, vggish\\)",
         ),
         ("no_such_module:Thing", "cannot be imported: No module named 'no_such_module'"),
         ("extractors.base:Nothing", "cannot be imported: .*Nothing"),
@@ -184,7 +184,7 @@ def test_an_unknown_name_is_one_clear_line(name: str, message: str) -> None:
 
 
 def test_every_name_builds_with_its_defaults() -> None:
-    assert names() == ["clip", "hue_hog", "logmel_bands", "rgb_grid", "swin", "vggish"]
+    assert names() == ["clip", "hue_hog", "internvideo2", "logmel_bands", "rgb_grid", "swin", "vggish"]
     for name in names():
         extractor = build(name, {})
         assert extractor.spec()["extractor"] == name

@@ -125,6 +125,8 @@ class Flow:
         Prints one line for a person.
     hold
         Holds a stop back for the length of a block: raised inside a call of Ray, it would come out as another error.
+    unit_bytes
+        Bytes that a decoded unit is expected to have: how many are decoded at a time before the first is there.
     """
 
     def __init__(
@@ -137,6 +139,7 @@ class Flow:
         paths: Sequence[str],
         say: Callable[[str], None],
         hold: Callable[[], AbstractContextManager[None]],
+        unit_bytes: int = 0,
     ) -> None:
         self._fresh: Iterator[_Work] = map(_Work, units)
         self._left = len(units)
@@ -158,7 +161,7 @@ class Flow:
         self._last_look = 0.0
         self._last_progress = time.monotonic()
         self._last_word = self._last_progress
-        self._mean_size = 0.0
+        self._mean_size = float(unit_bytes)
 
     def run(self) -> Generator[Outcome, None, None]:
         """Compute all units, as ``Executor.run`` specifies."""
