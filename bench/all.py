@@ -11,9 +11,9 @@ is; only so is a page written of a quick run, of its own results alone.
 
 A bench whose needs are missing is skipped by name, with the reason: a CUDA device, published questions and Stanza's
 models for parsing, a package that reads or decodes. Questions, models and real clips are found in the folder that
-``--shared``, or the environment variable ``REELSTORE_SHARED``, names. ``toyworld`` and ``scale-million`` take long and
-need ``--long`` or their names, unless the run is quick. ``bare``, ``layouts``, ``residency`` and ``films`` measure
-nothing themselves: ``gpu`` is built on the first, ``reading`` on the next two, ``decode-real`` on the last.
+``--shared``, or the environment variable ``REELSTORE_SHARED``, names. ``toyworld`` and what ends in ``-million`` take
+long and need ``--long`` or their names, unless the run is quick. ``bare``, ``layouts``, ``residency`` and ``films``
+measure nothing themselves: ``gpu`` is built on the first, ``reading`` on the next two, ``decode-real`` on the last.
 """
 
 from __future__ import annotations
@@ -120,6 +120,8 @@ class Bench:
         Returns what it needs that is missing; nothing if it can run.
     given
         Returns further arguments, of a run that is not quick unless ``quick_given``.
+    quick_as
+        The bench whose quick run is the same, or almost, so that a quick run of all leaves this one out.
     """
 
     script: str
@@ -128,9 +130,11 @@ class Bench:
     lacks: Callable[[Inputs], str] = lambda _: ""
     given: Callable[[Inputs], list[str]] = lambda _: []
     quick_given: bool = False
+    quick_as: str = ""
 
 
 SWIN = ("--model", "swin_tiny_patch4_window7_224", "--micro-batch", "8", "--threads", "1")
+MILLION = ("--files", "1000000", "--features", "3", "--runs", "3")
 VGGISH = ("--model", "vggish", "--steps", "60", "--micro-batch", "30", "--threads", "1")
 HALF = ("--compute-dtype", "bfloat16", "--threads", "1")
 
@@ -147,25 +151,32 @@ BENCHES = {
     "models": Bench("models.py"),
     "models-swin": Bench("models.py", SWIN),
     "models-vggish": Bench("models.py", VGGISH),
-    "models-half-bare": Bench("models.py", (*HALF, "--rows", "2")),
+    "models-half-bare": Bench("models.py", (*HALF, "--rows", "2"), quick_as="models"),
     "models-half": Bench("models.py", (*HALF, "--rows", "1", "--against-float32")),
     "precision": Bench("precision.py"),
+    "clips": Bench("clips.py"),
     "gpu": Bench("gpu.py", lacks=lacks_cuda),
     "planning": Bench("planning.py", ("--runs", "3")),
-    "planning-million": Bench("planning.py", ("--files", "1000000", "--features", "3", "--runs", "3"), long=True),
+    "planning-million": Bench("planning.py", MILLION, long=True, quick_as="planning"),
     "scale": Bench("scale.py", ("--units", "10000", "100000")),
-    "scale-million": Bench("scale.py", ("--units", "1000000"), long=True),
+    "scale-million": Bench("scale.py", ("--units", "1000000"), long=True, quick_as="scale"),
     "store": Bench("store.py"),
+    "store-million": Bench("million.py", long=True),
     "parsing": Bench("parsing.py", lacks=lacks_questions, given=questions, quick_given=True),
     "clustering": Bench("clustering.py"),
+    "clustering-million": Bench(
+        "clustering.py", ("--members", "1500000", "--no-peer", "--graphs", "0", "--strings", "200000"), long=True
+    ),
     "reading": Bench("reading.py"),
     "toyworld": Bench("toyworld.py", long=True),
 }
 
 
-def select(names: Sequence[str], long: bool) -> list[str]:
-    """Return the benches to run: those named, or all that do not take long, or all."""
-    return list(names) or [name for name, bench in BENCHES.items() if long or not bench.long]
+def select(names: Sequence[str], long: bool, quick: bool = False) -> list[str]:
+    """Return the benches to run: those named, or all that do not take long, or all; in a quick run nothing is long."""
+    return list(names) or [
+        name for name, bench in BENCHES.items() if (not bench.quick_as if quick else long or not bench.long)
+    ]
 
 
 def run(name: str, inputs: Inputs, quick: bool, json_file: Path) -> Result | str:
@@ -254,10 +265,12 @@ def main() -> int:
         if not fresh:
             parser.error(f"{arguments.from_json}: no result of a bench lies there")
     else:
-        chosen = select(arguments.names, arguments.long or arguments.quick)
+        chosen = select(arguments.names, arguments.long, arguments.quick)
         fresh, ended = measure(chosen, Inputs.of(arguments), arguments.quick, arguments.out)
         left = [] if arguments.names else [name for name in BENCHES if name not in chosen]
-        ended |= dict.fromkeys(left, "not run: it takes long (--long)")
+        for name in left:
+            same = f"its quick run is that of {BENCHES[name].quick_as}"
+            ended[name] = f"not run: {same if arguments.quick else 'it takes long (--long)'}"
         print(f"\n=== {len(chosen)} benches")
     for name, how in ended.items():
         print(f"{name}: {how}")

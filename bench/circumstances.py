@@ -50,7 +50,7 @@ class Circumstances:
     commit
         The commit of the checkout, with a plus sign if files differed from it; empty outside a repository.
     machine
-        Processor, number of CPUs, memory in GiB, system, Python.
+        Processor, number of CPUs, memory in GiB, system, Python, GPU.
     packages
         Version by name of the packages that matter, as far as they are installed.
     load
@@ -114,13 +114,16 @@ def command_line(arguments: Sequence[str]) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """Return processor, CPUs that this process may use, memory in GiB, system and Python."""
+    """Return processor, CPUs that this process may use, memory in GiB, system, Python, and the GPU that torch uses."""
+    torch = sys.modules.get("torch")  # a bench that did not import it did not use a GPU
+    card = {"gpu": torch.cuda.get_device_name()} if torch is not None and torch.cuda.is_available() else {}
     return {
         "processor": _processor(),
         "cpus": len(os.sched_getaffinity(0)),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": platform.system(),
         "python": platform.python_version(),
+        **card,
     }
 
 

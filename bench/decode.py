@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib.util
 import json
 import os
 import resource
@@ -171,6 +172,8 @@ def measure(contender: str, task: str, path: str, seconds: int) -> dict[str, Any
 
 def measure_apart(contender: str, task: str, path: Path, seconds: int) -> dict[str, Any]:
     """Measure once in a fresh process; ``skipped`` in the result is the reason why that failed."""
+    if contender in ("decord", "torchcodec") and importlib.util.find_spec(contender) is None:
+        return {"skipped": f"{contender} is not installed"}
     command = [sys.executable, __file__, "--child", contender, task, str(path), str(seconds)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

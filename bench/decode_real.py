@@ -378,7 +378,7 @@ def report(clips: Sequence[dict[str, Any]], long: Sequence[dict[str, Any]], runs
     failed = [f"{_name(result)}: not measured: {result['failed']}" for result in both if "failed" in result]
     failed += [f"{_name(result)}: no peer shows the same frames" for result in measured if result["ratio"] is None]
     return Report(
-        title="Decoding of many clips",
+        title="Decoding of many clips" if clips else "Decoding of a long film",
         about=prose(__doc__),
         tables=tables,
         targets=[Target(_name(result), result["ratio"], result["target"]) for result in measured],

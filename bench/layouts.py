@@ -122,6 +122,8 @@ class Peer:
     """Opens it as a trainer that fills batches would."""
     open_row: Callable[[], ReadRow] | None = None
     """Opens it as a map-style dataset would, if it can be read row by row."""
+    forks: bool = True
+    """Whether its library works in a worker that is forked from a process that has used it."""
 
 
 def published(name: str, files: Path, open_row: Callable[[], ReadRow]) -> Peer:
@@ -183,7 +185,7 @@ def build_peers(feature: Feature, folder: Path, store: Path) -> list[Peer]:
         Peer("h5py read_direct", rows, lambda: _h5py_direct(feature, rows)),
         published(".npy per video", npy, lambda: lambda index: np.load(npy / f"{key(index)}.npy")),
         *lmdb_peers,
-        Peer("Lance", lance, lambda: _lance_reader(feature, lance), lambda: _lance_row(feature, lance)),
+        Peer("Lance", lance, lambda: _lance_reader(feature, lance), lambda: _lance_row(feature, lance), False),
         buffered("Zarr 3", zarr, feature, lambda: _zarr_row(zarr)),
     ]
 
@@ -233,7 +235,8 @@ def _build_lmdb(feature: Feature, path: Path) -> Callable[[], ReadRow]:
         transaction = database.begin(buffers=True)
 
         def read(index: int) -> np.ndarray:
-            return np.frombuffer(transaction.get(key(index).encode()), np.float16).reshape(feature.shape)
+            found: Any = transaction.get(key(index).encode())
+            return np.frombuffer(found, np.float16).reshape(feature.shape)
 
         return read
 

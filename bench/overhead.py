@@ -103,7 +103,8 @@ def bench_ray(folder: Path, config: Config, runs: int, quick: bool) -> dict[str,
     videos = copies(folder / "videos", count, make_clip(3 if quick else 10))
     paths = sorted(videos.iterdir())
     os.environ["PYTHONPATH"] = str(ROOT)
-    ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False)
+    # A cluster of its own, even if another one runs on this machine.
+    ray.init(address="local", num_cpus=2, log_to_driver=False, include_dashboard=False)
     whole_extraction(videos, folder / "warm", config, "ray", limit=2)
     ratios, wholes, bares = [], [], []
     for index in range(runs):

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from bench.circumstances import ROOT
-from bench.report import Cell, Column, Result, Table, wrapped
+from bench.report import Cell, Column, Result, Table
+from bench.tables import wrapped
 
 KEPT = ROOT / "bench" / "results"
 PAGE = ROOT / "bench" / "RESULTS.md"
@@ -39,14 +40,14 @@ def read_results(folder: Path, order: Iterable[str]) -> dict[str, Result]:
 
 
 def render(results: Mapping[str, Result]) -> str:
-    """Return the page: what is missed, then a section per bench; those with the same explanation give it once."""
+    """Return the page: what is missed, then a section per bench; what several explain is said once."""
     targets = _targets(results)
     blocks = [wrapped(HEAD), *(["## Targets", *targets] if targets else [])]
     sections = []
     told: set[str] = set()
     for result in results.values():
-        sections.append(result.markdown(with_about=result.report.about not in told))
-        told.add(result.report.about)
+        sections.append(result.markdown(told))
+        told |= {result.report.about, *result.report.notes}
     return "\n\n".join(blocks) + "\n\n" + "\n".join(sections)
 
 

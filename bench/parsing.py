@@ -1,40 +1,72 @@
 """Measure what parsing questions costs, and what their graphs contain.
 
-    python bench/parsing.py --nextgqa val.csv --music-avqa avqa-val.json --stanza-dir DIR [--rounds 3] [--json PATH]
+    python bench/parsing.py --nextgqa val.csv --music-avqa avqa-val.json --stanza-dir DIR [--rounds 5] [--json PATH]
     python bench/parsing.py --nextgqa val.csv --stanza-dir DIR --sample 50 --seed 0
 
-Speed: Reelstore parses each distinct question and answer once, sorted by length, in batches. The published code
-parses one string at a time, question and answer of every row, with Stanza's default processors. Here it gets the
-same five processors as Reelstore, so its three most expensive ones are left out. It is timed on a random sample of
-rows, Reelstore on all of them; the two take turns, and the ratio is that of the medians. Loading the models is not
-timed.
+Speed: Reelstore parses each distinct question and answer once, sorted by length, in batches, in one process and in two,
+as the stage does. The published code parses one string at a time, question and answer of every row, with Stanza's
+default processors. Here it gets the same five processors as Reelstore, so its three most expensive ones are left out.
+It is timed on a random sample of rows, Reelstore on all of them; all take turns in every round, and a ratio is the
+median of the rounds' ratios. Loading the models is timed on neither side; what it takes is printed apart.
 
 Graphs: the share of questions with at least one triple, and with a subject, a predicate and an object in one.
 """
 
 from __future__ import annotations
 
-import json
+import argparse
 import random
 import statistics
 import sys
 import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
-from rich.console import Console
-from rich.table import Table
+from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # the checkout: only the reader is ever installed
 
-from parsers import Parse
+import pyarrow as pa
+
+from bench.report import Cell, Column, Report, Table, Target, bench_parser, prose
+from parsers import Parse, parses_from_table
 from parsers.annotations import read_annotations
 from parsers.graphs import Triple, triples
 from parsers.stanza_parser import PROCESSORS, StanzaParser
+from pipeline.parse.local import Pool
 
 Row = tuple[str, str]
 """A question and its answer, which is empty if it is hidden."""
+
+PROCESSES = (1, 2)
+TARGETS = {("nextgqa", 1): 5.5, ("nextgqa", 2): 10.0, ("music_avqa", 1): 40.0}
+"""Dataset and number of processes to the least ratio."""
+NAMES = {"nextgqa": "NExT-GQA", "music_avqa": "MUSIC-AVQA"}
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Rows per second of both ways, round by round.
+
+    Attributes
+    ----------
+    rows, texts
+        Number of rows, and of their distinct texts.
+    published
+        One string at a time.
+    ours
+        Number of processes to what they do.
+    """
+
+    rows: int
+    texts: int
+    published: list[float]
+    ours: dict[int, list[float]]
+
+    def ratios(self, processes: int) -> list[float]:
+        """Return how many times faster so many processes are, round by round."""
+        return [our / their for our, their in zip(self.ours[processes], self.published, strict=True)]
 
 
 def read_rows(format_name: str, path: Path) -> list[Row]:
@@ -43,22 +75,25 @@ def read_rows(format_name: str, path: Path) -> list[Row]:
     return [(row["question"], row["answer"] or "") for row in table.to_pylist()]
 
 
-def distinct(rows: list[Row]) -> set[str]:
-    """Return the distinct questions and answers."""
-    return {text for row in rows for text in row}
+def distinct(rows: list[Row]) -> list[str]:
+    """Return the distinct questions and answers, sorted as the stage sorts them."""
+    return sorted({text for row in rows for text in row if text}, key=lambda text: (len(text), text))
 
 
-def speed(
-    rows: list[Row], parser: StanzaParser, published: Any, rounds: int, sample: int
-) -> tuple[dict[str, float], dict[str, Parse]]:
-    """Time both ways.
+def measure(
+    rows: list[Row], batch: int, pools: Mapping[int, Pool], published: Any, rounds: int, sample: int
+) -> tuple[Speed, dict[str, Parse], list[str]]:
+    """Time all ways in turns.
 
     Returns
     -------
-    Rows per second as medians over rounds, with the lowest and highest ratio of a round; and the parses by text.
+    The rates, the parses by text, and what went wrong.
     """
-    ours, theirs = [], []
-    parses: dict[str, Parse] = {}
+    texts = distinct(rows)
+    batches = [texts[start : start + batch] for start in range(0, len(texts), batch)]
+    speed = Speed(len(rows), len(texts), [], {processes: [] for processes in pools})
+    first: pa.Table | None = None
+    failures: list[str] = []
     for number in range(rounds):
         chosen = random.Random(number).sample(rows, min(sample, len(rows)))
         start = time.perf_counter()
@@ -66,22 +101,15 @@ def speed(
             for text in row:
                 if text:
                     published(text)
-        theirs.append(len(chosen) / (time.perf_counter() - start))
-        start = time.perf_counter()
-        results = parser.parse(text for row in rows for text in row)
-        parses = {parse.text: parse for parse in results if isinstance(parse, Parse)}
-        ours.append(len(rows) / (time.perf_counter() - start))
-    ratios = [our / their for our, their in zip(ours, theirs, strict=True)]
-    measured = {
-        "rows": len(rows),
-        "distinct_texts": len(distinct(rows)),
-        "rows_per_s": statistics.median(ours),
-        "published_rows_per_s": statistics.median(theirs),
-        "ratio": statistics.median(ours) / statistics.median(theirs),
-        "ratio_min": min(ratios),
-        "ratio_max": max(ratios),
-    }
-    return measured, parses
+        speed.published.append(len(chosen) / (time.perf_counter() - start))
+        for processes, pool in pools.items():
+            start = time.perf_counter()
+            table = pa.concat_tables(pool.parse(batches))
+            speed.ours[processes].append(len(rows) / (time.perf_counter() - start))
+            if first is not None and not table.equals(first):
+                failures.append(f"{processes} processes gave another table than one")
+            first = table if first is None else first
+    return speed, {} if first is None else parses_from_table(first), failures
 
 
 def shares(rows: list[Row], parses: dict[str, Parse]) -> dict[str, float]:
@@ -120,38 +148,97 @@ def print_sample(rows: list[Row], parser: StanzaParser, count: int, seed: int) -
             print(f"    {describe(triple)}")
 
 
-def main(
-    stanza_dir: Annotated[Path | None, typer.Option(help="Folder of Stanza's models.")] = None,
-    nextgqa: Annotated[Path | None, typer.Option(help="CSV file of a NExT-GQA split.")] = None,
-    music_avqa: Annotated[Path | None, typer.Option(help="JSON file of a MUSIC-AVQA split.")] = None,
-    rounds: Annotated[int, typer.Option(help="How often each way is timed.")] = 3,
-    one_by_one: Annotated[int, typer.Option(help="Rows per round for the published way.")] = 100,
-    threads: Annotated[int, typer.Option(help="CPU threads, for both ways.")] = 1,
-    device: Annotated[str, typer.Option(help="cpu, cuda or auto, for both ways.")] = "cpu",
-    sample: Annotated[int, typer.Option(help="Only print so many random questions with their triples.")] = 0,
-    seed: Annotated[int, typer.Option(help="Random seed of --sample.")] = 0,
-    json_path: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
-) -> None:
+def main() -> int:
     """Compare the parse stage with the published way, and count what the graphs of real questions contain."""
-    paths = {"nextgqa": nextgqa, "music_avqa": music_avqa}
-    datasets = {name: read_rows(name, path) for name, path in paths.items() if path is not None}
+    parser = bench_parser(__doc__, rounds=1, one_by_one=5, limit=40)
+    parser.add_argument("--stanza-dir", type=Path, help="folder of Stanza's models")
+    parser.add_argument("--nextgqa", type=Path, help="CSV file of a NExT-GQA split")
+    parser.add_argument("--music-avqa", type=Path, help="JSON file of a MUSIC-AVQA split")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each way is timed")
+    parser.add_argument("--one-by-one", type=int, default=100, help="rows per round for the published way")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of each process, for both ways")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or auto, for both ways")
+    parser.add_argument("--limit", type=int, help="only take so many rows of each dataset")
+    parser.add_argument("--sample", type=int, default=0, help="only print so many random questions with their triples")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of --sample")
+    arguments = parser.parse_args()
+    paths = {"nextgqa": arguments.nextgqa, "music_avqa": arguments.music_avqa}
+    datasets = {name: read_rows(name, path)[: arguments.limit] for name, path in paths.items() if path is not None}
     if not datasets:
-        raise typer.BadParameter("there are no questions to parse; give --nextgqa, --music-avqa or both")
-    parser = StanzaParser(stanza_dir, device=device, threads=threads)
-    if sample:
+        parser.error("there are no questions to parse; give --nextgqa, --music-avqa or both")
+    stanza = StanzaParser(arguments.stanza_dir, device=arguments.device, threads=arguments.threads)
+    if arguments.sample:
         for rows in datasets.values():
-            print_sample(rows, parser, sample, seed)
-        return
-    published = one_at_a_time(parser, threads)
-    parser.parse(["who is it"])
+            print_sample(rows, stanza, arguments.sample, arguments.seed)
+        return 0
+    return compare(datasets, stanza, arguments)
+
+
+def compare(datasets: Mapping[str, list[Row]], stanza: StanzaParser, arguments: argparse.Namespace) -> int:
+    """Measure and report."""
+    start = time.perf_counter()
+    published = one_at_a_time(stanza, arguments.threads)
     published("who is it")
-    results = {}
-    for name, rows in datasets.items():
-        measured, parses = speed(rows, parser, published, rounds, one_by_one)
-        results[name] = {"speed": measured, "shares": shares(rows, parses)}
-    show(results, parser)
-    if json_path is not None:
-        json_path.write_text(json.dumps({"numerics": parser.numerics, "results": results}, indent=1) + "\n")
+    loading = {"one at a time": time.perf_counter() - start}
+    speeds, graphs, failures = {}, {}, []
+    with ExitStack() as stack:
+        pools = {processes: stack.enter_context(Pool(stanza, processes)) for processes in PROCESSES}
+        for processes, pool in pools.items():
+            start = time.perf_counter()
+            pool.start()
+            loading[f"{processes} in a pool"] = time.perf_counter() - start
+        for name, rows in datasets.items():
+            speeds[name], parses, wrong = measure(
+                rows, stanza.batch_size, pools, published, arguments.rounds, arguments.one_by_one
+            )
+            failures += [f"{name}: {each}" for each in wrong]
+            graphs[name] = shares([row for row in rows if row[0] in parses], parses)
+    return Report(
+        title="Parsing",
+        about=prose(__doc__),
+        tables=[speed_table(speeds), loading_table(loading), graphs_table(graphs)],
+        targets=[
+            Target(
+                f"{NAMES[name]}, {processes} at work", statistics.median(speeds[name].ratios(processes)), bound, False
+            )
+            for (name, processes), bound in TARGETS.items()
+            if name in speeds
+        ],
+        failures=failures,
+        figures={
+            "numerics": stanza.numerics,
+            "seconds_until_loaded": loading,
+            "speed": {name: asdict(speed) for name, speed in speeds.items()},
+            "shares": graphs,
+        },
+        uses=("torch", "stanza"),
+    ).finish(arguments)
+
+
+def speed_table(speeds: Mapping[str, Speed]) -> Table:
+    """Return rows per second of both ways, and their ratio."""
+    rows: list[tuple[Cell, ...]] = []
+    for name, speed in speeds.items():
+        rows.append((NAMES[name], "one at a time", speed.texts, statistics.median(speed.published), None, ""))
+        for processes, ours in speed.ours.items():
+            ratios = speed.ratios(processes)
+            spread = f"{min(ratios):.1f} to {max(ratios):.1f}"
+            way = f"{processes} process{'es' * (processes > 1)}"
+            rows.append((NAMES[name], way, speed.texts, statistics.median(ours), statistics.median(ratios), spread))
+    columns: list[Column | str] = [Column("texts", ","), Column("rows/s", ".1f"), Column("ratio", ".1f"), "per round"]
+    return Table("medians of the rounds", ["dataset", "way", *columns], rows)
+
+
+def loading_table(loading: Mapping[str, float]) -> Table:
+    """Return the seconds until models are loaded, which are in no other figure."""
+    return Table("until models are loaded", ["way", Column("s", ".1f")], list(loading.items()))
+
+
+def graphs_table(graphs: Mapping[str, Mapping[str, float]]) -> Table:
+    """Return what the graphs contain."""
+    names = list(next(iter(graphs.values())))
+    rows: list[tuple[Cell, ...]] = [(NAMES[name], *share.values()) for name, share in graphs.items()]
+    return Table("percent of questions whose graph has …", ["dataset", *(Column(n, ".1f") for n in names)], rows)
 
 
 def one_at_a_time(parser: StanzaParser, threads: int) -> Any:
@@ -170,27 +257,5 @@ def one_at_a_time(parser: StanzaParser, threads: int) -> Any:
     )
 
 
-def show(results: dict[str, Any], parser: StanzaParser) -> None:
-    """Print both tables."""
-    print(f"numerics: {parser.numerics}")
-    table = Table("dataset", "rows", "distinct texts", "rows/s", "one at a time", "ratio", "per round")
-    for name, result in results.items():
-        measured = result["speed"]
-        table.add_row(
-            name,
-            f"{measured['rows']:,}",
-            f"{measured['distinct_texts']:,}",
-            f"{measured['rows_per_s']:.1f}",
-            f"{measured['published_rows_per_s']:.1f}",
-            f"{measured['ratio']:.1f}",
-            f"{measured['ratio_min']:.1f} to {measured['ratio_max']:.1f}",
-        )
-    Console().print(table)
-    table = Table("dataset", *next(iter(results.values()))["shares"], title="percent of questions whose graph has …")
-    for name, result in results.items():
-        table.add_row(name, *(f"{share:.1f}" for share in result["shares"].values()))
-    Console().print(table)
-
-
 if __name__ == "__main__":
-    typer.run(main)
+    sys.exit(main())

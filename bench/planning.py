@@ -75,14 +75,14 @@ class Made:
     def changed(self, count: int) -> Iterator[None]:
         """Rewrite some files, at most one of each folder, and give them their content back."""
         files = [min(folder.iterdir()) for folder in sorted(self.videos.iterdir())][:count]
-        before = [path.read_text() for path in files]
+        before = [path.read_bytes() for path in files]
         for path in files:
             path.write_text(f"changed {path.name}\n")
         try:
             yield
         finally:
-            for path, text in zip(files, before, strict=True):
-                path.write_text(text)
+            for path, data in zip(files, before, strict=True):
+                path.write_bytes(data)
 
 
 def fill(folder: Path, files: int, features: int) -> Made:

@@ -14,114 +14,18 @@ import math
 import os
 import re
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.circumstances import Circumstances, Start
+from bench.tables import WIDTH, Cell, Column, Table, number_text, wrapped
+
+__all__ = ["Cell", "Column", "Report", "Result", "Table", "Target", "bench_parser", "plain", "prose", "replace_text"]
 
 SCHEMA = 1
 """Number of the form of the JSON files."""
-WIDTH = 80
-"""Longest line of a table, in characters."""
-FIRST_CELL = 44
-"""Longest cell of a table's first column when the table does not fit; what is longer ends with an ellipsis."""
-
-Cell = str | int | float | bool | None
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A column of numbers, to the right; a plain string in place of it is a column of text, to the left.
-
-    Attributes
-    ----------
-    name
-        Its heading, with the unit.
-    form
-        How numbers are formatted, as by ``format``; three digits that count if it is empty.
-    """
-
-    name: str
-    form: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """Columns of a table that fit beside each other.
-
-    Attributes
-    ----------
-    headings, rows
-        The text of the cells.
-    right
-        Whether a column goes to the right.
-    widths
-        The width of each column, in characters.
-    """
-
-    headings: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    right: Sequence[bool]
-    widths: Sequence[int]
-
-    def markdown(self) -> str:
-        """Return it as Markdown, padded so that it can be read as it is."""
-        rules = ["-" * (width - right) + ":" * right for width, right in zip(self.widths, self.right, strict=True)]
-        padded = [
-            [
-                cell.rjust(width) if right else cell.ljust(width)
-                for cell, width, right in zip(row, self.widths, self.right, strict=True)
-            ]
-            for row in (self.headings, *self.rows)
-        ]
-        return "\n".join(f"| {' | '.join(row)} |" for row in (padded[0], rules, *padded[1:]))
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """One table.
-
-    Attributes
-    ----------
-    title
-        What it shows.
-    columns
-        Headings; a table that is too wide is shown in several parts, each of which begins with the first column.
-    rows
-        As many cells in each as there are columns: text, or a number as it was measured. None is an empty cell.
-    note
-        A paragraph below it, like the notes of a report.
-
-    Raises
-    ------
-    ValueError
-        If a row has other cells than there are columns.
-    """
-
-    title: str
-    columns: Sequence[Column | str]
-    rows: Sequence[Sequence[Cell]]
-    note: str = ""
-
-    def __post_init__(self) -> None:
-        for row in self.rows:
-            if len(row) != len(self.columns):
-                raise ValueError(f"{self.title}: {len(row)} cells in a row of {len(self.columns)} columns: {row}")
-
-    def parts(self) -> Iterator[Part]:
-        """Yield the parts that it is shown in."""
-        shown = [[_heading(column) for column in self.columns]]
-        shown += [[_text(cell, column) for cell, column in zip(row, self.columns, strict=True)] for row in self.rows]
-        widths = [max(3, *(len(row[place]) for row in shown)) for place in range(len(self.columns))]
-        if _line(widths) > WIDTH:
-            widths[0] = min(widths[0], FIRST_CELL)
-            widths[1:] = [min(width, WIDTH - _line(widths[:1]) - 3) for width in widths[1:]]
-        for places in _split(widths):
-            cells = [[_shortened(row[place], widths[place]) for place in places] for row in shown]
-            right = [isinstance(self.columns[place], Column) for place in places]
-            yield Part(cells[0], cells[1:], right, [widths[place] for place in places])
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +81,7 @@ class Target:
         return shown if self.met or shown != self._with_unit(self.bound) else f"{self.value:.6g} {self.unit}".rstrip()
 
     def _with_unit(self, number: float) -> str:
-        return f"{_number(number, self.form)} {self.unit}".rstrip()
+        return f"{number_text(number, self.form)} {self.unit}".rstrip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,17 +208,21 @@ class Result:
                 console.print(wrapped(remark) + "\n")
         console.print(wrapped(str(self.taken)), style="dim")
 
-    def markdown(self, with_about: bool = True) -> str:
-        """Return it as a section of a Markdown page; no line of a table is longer than ``WIDTH``."""
-        blocks = [f"## {self.report.title}", wrapped(self.report.about) if with_about else ""]
+    def markdown(self, told: Container[str] = ()) -> str:
+        """Return it as a section of a Markdown page; no line of a table is longer than ``WIDTH``.
+
+        Parameters
+        ----------
+        told
+            Explanations and notes that the page has given already, and that are not repeated.
+        """
+        about = self.report.about
+        blocks = [f"## {self.report.title}", "" if about in told else wrapped(about)]
         blocks += [_command_block(self.taken.command), wrapped(str(self.taken))]
         for table in self.tables:
-            blocks += [
-                wrapped(f"**{table.title}**") if table.title else "",
-                *(part.markdown() for part in table.parts()),
-            ]
-            blocks.append(wrapped(table.note))
-        blocks += [wrapped(remark) for remark in self.remarks]
+            blocks.append(wrapped(f"**{table.title}**") if table.title else "")
+            blocks += [*(part.markdown() for part in table.parts()), wrapped(table.note)]
+        blocks += [wrapped(remark) for remark in self.remarks if remark not in told]
         return "\n\n".join(block for block in blocks if block) + "\n"
 
     def write(self, path: Path) -> None:
@@ -400,25 +308,6 @@ def prose(doc: str | None) -> str:
     return "\n\n".join(text for text in paragraphs if not re.search(r"^ ", text, re.M))
 
 
-def wrapped(text: str) -> str:
-    """Wrap paragraphs, and lists of which each line begins with a dash, at ``WIDTH`` characters."""
-    blocks = []
-    for paragraph in inspect.cleandoc(text).split("\n\n"):
-        items = re.split(r"\n(?=- )", paragraph)
-        filled = [
-            textwrap.fill(
-                " ".join(item.split()),
-                WIDTH,
-                subsequent_indent="  " if item.startswith("- ") else "",
-                break_long_words=False,
-                break_on_hyphens=False,
-            )
-            for item in items
-        ]
-        blocks.append("\n".join(filled))
-    return "\n\n".join(blocks)
-
-
 def plain(value: Any) -> Any:
     """Return a value as JSON holds it: objects as dicts, numbers that are not finite as null."""
     if hasattr(value, "model_dump"):
@@ -444,52 +333,6 @@ def replace_text(path: Path, text: str) -> None:
 
 def _column(value: str | dict[str, str]) -> Column | str:
     return value if isinstance(value, str) else Column(**value)
-
-
-def _heading(column: Column | str) -> str:
-    return _escaped(column if isinstance(column, str) else column.name)
-
-
-def _text(cell: Cell, column: Column | str) -> str:
-    if cell is None:
-        return ""
-    if isinstance(cell, bool):
-        return "yes" if cell else "no"
-    if isinstance(cell, str):
-        return _escaped(cell)
-    return _number(cell, column.form if isinstance(column, Column) else "")
-
-
-def _number(number: float, form: str) -> str:
-    if form or not math.isfinite(number):
-        return format(number, form)
-    if isinstance(number, int) or abs(number) >= 1000:
-        return f"{number:,.0f}"
-    return f"{number:.3g}"
-
-
-def _escaped(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
-
-
-def _line(widths: Sequence[int]) -> int:
-    """Return the length of a line with cells of these widths."""
-    return sum(width + 3 for width in widths) + 1
-
-
-def _split(widths: Sequence[int]) -> Iterator[list[int]]:
-    """Yield the columns of each part of a table that is ``WIDTH`` wide; every part begins with the first."""
-    part = [0]
-    for place in range(1, len(widths)):
-        if len(part) > 1 and _line([widths[each] for each in [*part, place]]) > WIDTH:
-            yield part
-            part = [0]
-        part.append(place)
-    yield part
-
-
-def _shortened(text: str, width: int) -> str:
-    return text if len(text) <= width else f"{text[: width - 1].rstrip()}…"
 
 
 def _command_block(command: str) -> str:

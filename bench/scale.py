@@ -139,6 +139,7 @@ def measure(units: int, folder: Path) -> dict[str, float]:
 
     os.environ["RAY_AUTH_MODE"] = "disabled"
     ray.init(
+        address="local",  # a cluster of its own, even if another one runs on this machine
         num_cpus=8, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR,
         runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}},
     )  # fmt: skip

@@ -4,7 +4,8 @@
 
 The commits are real (index and shard-list segments, merges, manifest, fsyncs), of one row each. Their shards are
 receipts only, since writing 10,000 HDF5 files would measure HDF5. The large store has one commit of most keys, a
-hundred small ones on top, and one real shard that is read in a fresh process.
+hundred small ones on top, and one real shard that is read in a fresh process. The cost of a shard of one row is what
+file and receipt take beyond values, times and mask of a CLIP row.
 """
 
 from __future__ import annotations
@@ -19,16 +20,13 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
 
 import numpy as np
-import typer
-from rich.console import Console
-from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)  # the checkout: only the reader is ever installed
 
+from bench.report import Column, Report, Table, Target, bench_parser, prose
 from stores.changes import Changes, Placed
 from stores.commit import commit, create_store, place_shard, write_spec
 from stores.format import Receipt, Row, ShardWriter, durable, layout
@@ -133,11 +131,26 @@ def make_large(root: Path, keys: int) -> str:
         receipt = make_receipt(spec_digest, -number - 1)
         commit(root, Changes(placed=[place(receipt, f"late-{number}")], shards=[receipt]))
     writer = ShardWriter(root, "bench", spec_digest, {"device": "cpu", "threads": 2, "micro_batch": 32})
-    values = np.zeros((32, 768), np.float16)
-    writer.add(Row("readable", bytes(32), values, np.arange(32.0), np.ones(32, bool), 32.0))
+    writer.add(_clip_row("readable"))
     receipt = writer.finish()
     commit(root, Changes(placed=place_shard(root, receipt), shards=[receipt]))
     return "readable"
+
+
+def _clip_row(key: str) -> Row:
+    return Row(key, bytes(32), np.zeros((32, 768), np.float16), np.arange(32.0), np.ones(32, bool), 32.0)
+
+
+def measure_one_row(root: Path) -> int:
+    """Return the bytes that a shard of one row and its receipt take beyond the row."""
+    create_store(root)
+    writer = ShardWriter(root, "bench", write_spec(root, SPEC), {"device": "cpu", "threads": 2, "micro_batch": 32})
+    row = _clip_row("single")
+    writer.add(row)
+    receipt = writer.finish()
+    path = layout.feature_directory(root, "bench", receipt.spec_digest) / f"{receipt.id}.h5"
+    own = row.values.nbytes + row.time_s.nbytes + row.valid.nbytes
+    return path.stat().st_size + path.with_suffix(".json").stat().st_size - own
 
 
 def measure_opening(root: Path, key: str, repeats: int = 5) -> dict[str, float]:
@@ -149,52 +162,66 @@ def measure_opening(root: Path, key: str, repeats: int = 5) -> dict[str, float]:
     return {name: statistics.median(run[name] for run in runs) for name in runs[0]}
 
 
-def summarise(windows: list[dict[str, float]], opening: dict[str, float]) -> tuple[Table, dict[str, Any]]:
-    """Return the table to print and the figures to keep."""
-    first, last = windows[0], windows[-1]
-    opened = opening["open_s"] + opening["first_row_s"]
-    results = {
-        "commits": windows,
-        "bytes_last_over_first": last["bytes_mean"] / first["bytes_mean"],
-        "bytes_median_last_over_first": last["bytes_median"] / first["bytes_median"],
-        "ms_last_over_first": last["ms_median"] / first["ms_median"],
-        "opening": {**opening, "open_and_first_row_s": opened},
-    }
-    table = Table(title="store bookkeeping (commits of one row, receipts only)")
-    for heading in ("measure", "value", "target"):
-        table.add_column(heading, justify="left" if heading == "measure" else "right")
-    for window in windows:
-        size = f"{window['bytes_mean']:,.0f} mean, {window['bytes_median']:,.0f} median"
-        time_taken = f"{window['ms_median']:.2f} ms"
-        table.add_row(f"bytes per commit, up to {window['commits']:,.0f}", f"{size}; {time_taken}", "flat")
-    table.add_row("bytes per commit, last/first window", f"{results['bytes_last_over_first']:.2f}", "flat (≤ 1.25)")
-    table.add_row("time per commit, last/first window", f"{results['ms_last_over_first']:.2f}", "")
-    table.add_row(f"open and first row, {opening['keys']:,.0f} keys", f"{opened:.3f} s", "≤ 2 s")
-    table.add_row("keys() of all", f"{opening['keys_s']:.3f} s", "≤ 2 s")
-    table.add_row("peak memory of that process", f"{opening['peak_rss_mib']:,.0f} MiB", "")
-    return table, results
-
-
-def main(
-    commits: Annotated[int, typer.Option(min=1, help="Commits of one row each.")] = 10_000,
-    keys: Annotated[int, typer.Option(min=100, help="Keys of the large store.")] = 1_000_000,
-    directory: Annotated[
-        Path | None, typer.Option("--dir", help="Where to work (default: the temporary folder).")
-    ] = None,
-    json_path: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
-) -> None:
-    """Measure and print."""
-    work = Path(tempfile.mkdtemp(dir=directory))
+def main() -> int:
+    """Measure and report."""
+    parser = bench_parser(__doc__, commits=200, keys=1000)
+    parser.add_argument("--commits", type=int, default=10_000, help="commits of one row each")
+    parser.add_argument("--keys", type=int, default=1_000_000, help="keys of the large store, at least 100")
+    parser.add_argument("--dir", type=Path, help="where to work (default: the temporary folder)")
+    arguments = parser.parse_args()
+    work = Path(tempfile.mkdtemp(dir=arguments.dir))
     try:
-        windows = measure_commits(work / "commits", commits)
-        readable = make_large(work / "large", keys)
-        table, results = summarise(windows, measure_opening(work / "large", readable))
+        windows = measure_commits(work / "commits", arguments.commits)
+        opening = measure_opening(work / "large", make_large(work / "large", arguments.keys))
+        one_row = measure_one_row(work / "single")
     finally:
         shutil.rmtree(work)
-    Console().print(table)
-    if json_path is not None:
-        json_path.write_text(json.dumps(results, indent=1) + "\n")
+    growth = windows[-1]["bytes_mean"] / windows[0]["bytes_mean"]
+    slower = windows[-1]["ms_median"] / windows[0]["ms_median"]
+    opened = opening["open_s"] + opening["first_row_s"]
+    return Report(
+        title="What a store's bookkeeping costs",
+        about=prose(__doc__),
+        tables=[
+            Table(
+                "commits of one row, receipts only",
+                [
+                    "commits",
+                    Column("bytes, mean", ",.0f"),
+                    Column("bytes, median", ",.0f"),
+                    Column("ms, median", ".2f"),
+                ],
+                [
+                    (
+                        f"up to {window['commits']:,.0f}",
+                        window["bytes_mean"],
+                        window["bytes_median"],
+                        window["ms_median"],
+                    )
+                    for window in windows
+                ],
+            ),
+            Table(
+                f"a store of {opening['keys']:,.0f} keys, in a fresh process",
+                ["figure", Column("value")],
+                [
+                    ("open and first row, s", opened),
+                    ("keys() of all, s", opening["keys_s"]),
+                    ("peak memory, MiB", opening["peak_rss_mib"]),
+                    ("time per commit, last over first window", slower),
+                ],
+            ),
+        ],
+        targets=[
+            Target("bytes per commit, last over first window", growth, 1.25),
+            Target("open and first row", opened, 2, unit="s"),
+            Target("keys() of all", opening["keys_s"], 2, unit="s"),
+            Target("a shard of one row, beyond the row", one_row / 1e3, 8, unit="kB"),
+        ],
+        figures={"commits": windows, "opening": opening, "one_row_bytes": one_row},
+        uses=("pyarrow", "h5py"),
+    ).finish(arguments)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    sys.exit(main())

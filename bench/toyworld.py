@@ -436,7 +436,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2, help="runs at the same time, with one thread each")
     parser.add_argument("--figure", type=Path, help="also draw the plots of CoQo here (PNG)")
     arguments = parser.parse_args()
-    names = arguments.names or (["coqo"] if arguments.quick else list(EXPERIMENTS))
+    names = arguments.names or (["coqo-plug-in"] if arguments.quick else list(EXPERIMENTS))
     for name in names:
         if name not in EXPERIMENTS:
             parser.error(f"no experiment is named {name!r}{nearest(name, EXPERIMENTS)} ({available(EXPERIMENTS)})")

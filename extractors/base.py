@@ -19,7 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +29,11 @@ if TYPE_CHECKING:
     import torch
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+Input: TypeAlias = Literal["frames", "clips", "audio"]
+"""What an extractor takes at each step: one frame, the frames of a clip, or a window of sound."""
 Steps: TypeAlias = "NDArray[Any] | torch.Tensor"
 """Prepared steps: an array, or a tensor on the device of the model."""
+_Pictures = TypeVar("_Pictures", "NDArray[Any]", "torch.Tensor")
 
 
 class ExtractorError(Exception):
@@ -243,7 +246,8 @@ class Extractor(Description):
     Attributes
     ----------
     input
-        ``frames`` (``uint8 [N,H,W,3]`` RGB) or ``audio`` (``float32 [N, window_samples]`` mono, nominally -1..1).
+        ``frames`` (``uint8 [N,H,W,3]`` RGB), ``clips`` (``uint8 [N,F,H,W,3]`` RGB) or ``audio`` (``float32
+        [N, window_samples]`` mono, nominally -1..1).
     prepared_dtype
         dtype of what ``prepare`` returns.
     rate
@@ -252,7 +256,7 @@ class Extractor(Description):
         For audio: samples in the window of one step.
     """
 
-    input: ClassVar[Literal["frames", "audio"]] = "frames"
+    input: ClassVar[Input] = "frames"
     prepared_dtype: ClassVar[str] = "uint8"
     rate: ClassVar[int] = 16_000
     window_samples: ClassVar[int] = 16_000
@@ -263,7 +267,10 @@ class Extractor(Description):
 
     @abstractmethod
     def prepared_shape(self) -> tuple[int, ...]:
-        """Return the shape of one prepared step, for example ``(224, 224, 3)``."""
+        """Return the shape of one prepared step, for example ``(224, 224, 3)``.
+
+        That of a clip begins with its number of frames, ``(8, 224, 224, 3)``; the sampling policy must give as many.
+        """
 
     @abstractmethod
     def prepare(self, frames: NDArray[Any]) -> NDArray[Any]:
@@ -272,12 +279,15 @@ class Extractor(Description):
         Parameters
         ----------
         frames
-            RGB frames ``uint8 [N,H,W,3]``, or windows ``float32 [N, window_samples]`` for audio extractors.
+            RGB frames ``uint8 [N,H,W,3]``, clips ``uint8 [N,F,H,W,3]`` for extractors of clips, or windows ``float32
+            [N, window_samples]`` for audio extractors. Clips come frame by frame while a video is decoded, so F is any
+            number of frames here.
 
         Returns
         -------
         prepared
-            ``[N, *prepared_shape()]`` of ``prepared_dtype``; step n depends on frame n only.
+            ``[N, *prepared_shape()]`` of ``prepared_dtype``; step n depends on frame n only. For clips, ``[N, F,
+            *prepared_shape()[1:]]``; each frame depends on itself only.
 
         Raises
         ------
@@ -294,14 +304,15 @@ class Extractor(Description):
         Parameters
         ----------
         frames
-            RGB frames ``uint8 [N,H,W,3]`` on any device.
+            RGB frames ``uint8 [N,H,W,3]``, or clips ``uint8 [N,F,H,W,3]``, on any device.
         """
         return None
 
     def preparation(self) -> Json:
         """Return all that ``prepare`` depends on, so that extractors which prepare alike share their steps.
 
-        Extractors of equal preparation must give equal bytes for equal input. None, as here, shares nothing.
+        Extractors of equal preparation must give equal bytes for equal frames, whether they take them one by one or
+        in clips, and for equal windows. None, as here, shares nothing.
         """
         return None
 
@@ -341,6 +352,18 @@ class Extractor(Description):
             If the weights cannot be obtained or do not fit.
         """
 
+    def check_weights(self) -> None:
+        """See that local weights files fit, by names and shapes of their tensors alone, before anything is decoded.
+
+        Nothing is checked here; ``load`` checks in any case.
+
+        Raises
+        ------
+        WeightsError
+            If a file does not fit.
+        """
+        return None
+
     def fetch(self, directory: Path) -> FetchedWeights | None:
         """Download hub weights into ``directory`` as safetensors; return None if there is nothing to fetch.
 
@@ -373,6 +396,18 @@ def check_frames(frames: NDArray[Any]) -> None:
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or 0 in frames.shape[1:3]:
         shape = list(frames.shape)
         raise ExtractorError(f"expected RGB frames uint8 [N,H,W,3], got {frames.dtype} {shape}")
+
+
+def check_clips(clips: NDArray[Any]) -> None:
+    """Raise ExtractorError unless ``clips`` is ``uint8 [N,F,H,W,3]`` with at least one frame of one pixel."""
+    if clips.dtype != np.uint8 or clips.ndim != 5 or clips.shape[4] != 3 or 0 in clips.shape[1:4]:
+        raise ExtractorError(f"expected RGB clips uint8 [N,F,H,W,3], got {clips.dtype} {list(clips.shape)}")
+
+
+def frame_by_frame(prepare: Callable[[_Pictures], _Pictures], clips: _Pictures) -> _Pictures:
+    """Prepare clips, an array or tensor ``[N,F,H,W,3]``, with a function that prepares frames ``[M,H,W,3]``."""
+    prepared = prepare(clips.reshape(-1, *clips.shape[2:]))
+    return prepared.reshape(*clips.shape[:2], *prepared.shape[1:])
 
 
 def check_windows(windows: NDArray[Any], samples: int) -> None:

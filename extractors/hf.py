@@ -129,10 +129,9 @@ class Hf(Trained):
         ExtractorError
             If transformers is missing, knows no such model, or the model has nothing of this form or size.
         WeightsError
-            If a file of the model is missing, is not the pinned one, or does not fit.
+            If a file of the model is missing.
         """
         config = self.files.file(_CONFIG)
-        held = [] if self.random_weights else self._weights_files()
         known: dict[str, Any] = ask(
             "the hf extractor",
             "transformers",
@@ -142,8 +141,6 @@ class Hf(Trained):
             self.form,
             self.preprocessing.size,
             self.interpolate_positions,
-            [str(file) for file in held],
-            self._weights_digest() if held else None,
         )
         return known
 
@@ -250,6 +247,19 @@ class Hf(Trained):
     def preparation(self) -> Json:
         """Return the geometry."""
         return self.preprocessing.geometry()
+
+    def check_weights(self) -> None:
+        """See that the files of the weights fit. Reads the shapes of their tensors alone; imports torch.
+
+        Raises
+        ------
+        WeightsError
+            If one is missing or they do not fit.
+        """
+        if not self.random_weights:
+            from extractors import hf_tower
+
+            hf_tower.check_files(self._network(), self._weights_files())
 
     def _network(self) -> HfNetwork:
         from extractors.hf_tower import HfNetwork

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -263,10 +263,25 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def describe(
-    folder: str, config_sha256: str, form: Form, size: int, interpolate: bool, files: list[str], sha256: str | None
-) -> dict[str, Json]:
-    """Return what the library knows about a model, and see that its weights fit; for ``extractors.asking``.
+def check_files(network: HfNetwork, files: Sequence[Path]) -> None:
+    """Check that the files of the weights fit, by the names and shapes of their tensors; their numbers are not read.
+
+    Raises
+    ------
+    WeightsError
+        If they do not.
+    """
+    config = _config(network.folder)
+    with _quiet(), torch.random.fork_rng(devices=[]):
+        with torch.device("meta"):
+            cls: Any = type(_from_config(config))
+        state = {name: zeros for file in files for name, zeros in tensors.read_zeros(file).items()}
+        model, loading = cls.from_pretrained(None, config=config, state_dict=state, **_LOADING)
+    _check_fit(model, loading, network.form, f"weights of {network.folder} as {config.model_type}")
+
+
+def describe(folder: str, config_sha256: str, form: Form, size: int, interpolate: bool) -> dict[str, Json]:
+    """Return what the library knows about a model; for ``extractors.asking``.
 
     Parameters
     ----------
@@ -280,9 +295,6 @@ def describe(
         Side of the input in pixels.
     interpolate
         Interpolate positions on demand.
-    files, sha256
-        The files of the weights, of which the names and shapes are read, and their digest, so that edited files are
-        another question. No files for random weights.
 
     Returns
     -------
@@ -293,19 +305,12 @@ def describe(
     ------
     ExtractorError
         If there is no such model, it has nothing of this form, or it does not take pictures of this size.
-    WeightsError
-        If the weights do not fit.
     """
     config = _config(Path(folder))
     with _quiet(), torch.random.fork_rng(devices=[]):
         with torch.device("meta"):
-            model = _from_config(config)
-            tower = ImageTower(model, interpolate).eval()
+            tower = ImageTower(_from_config(config), interpolate).eval()
             images = torch.empty(2, 3, size, size)
-        if files:
-            state = {name: zeros for file in files for name, zeros in tensors.read_shapes(Path(file)).items()}
-            _, loading = type(model).from_pretrained(None, config=config, state_dict=state, **_LOADING)
-            _check_fit(model, loading, form, f"weights of {folder} as {config.model_type}")
         try:
             with torch.inference_mode():
                 features = tower.take(images, form)

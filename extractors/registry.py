@@ -24,6 +24,7 @@ _ENTRIES = {
     "clip": "extractors.clip:Clip",
     "hf": "extractors.hf:Hf",
     "hue_hog": "extractors.hue_hog:HueHog",
+    "internvideo2": "extractors.internvideo2:InternVideo2",
     "logmel_bands": "extractors.logmel_bands:LogmelBands",
     "rgb_grid": "extractors.rgb_grid:RgbGrid",
     "swin": "extractors.swin:Swin",

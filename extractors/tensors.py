@@ -48,11 +48,13 @@ _UNPICKLING_ERRORS = (
 )
 
 
-def read_state_dict(path: Path, *, trust_torchscript: bool = False) -> dict[str, torch.Tensor]:
+def read_state_dict(
+    path: Path, *, trust_torchscript: bool = False, shapes_only: bool = False
+) -> dict[str, torch.Tensor]:
     """Read the tensors of a weights file by name, on the CPU.
 
-    Checkpoints that wrap the tensors (``state_dict``, ``model``) and the ``module.`` prefix of data-parallel training
-    are unwrapped.
+    Checkpoints that wrap the tensors (``state_dict``, ``model``, ``module``) and the ``module.`` prefix of
+    data-parallel training are unwrapped.
 
     Parameters
     ----------
@@ -60,50 +62,25 @@ def read_state_dict(path: Path, *, trust_torchscript: bool = False) -> dict[str,
         The file.
     trust_torchscript
         Read a TorchScript archive, which may run code: only for files whose digest is known.
+    shapes_only
+        Return tensors on the meta device and leave their numbers in the file, which may be larger than the memory.
 
     Raises
     ------
     WeightsError
         If the file is missing, damaged, or of a type that would run code.
     """
+    import torch
+
     if path.suffix == ".safetensors":
-        return _unwrapped(_read_safetensors(path), path)
-    if trust_torchscript:
+        loaded = _read_safetensors(path, shapes_only)
+    elif trust_torchscript:
         loaded = _read_torchscript(path)
     elif _is_torchscript(path):
         raise WeightsError(f"weights file {path} is a TorchScript archive, which runs code; save its state_dict")
     else:
-        loaded = read_pickle(path, "weights file")
-    return _unwrapped(loaded, path)
-
-
-def read_shapes(path: Path) -> dict[str, torch.Tensor]:
-    """Read the names and shapes of a weights file: zeros of these shapes, which take no memory.
-
-    Raises
-    ------
-    WeightsError
-        If the file is missing, damaged, or of a type that would run code.
-    """
-    import torch
-
-    if path.suffix != ".safetensors":
-        state = _unwrapped(read_pickle(path, "weights file", device="meta"), path)
-        return {name: torch.zeros(()).expand(value.shape) for name, value in state.items()}
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "pt") as file:
-            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (it is no dict)
-    except (OSError, SafetensorError) as error:
-        raise _unreadable(path, "weights file", error) from error
-    return {name: torch.zeros(()).expand(shape) for name, shape in shapes.items()}
-
-
-def _unwrapped(loaded: Any, path: Path) -> dict[str, torch.Tensor]:
-    import torch
-
-    for wrapper in ("state_dict", "model"):
+        loaded = read_pickle(path, "weights file", shapes_only=shapes_only)
+    for wrapper in ("state_dict", "model", "module"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
             loaded = loaded[wrapper]
     if not isinstance(loaded, Mapping) or not loaded:
@@ -115,12 +92,33 @@ def _unwrapped(loaded: Any, path: Path) -> dict[str, torch.Tensor]:
     return {name.removeprefix(prefix): value for name, value in loaded.items()}
 
 
-def _read_safetensors(path: Path) -> Any:
-    from safetensors import SafetensorError
+def read_zeros(path: Path) -> dict[str, torch.Tensor]:
+    """Read the shapes of a file's tensors: zeros by name, on the CPU, which take no memory.
+
+    Other than tensors on the meta device, a library can compute with them.
+
+    Raises
+    ------
+    WeightsError
+        If the file is missing, damaged, or of a type that would run code.
+    """
+    import torch
+
+    shapes = read_state_dict(path, shapes_only=True)
+    return {name: torch.zeros(()).expand(value.shape) for name, value in shapes.items()}
+
+
+def _read_safetensors(path: Path, shapes_only: bool) -> Any:
+    import torch
+    from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file
 
     try:
-        return load_file(path)
+        if not shapes_only:
+            return load_file(path)
+        with safe_open(path, "pt") as file:
+            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (it is no dict)
+        return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     except (OSError, SafetensorError) as error:
         raise _unreadable(path, "weights file", error) from error
 
@@ -134,8 +132,8 @@ def _read_torchscript(path: Path) -> Any:
         raise _unreadable(path, "weights file", error) from error
 
 
-def read_pickle(path: Path, title: str, allowed: Sequence[Any] = (), device: str = "cpu") -> Any:
-    """Read a file that ``torch.save`` wrote, without running code from it.
+def read_pickle(path: Path, title: str, allowed: Sequence[Any] = (), *, shapes_only: bool = False) -> Any:
+    """Read a file that ``torch.save`` wrote, on the CPU, without running code from it.
 
     Parameters
     ----------
@@ -145,8 +143,8 @@ def read_pickle(path: Path, title: str, allowed: Sequence[Any] = (), device: str
         What the file is, for messages.
     allowed
         Classes and functions that the file may name beside torch's own, as ``torch.serialization.safe_globals`` takes.
-    device
-        Where the tensors are put; ``meta`` reads their shapes alone.
+    shapes_only
+        Read tensors without their numbers, to the meta device.
 
     Raises
     ------
@@ -157,7 +155,7 @@ def read_pickle(path: Path, title: str, allowed: Sequence[Any] = (), device: str
 
     try:
         with torch.serialization.safe_globals(list(allowed)):
-            return torch.load(path, map_location=device, weights_only=True)
+            return torch.load(path, map_location="meta" if shapes_only else "cpu", weights_only=True)
     except _UNPICKLING_ERRORS as error:
         raise _unreadable(path, title, error) from error
 
@@ -175,8 +173,12 @@ def _is_torchscript(path: Path) -> bool:
         return False
 
 
-def load_strict(module: torch.nn.Module, state: Mapping[str, torch.Tensor], source: str) -> None:
+def load_strict(
+    module: torch.nn.Module, state: Mapping[str, torch.Tensor], source: str, *, assign: bool = False
+) -> None:
     """Load ``state`` into ``module``: every tensor must be there, none left over, and shapes must be equal.
+
+    With ``assign``, the tensors of ``state`` take the place of the module's, which may lie on the meta device.
 
     Raises
     ------
@@ -184,7 +186,7 @@ def load_strict(module: torch.nn.Module, state: Mapping[str, torch.Tensor], sour
         If something is missing, unexpected or of another shape; the message has a few names of each.
     """
     check_fit(module.state_dict(), state, source)
-    module.load_state_dict(dict(state))
+    module.load_state_dict(dict(state), assign=assign)
 
 
 def check_fit(wanted: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], source: str) -> None:

@@ -54,7 +54,8 @@ def check_extractor(extractor: Extractor, *, device: str = "cpu", threads: int |
     """Check that an extractor keeps the contract of ``extractors.base``.
 
     The spec is JSON, complete and the same in every process. The extractor can be pickled, and describing it or
-    preparing input imports no network library. ``prepare`` changes nothing and treats each step alone. ``forward``
+    preparing input imports no network library. ``prepare`` changes nothing and treats each step, and each frame of a
+    clip, alone. ``forward``
     returns finite values of the promised shape and dtype that depend neither on the steps beside them nor on order.
 
     Parameters
@@ -78,9 +79,12 @@ def check_extractor(extractor: Extractor, *, device: str = "cpu", threads: int |
     _check_output(extractor)
     _check_pickling(extractor)
     prepared = _check_prepare(extractor, inputs)
-    if extractor.input == "frames":
+    pictures = extractor.input != "audio"
+    if pictures:
         _check_prepare(extractor, _inputs(extractor, 2, height=90, width=40))
-    if extractor.input == "frames" and extractor.prepares_tensors:
+    if extractor.input == "clips":
+        _check_clips(extractor, inputs, prepared)
+    if pictures and extractor.prepares_tensors:
         _check_prepare_tensor(extractor, inputs, prepared)
     _check_json_or_none(extractor, extractor.preparation())
     _check_refusal(extractor, inputs)
@@ -160,8 +164,9 @@ def _is_size(value: object) -> bool:
 def _inputs(extractor: Extractor, steps: int, height: int = 48, width: int = 64) -> NDArray[Any]:
     """Make noise of the kind that the extractor reads, different in every step."""
     generator = np.random.default_rng(0)
-    if extractor.input == "frames":
-        return generator.integers(0, 256, (steps, height, width, 3), np.uint8)
+    if extractor.input != "audio":
+        frames = extractor.prepared_shape()[:1] if extractor.input == "clips" else ()
+        return generator.integers(0, 256, (steps, *frames, height, width, 3), np.uint8)
     return generator.uniform(-0.5, 0.5, (steps, extractor.window_samples)).astype(np.float32)
 
 
@@ -260,8 +265,18 @@ def _check_prepare(extractor: Extractor, inputs: NDArray[Any]) -> NDArray[Any]:
     return prepared.copy()
 
 
+def _check_clips(extractor: Extractor, clips: NDArray[Any], prepared: NDArray[Any]) -> None:
+    """Check that a clip can be prepared frame by frame, as it is while a video is decoded."""
+    single = [extractor.prepare(clips[:, place : place + 1]) for place in range(clips.shape[1])]
+    _require(
+        _same(np.concatenate(single, axis=1), prepared),
+        extractor,
+        "prepare() lets a frame of a clip depend on the frames beside it, or takes no clips of one frame",
+    )
+
+
 def _check_refusal(extractor: Extractor, inputs: NDArray[Any]) -> None:
-    expected, wrong = ("uint8", np.float32) if extractor.input == "frames" else ("float32", np.int16)
+    expected, wrong = ("float32", np.int16) if extractor.input == "audio" else ("uint8", np.float32)
     try:
         extractor.prepare(inputs.astype(wrong))
     except ExtractorError:

@@ -35,7 +35,7 @@ from extractors.asking import ask
 from extractors.base import ExtractorError, Json, Model, OutputSpec
 from extractors.preprocess import Crop, Interpolation, Preprocessing, Rgb
 from extractors.trained import Trained
-from extractors.weights import HubTag, WeightsFile, check_pin, identity
+from extractors.weights import HubTag, WeightsFile, identity
 
 if TYPE_CHECKING:
     import torch
@@ -139,7 +139,7 @@ class Timm(Trained):
         ExtractorError
             If timm is missing, has no such model, or the model does not take pictures of this size.
         WeightsError
-            If the model has no such tag, or a file cannot be read, is not the pinned one, or does not fit.
+            If the model has no such tag, or the header of a file says that it holds another model.
         """
         tag = self.source.tag if isinstance(self.source, HubTag) else self._tag or None
         carried = None
@@ -147,16 +147,7 @@ class Timm(Trained):
             weights_.check_model(self.source.path, self.weights_of)
             carried = weights_.facts(self.source.path).get(_DATA)
         size = self.image_size or (carried and carried["input_size"][1])
-        known = ask(
-            "the timm extractor",
-            "timm",
-            "extractors.timm_tower:describe",
-            self.weights_of,
-            tag,
-            size,
-            str(self.source.path) if isinstance(self.source, WeightsFile) else None,
-            check_pin(self.source.path, self.sha256) if isinstance(self.source, WeightsFile) else None,
-        )
+        known = ask("the timm extractor", "timm", "extractors.timm_tower:describe", self.weights_of, tag, size)
         if isinstance(self.source, WeightsFile) and carried is None and tag is None and not known["one_data"]:
             raise ExtractorError(
                 f"the tags of {self.model} differ in their data configuration; name that of {self.source.path.name}, "
@@ -233,6 +224,19 @@ class Timm(Trained):
     def preparation(self) -> Json:
         """Return the geometry."""
         return self.preprocessing.geometry()
+
+    def check_weights(self) -> None:
+        """See that a file fits. Reads the shapes of its tensors alone; imports torch.
+
+        Raises
+        ------
+        WeightsError
+            If it does not.
+        """
+        if isinstance(self.source, WeightsFile):
+            from extractors import timm_tower
+
+            timm_tower.check_file(self.weights_of, self.source.path)
 
     def _network(self, image_size: int | None) -> TimmNetwork:
         from extractors.timm_tower import TimmNetwork

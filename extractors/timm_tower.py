@@ -197,10 +197,22 @@ def _map(network: Any, features: Any) -> torch.Tensor:
     )
 
 
-def describe(
-    model: str, tag: str | None, image_size: int | None, file: str | None, sha256: str | None
-) -> dict[str, Json]:
-    """Return what timm knows about a model, and see that a weights file fits; for ``extractors.asking``.
+def check_file(model: str, path: Path) -> None:
+    """Check that a file fits, by the names and shapes of its tensors; their numbers are not read.
+
+    Raises
+    ------
+    WeightsError
+        If it does not.
+    """
+    title = f"weights file {path} as {model}"
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        network = timm.create_model(model, pretrained=False, num_classes=0)
+    tensors.check_fit(network.state_dict(), _timm_layout(tensors.read_zeros(path), network, title), title)
+
+
+def describe(model: str, tag: str | None, image_size: int | None) -> dict[str, Json]:
+    """Return what timm knows about a model; for ``extractors.asking``.
 
     Parameters
     ----------
@@ -208,9 +220,6 @@ def describe(
         timm's name, and the tag whose data configuration is wanted; None takes timm's default.
     image_size
         Side of the input in pixels; None is that of the data configuration.
-    file, sha256
-        A weights file, of which the names and shapes are read, and its digest, so that an edited file is another
-        question; None for other weights.
 
     Returns
     -------
@@ -223,7 +232,7 @@ def describe(
     ExtractorError
         If timm has no such model, or the model does not take square pictures of this size.
     WeightsError
-        If the model has no such tag, or the file does not fit.
+        If the model has no such tag.
     """
     if not timm.is_model(model):
         raise ExtractorError(f"timm has no model {model!r}{nearest(model, timm.list_models(), 3)}")
@@ -239,10 +248,6 @@ def describe(
     try:
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
             network: Any = timm.create_model(model, pretrained=False, num_classes=0).eval()
-            if file is not None:
-                title = f"weights file {file} as {model}"
-                state = _timm_layout(tensors.read_shapes(Path(file)), network, title)
-                tensors.check_fit(network.state_dict(), state, title)
             _set_size(network, size)
             images = torch.empty(2, 3, size, size)
         with torch.inference_mode():

@@ -161,7 +161,7 @@ class TorchModel(Model):
 
 
 class ImageModel(TorchModel):
-    """A tower of square RGB images, which are normalised on the device.
+    """A tower of square RGB images, or of clips of them, which are normalised on the device.
 
     Parameters
     ----------
@@ -186,14 +186,21 @@ class ImageModel(TorchModel):
         self._std = torch.tensor(preprocessing.std, device=self._device).view(1, 3, 1, 1)
 
     def _features(self, network: nn.Module, batch: torch.Tensor) -> torch.Tensor:
-        """Turn RGB ``[M,size,size,3]``, 0..255, into ``[M, *step_shape]``; normalise in float32, then cast."""
+        """Turn RGB ``[M,size,size,3]`` or ``[M,F,size,size,3]``, 0..255, into ``[M, *step_shape]``.
+
+        Pictures are normalised in float32, then cast.
+        """
         # NHWC memory seen as NCHW is torch's channels_last: no copy but the one into float32.
-        images = batch.permute(0, 3, 1, 2).to(torch.float32, copy=True).div_(255).sub_(self._mean).div_(self._std)
+        images = batch.flatten(0, -4).permute(0, 3, 1, 2).to(torch.float32, copy=True)
+        images = images.div_(255).sub_(self._mean).div_(self._std)
         return self._embed(network, images.to(dtype_of(network)))
 
     @abstractmethod
     def _embed(self, network: nn.Module, images: torch.Tensor) -> torch.Tensor:
-        """Turn normalised ``[M,3,size,size]`` in the network's dtype into ``[M, *step_shape]``."""
+        """Turn normalised ``[M,3,size,size]`` in the network's dtype into ``[M, *step_shape]``.
+
+        The frames of clips come one after the other: ``[M*F,3,size,size]``.
+        """
 
 
 def dtype_of(network: nn.Module) -> torch.dtype:

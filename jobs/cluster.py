@@ -1,5 +1,8 @@
 """Cluster the training split into a confounder dictionary. Run it again, and only a dictionary that changed is made.
 
+Strings that a run has embedded before it was stopped are kept. The fit runs on one thread and reads frames where they
+lie: its memory holds a few numbers for each frame, and not the frames.
+
 python jobs/cluster.py --store DIR --kind linguistic
 """
 

@@ -1,4 +1,4 @@
-"""Parse questions: annotations in, one table of questions and their graphs out. Only new texts are parsed.
+"""Parse questions: annotations in, one table of questions and their graphs out. Only new texts are parsed, on all CPUs.
 
 python jobs/parse.py ANNOTATIONS --format nextgqa --split val --store DIR --stanza-dir MODELS
 """

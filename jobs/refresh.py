@@ -36,10 +36,13 @@ def main(
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse files whose name, ids or questions are those of another split.")
     ] = False,
+    no_compact: Annotated[
+        bool, typer.Option("--no-compact", help="Leave small shards as they are, whatever the dataset file says.")
+    ] = False,
     allow_failures: AllowFailures = False,
     as_json: AsJson = False,
 ) -> None:
-    result = refresh(load_dataset(dataset, set_ or ()), executor, plan, prune, replace, strict)
+    result = refresh(load_dataset(dataset, set_ or ()), executor, plan, prune, replace, strict, not no_compact)
     code = 2 if result.failed else exit_code(result, allow_failures)
     if as_json:
         emit({"exit_code": code, "stages": result.summary()})

@@ -4,7 +4,8 @@ Arrays and tables go in and come out: nothing here knows a store, Ray or a netwo
 parse.
 """
 
-from parsers.confounders import Dictionary, DictionaryError, KMeansParameters, fit_dictionary
+from parsers.confounders import Dictionary, DictionaryError, fit_dictionary
+from parsers.kmeans import KMeansParameters, Vectors
 from parsers.known import ConlluParser
 from parsers.parse import (
     Parse,
@@ -26,6 +27,7 @@ __all__ = [
     "ParserError",
     "Refused",
     "StanzaParser",
+    "Vectors",
     "first_refused",
     "fit_dictionary",
     "parses_from_table",

@@ -8,48 +8,21 @@ spelt out here, because the default of ``n_init`` has changed since (from 3 to 1
 
 from __future__ import annotations
 
-import itertools
 import platform
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 
-_BLOCK_VALUES = 1 << 20  # numbers in a block of members; a pass holds three float64 copies of one: 24 MB
+from parsers import kmeans
+from parsers.kmeans import KMeansParameters, Progress, Vectors, no_progress
 
 
 class DictionaryError(ValueError):
     """Raised when a dictionary cannot be fitted; one line that says what to do."""
-
-
-class KMeansParameters(BaseModel):
-    """Parameters of scikit-learn's ``MiniBatchKMeans``; the defaults are those of the published dictionaries.
-
-    Attributes
-    ----------
-    k
-        Number of clusters (``n_clusters``).
-    seed
-        Random seed (``random_state``).
-    init, n_init, batch_size, max_iter, tol, max_no_improvement, init_size, reassignment_ratio
-        As in scikit-learn.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    k: Annotated[int, Field(ge=1)] = 512
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 43
-    init: Literal["k-means++", "random"] = "k-means++"
-    n_init: Annotated[int, Field(ge=1)] = 3
-    batch_size: Annotated[int, Field(ge=1)] = 1024
-    max_iter: Annotated[int, Field(ge=1)] = 100
-    tol: Annotated[float, Field(ge=0)] = 0.0
-    max_no_improvement: Annotated[int, Field(ge=1)] | None = 10
-    init_size: Annotated[int, Field(ge=1)] | None = None
-    reassignment_ratio: Annotated[float, Field(ge=0)] = 0.01
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,45 +60,107 @@ def too_few_members(k: int, members: int) -> str:
 
 
 def fit_dictionary(
-    vectors: NDArray[np.float32], keys: Sequence[Any], parameters: KMeansParameters | None = None
+    vectors: Vectors, keys: pa.Table, parameters: KMeansParameters | None = None, progress: Progress = no_progress
 ) -> Dictionary:
     """Cluster vectors with k-means; ``docs/facts/cra.md`` section 4.4.
 
     Members are sorted by key and fitted on one thread in float32. Equal members give equal bytes, whatever their order,
-    as long as ``record`` is equal too.
+    as long as ``record`` is equal too. Memory holds blocks and mini-batches of members, never all of them.
 
     Parameters
     ----------
     vectors
-        ``[N, P] float32`` in C order. A memory map is read as needed, and copied only if the keys are not sorted.
+        ``[N, P] float32``: an array, a memory map, or anything else that gives rows by their positions.
     keys
-        N distinct keys that can be sorted, such as video ids or pairs of video id and step.
+        N distinct keys in columns that can be sorted, the most significant first: video id and step, for example.
     parameters
         Those of the published dictionaries by default.
+    progress
+        Called between two blocks with a stage (``check``, ``initial``, ``fit``, ``assign``, ``describe``), how much of
+        it is done (members; sets of initial centres; mini-batches) and how much there is at most, and a note. What it
+        raises ends the fit.
 
     Raises
     ------
     DictionaryError
         If there are fewer members than clusters, a key is given twice, or a vector is not finite.
     """
+    from threadpoolctl import threadpool_limits
+
     parameters = parameters or KMeansParameters()
-    if vectors.ndim != 2 or vectors.dtype != np.float32 or len(vectors) != len(keys):
-        got = f"{vectors.dtype} {list(vectors.shape)} for {len(keys)} keys"
+    if len(vectors.shape) != 2 or vectors.dtype != np.float32 or vectors.shape[0] != keys.num_rows:
+        got = f"{vectors.dtype} {list(vectors.shape)} for {keys.num_rows} keys"
         raise DictionaryError(f"vectors: must be float32 [N, P] for N keys (got {got})")
-    if len(keys) < parameters.k:
-        raise DictionaryError(too_few_members(parameters.k, len(keys)))
-    order = sorted(range(len(keys)), key=keys.__getitem__)
-    for first, second in itertools.pairwise(order):
-        if keys[first] == keys[second]:
-            raise DictionaryError(f"member {keys[first]!r} is given twice")
-    is_sorted = order == list(range(len(keys)))
-    members = vectors if is_sorted else vectors[order]
-    _check_finite(members, [keys[i] for i in order])
-    centers, labels = _fit(members, parameters)
-    means, counts, distance = _statistics(members, labels, centers)
-    back = np.empty(len(order), np.int64)
-    back[order] = np.arange(len(order))
-    return Dictionary(centers, means, counts, counts == 0, labels[back], distance[back])
+    if keys.num_rows < parameters.k:
+        raise DictionaryError(too_few_members(parameters.k, keys.num_rows))
+    order = _order(keys)
+    members = vectors if order is None else _Reordered(vectors, order)
+    _check_finite(members, keys, order, progress)
+    with threadpool_limits(1):
+        centers = kmeans.centers(members, parameters, progress)
+        labels = kmeans.labels(members, centers, progress)
+    means, counts, distance = _statistics(members, labels, centers, progress)
+    if order is not None:
+        back = np.empty(len(order), np.int64)
+        back[order] = np.arange(len(order))
+        labels, distance = labels[back], distance[back]
+    return Dictionary(centers, means, counts, counts == 0, labels, distance)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Reordered:
+    """Vectors in another order, without a copy of them."""
+
+    vectors: Vectors
+    order: NDArray[np.int64]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.vectors.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.vectors.dtype
+
+    def __getitem__(self, rows: Any, /) -> Any:
+        return self.vectors[self.order[rows]]
+
+
+def _order(keys: pa.Table) -> NDArray[np.int64] | None:
+    """Return the positions of the keys in ascending order, ``[N] int64``; None if they are in it already.
+
+    Raises
+    ------
+    DictionaryError
+        If a key is given twice.
+    """
+    ascending, _ = _compared(keys)
+    if ascending.all():
+        return None
+    by_every_column = [(name, "ascending") for name in keys.column_names]
+    order: NDArray[np.int64] = pc.sort_indices(keys, by_every_column).to_numpy().astype(np.int64)
+    ordered = keys.take(pa.array(order))
+    _, equal = _compared(ordered)
+    if equal.any():
+        raise DictionaryError(f"member {_named(ordered, int(equal.argmax()))!r} is given twice")
+    return order
+
+
+def _compared(keys: pa.Table) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return whether each key but the last is less than the next one, and whether it equals it: ``[N - 1] bool``."""
+    pairs = max(keys.num_rows - 1, 0)
+    less, equal = np.zeros(pairs, np.bool_), np.ones(pairs, np.bool_)
+    for column in keys.columns:
+        first, second = column.slice(0, pairs), column.slice(1)
+        less |= equal & pc.less(first, second).to_numpy().astype(np.bool_)
+        equal &= pc.equal(first, second).to_numpy().astype(np.bool_)
+    return less, equal
+
+
+def _named(keys: pa.Table, row: int) -> Any:
+    """Return a key: its only value, or a tuple of them."""
+    values = tuple(column[row].as_py() for column in keys.columns)
+    return values[0] if len(values) == 1 else values
 
 
 def record() -> dict[str, Any]:
@@ -156,40 +191,24 @@ def _cpu_features() -> list[str]:
     return sorted({*simd.get("baseline", []), *simd.get("found", [])})
 
 
-def _fit(members: NDArray[np.float32], parameters: KMeansParameters) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """Return the centres ``[k, P]`` and the cluster of each member ``[N]``."""
-    from sklearn.cluster import MiniBatchKMeans
-    from threadpoolctl import threadpool_limits
-
-    options = parameters.model_dump(exclude={"k", "seed"})
-    kmeans = MiniBatchKMeans(n_clusters=parameters.k, random_state=parameters.seed, **options)
-    # With two threads, sums would be split at other places and round differently.
-    with threadpool_limits(1):
-        kmeans.fit(members)
-    return np.ascontiguousarray(kmeans.cluster_centers_, np.float32), kmeans.labels_.astype(np.int32)
-
-
-def _blocks(vectors: NDArray[np.float32]) -> list[slice]:
-    """Return slices of members, each small enough for a float64 copy."""
-    step = max(1, _BLOCK_VALUES // max(1, vectors.shape[1]))
-    return [slice(start, start + step) for start in range(0, len(vectors), step)]
-
-
-def _check_finite(members: NDArray[np.float32], keys: Sequence[Any]) -> None:
-    for block in _blocks(members):
+def _check_finite(members: Vectors, keys: pa.Table, order: NDArray[np.int64] | None, progress: Progress) -> None:
+    for block in kmeans.blocks(members):
         bad = np.flatnonzero(~np.isfinite(members[block]).all(axis=1))
         if len(bad):
-            raise DictionaryError(f"member {keys[block.start + int(bad[0])]!r} holds NaN or infinite values")
+            row = block.start + int(bad[0])
+            name = _named(keys, row if order is None else int(order[row]))
+            raise DictionaryError(f"member {name!r} holds NaN or infinite values")
+        progress("check", block.stop, keys.num_rows, "")
 
 
 def _statistics(
-    members: NDArray[np.float32], labels: NDArray[np.int32], centers: NDArray[np.float32]
+    members: Vectors, labels: NDArray[np.int32], centers: NDArray[np.float32], progress: Progress
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]]:
     """Return the mean and the size of each cluster, and each member's distance from its centre; sums are in float64."""
     counts = np.bincount(labels, minlength=len(centers)).astype(np.int64)
     sums = np.zeros(centers.shape, np.float64)
-    distance = np.empty(len(members), np.float32)
-    for block in _blocks(members):
+    distance = np.empty(len(labels), np.float32)
+    for block in kmeans.blocks(members):
         cluster = labels[block]
         values = members[block].astype(np.float64)
         order = np.argsort(cluster, kind="stable")
@@ -197,5 +216,6 @@ def _statistics(
         sums[cluster[order][starts]] += np.add.reduceat(values[order], starts, axis=0)
         values -= centers[cluster]
         distance[block] = np.sqrt((values**2).sum(axis=1))
+        progress("describe", block.stop, len(labels), "")
     means = np.where(counts[:, np.newaxis] == 0, centers, sums / np.maximum(counts, 1)[:, np.newaxis])
     return means.astype(np.float32), counts, distance

@@ -26,11 +26,12 @@ from typing import TYPE_CHECKING, Any
 
 from parsers.characters import without_format
 from parsers.parse import Parse, ParserError, Refused, Token
-from parsers.spanning_tree import with_shortcut
 from settings.messages import one_line
 
 if TYPE_CHECKING:
     from stanza import Pipeline
+
+    from parsers.stanza_arrays import Engine, Sentence
 
 PROCESSORS = ("tokenize", "mwt", "pos", "lemma", "depparse")
 MAX_CHARACTERS = 10_000
@@ -45,8 +46,6 @@ with 14 GB. The longest question of NExT-GQA has 28 words.
 """
 
 _BATCH_CHARACTERS = 100_000  # bounds a batch of long texts; 512 questions of NExT-GQA have about 32,000
-_SPLITTING = "tokenize,mwt"
-_PARSING = "pos,lemma,depparse"
 _PROBE = "who ran"
 _EPOCH = 2
 """Part of the digest; raised when this file would give another parse with the same models."""
@@ -112,7 +111,7 @@ class StanzaParser:
         self.model_dir = default_model_dir() if model_dir is None else Path(model_dir).expanduser().absolute()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_pipeline"}
+        return {name: value for name, value in vars(self).items() if name != "_engine"}
 
     @cached_property
     def digest(self) -> str:
@@ -204,9 +203,9 @@ class StanzaParser:
 
     def _parse_isolated(self, batch: Sequence[_Input], tries: int = 2) -> list[Parse | Refused]:
         """Parse a batch; if Stanza fails, halve it until the text at fault is alone, and refuse that one."""
-        pipeline = self._pipeline  # outside of the try: that models do not load is no fault of a text
+        engine = self._engine  # outside of the try: that models do not load is no fault of a text
         try:
-            return self._parse_batch(pipeline, batch)
+            return self._parse_batch(engine, batch)
         except (ParserError, OSError):
             raise
         except Exception as error:  # whatever Stanza, torch or numpy raise, and want of memory
@@ -219,13 +218,13 @@ class StanzaParser:
             return [*self._parse_isolated(batch[:middle]), *self._parse_isolated(batch[middle:])]
         if tries > 1:
             return self._parse_isolated(batch, tries - 1)
-        self._check_works(pipeline)
+        self._check_works(engine)
         return [Refused(batch[0].text, "parser_failed", f"Stanza fails on this text ({reason})")]
 
-    def _check_works(self, pipeline: Pipeline) -> None:
+    def _check_works(self, engine: Engine) -> None:
         """Raise ParserError if Stanza fails on any text, so that a fault of the machine is not charged to texts."""
         try:
-            self._parse_batch(pipeline, [_Input(_PROBE, _PROBE, range(len(_PROBE)))])
+            self._parse_batch(engine, [_Input(_PROBE, _PROBE, range(len(_PROBE)))])
         except OSError:
             raise
         except Exception as error:  # as in _parse_isolated
@@ -242,25 +241,39 @@ class StanzaParser:
 
             torch.cuda.empty_cache()
 
-    def _parse_batch(self, pipeline: Pipeline, batch: Sequence[_Input]) -> list[Parse | Refused]:
+    def _parse_batch(self, engine: Engine, batch: Sequence[_Input]) -> list[Parse | Refused]:
         """Parse a batch whose texts are split into sentences first; one with too long a sentence goes no further."""
-        with _stanza_at_work(self.threads):
-            documents = pipeline.bulk_process([text.readable for text in batch], processors=_SPLITTING)
-            longest = [max((len(sentence.words) for sentence in doc.sentences), default=0) for doc in documents]
-            fitting = [doc for doc, words in zip(documents, longest, strict=True) if words <= MAX_SENTENCE]
-            if fitting:
-                pipeline.bulk_process(fitting, processors=_PARSING)
+        with _threads(self.threads):
+            split = engine.split([text.readable for text in batch])
+            longest = [max((len(sentence.words) for sentence in sentences), default=0) for sentences in split]
+            fitting = [sentences for sentences, words in zip(split, longest, strict=True) if words <= MAX_SENTENCE]
+            engine.annotate([sentence for sentences in fitting for sentence in sentences])
         results: list[Parse | Refused] = []
-        for text, document, words in zip(batch, documents, longest, strict=True):
+        for text, sentences, words in zip(batch, split, longest, strict=True):
             if words <= MAX_SENTENCE:
-                results.append(Parse(text.text, tuple(_tokens(document, text.positions))))
+                results.append(Parse(text.text, tuple(_tokens(sentences, text.positions))))
             else:
                 message = f"has a sentence of {words} words, but at most {MAX_SENTENCE} are parsed"
                 results.append(Refused(text.text, "text_too_long", message))
         return results
 
     @cached_property
-    def _pipeline(self) -> Pipeline:
+    def _engine(self) -> Engine:
+        from parsers.stanza_arrays import Engine
+
+        return Engine(self._load())
+
+    def load(self) -> None:
+        """Load the models, which the first parse would do otherwise.
+
+        Raises
+        ------
+        ParserError
+            If they are missing or do not load.
+        """
+        _ = self._engine
+
+    def _load(self) -> Pipeline:
         files = self._files()
         packages = self._packages()
         device = self.torch_device()
@@ -399,22 +412,16 @@ def default_model_dir() -> Path:
 
 
 @contextmanager
-def _stanza_at_work(threads: int) -> Iterator[None]:
-    """Set torch's threads and Stanza's tree search for the time of a parse, and restore them afterwards."""
-    import stanza.models.depparse.model as decoding
+def _threads(count: int) -> Iterator[None]:
+    """Set torch's threads for the time of a parse, and restore them afterwards."""
     import torch
 
-    threads_before = torch.get_num_threads()
-    search = getattr(decoding, "chuliu_edmonds_one_root", None)
-    torch.set_num_threads(threads)
-    if search is not None:
-        decoding.chuliu_edmonds_one_root = with_shortcut(search)
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
     try:
         yield
     finally:
-        torch.set_num_threads(threads_before)
-        if search is not None:
-            decoding.chuliu_edmonds_one_root = search
+        torch.set_num_threads(before)
 
 
 def _is_untrained(processor: Any) -> bool:
@@ -432,20 +439,20 @@ def _is_untrained(processor: Any) -> bool:
     return not set(network.state_dict()) <= set(saved)
 
 
-def _tokens(document: Any, positions: Sequence[int]) -> Iterator[Token]:
-    """Yield the words of a Stanza document, with the offsets that ``positions`` gives for its characters."""
-    for number, sentence in enumerate(document.sentences):
-        for word in sentence.words:
-            span = word if word.start_char is not None else word.parent
+def _tokens(sentences: Sequence[Sentence], positions: Sequence[int]) -> Iterator[Token]:
+    """Yield the words of sentences, with the offsets that ``positions`` gives for their characters."""
+    for number, own in enumerate(sentences):
+        columns = (own.words, own.lemmas, own.upos, own.xpos, own.feats, own.heads, own.deprels, own.starts, own.ends)
+        for text, lemma, upos, xpos, feats, head, deprel, start, end in zip(*columns, strict=True):
             yield Token(
-                text=word.text,
-                lemma=word.lemma or "",
-                upos=word.upos or "",
-                xpos=word.xpos or "",
-                feats=word.feats or "",
-                head=word.head,
-                deprel=word.deprel or "",
+                text=text,
+                lemma="" if lemma == "_" and text != "_" else lemma,
+                upos="" if upos == "_" else upos,
+                xpos="" if xpos == "_" else xpos,
+                feats="" if feats == "_" else feats,
+                head=head,
+                deprel="" if deprel == "_" else deprel,
                 sentence=number,
-                start=positions[span.start_char],
-                end=positions[span.end_char - 1] + 1,
+                start=positions[start],
+                end=positions[end - 1] + 1,
             )

@@ -14,13 +14,11 @@ from typing import Any, Literal, Self, overload
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from .commit import check_identity, create_store
-from .errors import MissingKeyError, RaggedRowsError, StoreDamageError, StoreError
-from .format import layout, leases, schemas
-from .format.feature_files import FeatureFiles
+from .errors import MissingKeyError, RaggedRowsError, StoreError
+from .format import leases, schemas
+from .format.feature_files import FeatureFiles, Places
 from .format.manifest import Manifest, TablePart, load
 from .format.mapped import empty_half_page_off, will_read
 from .format.media_damage import damaged_steps
@@ -28,6 +26,7 @@ from .format.receipts import read_spec
 from .format.rows import Array
 from .format.segments import SegmentLog
 from .format.shard import ShardReader
+from .format.table_files import read_table_file
 from .wording import available
 
 
@@ -59,30 +58,6 @@ class Ragged:
 
     values: Array
     offset: Array
-
-
-@dataclass(frozen=True, slots=True)
-class Places:
-    """Places of the rows of many keys: key ``i`` has row ``row[i]`` of shard ``shards[shard[i]]``.
-
-    Attributes
-    ----------
-    shards
-        Ids of the shards, in hex.
-    shard, row
-        ``[len(keys)] int32``; both are -1 for a key that has no row.
-    """
-
-    shards: tuple[str, ...]
-    shard: Array
-    row: Array
-
-
-def _read_parquet(path: Path) -> pa.Table:
-    try:
-        return pq.read_table(path, partitioning=None)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise StoreDamageError(f"{path}: cannot be read ({error})") from error
 
 
 class Store:
@@ -232,11 +207,12 @@ class Store:
         feature = self._feature(name)
         place = feature.find(key)
         if place is None:
-            raise MissingKeyError(
-                f"{self.path}: feature {name!r} has no key {key!r} in version {self.version}"
-                f"{self._reason(feature, key)}"
-            )
+            raise self._missing(feature, name, key)
         return place
+
+    def _missing(self, feature: FeatureFiles, name: str, key: str) -> MissingKeyError:
+        reason = self._reason(feature, key)
+        return MissingKeyError(f"{self.path}: feature {name!r} has no key {key!r} in version {self.version}{reason}")
 
     def _reason(self, feature: FeatureFiles, key: str) -> str:
         log = SegmentLog(self.path, self.manifest.failures, schemas.FAILURES)
@@ -253,12 +229,7 @@ class Store:
 
     def numerics(self, name: str) -> list[dict[str, Any]]:
         """Return the distinct numerics (device, dtype, …) under which a feature's present rows were computed."""
-        feature = self._feature(name)
-        shards = feature.shards.table()
-        if len(shards.column("numerics").unique()) > 1:  # shards whose rows were all replaced do not count
-            used = feature.index.table().column("shard").unique()
-            shards = shards.filter(pc.is_in(shards.column("key").cast(pa.binary(16)), value_set=used))
-        return [json.loads(text) for text in sorted(shards.column("numerics").unique().to_pylist())]
+        return [json.loads(text) for text in self._feature(name).numerics()]
 
     def __contains__(self, name_and_key: tuple[str, str]) -> bool:
         name, key = name_and_key
@@ -266,8 +237,16 @@ class Store:
 
     def keys(self, name: str) -> list[str]:
         """Return all video keys of a feature, sorted as UTF-8 bytes."""
-        column = self._feature(name).index.table().column("key")
-        return [raw.decode("utf-8") for raw in column.to_pylist()]
+        keys: list[str] = self.index(name).column("key").cast(pa.large_string()).to_pylist()
+        return keys
+
+    def index(self, name: str) -> pa.Table:
+        """Return where every row of a feature is, sorted by key, one record per key.
+
+        Columns: ``key`` (the video key's UTF-8), ``shard`` (16 bytes), ``row`` (its position in the shard) and
+        ``cache_key`` (32 bytes; rows of equal content, clip and spec have equal ones).
+        """
+        return self._feature(name).index.table().select(["key", "shard", "row", "cache_key"])
 
     def row(self, name: str, key: str) -> Array:
         """Return one row, ``[T, *step]`` in the stored dtype, as a read-only view of the memory map.
@@ -350,17 +329,9 @@ class Store:
         reader, row = self._locate(name, key)
         return reader.path.relative_to(self.path).as_posix(), row
 
-    def places(self, name: str, keys: Sequence[str]) -> Places:
+    def places(self, name: str, keys: Sequence[str] | pa.Array) -> Places:
         """Find the rows of many keys in one pass over the index, without opening a shard."""
-        index = self._feature(name).index.table()
-        wanted = pa.array([layout.check_key(key) for key in keys], pa.large_binary())
-        positions = pc.index_in(wanted, value_set=index.column("key").combine_chunks())
-        shard = index.column("shard").combine_chunks().take(positions).dictionary_encode()
-        return Places(
-            tuple(identity.hex() for identity in shard.dictionary.to_pylist()),
-            shard.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32),
-            index.column("row").combine_chunks().take(positions).fill_null(-1).to_numpy(zero_copy_only=False),
-        )
+        return self._feature(name).places(keys)
 
     def shard(self, name: str, identity: str) -> ShardReader:
         """Return an open shard of a feature by its id in hex, as ``places`` gives it."""
@@ -392,8 +363,13 @@ class Store:
         RaggedRowsError
             If rows differ in shape and ``ragged`` is False.
         """
-        self._feature(name)
-        rows = [self.row(name, key) for key in keys]
+        feature = self._feature(name)
+        places = feature.find_all(keys)
+        if None in places:
+            raise self._missing(feature, name, keys[places.index(None)])
+        if places:
+            self._warn(name)
+        rows = [reader.values(row) for reader, row in filter(None, places)]
         if ragged:
             offset = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
             return Ragged(np.concatenate(rows) if rows else np.empty((0,)), offset)
@@ -433,10 +409,25 @@ class Store:
         """
         return tuple(change for entry in self._chosen_parts(name, part) for change in entry.stale or ())
 
-    def table(self, name: str, part: str | None = None) -> pa.Table:
+    def table(
+        self,
+        name: str,
+        part: str | None = None,
+        columns: Sequence[str] | None = None,
+        where: Mapping[str, str] | None = None,
+    ) -> pa.Table:
         """Read a table: all its parts in the order of their names, or one of them.
 
         A column that a part lacks is null there.
+
+        Parameters
+        ----------
+        name, part
+            The table, and one of its parts; None for all of them.
+        columns
+            The columns to read; None for all of them. A column that the table lacks is left out.
+        where
+            Values by column, such as ``{"split": "train"}``: only the rows that have them are read.
 
         Raises
         ------
@@ -448,7 +439,9 @@ class Store:
             If the parts differ in the type of a column, as those of ``embeddings`` may.
         """
         entries = self._chosen_parts(name, part)
-        tables = [_read_parquet(self.path / file.path) for entry in entries for file in entry.files]
+        tables = [
+            read_table_file(self.path / file.path, columns, where or {}) for entry in entries for file in entry.files
+        ]
         try:
             same = all(table.schema.equals(tables[0].schema) for table in tables)
             return pa.concat_tables(tables, promote_options="none" if same else "default")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, model_validator
 
@@ -21,7 +22,7 @@ from extractors.text import TextEncoder, TextModel, build_text_encoder
 from pipeline.shared import MachineConfig, PreflightError, Terminal, UsageError, choose
 from settings.messages import one_line
 from stores import Store
-from stores.commit import Changes, commit, create_store, write_table
+from stores.commit import Changes, PartUpdate, commit, create_store, write_table
 from stores.errors import StoreDamageError
 from stores.format import Manifest, TablePart
 
@@ -30,7 +31,7 @@ logger = logging.getLogger("reelstore.cluster.embedding")
 TABLE = "embeddings"
 _NUMERICS = b"reelstore.numerics"
 TEXTS_AT_ONCE = 512  # the encoder batches them itself; between two calls a stop is noticed and a commit is due
-COMMIT_EVERY_S = 120.0  # a commit rewrites the whole part
+COMMIT_EVERY_S = 120.0  # as much as a run that is killed loses
 
 
 class EncoderConfig(BaseModel):
@@ -98,53 +99,58 @@ def embed(
 
     The part ``encoder.digest[:16]`` of the table ``embeddings`` holds each string once, sorted. Stored rows are kept,
     even those that another run adds meanwhile. If nothing is missing, no network library is imported and nothing is
-    committed. Finished strings are committed every two minutes and when the run is stopped, so that the next run
-    continues from there.
+    committed. Strings are embedded by length, since a network takes texts of one length at a time. What is finished is
+    committed as a further file of the part every two minutes and when the run is stopped, so that the next run
+    continues from there; at the end, one file is made of all. Its bytes do not depend on how often a run was stopped or
+    killed.
 
     Raises
     ------
     PreflightError
         If the weights cannot be loaded, or the device is missing.
+    UsageError
+        If the encoder fails on the way.
     """
     create_store(root)
     with Store.open(root, lease=False) as store:
         todo = missing_texts(store, encoder, texts)
-    if not todo:
-        return 0
-    terminal = terminal or Terminal(quiet=True)
-    machine = run or MachineConfig()
-    sizing = choose(machine)
+        part = _GrowingPart(root, encoder, _part(store.manifest, encoder))
+    if todo:
+        _compute(part, sorted(todo, key=len), run or MachineConfig(), terminal or Terminal(quiet=True))
+    part.merge()
+    return len(todo)
+
+
+def _compute(part: _GrowingPart, todo: list[str], run: MachineConfig, terminal: Terminal) -> None:
+    """Embed strings, and commit what is finished every now and then and when anything ends the run."""
+    sizing = choose(run)
     device = sizing.devices[0]
     with _one_line(device):
-        model = encoder.load(device, machine.model_threads or sizing.cpus)  # no decoders compete for the CPUs
-    fresh: list[pa.Table] = []
+        model = part.encoder.load(device, run.model_threads or sizing.cpus)  # no decoders compete for the CPUs
     last = time.monotonic()
     try:
         for start in range(0, len(todo), TEXTS_AT_ONCE):
             chunk = todo[start : start + TEXTS_AT_ONCE]
             with _one_line(device):
-                fresh.append(_table(chunk, model.encode(chunk)))
+                part.add(_table(chunk, model.encode(chunk)), model)
             terminal.stage("embed", start + len(chunk), len(todo))
             if time.monotonic() - last >= COMMIT_EVERY_S:
-                _commit(root, encoder, fresh, model)
-                fresh = []
+                part.append()
                 last = time.monotonic()
     finally:  # a stop must not lose what is finished
-        if fresh:
-            _commit(root, encoder, fresh, model)
+        part.append()
     terminal.close()
-    return len(todo)
 
 
-def vectors(store: Store, encoder: TextEncoder) -> tuple[dict[str, int], NDArray[np.float32]]:
+def vectors(store: Store, encoder: TextEncoder) -> tuple[pa.Array, NDArray[np.float32]]:
     """Read the vectors of an encoder.
 
     Returns
     -------
-    rows
-        String to row.
+    texts
+        U distinct strings.
     values
-        float32 [U, dim].
+        float32 [U, dim], in the order of the strings.
 
     Raises
     ------
@@ -155,15 +161,16 @@ def vectors(store: Store, encoder: TextEncoder) -> tuple[dict[str, int], NDArray
     if stored is None:
         raise StoreDamageError(f"{store.path}: table {TABLE!r} has no part {part_name(encoder)!r}")
     values = stored.column("vector").combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    rows = {text: row for row, text in enumerate(stored.column("text").to_pylist())}
-    return rows, values.reshape(len(rows), encoder.dim)
+    return stored.column("text").combine_chunks(), values.reshape(stored.num_rows, encoder.dim)
+
+
+def _part(manifest: Manifest, encoder: TextEncoder) -> TablePart | None:
+    table = manifest.tables.get(TABLE)
+    return None if table is None else table.parts.get(part_name(encoder))
 
 
 def _stored(store: Store, encoder: TextEncoder) -> pa.Table | None:
-    name = part_name(encoder)
-    if TABLE not in store.tables or name not in store.parts(TABLE):
-        return None
-    return store.table(TABLE, name)
+    return None if _part(store.manifest, encoder) is None else store.table(TABLE, part_name(encoder))
 
 
 @contextmanager
@@ -186,31 +193,91 @@ def _table(texts: list[str], values: NDArray[np.float32]) -> pa.Table:
     return pa.table({"text": pa.array(texts, pa.string()), "vector": vector})
 
 
-def _commit(root: Path, encoder: TextEncoder, fresh: list[pa.Table], model: TextModel) -> None:
-    """Add rows to the encoder's part, and keep what another run has added since."""
-    spec = {"kind": TABLE, "encoder": encoder.spec(), "dim": encoder.dim, "random_weights": encoder.random_weights}
+class _GrowingPart:
+    """An encoder's part of the table: grows by files while a run goes on, and is one sorted file after it.
 
-    def update(latest: Manifest) -> TablePart:
-        table = _merge(_stored(Store(root, latest), encoder), fresh, encoder.dim, model.numerics())
-        return write_table(root, TABLE, spec, table, part_name(encoder))
+    Parameters
+    ----------
+    root
+        The store.
+    encoder
+        The encoder.
+    stored
+        The part whose strings are not computed again; None if there is none.
+    """
 
-    commit(root, Changes(updates={TABLE: {part_name(encoder): update}}))
+    def __init__(self, root: Path, encoder: TextEncoder, stored: TablePart | None) -> None:
+        self.encoder = encoder
+        self._root = root
+        self._known = set() if stored is None else set(stored.files)  # files with none of the strings taken here
+        self._fresh: list[pa.Table] = []
+        self._numerics: dict[str, Any] = {}
+
+    def add(self, table: pa.Table, model: TextModel) -> None:
+        """Take rows that are not committed yet."""
+        self._fresh.append(table)
+        self._numerics = model.numerics()
+
+    def append(self) -> None:
+        """Commit the rows taken so far as one more file, except strings that another run has added since."""
+        if not self._fresh:
+            return
+
+        def update(latest: Manifest) -> TablePart:
+            before = _part(latest, self.encoder)
+            if before is None:
+                part = self._write(self._fresh, [self._numerics])
+                self._known.update(part.files)
+                return part
+            fresh = self._fresh
+            if not self._known.issuperset(before.files):
+                fresh = _without(fresh, self._read(latest))
+            if not any(table.num_rows for table in fresh):
+                return before
+            part = self._write(fresh, [self._numerics])
+            self._known.update(part.files)
+            return part.model_copy(update={"files": (*before.files, *part.files)})
+
+        self._commit(update)
+        self._fresh = []
+
+    def merge(self) -> None:
+        """Make one file of all, those of other runs included; commit nothing if there is only one."""
+
+        def update(latest: Manifest) -> TablePart | None:
+            before = _part(latest, self.encoder)
+            if before is None or len(before.files) < 2:
+                return before
+            numerics = [known for file in before.files for known in _numerics(self._root / file.path)]
+            return self._write([self._read(latest)], numerics)
+
+        self._commit(update)
+
+    def _read(self, manifest: Manifest) -> pa.Table:
+        return Store(self._root, manifest).table(TABLE, part_name(self.encoder))
+
+    def _write(self, tables: Sequence[pa.Table], numerics: Sequence[Mapping[str, Any]]) -> TablePart:
+        """Write rows as one file, sorted by text; its metadata lists the numerics under which they were computed."""
+        encoder = self.encoder
+        spec = {"kind": TABLE, "encoder": encoder.spec(), "dim": encoder.dim, "random_weights": encoder.random_weights}
+        # A stored table names the inner field of its lists otherwise than a fresh one.
+        schema = pa.schema([("text", pa.string()), ("vector", pa.list_(pa.float32(), encoder.dim))])
+        rows = pa.concat_tables([table.cast(schema) for table in tables]).sort_by("text").combine_chunks()
+        distinct = {json.dumps(numerics, sort_keys=True): numerics for numerics in numerics}
+        metadata = {_NUMERICS: json.dumps([distinct[text] for text in sorted(distinct)], sort_keys=True)}
+        return write_table(self._root, TABLE, spec, rows.replace_schema_metadata(metadata), part_name(encoder))
+
+    def _commit(self, update: PartUpdate) -> None:
+        commit(self._root, Changes(updates={TABLE: {part_name(self.encoder): update}}))
 
 
-def _merge(stored: pa.Table | None, fresh: list[pa.Table], dim: int, numerics: Mapping[str, Any]) -> pa.Table:
-    """Return each string once, sorted; the metadata lists the numerics under which rows were computed."""
-    known = pa.array([], pa.string()) if stored is None else stored.column("text").combine_chunks()
-    added = [table.filter(pc.invert(pc.is_in(table.column("text"), known))) for table in fresh]
-    tables = added if stored is None else [stored, *added]
-    every_numerics = [*_numerics(tables[0].schema.metadata), numerics]
-    distinct = {json.dumps(numerics, sort_keys=True): numerics for numerics in every_numerics}
-    metadata = {_NUMERICS: json.dumps([distinct[text] for text in sorted(distinct)], sort_keys=True)}
-    # A stored table names the inner field of its lists otherwise than a fresh one.
-    schema = pa.schema([("text", pa.string()), ("vector", pa.list_(pa.float32(), dim))])
-    rows = pa.concat_tables([table.cast(schema) for table in tables]).sort_by("text").combine_chunks()
-    return rows.replace_schema_metadata(metadata)
+def _without(tables: Sequence[pa.Table], stored: pa.Table) -> list[pa.Table]:
+    """Return the rows whose strings are not stored."""
+    known = stored.column("text").combine_chunks()
+    return [table.filter(pc.invert(pc.is_in(table.column("text"), known))) for table in tables]
 
 
-def _numerics(metadata: Mapping[bytes, bytes] | None) -> list[dict[str, Any]]:
-    numerics: list[dict[str, Any]] = json.loads((metadata or {}).get(_NUMERICS, b"[]"))
+def _numerics(file: Path) -> list[dict[str, Any]]:
+    metadata = pq.read_schema(file).metadata or {}
+    numerics: list[dict[str, Any]] = json.loads(metadata.get(_NUMERICS, b"[]"))
     return numerics

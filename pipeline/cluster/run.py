@@ -11,14 +11,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
+import pyarrow.compute as pc
 
 import settings
 from extractors import ExtractorError
-from parsers import Dictionary, DictionaryError, KMeansParameters, fit_dictionary
+from parsers import Dictionary, DictionaryError, KMeansParameters, Vectors, fit_dictionary
 from parsers.components import EDGES, NODES
 from parsers.confounders import record, too_few_members
 from pipeline.cluster.embedding import EncoderConfig, embed, vectors
+from pipeline.cluster.gathering import NodeVectors, StepVectors
 from pipeline.shared import (
     ConfigError,
     MachineConfig,
@@ -32,6 +33,7 @@ from pipeline.shared import (
     UsageError,
     choose_dataset,
     differences,
+    graph_nodes,
     linguistic_members,
     mark_stale,
     preflight,
@@ -209,9 +211,6 @@ def _cluster(request: ClusterRequest, root: Path, terminal: Terminal) -> Cluster
     return ClusterResult(dictionary=maker.summary(load(root).version, changes))
 
 
-_Rows = tuple[NDArray[np.float32], list[tuple[str, int]], list[float | None]]
-
-
 class _Maker(ABC):
     """One dictionary: its spec, its current members, and how they become vectors."""
 
@@ -228,8 +227,11 @@ class _Maker(ABC):
         """Fill ``members`` and ``own_spec``; raise ``UsageError`` if there is no member."""
 
     @abstractmethod
-    def rows(self, root: Path, terminal: Terminal) -> _Rows:
-        """Return the vectors, float32 [N, P], and the (key, step) and second of each, in order of key and step."""
+    def gather(self, root: Path, terminal: Terminal) -> tuple[Vectors, pa.Table]:
+        """Return the vectors, float32 [N, P], in the order of key and step, and what the list of members says of each.
+
+        The table has the columns ``key``, ``step``, ``time_s`` and ``digest``.
+        """
 
     @abstractmethod
     def source(self) -> str:
@@ -255,7 +257,7 @@ class _Maker(ABC):
         if stored.spec != self.spec:
             return ["its spec changed"]
         digests = stored_digests(self.store, stored)
-        return ["the list of its members is lost"] if digests is None else differences(digests, self.members.digests)
+        return ["the list of its members is lost"] if digests is None else differences(digests, self.members.table)
 
     @property
     def _stored(self) -> StoredDictionary | None:
@@ -280,12 +282,12 @@ class _Maker(ABC):
         if shared := self.members.shared:
             videos = f"{plural(len(shared), 'video')} of {self.request.split}"
             terminal.warn(f"other splits refer to {videos} as well: {first_few(shared, show=repr)}")
-        for key, reason in list(self.members.missing.items())[:_SHOWN]:
-            terminal.line(f"missing: {key!r}: {reason}")
-        if (more := len(self.members.missing) - _SHOWN) > 0:
+        for absent in self.members.missing.slice(0, _SHOWN).to_pylist():
+            terminal.line(f"missing: {absent['key']!r}: {absent['reason']}")
+        if (more := self.members.missing.num_rows - _SHOWN) > 0:
             terminal.line(f"… and {more} more missing")
         if changes:
-            members = f"{len(self.members.digests)} {self.request.split} members of {self.dataset}"
+            members = f"{len(self.members)} {self.request.split} members of {self.dataset}"
             k = self.request.config.kmeans.k
             terminal.line(f"{self.title}: {members}, k={k}; reason: {first_few(changes)}")
 
@@ -297,31 +299,20 @@ class _Maker(ABC):
         DictionaryError
             If there are fewer vectors.
         """
-        k, count = self.request.config.kmeans.k, self.size()
+        k, count = self.request.config.kmeans.k, self.members.vectors
         if count < k:
             raise DictionaryError(too_few_members(k, count))
 
-    @abstractmethod
-    def size(self) -> int:
-        """Return the number of vectors that ``rows`` would return."""
-
     def make(self, root: Path, terminal: Terminal) -> None:
         """Fit the clusters and publish them with their members in one commit."""
-        rows, members, times = self.rows(root, terminal)
-        terminal.line(f"fitting {len(rows)} × {rows.shape[1]} on one thread")
-        fitted = fit_dictionary(rows, members, self.request.config.kmeans)
+        vectors, listing = self.gather(root, terminal)
+        terminal.line(f"fitting {vectors.shape[0]} × {vectors.shape[1]} on one thread")
+        fitted = fit_dictionary(vectors, listing.select(["key", "step"]), self.request.config.kmeans, terminal.stage)
         if empty := int(fitted.empty.sum()):
             terminal.warn(f"{empty} of {len(fitted.empty)} clusters have no member; they keep their centres")
-        listing = pa.table(
-            {
-                "key": pa.array([key for key, _ in members], pa.string()),
-                "step": pa.array([step for _, step in members], pa.int32()),
-                "time_s": pa.array(times, pa.float64()),
-                "cluster": pa.array(fitted.assignment),
-                "distance": pa.array(fitted.distance),
-                "digest": pa.array([self.members.digests[key] for key, _ in members], pa.string()),
-            }
-        )
+        place = listing.column_names.index("digest")
+        listing = listing.add_column(place, "cluster", pa.array(fitted.assignment))
+        listing = listing.add_column(place + 1, "distance", pa.array(fitted.distance))
         stored = self._stored
         former = {} if stored is None or stored.part == self.name else {stored.part: None}
         name = f"{self.request.kind}_dictionary"
@@ -341,8 +332,8 @@ class _Maker(ABC):
             dataset=self.dataset,
             split=self.request.split,
             k=self.request.config.kmeans.k,
-            members=len(self.members.digests),
-            missing=[{"key": key, "reason": reason} for key, reason in self.members.missing.items()],
+            members=len(self.members),
+            missing=self.members.missing.to_pylist(),
             changes=len(changes),
             why=list(changes[:_SHOWN]),
             computed=bool(changes) and not self.request.plan_only,
@@ -351,9 +342,9 @@ class _Maker(ABC):
         )
 
     def _require_members(self, what: str) -> None:
-        if not self.members.digests:
+        if not len(self.members):
             where = f"{self.dataset}/{self.request.split}"
-            count = len(self.members.missing)
+            count = self.members.missing.num_rows
             raise SourceError(f"{self.store.path}: none of the {count} members of {where} has {what}")
 
 
@@ -379,20 +370,26 @@ class _Graphs(_Maker):
     def source(self) -> str:
         return f"the text encoder {self.encoder.name!r}"
 
-    def size(self) -> int:
-        return len(self.members.digests)
-
-    def rows(self, root: Path, terminal: Terminal) -> _Rows:
+    def gather(self, root: Path, terminal: Terminal) -> tuple[Vectors, pa.Table]:
         """Return float32 [N, nodes * dim], row-major, as the published code flattens a graph's [8, 768]."""
-        nodes = self.members.nodes
-        texts = sorted({text for node_texts in nodes.values() for text in node_texts})
-        count = embed(root, self.encoder, texts, self.request.config.run, terminal)
-        terminal.line(f"embedded {count} of {len(texts)} distinct strings of {len(nodes)} graphs")
+        graphs = self.members.table
+        nodes = graph_nodes(self.store, self.dataset, self.request.split, graphs.column("key"))
+        nodes = nodes.combine_chunks().flatten()
+        texts = nodes.unique()
+        count = embed(root, self.encoder, texts.to_pylist(), self.request.config.run, terminal)
+        terminal.line(f"embedded {count} of {len(texts)} distinct strings of {len(graphs)} graphs")
         with Store.open(root) as store:
-            place, values = vectors(store, self.encoder)
-        picked = np.array([place[text] for node_texts in nodes.values() for text in node_texts], np.int64)
-        rows = values[picked].reshape(len(nodes), -1)
-        return rows, [(key, 0) for key in nodes], [None] * len(nodes)
+            known, values = vectors(store, self.encoder)
+        place = pc.index_in(nodes, known).to_numpy().astype(np.int64)
+        listing = pa.table(
+            {
+                "key": graphs.column("key"),
+                "step": pa.array(np.zeros(len(graphs), np.int32)),
+                "time_s": pa.nulls(len(graphs), pa.float64()),
+                "digest": graphs.column("digest"),
+            }
+        )
+        return NodeVectors(values, place.reshape(len(graphs), -1)), listing
 
 
 class _Frames(_Maker):
@@ -413,19 +410,24 @@ class _Frames(_Maker):
     def source(self) -> str:
         return f"feature {self.feature!r}"
 
-    def size(self) -> int:
-        return sum(int(self.store.valid(self.feature, key).sum()) for key in self.members.digests)
+    def describe(self, terminal: Terminal, changes: Sequence[str]) -> None:
+        super().describe(terminal, changes)
+        if mixed := self.store.caveats(self.feature).get("mixed_numerics"):
+            terminal.warn(mixed)
 
-    def rows(self, root: Path, terminal: Terminal) -> _Rows:
-        """Return float32 [N, D], filled in place: the members are in memory once."""
-        valid = {key: np.flatnonzero(self.store.valid(self.feature, key)) for key in self.members.digests}
-        members = [(key, int(step)) for key, steps in valid.items() for step in steps]
-        rows = np.empty((len(members), *self.own_spec["shape"]), np.float32)
-        times: list[float | None] = []
-        for key, steps in valid.items():
-            rows[len(times) : len(times) + len(steps)] = self.store.row(self.feature, key)[steps]
-            times += self.store.times(self.feature, key)[steps].tolist()
-        return rows, members, times
+    def gather(self, root: Path, terminal: Terminal) -> tuple[Vectors, pa.Table]:
+        """Return float32 [N, D], read from the mapped shards as it is asked for."""
+        steps = StepVectors(self.store, self.feature, self.members.table)
+        owners = self.members.table.select(["key", "digest"]).take(pa.array(steps.owner))
+        listing = pa.table(
+            {
+                "key": owners.column("key"),
+                "step": pa.array(steps.step),
+                "time_s": pa.array(steps.time_s),
+                "digest": owners.column("digest"),
+            }
+        )
+        return steps, listing
 
 
 _MAKERS: Mapping[DictionaryKind, type[_Maker]] = {"linguistic": _Graphs, "visual": _Frames}

@@ -178,7 +178,7 @@ def _compute_error(
     feature: Feature, models: Models, prepared: PreparedSteps, values: Array
 ) -> dict[str, RoundingError]:
     """Measure the error of half precision, once per loaded model, on its first row: it takes another forward."""
-    places = measured_steps(prepared.samples.frame)
+    places = measured_steps(prepared.samples.empty)
     if feature.name in models.compared or not len(places):
         return {}
     models.compared.add(feature.name)
@@ -204,10 +204,10 @@ def _row(
     if not np.isfinite(stored).all():
         message = f"values up to {np.abs(values).max():.3g} do not fit {feature.config.dtype}; use dtype float32"
         return _failure(feature, decoded, "model_error", message)
-    places = measured_steps(samples.frame)
+    places = measured_steps(samples.empty)
     if stored.dtype != values.dtype and len(places):
         rounding[STORAGE] = rounding_error(stored[places], values[places])
-    stored[samples.frame < 0] = 0
+    stored[samples.empty] = 0
     row = Row(
         key=unit.keys[0],
         cache_key=cache_key(decoded.source.content_id, unit.start_s, unit.end_s, feature.spec_digest),

@@ -7,7 +7,7 @@ import json
 import logging
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Literal
@@ -171,7 +171,7 @@ def _decode_file(
     sounds = [feature for feature in wanted if feature.extractor.input == "audio"]
     pictures: dict[Policy, list[Feature]] = {}
     for feature in wanted:
-        if feature.extractor.input == "frames":
+        if feature.extractor.input != "audio":
             pictures.setdefault(feature.policy, []).append(feature)
     request = DecodeRequest(
         path=str(path),
@@ -257,14 +257,29 @@ def share_of(feature: Feature) -> str:
     return f"feature {feature.name}" if preparation is None else json.dumps(preparation, sort_keys=True)
 
 
+def expected_bytes(features: Iterable[Feature]) -> int:
+    """Return the bytes of the model input of one unit that wants all these features; what they share counts once."""
+    shared = {
+        (json.dumps(feature.spec["sampling"], sort_keys=True), share_of(feature)): feature for feature in features
+    }
+    return sum(feature.input_bytes for feature in shared.values())
+
+
 def _prepare(feature: Feature, frames: Array) -> Array:
-    """Prepare frames or windows; raise ExtractorError if the extractor, which may be anybody's, fails in any way."""
+    """Prepare frames, clips or windows; raise ExtractorError if the extractor, which may be anybody's, fails at all."""
     try:
         return feature.extractor.prepare(frames)
     except ExtractorError:
         raise
     except Exception as error:  # whatever a plug-in raises
         raise ExtractorError(f"prepare() of {feature.name!r}: {type(error).__name__}: {one_line(error)}") from error
+
+
+def _prepare_frame(feature: Feature, frame: Array) -> Array:
+    """Prepare one frame, [H, W, 3], whether the extractor takes frames or clips: a clip is prepared frame by frame."""
+    is_clips = feature.extractor.input == "clips"
+    prepared: Array = _prepare(feature, frame[None, None])[0, 0] if is_clips else _prepare(feature, frame[None])[0]
+    return prepared
 
 
 class _Assembly:
@@ -316,7 +331,7 @@ class _Assembly:
                 for share, feature in self._preparing(policy).items():
                     shape = (len(samples.time_s), *feature.extractor.prepared_shape())
                     self._steps[policy, share] = np.zeros(shape, feature.extractor.prepared_dtype)
-                    self._filled[policy, share] = samples.frame < 0
+                    self._filled[policy, share] = (samples.frame < 0).ravel()
         elif isinstance(event, Frame):
             self.frames += 1
             done: dict[str, Array] = {}  # one geometry may serve several policies
@@ -324,8 +339,8 @@ class _Assembly:
                 places = list(slots)
                 for share, feature in self._preparing(policy).items():
                     if share not in done:
-                        done[share] = _prepare(feature, event.rgb[None])[0]
-                    self._steps[policy, share][places] = done[share]
+                        done[share] = _prepare_frame(feature, event.rgb)
+                    self._by_slot(policy, share)[places] = done[share]
                     self._filled[policy, share][places] = True
         elif isinstance(event, Picks):
             self.frames = len(event.numbers)
@@ -336,6 +351,11 @@ class _Assembly:
             self.fail(event.stream, MediaError(event.failure_class, event.message))
         elif isinstance(event, Audio):
             self._audio = event
+
+    def _by_slot(self, policy: int, share: str) -> Array:
+        assert self._header is not None  # it comes before the frames
+        by_slot: Array = self._header.samples[policy].by_slot(self._steps[policy, share])
+        return by_slot
 
     def _preparing(self, policy: int) -> dict[str, Feature]:
         """Return, for each share of a policy, the feature that prepares for all."""
@@ -387,9 +407,9 @@ class _Assembly:
         media, samples = header.media, header.samples[policy]
         if self._findings is not None:
             media = {**media, **self._findings.remarks}
-        if self._findings is not None and (damaged := self._findings.damaged[policy]):
+        if self._findings is not None and (damaged := samples.steps_of(self._findings.damaged[policy])):
             self._check_damage(damaged, "pictures")
-            media = {**media, **self._findings.media, DAMAGED_STEPS: list(damaged)}
+            media = {**media, **self._findings.media, DAMAGED_STEPS: damaged}
         return PreparedSteps(self._steps[place], samples, media)
 
     def _sound(self, feature: Feature) -> PreparedSteps:

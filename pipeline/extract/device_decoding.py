@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from extractors import ExtractorError, MachineFaultError, Steps, is_machine_fault
+from extractors import Extractor, ExtractorError, MachineFaultError, Steps, is_machine_fault
 from pipeline.extract.decode_unit import copy_remote, decode_instead, share_of
 from pipeline.extract.features import Feature
 from pipeline.extract.identity import describe_os_error, source_status
@@ -202,6 +202,7 @@ class _StepBuffers:
 
     def __init__(self, features: Mapping[str, Feature], deferred: DeferredPictures, device: str) -> None:
         self._picks = deferred.picks
+        self._samples = deferred.header.samples
         self._keys: dict[str, tuple[int, str]] = {}
         self._preparing: dict[tuple[int, str], Feature] = {}
         self._steps: dict[tuple[int, str], Any] = {}
@@ -212,7 +213,7 @@ class _StepBuffers:
             self._keys[name] = key
             if key in self._steps:
                 continue
-            shape = (len(deferred.header.samples[policy].time_s), *feature.extractor.prepared_shape())
+            shape = (len(self._samples[policy].time_s), *feature.extractor.prepared_shape())
             self._preparing[key] = feature
             self._steps[key] = _zeros(shape, feature.extractor.prepared_dtype, device if on_device else None)
 
@@ -235,11 +236,9 @@ class _StepBuffers:
             if not shown:
                 continue
             if share not in prepared:
-                extractor = feature.extractor
-                on_device = extractor.prepare_tensor(frames) if extractor.prepares_tensors else None
-                prepared[share] = extractor.prepare(frames.cpu().numpy()) if on_device is None else on_device
+                prepared[share] = _prepared(feature.extractor, frames)
             numbers, slots = map(list, zip(*shown, strict=True))
-            self._steps[policy, share][slots] = prepared[share][numbers]
+            self._samples[policy].by_slot(self._steps[policy, share])[slots] = prepared[share][numbers]
 
     def release(self, device: str) -> None:
         """Let the towers, which work on another stream, be the ones that use the steps last."""
@@ -250,6 +249,16 @@ class _StepBuffers:
         for steps in self._steps.values():
             if not isinstance(steps, np.ndarray):
                 steps.record_stream(torch.cuda.default_stream(device))
+
+
+def _prepared(extractor: Extractor, frames: Any) -> Any:
+    """Prepare frames that lie on the device, there if the extractor can; clips are prepared frame by frame."""
+    clips = extractor.input == "clips"
+    given = frames[:, None] if clips else frames
+    prepared: Any = extractor.prepare_tensor(given) if extractor.prepares_tensors else None
+    if prepared is None:
+        prepared = extractor.prepare(given.cpu().numpy())
+    return prepared[:, 0] if clips else prepared
 
 
 def _zeros(shape: tuple[int, ...], dtype: str, device: str | None) -> Any:

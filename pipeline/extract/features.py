@@ -10,8 +10,9 @@ import numpy as np
 
 from extractors import Extractor, ExtractorError
 from pipeline.extract.config import Config, FeatureConfig, MediaConfig
-from pipeline.media import MediaError, Policy, Segments, device_recipe, recipe
+from pipeline.media import Clips, MediaError, Policy, Segments, device_recipe, recipe
 from pipeline.shared import ConfigError
+from settings.messages import plural
 from stores.format import check_name, digest
 
 _RAGGED_STEPS = 60  # a guess at T where it depends on the video: one step per second of a minute
@@ -31,13 +32,22 @@ class Feature:
     @property
     def pictures_on_device(self) -> bool:
         """Whether the process of the models decodes this feature's pictures, on its GPU."""
-        return bool(self.extractor.input == "frames" and self.spec["decode"]["backend"] == "nvdec")
+        return bool(self.extractor.input != "audio" and self.spec["decode"]["backend"] == "nvdec")
 
     @property
     def step_bytes(self) -> int:
         """Bytes of one stored step."""
         elements = int(np.prod(self.extractor.output().step_shape, dtype=np.int64))
         return elements * np.dtype(self.config.dtype).itemsize
+
+    @property
+    def input_bytes(self) -> int:
+        """Bytes of the model input of one video that the decoding process makes, or a guess if T depends on it."""
+        extractor = self.extractor
+        if self.pictures_on_device:
+            return 0
+        numbers = int(np.prod(extractor.prepared_shape(), dtype=np.int64))
+        return (self.policy.steps or _RAGGED_STEPS) * numbers * np.dtype(extractor.prepared_dtype).itemsize
 
     @property
     def row_bytes(self) -> int | None:
@@ -56,7 +66,8 @@ def ready_features(config: Config) -> dict[str, Feature]:
     Raises
     ------
     ConfigError
-        If a sampling policy does not suit the extractor's input, or a decoding backend is not installed.
+        If a sampling policy does not suit the extractor's input (single frames, clips of as many frames as the
+        extractor takes, or sound), or a decoding backend is not installed.
     """
     return {name: _ready(name, config.features[name], config) for name in sorted(config.features)}
 
@@ -72,7 +83,7 @@ _LIBRARIES = {
 
 def _decode_spec(media: MediaConfig, extractor: Extractor) -> dict[str, Any]:
     """Return the part of decoding that can change a feature: a new resampler must not recompute pictures."""
-    kind = extractor.input
+    kind = "audio" if extractor.input == "audio" else "frames"
     on_gpu: dict[str, Any] = {}
     try:
         whole = recipe(media.backend)
@@ -97,12 +108,27 @@ def _decode_spec(media: MediaConfig, extractor: Extractor) -> dict[str, Any]:
     }
 
 
+def _unsuitable(extractor: Extractor, policy: Policy) -> str | None:
+    """Return why a policy does not give what the extractor takes; None if it does."""
+    given = policy.spec()["policy"]
+    if extractor.input == "audio" and not isinstance(policy, Segments):
+        return f"sound is sampled by 'segments', not {given!r}"
+    if extractor.input == "frames" and isinstance(policy, Clips):
+        return f"{extractor.name} takes single frames, which 'segments' gives, not {given!r}"
+    if extractor.input != "clips":
+        return None
+    frames = extractor.prepared_shape()[0]
+    if not isinstance(policy, Clips):
+        return f"{extractor.name} takes clips of {plural(frames, 'frame')}, which 'clips' gives, not {given!r}"
+    if policy.frames != frames:
+        return f"clips of {plural(policy.frames, 'frame')}, but {extractor.name} is set to take {frames}"
+    return None
+
+
 def _ready(name: str, config: FeatureConfig, whole: Config) -> Feature:
     extractor = config.build()
-    if extractor.input == "audio" and not isinstance(config.policy, Segments):
-        raise ConfigError(
-            f"features.{name}.sampling: sound is sampled by 'segments', not {config.policy.spec()['policy']!r}"
-        )
+    if reason := _unsuitable(extractor, config.policy):
+        raise ConfigError(f"features.{name}.sampling: {reason}")
     try:
         model, output = extractor.spec(), extractor.output()
     except ExtractorError as error:

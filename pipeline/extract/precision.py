@@ -14,20 +14,20 @@ MEASURED_STEPS = 8
 """Steps of one row that are compared: comparing every Swin map would take as long as a fast GPU takes to compute it."""
 
 
-def measured_steps(frame: NDArray[np.int64]) -> NDArray[np.int64]:
+def measured_steps(empty: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Choose the steps of a row to compare: up to ``MEASURED_STEPS``, evenly spread over those without zero padding.
 
     Parameters
     ----------
-    frame
-        int64 [T], the frame of each step, -1 where the stored step is zero.
+    empty
+        bool [T], where the stored step is zero.
 
     Returns
     -------
     numpy.ndarray
         int64 [N], indices of steps, ascending.
     """
-    real = np.flatnonzero(frame >= 0)
+    real = np.flatnonzero(~empty)
     count = min(len(real), MEASURED_STEPS)
     return real[np.linspace(0, len(real) - 1, count).round().astype(np.int64)] if count else real
 

@@ -1,10 +1,13 @@
-"""Checks what an extraction needs before it starts: its decoding backend, and room on the disk."""
+"""Checks what an extraction needs before it starts: its decoding backend, its weights, and room on the disk."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
+from extractors import ExtractorError
+from pipeline.extract.features import Feature
 from pipeline.extract.plan import Plan
 from pipeline.media.torchcodec_backend import why_no_engine, why_unavailable
 from pipeline.shared import MachineConfig, PreflightError, sizing
@@ -31,6 +34,21 @@ def check_backend(backend: str, executor: str, machine: MachineConfig) -> None:
         reason = why_no_engine() if sizing.visible_gpus() else "no GPU is visible"
     if reason is not None:
         raise PreflightError(f"media.backend={backend}: {reason}")
+
+
+def check_weights(features: Iterable[Feature]) -> None:
+    """Check that local weights files fit, as far as extractors can tell without loading them.
+
+    Raises
+    ------
+    PreflightError
+        If one does not.
+    """
+    for feature in features:
+        try:
+            feature.extractor.check_weights()
+        except ExtractorError as error:
+            raise PreflightError(f"features.{feature.name}: {error}") from error
 
 
 def check_space(store: Path, plan: Plan) -> None:

@@ -218,6 +218,7 @@ class _Extraction:
             if feature.spec["random_weights"]:
                 self.terminal.warn(f"feature {feature.name!r} uses random weights; its rows are placeholders")
         context = self._context()
+        extract_preflight.check_weights(context.wanted_features(plan.units))
 
         def accept(outcome: Outcome) -> None:
             ledger.accept(outcome)

@@ -10,7 +10,7 @@ from pipeline.media.errors import RefusalError
 from pipeline.media.frame_plan import MAX_RATE
 from pipeline.media.image_folder import is_image, list_images
 from pipeline.media.recipes import device_recipe, recipe
-from pipeline.media.sampling import Policy, SamplingError, Segments, policy_from_spec
+from pipeline.media.sampling import Clips, Policy, SamplingError, Segments, policy_from_spec
 from pipeline.media.sound_windows import audio_steps, damaged_windows
 from pipeline.media.supervisor import MediaProcess
 from pipeline.media.timeline import Samples
@@ -39,6 +39,7 @@ __all__ = [
     "SEEK_FROM_S",
     "Audio",
     "AudioRequest",
+    "Clips",
     "DecodeRequest",
     "Event",
     "FailureClass",

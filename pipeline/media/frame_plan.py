@@ -195,7 +195,7 @@ def _uses_by_frame(samples: Sequence[Samples]) -> dict[int, Uses]:
     """Return the slots that each chosen frame fills, by policy; frames ascend."""
     slots: dict[int, dict[int, list[int]]] = {}
     for policy, chosen in enumerate(samples):
-        for slot, frame in enumerate(chosen.frame.tolist()):
+        for slot, frame in enumerate(chosen.frame.ravel().tolist()):
             if frame >= 0:
                 slots.setdefault(frame, {}).setdefault(policy, []).append(slot)
     return {

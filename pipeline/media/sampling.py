@@ -1,13 +1,13 @@
 """Says which frames of a video are wanted: the policies that choose slots on its time axis.
 
-Every policy is a small value object. ``sample`` maps the times at which frames are shown to T slots; ``spec`` is what a
-feature's spec records; ``policy_from_spec`` reads it back.
+Every policy is a small value object. ``sample`` maps the times at which frames are shown to T steps of one frame, or of
+F frames each (``Clips``); ``spec`` is what a feature's spec records; ``policy_from_spec`` reads it back.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
@@ -32,7 +32,7 @@ class Policy(Protocol):
 
     @property
     def steps(self) -> int | None:
-        """Number of slots T, or None if it depends on the video."""
+        """Number of steps T, or None if it depends on the video."""
 
     def sample(self, timeline: Timeline) -> Samples:
         """Choose the frames; raise ``TooShort`` if the video cannot fill the slots."""
@@ -137,6 +137,47 @@ class Segments:
         frame[~valid] = frame[valid][-1]
         wanted = f"{self.t} segments of {self.seconds:g} s"
         return _apply_padding(timeline, times, frame, valid, self.pad, wanted)
+
+    def spec(self) -> dict[str, Any]:
+        return _spec(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Clips:
+    """``t`` segments of ``seconds`` each from t = 0, each a clip of ``frames`` frames at equal distances.
+
+    Frame j of step i is the one on screen at (i + (j + 1/2) / frames) * seconds. Which steps are valid, their times and
+    ``pad`` are as in ``Segments``; ``repeat`` shows the frames of the last valid step again. In a valid step, what
+    lies at or after the end of the video shows its last frame. With one frame, the steps are those of ``Segments``.
+    """
+
+    t: int = 60
+    seconds: float = 1.0
+    frames: int = 8
+    pad: Pad = "repeat"
+    name: ClassVar[str] = "clips"
+
+    def __post_init__(self) -> None:
+        _ = self._segments
+        _check_count("frames", self.frames)
+        if self.t * self.frames > MAX_STEPS:
+            raise SamplingError(f"frames: {self.t} clips of {self.frames} are more than {MAX_STEPS} frames")
+
+    @property
+    def steps(self) -> int | None:
+        return self.t
+
+    def sample(self, timeline: Timeline) -> Samples:
+        segments = self._segments.sample(timeline)
+        parts = (np.arange(self.frames, dtype=np.float64) + 0.5) / self.frames
+        frame = frames_at(timeline, (np.arange(self.t, dtype=np.float64)[:, None] + parts) * self.seconds)  # [T, F]
+        valid = segments.valid
+        frame[~valid] = -1 if self.pad == "zero" else frame[valid][-1]
+        return replace(segments, frame=frame)
+
+    @property
+    def _segments(self) -> Segments:
+        return Segments(self.t, self.seconds, self.pad)
 
     def spec(self) -> dict[str, Any]:
         return _spec(self)
@@ -361,9 +402,9 @@ def dump_frames(timeline: Timeline, rate: int) -> NDArray[np.int64]:
     return np.array(written, dtype=np.int64)
 
 
-_AnyPolicy = Uniform | Keyframes | Segments | Fps | NextGqa32 | Star32 | MusicAvqa60
+_AnyPolicy = Uniform | Keyframes | Segments | Clips | Fps | NextGqa32 | Star32 | MusicAvqa60
 _POLICIES: dict[str, type[_AnyPolicy]] = {
-    policy.name: policy for policy in (Uniform, Keyframes, Segments, Fps, NextGqa32, Star32, MusicAvqa60)
+    policy.name: policy for policy in (Uniform, Keyframes, Segments, Clips, Fps, NextGqa32, Star32, MusicAvqa60)
 }
 
 

@@ -6,7 +6,9 @@ first frame the first. Comparisons allow one microsecond, the resolution at whic
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,18 +58,22 @@ class Timeline:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Samples:
-    """What a policy chose, one entry per slot.
+    """What a policy chose, one entry per step. A step shows one frame, or the F frames of a clip.
+
+    The places of the frames, called slots, are numbered from 0: T of them, or T * F, step by step.
 
     Attributes
     ----------
     frame
-        int64 [T], index into ``Timeline.pts_s``; -1 where the slot is to be filled with zeros (``pad="zero"``).
+        int64 [T], or [T, F] for clips: index into ``Timeline.pts_s``; -1 where the slot is to be filled with zeros
+        (``pad="zero"``), which all slots of a step are or none is.
     time_s
-        float64 [T], the chosen frame's own time; for a slot of zeros, the time that the slot asks for.
+        float64 [T], the chosen frame's own time; for a step of zeros, the time that the step asks for. For clips, that
+        of the frame in the middle of the segment.
     valid
-        bool [T], False where the slot is padding.
+        bool [T], False where the step is padding.
     published_time_s
-        float64 [T], the time that a published rule gives each slot in its own tables, or None.
+        float64 [T], the time that a published rule gives each step in its own tables, or None.
     """
 
     frame: NDArray[np.int64]
@@ -75,8 +81,23 @@ class Samples:
     valid: NDArray[np.bool_]
     published_time_s: NDArray[np.float64] | None = None
 
+    @property
+    def empty(self) -> NDArray[np.bool_]:
+        """Return which steps are zeros, bool [T]."""
+        empty: NDArray[np.bool_] = np.all(self.frame.reshape(len(self.frame), -1) < 0, axis=1)
+        return empty
+
+    def by_slot(self, steps: Any) -> Any:
+        """View an array or tensor [T, ...] or [T, F, ...] slot by slot: [slots, ...], over the same memory."""
+        return steps.reshape(self.frame.size, *steps.shape[self.frame.ndim :])
+
+    def steps_of(self, slots: Iterable[int]) -> list[int]:
+        """Return the steps that some slots belong to, ascending, each once."""
+        frames = self.frame.size // len(self.frame)
+        return sorted({slot // frames for slot in slots})
+
 
 def frames_at(timeline: Timeline, times_s: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return the indices, int64 [T], of the frames on screen at ``times_s``, float64 [T]."""
+    """Return the indices, int64, of the frames on screen at ``times_s``, float64 of any shape."""
     index = np.searchsorted(timeline.pts_s, times_s + EPSILON_S, side="right") - 1
     return np.maximum(index, 0).astype(np.int64)

@@ -187,7 +187,7 @@ class Frame:
     time_s
         Its presentation time in seconds on the request's axis.
     uses
-        Pairs (index of the policy, slots it fills).
+        Pairs (index of the policy, slots it fills; see ``Samples``).
     """
 
     rgb: NDArray[np.uint8]
@@ -229,7 +229,8 @@ class Findings:
     media
         Additions to the media record of damaged rows, JSON-able: ``undecodable_packets``, ``corrupt_frames``.
     damaged
-        For each policy of the request: the slots whose picture is damaged, or stands in for one that does not decode.
+        For each policy of the request: the slots (see ``Samples``) whose picture is damaged, or stands in for one that
+        does not decode.
     remarks
         Additions to the media record of every row.
     """

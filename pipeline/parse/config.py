@@ -23,8 +23,8 @@ class StanzaConfig(Section):
     batch: Annotated[int, Field(ge=1, le=65536)] = 512
     """Number of texts that are parsed and committed together."""
     threads: Annotated[int, Field(ge=1)] = 1
-    """CPU threads. One is the fastest: the networks are small, and threads that wait for each other on a busy machine
-    make them more than ten times slower."""
+    """CPU threads of each parser. One is the fastest: the networks are small, and threads that wait for each other on a
+    busy machine make them more than ten times slower."""
 
 
 class GraphConfig(Section):
@@ -37,10 +37,11 @@ class GraphConfig(Section):
 
 
 class ParseRunConfig(Section):
-    """How the work is spread over a cluster."""
+    """How the work is spread over a machine or a cluster."""
 
     actors: Annotated[int, Field(ge=1)] | None = None
-    """Number of parsers at work at the same time; as many as GPUs, or else as CPUs, if not given."""
+    """Most parsers at work at the same time, each in a process of its own. If not given: as many as GPUs, or else as
+    CPUs; on one machine one if it has a GPU, or else as many as CPUs and memory allow and as the texts are worth."""
 
 
 class ParseConfig(Section):

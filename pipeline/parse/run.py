@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from parsers import ConlluParser, ParserError, StanzaParser, parses_from_table, parses_table
 from parsers.annotations import QUESTIONS, AnnotationError, Anomalies
 from parsers.parse import PARSES, refused_from_table
+from pipeline.parse.local import choose_processes, parse_in_processes
 from pipeline.parse.reading import check_doubts, check_loss, find_doubts, read_split
 from pipeline.parse.request import ParseRequest
 from pipeline.parse.tables import (
@@ -385,8 +386,15 @@ class _Parse:
                 self.terminal.line,
             )
             return
-        for batch in batches:
-            yield parses_table(self._parser.parse(batch))
+        if isinstance(self._parser, ConlluParser):  # looking texts up is not worth a process
+            for batch in batches:
+                yield parses_table(self._parser.parse(batch))
+            return
+        stanza, texts = self.config.stanza, sum(map(len, batches))
+        processes = choose_processes(texts, self.config.run.actors, stanza.device, stanza.threads)
+        if processes > 1:
+            self.terminal.line(f"parsing in {processes} processes")
+        yield from parse_in_processes(self._parser, batches, processes)
 
     def _executor(self) -> Literal["local", "ray"]:
         if self.config.conllu is not None:

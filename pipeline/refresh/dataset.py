@@ -92,6 +92,13 @@ class DictionaryStage(Section):
         return all(mine == theirs or None in (mine, theirs) for mine, theirs in pairs)
 
 
+class CompactStage(Section):
+    """When small shards are merged after the other stages."""
+
+    above: Annotated[int, Field(ge=1)] | None = 64
+    """Number of small shards of one size class that may stay; null never merges."""
+
+
 class Dataset(Section):
     """One dataset: where its videos and questions are, and what is made of them. Paths are relative to the file."""
 
@@ -107,6 +114,8 @@ class Dataset(Section):
     """Text encoders that embed questions and options."""
     dictionaries: tuple[DictionaryStage, ...] = ()
     """The dictionaries to make."""
+    compact: CompactStage = CompactStage()
+    """When small shards are merged."""
 
     @model_validator(mode="after")
     def _write_places_of_their_own(self) -> Dataset:

@@ -90,6 +90,7 @@ def refresh(
     prune: bool = False,
     replace: bool = False,
     strict: bool = False,
+    compact: bool = True,
     terminal: Terminal | None = None,
 ) -> RefreshResult:
     """Check every stage, then run all of them in order.
@@ -108,6 +109,8 @@ def refresh(
         Whether to drop what left the dataset file: rows of videos, and questions, graphs and dictionaries of splits.
     replace, strict
         As in ``ParseRequest``, for every split.
+    compact
+        Whether to merge small shards, where the dataset file does not say never.
     terminal
         Where a person reads what happens.
 
@@ -118,7 +121,7 @@ def refresh(
     """
     shown = terminal or Terminal()
     common = StageRequest(store=dataset.store, executor=executor, plan_only=plan_only)
-    stages = make_stages(dataset, prune, replace, strict)
+    stages = make_stages(dataset, prune, replace, strict, compact)
     _check(stages, common, shown)
     done: dict[str, StageResult] = {}
     for stage in stages:

@@ -14,12 +14,13 @@ from pipeline.cluster import ClusterRequest, EncoderConfig, cluster, embed, miss
 from pipeline.extract import ExtractRequest, PlanOptions, extract, load_config, ready_features
 from pipeline.parse import ParseConfig, ParseRequest, parse
 from pipeline.refresh.dataset import AnnotationStage, Dataset, DictionaryStage, VideoStage
-from pipeline.shared import StageRequest, StageResult, Terminal, UsageError
+from pipeline.shared import StageRequest, StageResult, StopRequestedError, StopSignals, Terminal, UsageError
 from settings.messages import available, plural
 from stores import Store
 from stores.commit import Changes, commit
 from stores.describe import stored_dictionaries, write_card
 from stores.errors import StoreNotFoundError
+from stores.upkeep import compact as merge_shards
 
 _OF_SPLITS = ("questions", "graphs", "annotation_report")
 """Tables whose parts are named ``<dataset>/<split>``."""
@@ -67,7 +68,8 @@ class EmbedResult(StageResult):
         return self.computed > 0
 
     def summary(self) -> dict[str, Any]:
-        return {"texts": self.texts, "computed": self.computed, "encoder": dict(self.encoder)}
+        stopped = {} if self.stopped_by is None else {"stopped_by": self.stopped_by}
+        return {"texts": self.texts, "computed": self.computed, "encoder": dict(self.encoder), **stopped}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +91,29 @@ class LeftResult(StageResult):
         return {"left": dict(self.left), "pruned": self.pruned}
 
 
-def make_stages(dataset: Dataset, prune: bool = False, replace: bool = False, strict: bool = False) -> list[Stage]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompactResult(StageResult):
+    """How many small shards were merged, or would be, into how many, and the number of rows copied."""
+
+    shards_before: int = 0
+    shards_after: int = 0
+    rows: int = 0
+
+    @property
+    def incomplete(self) -> bool:
+        return False
+
+    @property
+    def has_work(self) -> bool:
+        return self.shards_before > 0
+
+    def summary(self) -> dict[str, Any]:
+        return {"shards_before": self.shards_before, "shards_after": self.shards_after, "rows": self.rows}
+
+
+def make_stages(
+    dataset: Dataset, prune: bool = False, replace: bool = False, strict: bool = False, compact: bool = True
+) -> list[Stage]:
     """Return the stages of a dataset in the order in which they run; the options are those of ``refresh``."""
     stages = []
     if dataset.videos is not None:
@@ -116,6 +140,9 @@ def make_stages(dataset: Dataset, prune: bool = False, replace: bool = False, st
         needs = ("videos", *needs) if dictionary.kind == "visual" and dataset.videos is not None else needs
         check = partial(_check_dictionary, dictionary, dataset)
         stages.append(Stage(name, title, needs, check, partial(_cluster, dictionary)))
+    above = dataset.compact.above if compact and dataset.videos is not None else None
+    if above is not None:
+        stages.append(Stage("shards", "small shards", (), _check_nothing, partial(_compact, above)))
     return stages
 
 
@@ -290,11 +317,19 @@ def _embed(config: EncoderConfig, common: StageRequest, terminal: Terminal) -> S
     encoder = config.build()
     with Store.open(common.store, lease=False) as store:
         texts = option_texts(store.table("questions"))
-        missing = missing_texts(store, encoder, texts)
-    if missing and not common.plan_only:
-        embed(Path(common.store), encoder, texts)
-    terminal.line(f"{len(missing)} of {plural(len(texts), 'text')} to embed" if missing else "nothing to do")
-    return EmbedResult(texts=len(texts), computed=len(missing), encoder=encoder.spec())
+        count = len(missing_texts(store, encoder, texts))
+    terminal.line(f"{count} of {plural(len(texts), 'text')} to embed" if count else "nothing to do")
+    stopped_by = None
+    if not common.plan_only:
+        with StopSignals():
+            try:
+                embed(Path(common.store), encoder, texts, terminal=terminal)
+            except StopRequestedError as stop:
+                terminal.line(f"stopped by {stop}; run the same command again to continue")
+                stopped_by = str(stop)
+                with Store.open(common.store, lease=False) as store:
+                    count -= len(missing_texts(store, encoder, texts))
+    return EmbedResult(texts=len(texts), computed=count, encoder=encoder.spec(), stopped_by=stopped_by)
 
 
 def _cluster(stage: DictionaryStage, common: StageRequest, terminal: Terminal) -> StageResult:
@@ -311,3 +346,20 @@ def _cluster(stage: DictionaryStage, common: StageRequest, terminal: Terminal) -
         ),
         terminal,
     )
+
+
+def _compact(above: int, common: StageRequest, terminal: Terminal) -> StageResult:
+    """Merge the small shards of a size class that has more than ``above`` of them."""
+    with _latest(common) as store:
+        if store is None:
+            return CompactResult()
+    outcome = merge_shards(Path(common.store), above=above, plan_only=common.plan_only)
+    shards = plural(outcome.shards_before, "small shard")
+    if not outcome.shards_before:
+        terminal.line(f"nothing to merge: at most {above} small shards of each size class")
+    elif common.plan_only:
+        terminal.line(f"{shards} to merge into {outcome.shards_after}, {plural(outcome.rows, 'row')} to copy")
+    else:
+        terminal.line(f"{shards} merged into {outcome.shards_after}, {plural(outcome.rows, 'row')} copied")
+        write_card(Path(common.store))
+    return CompactResult(shards_before=outcome.shards_before, shards_after=outcome.shards_after, rows=outcome.rows)

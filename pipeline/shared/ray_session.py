@@ -27,6 +27,14 @@ logger = logging.getLogger("reelstore.shared.ray_session")
 _POLL_S = 1.0
 _SAY_EVERY_S = 30.0
 _CHECK_S = 120.0  # a node may first have to start a worker, and to unpack the code
+ACTOR_DEATHS = (
+    ray.exceptions.ActorDiedError,
+    ray.exceptions.ActorUnavailableError,
+    ray.exceptions.ActorUnschedulableError,
+    ray.exceptions.WorkerCrashedError,
+    ray.exceptions.OutOfMemoryError,
+)
+"""What a call raises whose actor has ended without a word."""
 
 
 @contextmanager

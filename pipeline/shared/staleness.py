@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.shared.members import current_members
 from stores import Store
@@ -61,25 +64,36 @@ def dictionary_changes(store: Store, dictionary: StoredDictionary) -> list[str]:
     stored = stored_digests(store, dictionary)
     if stored is None:
         return ["the list of its members is lost"]
-    return differences(stored, current_members(store, spec).digests)
+    return differences(stored, current_members(store, spec).table)
 
 
-def stored_digests(store: Store, dictionary: StoredDictionary) -> dict[str, str] | None:
-    """Return key to digest of the members that a dictionary was made of; None if their table is lost."""
+def stored_digests(store: Store, dictionary: StoredDictionary) -> pa.Table | None:
+    """Return ``key`` and ``digest`` of the members that a dictionary was made of; None if their table is lost."""
     if dictionary.members not in store.tables or dictionary.part not in store.parts(dictionary.members):
         return None
-    members = store.table(dictionary.members, dictionary.part)
-    return dict(zip(members.column("key").to_pylist(), members.column("digest").to_pylist(), strict=True))
+    members = store.table(dictionary.members, dictionary.part).select(["key", "digest"])
+    keys = members.column("key")  # sorted; a video stands there once per step
+    is_first = np.ones(len(keys), np.bool_)
+    is_first[1:] = pc.not_equal(keys.slice(1), keys.slice(0, max(len(keys) - 1, 0))).to_numpy()
+    return members.filter(pa.array(is_first))
 
 
-def differences(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
-    """List the keys that were added, changed or removed between two mappings of key to digest, sorted by key."""
-    lines = []
-    for key in sorted(before.keys() | after.keys()):
-        if key not in after:
-            lines.append(f"removed {key}")
-        elif key not in before:
-            lines.append(f"added {key}")
-        elif before[key] != after[key]:
-            lines.append(f"changed {key}")
-    return lines
+def differences(before: pa.Table, after: pa.Table) -> list[str]:
+    """List the keys that were added, changed or removed between two tables of ``key`` and ``digest``, sorted by key.
+
+    Each table has a key once; their order does not matter.
+    """
+    keys, digests = after.column("key").combine_chunks(), after.column("digest")
+    place = pc.index_in(before.column("key"), keys)
+    is_changed = pc.not_equal(before.column("digest"), digests.take(place))  # null for a key that is gone
+    is_removed, is_added = pc.is_null(place), pc.invert(pc.is_in(keys, before.column("key").combine_chunks()))
+    parts = (
+        ("added", keys.filter(is_added)),
+        ("changed", before.column("key").filter(is_changed)),
+        ("removed", before.column("key").filter(is_removed)),
+    )
+    lines = pa.concat_tables(
+        [pa.table({"key": found, "line": pc.binary_join_element_wise(what, found, " ")}) for what, found in parts]
+    )
+    listed: list[str] = lines.sort_by("key").column("line").to_pylist()
+    return listed

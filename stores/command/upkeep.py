@@ -105,12 +105,20 @@ def compact(
     directory: Directory,
     shard_mb: Annotated[float, typer.Option(min=0.001, help="Size of a full shard in MB.")] = SHARD_MB,
     shard_rows: Annotated[int, typer.Option(min=2, help="Number of rows of a full shard.")] = SHARD_ROWS,
+    plan: Annotated[bool, typer.Option("--plan", help="Print what would be merged, and write nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Merge small shards into full ones. Older versions stay readable until gc removes them."""
-    outcome = upkeep.compact(directory, shard_mb, shard_rows)
+    outcome = upkeep.compact(directory, shard_mb, shard_rows, plan_only=plan)
     if as_json:
         emit(dataclasses.asdict(outcome))
+        return
+    if plan and outcome.rows:
+        console.print(
+            f"would merge {outcome.rows} rows of {outcome.shards_before} shards ({outcome.bytes_before / 1e6:.1f} MB) "
+            f"into {outcome.shards_after}",
+            markup=False,
+        )
         return
     console.print(
         f"version {outcome.version}: {outcome.rows} rows of {outcome.shards_before} shards "

@@ -13,9 +13,8 @@ from typing import Any, TypedDict
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..format import layout, schemas
-from ..format.segments import SegmentLog
-from ..joins import rows_of_split, splits_of
+from ..format import layout
+from ..joins import SPLIT_COLUMNS, rows_of_split, splits_of
 from ..store import Store
 
 PLAN = "plan"
@@ -104,10 +103,10 @@ def _plans(store: Store) -> Iterator[dict[str, Any]]:
 def _of_splits(store: Store) -> Iterator[SplitCoverage]:
     if "questions" not in store.tables:
         return
-    table = store.table("questions")
-    if not {"dataset", "split", "video_id"} <= set(table.column_names):
+    table = store.table("questions", columns=(*SPLIT_COLUMNS, "video_id"))
+    if not {*SPLIT_COLUMNS, "video_id"} <= set(table.column_names):
         return
-    keys = {name: _keys(store, name) for name in store.features}
+    keys = {name: store.index(name).column("key").combine_chunks() for name in store.features}
     for dataset, split in splits_of(table):
         asked = rows_of_split(table, dataset, split).column("video_id").combine_chunks()
         videos = asked.unique()
@@ -119,11 +118,6 @@ def _of_splits(store: Store) -> Iterator[SplitCoverage]:
             "questions_with": {name: _count(asked, known) for name, known in keys.items()},
             "videos_with": {name: _count(videos, known) for name, known in keys.items()},
         }
-
-
-def _keys(store: Store, name: str) -> pa.Array:
-    entry = store.manifest.spec_entry(name, store.features[name].spec_digest)
-    return SegmentLog(store.path, entry.index, schemas.INDEX).table().column("key").combine_chunks()
 
 
 def _count(videos: pa.Array, keys: pa.Array) -> int:

@@ -8,11 +8,13 @@ one dictionary of each kind, in the part ``""``; what a dictionary is made of is
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict, final, get_args
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -177,14 +179,16 @@ def describe_dictionary(
             raise MissingKeyError(f"{store.path}: {kind} dictionary: no cluster {cluster} (available: 0…{last})")
         clusters = clusters.slice(cluster, 1)
     members = store.table(dictionary.members, dictionary.part)
-    questions = _questions(store, spec["dataset"], spec["split"]) if kind == "linguistic" else {}
+    rows = clusters.to_pylist()
+    records = _nearest(members, [row["cluster"] for row in rows], nearest)
+    keys = [record["key"] for listed in records for record in listed] if kind == "linguistic" else []
+    questions = _questions(store, spec["dataset"], spec["split"], keys) if keys else {}
     descriptions: list[ClusterDescription] = []
-    for row in clusters.to_pylist():
-        records = _nearest(members, row["cluster"], nearest)
+    for row, listed in zip(rows, records, strict=True):
         shown = (
-            [_visual(record) for record in records]
+            [_visual(record) for record in listed]
             if kind == "visual"
-            else [_linguistic(record, questions) for record in records]
+            else [_linguistic(record, questions) for record in listed]
         )
         descriptions.append({"cluster": row["cluster"], "count": row["count"], "empty": row["empty"], "nearest": shown})
     record = (table.schema.metadata or {}).get(RECORD)
@@ -200,18 +204,25 @@ def describe_dictionary(
     }
 
 
-def _nearest(members: pa.Table, cluster: int, count: int) -> list[dict[str, Any]]:
-    inside = members.filter(pc.equal(members.column("cluster"), cluster))
-    order = [("distance", "ascending"), ("key", "ascending"), ("step", "ascending")]
-    records: list[dict[str, Any]] = inside.sort_by(order).slice(0, count).to_pylist()
-    return records
+def _nearest(members: pa.Table, clusters: Sequence[int], count: int) -> list[list[dict[str, Any]]]:
+    """Return the members nearest to the centres of some clusters, those of one distance by key and step."""
+    cluster, distance = members.column("cluster").to_numpy(), members.column("distance").to_numpy()
+    order = np.lexsort((distance, cluster))  # stable, and the table is sorted by key and step
+    ordered = cluster[order]
+    first, last = np.searchsorted(ordered, clusters, "left"), np.searchsorted(ordered, clusters, "right")
+    last = np.minimum(last, first + count)
+    picked = [order[start:end] for start, end in zip(first.tolist(), last.tolist(), strict=True)]
+    shown = members.select(["key", "step", "time_s", "distance"])
+    records = iter(shown.take(pa.array(np.concatenate([*picked, order[:0]]))).to_pylist())
+    return [list(itertools.islice(records, len(places))) for places in picked]
 
 
-def _questions(store: Store, dataset: str, split: str) -> dict[str, tuple[str, str | None]]:
-    """Return (question, answer) by question id, for the questions of a split that are still in the store."""
+def _questions(store: Store, dataset: str, split: str, keys: Sequence[str]) -> dict[str, tuple[str, str | None]]:
+    """Return (question, answer) by question id, for those questions of a split that are still in the store."""
     if "questions" not in store.tables:
         return {}
     table = rows_of_split(store.table("questions"), dataset, split)
+    table = table.filter(pc.is_in(table.column("question_id"), pa.array(keys, pa.string())))
     columns = [table.column(name).to_pylist() for name in ("question_id", "question", "answer")]
     return {key: (question, answer) for key, question, answer in zip(*columns, strict=True)}
 

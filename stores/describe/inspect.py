@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from ..errors import MissingKeyError, StoreDamageError
 from ..format import MediaDamage, ShardReader, layout, media_damage, schemas
+from ..format.indexed import rows_by_shard
 from ..format.receipts import read_receipt
 from ..format.rounding import RoundingError, pooled_by_kind
 from ..format.segments import SegmentLog
@@ -117,7 +118,7 @@ def _describe_feature(store: Store, name: str) -> FeatureDescription:
     info = store.features[name]
     spec = store.spec(name)
     entry = store.manifest.spec_entry(name, info.spec_digest)
-    used = SegmentLog(store.path, entry.index, schemas.INDEX).table().column("shard").unique()
+    used = store.index(name).column("shard").unique()
     shards = SegmentLog(store.path, entry.shards, schemas.SHARDS).table()
     shards = shards.filter(pc.is_in(shards.column("key").cast(pa.binary(16)), value_set=used))
     return {
@@ -157,11 +158,9 @@ def rounding_errors(store: Store, name: str) -> dict[str, RoundingError]:
     Receipts that cannot be read are left out; ``verify`` reports them.
     """
     spec_digest = store.features[name].spec_digest
-    entry = store.manifest.spec_entry(name, spec_digest)
-    index = SegmentLog(store.path, entry.index, schemas.INDEX).table()
     directory = layout.feature_directory(store.path, name, spec_digest)
     by_kind: dict[str, list[RoundingError]] = {}
-    for shard in sorted(index.column("shard").unique().to_pylist()):
+    for shard in sorted(store.index(name).column("shard").unique().to_pylist()):
         with suppress(StoreDamageError):
             for kind, error in read_receipt(directory / f"{shard.hex()}.json").rounding.items():
                 by_kind.setdefault(kind, []).append(error)
@@ -171,17 +170,13 @@ def rounding_errors(store: Store, name: str) -> dict[str, RoundingError]:
 def count_media_damage(store: Store, name: str) -> MediaDamage:
     """Count the rows of a feature whose videos were damaged or cut short. Shards that cannot be read are left out."""
     spec_digest = store.features[name].spec_digest
-    index = SegmentLog(store.path, store.manifest.spec_entry(name, spec_digest).index, schemas.INDEX).table()
     directory = layout.feature_directory(store.path, name, spec_digest)
-    rows: dict[bytes, set[int]] = {}
-    for shard, row in zip(index.column("shard").to_pylist(), index.column("row").to_pylist(), strict=True):
-        rows.setdefault(shard, set()).add(row)
     total = MediaDamage()
-    for shard in sorted(rows):
+    for shard, rows in sorted(rows_by_shard(store.index(name)).items()):
         path = directory / f"{shard.hex()}.h5"
         with suppress(StoreDamageError):
             reader = ShardReader(path, read_receipt(path.with_suffix(".json")), check_header=False)
-            total += media_damage(reader, sorted(rows[shard]))
+            total += media_damage(reader, np.unique(rows.numbers).tolist())
             reader.close()
     return total
 

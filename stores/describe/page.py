@@ -8,10 +8,11 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from ..format import durable, layout
 from ..format.rounding import RoundingError
-from ..joins import rows_of_split, splits_of
+from ..joins import SPLIT_COLUMNS, rows_of_split, splits_of
 from ..store import Store
 from .coverage import PlanCoverage, percent
 from .inspect import FeatureDescription, describe_store, stale_changes
@@ -71,10 +72,9 @@ def _feature(
     store: Store, name: str, feature: FeatureDescription, missing: int, plan: PlanCoverage | None
 ) -> dict[str, object]:
     """Return what the template shows of a feature."""
-    keys = store.keys(name)
-    sample = [
-        keys[place] for place in np.unique(np.linspace(0, len(keys) - 1, min(len(keys), _SAMPLED_ROWS), dtype=int))
-    ]
+    keys = store.index(name).column("key")
+    places = np.unique(np.linspace(0, len(keys) - 1, min(len(keys), _SAMPLED_ROWS), dtype=int))
+    sample: list[str] = keys.take(pa.array(places)).cast(pa.large_string()).to_pylist()
     durations = [seconds for key in sample if not math.isnan(seconds := store.clip(name, key)[1])]
     valid = [store.valid(name, key) for key in sample]
     steps = sum(map(len, valid))
@@ -114,8 +114,8 @@ def _questions(store: Store) -> list[tuple[str, str, int, int, str]]:
     """Return (dataset, split, number of questions, number of videos, number of questions per type)."""
     if "questions" not in store.tables:
         return []
-    table = store.table("questions")
-    if not {"dataset", "split", "video_id", "type"} <= set(table.column_names):
+    table = store.table("questions", columns=(*SPLIT_COLUMNS, "video_id", "type"))
+    if not {*SPLIT_COLUMNS, "video_id", "type"} <= set(table.column_names):
         return []
     listed = []
     for dataset, split in splits_of(table):

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ..errors import StoreDamageError
 from ..format import schemas
+from ..format.indexed import by_shard
 from ..format.manifest import Manifest, TablePart, load, versions
-from ..format.segments import SegmentLog
+from ..format.rows import Array
+from ..format.segments import SegmentRef
 from ..joins import rows_of_split, splits_of
 from ..store import Store
 from ..wording import first_few, plural
@@ -178,31 +183,59 @@ def diff(before: Store, after: Store) -> Difference:
 
 
 def _feature(name: str, before: Store, after: Store) -> KeyChanges:
+    if _log(name, before) == _log(name, after):
+        return KeyChanges(name)
     old, new = _rows(name, before), _rows(name, after)
     known = name in before.features and name in after.features
     fields = _differing(before.spec(name), after.spec(name)) if known else []
-
-    def differs(key: str) -> bool:  # not a row that only moved, as compaction moves it
-        return old[key] != new[key] and before.digest(name, key) != after.digest(name, key)
-
-    changes = _compare(name, old, new, lambda key: bool(fields) or differs(key))
+    at = pc.index_in(new["key"], value_set=old["key"].combine_chunks())  # where the earlier version has each key
+    common = pc.is_valid(at)
+    here, there = new.filter(common), old.take(at.drop_null())
+    moved = functools.reduce(pc.or_, [pc.not_equal(here[column], there[column]) for column in ("shard", "row")])
+    other_content = pc.not_equal(here["cache_key"], there["cache_key"])
+    at_all = pc.indices_nonzero(pc.or_(moved, other_content))  # other rows are the same rows
+    differ = _row_digests(name, before, there.take(at_all)) != _row_digests(name, after, here.take(at_all))
+    changed = at_all.filter(pa.array(differ.any(axis=1)))  # not a row that only moved, as compaction moves it
+    changes = KeyChanges(
+        name,
+        added=_keys(new.filter(pc.invert(common))),
+        removed=_keys(old.filter(pc.invert(pc.is_in(old["key"], value_set=new["key"].combine_chunks())))),
+        changed=_keys(here if fields else here.take(changed)),
+    )
     if fields:
-        equal = sum(not differs(key) for key in changes.changed)
+        equal = here.num_rows - len(changed)
         changes.why = f"other spec: {first_few(fields, 6)}" + (f"; {equal} have equal values" if equal else "")
     else:
-        contents = sum(old[key][0] != new[key][0] for key in changes.changed)
-        changes.why = "other content" if contents == len(changes.changed) else "computed anew, with other values"
+        contents = pc.all(other_content.take(changed), min_count=0).as_py()
+        changes.why = "other content" if contents else "computed anew, with other values"
     return changes
 
 
-def _rows(name: str, store: Store) -> dict[str, tuple[bytes, bytes, int]]:
-    """Return the cache key of each row of a feature, and its place: shard and row."""
+def _log(name: str, store: Store) -> tuple[str, tuple[SegmentRef, ...]] | None:
+    """Return what decides which rows a feature has: its spec, and the segments of its index."""
     if name not in store.features:
-        return {}
-    entry = store.manifest.spec_entry(name, store.features[name].spec_digest)
-    index = SegmentLog(store.path, entry.index, schemas.INDEX).table()
-    places = zip(*(index.column(column).to_pylist() for column in ("cache_key", "shard", "row")), strict=True)
-    return {key.decode(): place for key, place in zip(index.column("key").to_pylist(), places, strict=True)}
+        return None
+    spec_digest = store.features[name].spec_digest
+    return spec_digest, store.manifest.spec_entry(name, spec_digest).index
+
+
+def _rows(name: str, store: Store) -> pa.Table:
+    """Return the row index of a feature; an empty one if the version lacks the feature."""
+    return store.index(name) if name in store.features else schemas.INDEX.empty_table()
+
+
+def _keys(index: pa.Table) -> list[str]:
+    keys: list[str] = index["key"].cast(pa.large_string()).to_pylist()
+    return keys
+
+
+def _row_digests(name: str, store: Store, index: pa.Table) -> Array:
+    """Return the row digests of some records of a feature's index, ``[N, 32] uint8``."""
+    digests = np.empty((index.num_rows, 32), np.uint8)
+    rows = index["row"].to_numpy()
+    for shard, places in by_shard(index):
+        digests[places] = store.shard(name, shard.hex()).column("row_digest")[rows[places]]
+    return digests
 
 
 def _differing(old: Any, new: Any, path: str = "") -> list[str]:
@@ -217,7 +250,9 @@ def _differing(old: Any, new: Any, path: str = "") -> list[str]:
 
 def _questions(before: Store, after: Store) -> Iterator[KeyChanges]:
     """Yield the changed questions of every split of either version."""
-    tables = [store.table("questions") if "questions" in store.tables else None for store in (before, after)]
+    places = {place for place in _places(before.manifest, after.manifest) if place[0] == "questions"}
+    parts = [part for _, part in sorted(places) if _files(before, part) != _files(after, part)]
+    tables = [_read_parts(store, parts) for store in (before, after)]
     splits = sorted({split for table in tables if _has_splits(table) for split in splits_of(table)})
     for dataset, split in splits:
         old, new = (_by_id(table, dataset, split) for table in tables)
@@ -228,6 +263,19 @@ def _questions(before: Store, after: Store) -> Iterator[KeyChanges]:
         changes.why = f"other {', '.join(fields)}" if fields else ""
         if changes:
             yield changes
+
+
+def _files(store: Store, part: str) -> list[str] | None:
+    """Return what identifies the files of a part of the questions; None if the version lacks it."""
+    held = _part(store.manifest, "questions", part)
+    return None if held is None else [file.sha256 for file in held.files]
+
+
+def _read_parts(store: Store, parts: Sequence[str]) -> pa.Table | None:
+    """Read some parts of the questions, of those that a version has; None if it has none of them."""
+    held = [part for part in parts if _files(store, part) is not None]
+    tables = [store.table("questions", part) for part in held]
+    return pa.concat_tables(tables, promote_options="default") if tables else None
 
 
 def _has_splits(table: pa.Table | None) -> bool:

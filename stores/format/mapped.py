@@ -24,7 +24,7 @@ _libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _FAILED = ctypes.c_void_p(-1).value
 
 PAGE_BYTES = 4096
-"""Size of a page of memory; every dataset of a shard begins at a multiple of it."""
+"""Size of a page of memory; every dataset of a shard that is as large begins at a multiple of it."""
 
 
 def map_file(path: Path, size: int) -> Array:

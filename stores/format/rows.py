@@ -120,4 +120,4 @@ class Receipt(BaseModel):
 
     def encode(self) -> builtins.bytes:
         """Return the content of its file, sealed against flipped bits."""
-        return layout.seal(self.model_dump_json(indent=1, by_alias=True).encode())
+        return layout.seal(self.model_dump_json(by_alias=True).encode())

@@ -1,10 +1,10 @@
 """Write and read one shard: an HDF5 file of rows that readers memory-map.
 
-``docs/format.md`` section 8.2 gives the layout: contiguous, unfiltered, page-aligned datasets whose shapes are known
-before the file is created. ``values`` is ``[N, T, *step]``, or flat ``[ΣT, *step]`` with ``offset [N + 1]`` if T
-differs between rows; ``keys`` is one uint8 blob with ``key_offset``; beside them lie ``time_s``, ``valid``,
-``duration_s``, ``clip_start_s``, ``cache_key``, the digests and the ``media`` records. A shard contains no time of
-writing and no host name, so equal rows give equal bytes.
+``docs/format.md`` section 8.2 gives the layout: contiguous, unfiltered datasets whose shapes are known before the file
+is created; large ones begin at the start of a page. ``values`` is ``[N, T, *step]``, or flat ``[ΣT, *step]`` with
+``offset [N + 1]`` if T differs between rows; ``keys`` is one uint8 blob with ``key_offset``; beside them lie
+``time_s``, ``valid``, ``duration_s``, ``clip_start_s``, ``cache_key``, the digests and the ``media`` records. A shard
+contains no time of writing and no host name, so equal rows give equal bytes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ import numpy as np
 
 from ..errors import StoreDamageError, StoreError
 from . import durable, layout
-from .mapped import PAGE_BYTES, map_file
+from .container import create_container, create_dataset
+from .mapped import map_file
 from .receipts import dataset_places, make_receipt, read_spec
 from .rounding import RoundingError
 from .rows import EXTERNAL, UNKNOWN, Array, DatasetPlace, Receipt, Row, record_digest, row_digest
@@ -210,23 +211,13 @@ def _write_file(path: Path, rows: list[_Spooled], spool: IO[bytes], dtype: np.dt
     if ragged:
         columns["offset"] = _offsets(steps)
     shape = (int(steps.sum()), *step_shape) if ragged else (len(rows), int(steps[0]), *step_shape)
-
-    creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    creation.set_layout(h5py.h5d.CONTIGUOUS)
-    creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-    creation.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-    creation.set_obj_track_times(False)
-    with (
-        StagedFile(path) as target,
-        h5py.File(target, "w", alignment_threshold=1, alignment_interval=PAGE_BYTES) as file,
-    ):
-
-        def create(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
-            space = h5py.h5s.create_simple(shape)
-            hdf5_type = h5py.h5t.py_create(dtype, logical=True)
-            return h5py.Dataset(h5py.h5d.create(file.id, name.encode(), hdf5_type, space, dcpl=creation))
-
-        values = create("values", shape, dtype)
+    forms = {"values": (shape, dtype), **{name: (column.shape, column.dtype) for name, column in columns.items()}}
+    with StagedFile(path) as target, create_container(target) as file:
+        datasets = {  # the sort keeps the order of equal item sizes
+            name: create_dataset(file, name, *form)
+            for name, form in sorted(forms.items(), key=lambda named: -named[1][1].itemsize)
+        }
+        values = datasets["values"]
         first = 0
         for index, spooled in enumerate(rows):
             spool.seek(spooled.position)
@@ -238,7 +229,7 @@ def _write_file(path: Path, rows: list[_Spooled], spool: IO[bytes], dtype: np.dt
             else:
                 values[index] = row_values
         for name, column in columns.items():
-            create(name, column.shape, column.dtype)[...] = column
+            datasets[name][...] = column
         file.flush()
         return dataset_places(file)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -12,8 +14,10 @@ from rich.table import Table
 from ..errors import StoreError
 from ..format.rows import EXTERNAL
 from ..format.shard import ShardReader
+from ..format.soundness import spans
 from ..store import Store
 from ..wording import available, first_few
+from .columns import Column
 from .gather import FeatureRows, as_tensor
 from .questions import load_questions
 from .views import View
@@ -157,7 +161,7 @@ def check(
     StoreError
         If there are no such questions, features or tables.
     """
-    videos = list(dict.fromkeys(load_questions(store, split, dataset).video_ids))
+    videos: Column[str] = Column(load_questions(store, split, dataset).video_ids.array.unique())
     report = Completeness(deep)
     for name in features:
         rows = FeatureRows(store, View(name), videos)
@@ -176,38 +180,32 @@ def check(
 
 def _findings(store: Store, rows: FeatureRows, expected: int | None, deep: bool) -> Iterator[Finding]:
     """Yield what is wrong with single rows of a feature."""
-    keys: dict[str, list[str]] = {
-        "missing": rows.missing,
-        "steps": [],
-        "times_unknown": [],
-        "not_finite": [],
-        "all_zero": [],
-    }
+    found: dict[str, list[int]] = {"missing": [], "steps": [], "times_unknown": [], "not_finite": [], "all_zero": []}
     imported = store.spec(rows.view.name).get("extractor") == EXTERNAL
-    unexpected = set()
-    for video, shard, row in _rows(store, rows):
-        steps = shard.span(row)[1]
-        if expected is not None and steps != expected:
-            keys["steps"].append(rows.videos[video])
-            unexpected.add(steps)
-        if imported and np.isnan(shard.times(row)).any():
-            keys["times_unknown"].append(rows.videos[video])
-        if deep and (kind := _wrong_values(shard, row)):
-            keys[kind].append(rows.videos[video])
+    unexpected: set[int] = set()
+    shard_of, row_of = np.asarray(rows.shard_of), np.asarray(rows.row_of)
+    found["missing"] = np.flatnonzero(shard_of < 0).tolist()
+    order = np.lexsort((row_of, shard_of))[len(found["missing"]) :]  # of the present rows, as on disk
+    ends = np.searchsorted(shard_of[order], np.arange(len(rows.shards) + 1)).tolist()
+    for identity, (start, end) in zip(rows.shards, pairwise(ends), strict=True):
+        shard, videos = store.shard(rows.view.name, identity), order[start:end]
+        if expected is not None:
+            steps = spans(shard, row_of[videos])[1]
+            found["steps"] += videos[steps != expected].tolist()
+            unexpected.update(np.unique(steps[steps != expected]).tolist())
+        if imported:
+            found["times_unknown"] += [
+                video for video in videos.tolist() if np.isnan(shard.times(rows.row_of[video])).any()
+            ]
+        for video in videos.tolist() if deep else ():
+            if kind := _wrong_values(shard, rows.row_of[video]):
+                found[kind].append(video)
     lengths = ", ".join(map(str, sorted(unexpected)[:5]))
-    for kind, concerned in keys.items():
+    for kind, concerned in found.items():
         if concerned:
             detail = f"T is {lengths}, not {expected}" if kind == "steps" else ""
-            first = tuple(sorted(concerned)[:5])
+            first = tuple(heapq.nsmallest(5, (rows.videos[video] for video in concerned)))
             yield Finding(rows.view.name, kind, len(concerned), len(rows.videos), first, detail)
-
-
-def _rows(store: Store, rows: FeatureRows) -> Iterator[tuple[int, ShardReader, int]]:
-    """Yield (video, shard, row) of every present row in the order on disk."""
-    order = np.lexsort((np.asarray(rows.row_of), np.asarray(rows.shard_of)))
-    for video in order.tolist():
-        if rows.shard_of[video] >= 0:
-            yield video, store.shard(rows.view.name, rows.shards[rows.shard_of[video]]), rows.row_of[video]
 
 
 def _wrong_values(shard: ShardReader, row: int) -> str | None:

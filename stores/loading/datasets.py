@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 
@@ -17,6 +19,7 @@ from ..store import Store
 from ..wording import available, first_few
 from .batches import QuestionBatch, VideoBatch
 from .buffers import Buffers
+from .columns import Column, Groups, Rows
 from .gather import FeatureRows, Gathered
 from .questions import TextVectors, load_nodes, load_questions, load_vectors
 from .resident import ResidentRows
@@ -95,6 +98,11 @@ def _device(preload: bool | str) -> str | None:
         raise StoreError(f"preload={preload!r}: use True, 'ram' or a GPU such as 'cuda:0' ({reason})") from error
 
 
+def _counted(positions: Sequence[int], count: int) -> list[int]:
+    """Return positions in a list of ``count`` items, counted from its start; negative ones count from its end."""
+    return [range(count)[position] for position in positions] if min(positions, default=0) < 0 else list(positions)
+
+
 class _StoreDataset(Dataset[Any]):
     """What both datasets share: the questions of a split, their videos, and views of these videos."""
 
@@ -110,7 +118,10 @@ class _StoreDataset(Dataset[Any]):
     ) -> None:
         self.store = store if isinstance(store, Store) else Store.open(store)
         self.questions = load_questions(self.store, split, dataset)
-        self.videos = list(dict.fromkeys(self.questions.video_ids))
+        videos = self.questions.video_ids.array.dictionary_encode()  # in the order in which they first occur
+        self.videos: Column[str] = Column(videos.dictionary)
+        self.video_of: npt.NDArray[np.int32] = videos.indices.to_numpy()
+        """``[N] int32``: the position in ``videos`` of each question's video."""
         self.table = FeatureTable(self.store, self.videos, features, preload, pin, allow_missing)
 
     @property
@@ -199,8 +210,11 @@ class QuestionDataset(_StoreDataset):
         allow_missing: bool = False,
     ) -> None:
         super().__init__(store, split, features, dataset, preload, pin, allow_missing)
-        number = {video: index for index, video in enumerate(self.videos)}
-        self._video_of = [number[video] for video in self.questions.video_ids]
+        read = self.questions
+        self._rows = Rows(
+            *(read.ids, read.video_ids, read.texts, read.options),
+            *(read.answers, read.types, read.modalities, read.spans),
+        )
         nodes = load_nodes(self.store, self.questions, allow_missing) if graphs or "nodes" in embeddings else None
         self._nodes = nodes if graphs else None
         texts = {"question": self.questions.texts, "nodes": nodes}
@@ -218,28 +232,30 @@ class QuestionDataset(_StoreDataset):
 
     def shards(self, name: str) -> list[int]:
         """Return for each question the number of the shard with view ``name`` of its video, for ``ShuffleSampler``."""
-        by_video = self._shard_of_videos(name)
-        return [by_video[video] for video in self._video_of]
+        shards: list[int] = np.asarray(self._shard_of_videos(name))[self.video_of].tolist()
+        return shards
 
     def __getitems__(self, indices: Sequence[int]) -> QuestionBatch:
         questions = self.questions
-        features, valid, times = self.table.gather([self._video_of[index] for index in indices])
+        indices = _counted(indices, len(self))
+        features, valid, times = self.table.gather(self.video_of[indices].tolist())
         chosen = torch.tensor(indices, dtype=torch.int64)
+        ids, video_ids, texts, options, answers, types, modalities, spans = self._rows.take(indices)
         return QuestionBatch(
-            question_ids=[questions.ids[index] for index in indices],
-            video_ids=[questions.video_ids[index] for index in indices],
+            question_ids=ids,
+            video_ids=video_ids,
             features=features,
             valid=valid,
             times=times,
-            questions=[questions.texts[index] for index in indices],
-            options=[questions.options[index] for index in indices],
-            answers=[questions.answers[index] for index in indices],
+            questions=texts,
+            options=options,
+            answers=answers,
             answer_index=questions.answer_index[chosen],
-            types=[questions.types[index] for index in indices],
-            modalities=[questions.modalities[index] for index in indices],
-            spans=[questions.spans[index] for index in indices],
+            types=types,
+            modalities=modalities,
+            spans=spans,
             duration=questions.duration[chosen],
-            nodes=None if self._nodes is None else [self._nodes[index] for index in indices],
+            nodes=None if self._nodes is None else self._nodes.take(indices),
             embeddings={name: vectors.take(chosen) for name, vectors in self._vectors.items()} or None,
         )
 
@@ -266,10 +282,9 @@ class VideoDataset(_StoreDataset):
         allow_missing: bool = False,
     ) -> None:
         super().__init__(store, split, features, dataset, preload, pin, allow_missing)
-        grouped: dict[str, list[int]] = {video: [] for video in self.videos}
-        for index, video in enumerate(self.questions.video_ids):
-            grouped[video].append(index)
-        self.questions_of = list(grouped.values())
+        read = self.questions
+        self._rows = Rows(read.ids, read.texts, read.answers, read.types, read.modalities)
+        self.questions_of = Groups(self.video_of, len(self.videos))
         """Rows of ``self.questions``, by video."""
 
     def __len__(self) -> int:
@@ -284,12 +299,12 @@ class VideoDataset(_StoreDataset):
 
     def __getitems__(self, items: Sequence[VideoItem]) -> VideoBatch:
         pairs = [item if isinstance(item, tuple) else (int(item), None) for item in items]
-        videos = [video for video, _ in pairs]
+        videos = _counted([video for video, _ in pairs], len(self))
         if len(set(videos)) < len(videos):
             raise StoreError("a batch of VideoDataset needs distinct videos, but its sampler gave one of them twice")
         chosen = [
-            self.questions_of[video] if some is None else [self.questions_of[video][at] for at in some]
-            for video, some in pairs
+            rows if some is None else [rows[at] for at in some]
+            for rows, some in ((self.questions_of[video], some) for video, (_, some) in zip(videos, pairs, strict=True))
         ]
         features, valid, times = self.table.gather(videos)
         width = max(map(len, chosen), default=0)
@@ -300,19 +315,22 @@ class VideoDataset(_StoreDataset):
             torch.tensor([row for rows in chosen for row in rows], dtype=torch.int64)
         ]
 
-        def padded(column: Sequence[Any], blank: Any) -> list[list[Any]]:
-            return [[column[row] for row in rows] + [blank] * (width - len(rows)) for rows in chosen]
+        ends = np.cumsum([0, *map(len, chosen)]).tolist()
 
+        def padded(column: list[Any], blank: Any) -> list[list[Any]]:
+            return [column[start:end] + [blank] * (width - end + start) for start, end in pairwise(ends)]
+
+        ids, texts, answers, types, modalities = self._rows.take([row for rows in chosen for row in rows])
         return VideoBatch(
-            video_ids=[self.videos[video] for video in videos],
+            video_ids=self.videos.take(videos),
             features=features,
             valid=valid,
             times=times,
-            question_ids=padded(self.questions.ids, ""),
-            questions=padded(self.questions.texts, ""),
-            answers=padded(self.questions.answers, None),
-            types=padded(self.questions.types, ""),
-            modalities=padded(self.questions.modalities, None),
+            question_ids=padded(ids, ""),
+            questions=padded(texts, ""),
+            answers=padded(answers, None),
+            types=padded(types, ""),
+            modalities=padded(modalities, None),
             answer_index=answer_index,
             q_mask=q_mask,
         )

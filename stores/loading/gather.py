@@ -53,6 +53,29 @@ class _Row(NamedTuple):
 _ABSENT = _Row(None, None, np.empty(0), np.empty(0, bool), 0)
 
 
+class _EvenRows:
+    """Times and masks of all rows seen that have one length, side by side, so that one copy each fills a batch.
+
+    Their own arrays are small and far apart: reading them one by one costs more than copying some rows of values.
+    """
+
+    def __init__(self, videos: int, steps: int) -> None:
+        self._steps = steps
+        self._seen = np.zeros(videos, bool)
+        self._times = np.zeros((videos, steps))
+        self._valid = np.zeros((videos, steps), bool)
+
+    def add(self, video: int, row: _Row) -> None:
+        """Keep times and mask of a row, if it has the length."""
+        if row.length == self._steps:
+            self._times[video], self._valid[video], self._seen[video] = row.times, row.valid, True
+
+    def take(self, videos: Sequence[int]) -> tuple[Array, Array] | None:
+        """Return (times, masks) ``[B, T]`` of rows, or None if one of them has another length."""
+        chosen = np.array(videos, np.intp)
+        return (self._times[chosen], self._valid[chosen]) if self._seen[chosen].all() else None
+
+
 class _Writable:
     """The memory of an array, not marked as read-only.
 
@@ -97,15 +120,16 @@ class FeatureRows:
         self.row_of: list[int] = places.row.tolist()
         self._used_by = 0
         self._rows: list[_Row | None] = []
+        self._even: _EvenRows | None = None
         self._form: _Form | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_used_by": 0, "_rows": []}
+        return {**self.__dict__, "_used_by": 0, "_rows": [], "_even": None}
 
     @property
     def missing(self) -> list[str]:
         """Videos without a row."""
-        return [video for video, shard in zip(self.videos, self.shard_of, strict=True) if shard < 0]
+        return [self.videos[video] for video in np.flatnonzero(np.asarray(self.shard_of) < 0).tolist()]
 
     def gather(self, videos: Sequence[int], buffers: Buffers) -> Gathered:
         """Return the rows of videos as one batch. A video without a row has zeros and a mask of False.
@@ -116,29 +140,41 @@ class FeatureRows:
             If a row lacks a step that the view lists, or rows differ in step shape or dtype.
         """
         rows = self._ready(videos)
-        count, lengths = len(rows), [row.length for row in rows]
-        steps = max(lengths, default=0)
         form = self._form or self._form_of_spec()
-        values = buffers.take((count, steps, *self.view.step_shape(form.step)), form.target)
-        if min(lengths, default=0) == steps and count:
-            times = np.concatenate([row.times for row in rows]).reshape(count, steps)
-            valid = np.concatenate([row.valid for row in rows]).reshape(count, steps)
+        even = self._even.take(videos) if self._even is not None and rows else None
+        if even is None:
+            return self._gather_uneven(rows, form, buffers)
+        times, valid = even
+        values = buffers.take((*times.shape, *self.view.step_shape(form.step)), form.target)
+        if form.plain and rows[0].picked is None:
+            np.concatenate([row.source for row in rows], out=values.numpy().reshape(-1, *values.shape[2:]))
         else:
-            times, valid = np.zeros((count, steps)), np.zeros((count, steps), bool)
-            for place, row in enumerate(rows):
-                times[place, : row.length], valid[place, : row.length] = row.times, row.valid
-                values[place, row.length :] = 0
+            self._copy(rows, form, values)
+        return Gathered(values, torch.from_numpy(valid), torch.from_numpy(times))
+
+    def _gather_uneven(self, rows: Sequence[_Row], form: _Form, buffers: Buffers) -> Gathered:
+        """Return rows of different lengths as one batch."""
+        count, steps = len(rows), max((row.length for row in rows), default=0)
+        values = buffers.take((count, steps, *self.view.step_shape(form.step)), form.target)
+        times, valid = np.zeros((count, steps)), np.zeros((count, steps), bool)
+        for place, row in enumerate(rows):
+            times[place, : row.length], valid[place, : row.length] = row.times, row.valid
+            values[place, row.length :] = 0
+        self._copy(rows, form, values)
+        return Gathered(values, torch.from_numpy(valid), torch.from_numpy(times))
+
+    def _copy(self, rows: Sequence[_Row], form: _Form, values: torch.Tensor) -> None:
+        """Copy rows one by one into a batch, ``[B, T, *step]``."""
         if form.plain:
             for out, row in zip(values.numpy(), rows, strict=True):
                 if row.picked is not None:
                     np.take(row.source, row.picked, 0, out[: row.length], "clip")  # "raise" would copy twice
                 elif row.length:
-                    np.copyto(out if row.length == steps else out[: row.length], row.source)
+                    np.copyto(out[: row.length], row.source)
         else:
             for target, row in zip(values.unbind(), rows, strict=True):
                 if row.length:
-                    self._convert(row, target if row.length == steps else target[: row.length])
-        return Gathered(values, torch.from_numpy(valid), torch.from_numpy(times))
+                    self._convert(row, target[: row.length])
 
     def frames(self, videos: Sequence[int], steps: Sequence[int], buffers: Buffers) -> torch.Tensor:
         """Return ``[K, *step]``: step ``steps[k]`` of video ``videos[k]``, reading the pages of these steps only.
@@ -185,7 +221,7 @@ class FeatureRows:
         view wants, before any of them is copied.
         """
         if self._used_by != os.getpid():
-            self._rows = [None] * len(self.videos)
+            self._rows, self._even = [None] * len(self.videos), None
             self._used_by = os.getpid()
         known = self._rows
         return [known[video] or self._prepare(video) for video in videos]
@@ -212,6 +248,9 @@ class FeatureRows:
             valid=valid[chosen].view(bool),
             length=length,
         )
+        if length:
+            self._even = self._even or _EvenRows(len(self.videos), length)
+            self._even.add(video, row)
         return row
 
     def _span(self, video: int) -> tuple[ShardReader, int, int]:

@@ -12,9 +12,10 @@ import torch
 
 from ..errors import StoreError
 from ..format.rows import Array
-from ..joins import rows_of_split, splits_of
+from ..joins import SPLIT_COLUMNS, splits_of
 from ..store import Store
 from ..wording import available, first_few, plural
+from .columns import Column
 
 _NODES = 8  # of a published question graph; docs/facts/cra.md section 4.2
 _EMBED = "list the text encoder under option_embeddings in the dataset's file, and run jobs/refresh.py in the checkout"
@@ -27,30 +28,36 @@ class Questions:
     Attributes
     ----------
     ids, video_ids, texts, options, answers, types, modalities
-        Lists of N values.
+        Sequences of N values, which are made on access.
     answer_index
         ``[N] int64``; -1 if unknown.
     spans
-        N lists of (start, end) in seconds.
+        N lists of (start, end) in seconds, made on access.
     duration
         ``[N] float64`` in seconds; NaN if unknown.
     """
 
     dataset: str
     split: str
-    ids: list[str]
-    video_ids: list[str]
-    texts: list[str]
-    options: list[list[str]]
-    answers: list[str | None]
+    ids: Column[str]
+    video_ids: Column[str]
+    texts: Column[str]
+    options: Column[list[str]]
+    answers: Column[str | None]
     answer_index: torch.Tensor
-    types: list[str]
-    modalities: list[str | None]
-    spans: list[list[tuple[float, float]]]
+    types: Column[str]
+    modalities: Column[str | None]
+    spans: Column[list[tuple[float, float]]]
     duration: torch.Tensor
 
     def __len__(self) -> int:
         return len(self.ids)
+
+
+_COLUMNS = (
+    *("question_id", "video_id", "question", "options", "answer"),
+    *("answer_index", "type", "modality", "spans", "duration"),
+)
 
 
 def load_questions(store: Store, split: str, dataset: str | None = None) -> Questions:
@@ -61,32 +68,34 @@ def load_questions(store: Store, split: str, dataset: str | None = None) -> Ques
     StoreError
         If there are none, or if several datasets have this split and ``dataset`` is None.
     """
-    table = store.table("questions")
-    pairs = splits_of(table)
+    pairs = splits_of(store.table("questions", columns=SPLIT_COLUMNS))
     datasets = [of_dataset for of_dataset, own in pairs if own == split]
     if dataset is None and len(datasets) > 1:
         raise StoreError(f"{store.path}: split {split!r} is in {', '.join(datasets)}; name one with dataset=")
     dataset = dataset or next(iter(datasets), "")
-    kept = rows_of_split(table, dataset, split)
+    kept = store.table("questions", columns=_COLUMNS, where={"dataset": dataset, "split": split})
     if kept.num_rows == 0:
         known = ["/".join(pair) for pair in pairs]
         wanted = f"{dataset}/{split}" if dataset else split
         raise StoreError(f"{store.path}: no questions of {wanted!r} in version {store.version} ({available(known)})")
-    spans = kept.column("spans").to_pylist()
     return Questions(
         dataset=dataset,
         split=split,
-        ids=kept.column("question_id").to_pylist(),
-        video_ids=kept.column("video_id").to_pylist(),
-        texts=kept.column("question").to_pylist(),
-        options=[options or [] for options in kept.column("options").to_pylist()],
-        answers=kept.column("answer").to_pylist(),
+        ids=Column(kept.column("question_id")),
+        video_ids=Column(kept.column("video_id")),
+        texts=Column(kept.column("question")),
+        options=Column(kept.column("options"), null=list),
+        answers=Column(kept.column("answer")),
         answer_index=torch.from_numpy(_numbers(kept, "answer_index", -1).astype(np.int64)),
-        types=[question_type or "" for question_type in kept.column("type").to_pylist()],
-        modalities=kept.column("modality").to_pylist(),
-        spans=[[(start, end) for start, end in row or []] for row in spans],
+        types=Column(kept.column("type"), null=str),
+        modalities=Column(kept.column("modality")),
+        spans=Column(kept.column("spans"), null=list, change=_pairs),
         duration=torch.from_numpy(_numbers(kept, "duration", float("nan")).astype(np.float64)),
     )
+
+
+def _pairs(spans: list[list[float]]) -> list[tuple[float, float]]:
+    return [(start, end) for start, end in spans]
 
 
 def _numbers(table: pa.Table, name: str, unknown: float) -> Array:
@@ -97,7 +106,7 @@ def _numbers(table: pa.Table, name: str, unknown: float) -> Array:
     return np.array(column.fill_null(unknown).to_numpy())
 
 
-def load_nodes(store: Store, questions: Questions, allow_missing: bool = False) -> list[list[str]]:
+def load_nodes(store: Store, questions: Questions, allow_missing: bool = False) -> Column[list[str]]:
     """Return the 8 node texts of each question's graph.
 
     With ``allow_missing``, the nodes of a question whose text no parser can take are empty strings.
@@ -107,14 +116,21 @@ def load_nodes(store: Store, questions: Questions, allow_missing: bool = False) 
     StoreError
         If a question has no graph.
     """
-    table = rows_of_split(store.table("graphs"), questions.dataset, questions.split)
-    nodes = dict(zip(table.column("question_id").to_pylist(), table.column("nodes").to_pylist(), strict=True))
-    absent = [question for question in questions.ids if question not in nodes]
-    _refuse(store, "graph", "question", absent, "parse its split first")
+    where = {"dataset": questions.dataset, "split": questions.split}
+    table = store.table("graphs", columns=("question_id", "nodes"), where=where)
+    known = Column(table.column("question_id")).array
+    at = pc.index_in(questions.ids.array.cast(known.type), value_set=known)
+    absent = pc.indices_nonzero(pc.is_null(at)).to_pylist()
+    _refuse(store, "graph", "question", questions.ids.take(absent), "parse its split first")
+    nodes: Column[list[str]] = Column(table.column("nodes").take(at), null=_no_nodes)
     if not allow_missing:
-        without = [question for question in questions.ids if nodes[question] is None]
+        without = questions.ids.take(pc.indices_nonzero(pc.is_null(nodes.array)).to_pylist())
         _refuse(store, "graph", "question", without, "their texts cannot be parsed; to train, allow missing ones")
-    return [nodes[question] or [""] * _NODES for question in questions.ids]
+    return nodes
+
+
+def _no_nodes() -> list[str]:
+    return [""] * _NODES
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,19 +170,31 @@ def load_vectors(store: Store, texts: Sequence[str] | Sequence[Sequence[str]], e
     StoreError
         If a text has no embedding, or ``encoder`` does not name exactly one text encoder.
     """
-    rows = [[text] if isinstance(text, str) else list(text) for text in texts]
-    unique = sorted({text for row in rows for text in row})
+    flat, width = _flat(texts)
+    unique = flat.unique()
+    unique = unique.take(pc.sort_indices(unique))
     table = _embeddings(store, encoder)
-    positions = pc.index_in(pa.array(unique, pa.string()), value_set=table.column("text").combine_chunks())
-    absent = [text for text, at in zip(unique, positions.fill_null(-1).to_numpy(), strict=True) if at < 0]
+    positions = pc.index_in(unique, value_set=table.column("text").combine_chunks().cast(unique.type))
+    absent = unique.filter(pc.is_null(positions)).to_pylist()
     _refuse(store, "embedding", "text", absent, f"{_EMBED} first")
     vectors = table.column("vector").combine_chunks().take(positions)
-    width = vectors.type.list_size
-    flat = vectors.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
-    number = {text: index for index, text in enumerate(unique)}
-    at = torch.tensor([[number[text] for text in row] for row in rows], dtype=torch.int64)
-    single = bool(texts) and isinstance(texts[0], str)
-    return TextVectors(torch.from_numpy(flat.reshape(-1, width)), at[:, 0] if single else at)
+    values = vectors.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
+    at = torch.from_numpy(pc.index_in(flat, value_set=unique).to_numpy(zero_copy_only=False).astype(np.int64))
+    return TextVectors(
+        torch.from_numpy(values.reshape(-1, vectors.type.list_size)), at if width is None else at.view(-1, width)
+    )
+
+
+def _flat(texts: Sequence[str] | Sequence[Sequence[str]]) -> tuple[pa.Array, int | None]:
+    """Return all texts in one array, and how many of them belong to a question; None if it is one by itself."""
+    stored = isinstance(texts, Column) and not texts.array.null_count
+    column = pa.array(texts) if stored else pa.array(list(texts))
+    if pa.types.is_null(column.type):
+        return column.cast(pa.string()), None
+    if not pa.types.is_list(column.type):
+        return column, None
+    flat = column.flatten()
+    return flat, len(flat) // len(column)
 
 
 def _embeddings(store: Store, encoder: str | None) -> pa.Table:

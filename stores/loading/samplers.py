@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from torch.utils.data import Sampler
 
 from ..errors import StoreError
@@ -266,13 +268,22 @@ class CollectiveSampler(BatchSampler):
                 raise StoreError(f"quotas: {modality!r} has {quota}; a quota must not be negative")
         self.n_max = n_max
         self.quotas = None if quotas is None else dict(quotas)
-        self._videos = dataset.videos
-        self._modalities = [[dataset.questions.modalities[row] for row in rows] for rows in dataset.questions_of]
-        eligible = [video for video, modalities in enumerate(self._modalities) if self._allowed(modalities)]
+        self._dataset = dataset
+        eligible = self._eligible()
         if not eligible:
             raise StoreError(f"no video has a question within n_max={n_max}, quotas={quotas}")
         kept = None if shards is None else [shards[video] for video in eligible]
         super().__init__(ShuffleSampler(eligible, shards=kept, **order), batch_size, drop_last)
+
+    def _eligible(self) -> list[int]:
+        """Return the videos that may give a question, ascending."""
+        if self.quotas is None:
+            return list(range(len(self._dataset)))
+        known = self._dataset.questions.modalities.array.cast(pa.string())
+        allowed = [modality for modality, quota in self.quotas.items() if quota]
+        rows = pc.is_in(known, value_set=pa.array(allowed, known.type)).to_numpy(zero_copy_only=False)
+        videos: list[int] = np.unique(self._dataset.video_of[rows]).tolist()
+        return videos
 
     def _allowed(self, modalities: Sequence[str | None]) -> int:
         """Return how many questions a video may give, from the modalities of its questions."""
@@ -282,11 +293,11 @@ class CollectiveSampler(BatchSampler):
         return most if self.n_max is None else min(most, self.n_max)
 
     def _item(self, item: int) -> tuple[int, tuple[int, ...]]:
-        modalities = self._modalities[item]
+        modalities = self._dataset.questions.modalities.take(self._dataset.questions_of[item])
         most = self._allowed(modalities)
         if most == len(modalities):
             return item, tuple(range(most))
-        video = int.from_bytes(hashlib.blake2b(self._videos[item].encode(), digest_size=8).digest(), "little")
+        video = int.from_bytes(hashlib.blake2b(self._dataset.videos[item].encode(), digest_size=8).digest(), "little")
         left = {} if self.quotas is None else dict(self.quotas)
         chosen: list[int] = []
         generator = np.random.default_rng((self.items.seed, self.items.epoch, video))

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from ..commit import check_identity
 from ..errors import StoreError
-from ..format import durable, layout, leases, schemas
+from ..format import durable, layout, leases
+from ..format.live import live_values
 from ..format.manifest import FeatureEntry, Manifest, load, publish, versions
-from ..format.segments import SegmentLog
+from ..format.segments import SegmentRef
 
 GRACE_SECONDS = 7 * 24 * 3600.0
 """Versions and files younger than this are kept, unless the caller says otherwise."""
@@ -120,23 +121,20 @@ def _retire(root: Path, before: float, outcome: Collection, dry_run: bool) -> Ma
 def _named(root: Path, kept: list[Manifest]) -> set[str]:
     """Return every file that the kept versions need, relative to the store."""
     named: set[str] = set()
-    seen: set[tuple[str, ...]] = set()
+    logs: dict[tuple[str, str], set[tuple[SegmentRef, ...]]] = {}
     for manifest in kept:
         named |= manifest.files()
         for name, feature in manifest.features.items():
             for spec_digest, entry in feature.specs.items():
                 named.add(f"{layout.SPECS}/{spec_digest}.json")
-                marker = (name, spec_digest, *(ref.path for ref in (*entry.index, *entry.shards)))
-                if marker in seen:
-                    continue
-                seen.add(marker)
-                directory = layout.feature_directory(root, name, spec_digest).relative_to(root).as_posix()
-                used = SegmentLog(root, entry.index, schemas.INDEX).table().column("shard").unique().to_pylist()
-                for shard in used:
-                    named.update((f"{directory}/{shard.hex()}.h5", f"{directory}/{shard.hex()}.json"))
+                logs.setdefault((name, spec_digest), set()).add(entry.index)
         for _, _, part in manifest.table_parts():
             named.add(f"{layout.SPECS}/{part.spec_digest}.json")
             named.update(str(Path(file.path).with_suffix(".json")) for file in part.files)
+    for (name, spec_digest), indexes in sorted(logs.items()):
+        directory = layout.feature_directory(root, name, spec_digest).relative_to(root).as_posix()
+        for shard in live_values(root, indexes, "shard"):
+            named.update((f"{directory}/{shard.hex()}.h5", f"{directory}/{shard.hex()}.json"))
     return named
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ..commit import Changes, check_identity, commit, place_shard, shard_table, table_receipt, write_spec
 from ..errors import StoreDamageError
 from ..format import durable, layout, schemas, segments
+from ..format.indexed import IndexedRows, IndexedShards, rows_by_shard
 from ..format.manifest import (
     FeatureEntry,
     Manifest,
@@ -28,16 +31,14 @@ from ..format.receipts import read_receipt, read_spec, rebuild_receipt
 from ..format.rows import Receipt
 from ..format.segments import SegmentLog, open_segment
 from ..format.shard import ShardReader, ShardWriter
+from ..format.soundness import sound_rows
 from .verification import (
-    IndexedRow,
-    IndexedShards,
     Verification,
     check_file,
     check_shard,
     check_spec_file,
     check_table,
     damaged_versions,
-    keys_by_shard,
 )
 
 
@@ -93,7 +94,7 @@ def orphans(root: Path, manifest: Manifest, wanted: Iterable[tuple[str, str]] = 
                 reader = ShardReader(path.with_suffix(".h5"), receipt)
             except StoreDamageError:
                 continue
-            if durable.file_digest(reader.path) == receipt.sha256 and not reader.problems():
+            if durable.file_digest(reader.path) == receipt.sha256 and sound_rows(reader, np.arange(receipt.rows)).all():
                 receipts.append(receipt)
             reader.close()
     return receipts
@@ -125,8 +126,9 @@ def adopt(root: Path, manifest: Manifest, wanted: Iterable[tuple[str, str]] = ()
     changes = Changes()
     for receipt in orphans(root, manifest, wanted):
         entry = manifest.spec_entry(receipt.feature, receipt.spec_digest)
-        index = SegmentLog(root, entry.index, schemas.INDEX)
-        placed = [row for row in place_shard(root, receipt) if index.get(row.key.encode()) is None]
+        rows = place_shard(root, receipt)
+        known = SegmentLog(root, entry.index, schemas.INDEX).find(row.key.encode() for row in rows)
+        placed = [row for row in rows if row.key.encode() not in known]
         if placed:
             changes.placed += placed
             changes.shards.append(receipt)
@@ -302,7 +304,7 @@ def _without_damage(root: Path, name: str, spec_digest: str, entry: SpecEntry) -
                 records.setdefault(record["key"], record)
         index = _recovered(directory, [open_segment(root, ref) for ref in index_refs], list(records))
     damaged = {}
-    for shard, rows in sorted(keys_by_shard(index).items()):
+    for shard, rows in sorted(rows_by_shard(index).items()):
         check = Verification(0)
         if shard in records:
             _restore_receipt(directory / f"{shard.hex()}.h5", name, spec_digest, records[shard])
@@ -311,7 +313,8 @@ def _without_damage(root: Path, name: str, spec_digest: str, entry: SpecEntry) -
             damaged[shard] = rows
     if whole and not damaged:
         return entry, {}
-    kept = index.filter(pa.array([shard not in damaged for shard in index.column("shard").to_pylist()], pa.bool_()))
+    gone = pa.array(sorted(damaged), pa.binary(16))
+    kept = index.filter(pc.invert(pc.is_in(index.column("shard"), value_set=gone)))
     listed = [record for shard, record in sorted(records.items()) if shard not in damaged]
     update = {
         "rows": kept.num_rows,
@@ -352,9 +355,8 @@ def _recovered(directory: Path, tables: list[pa.Table], shards: list[bytes]) -> 
             reader = ShardReader(files[shard], read_receipt(files[shard].with_suffix(".json")), check_header=False)
         except StoreDamageError:
             continue
-        for row in range(reader.receipt.rows):
-            if not reader.row_is_sound(row):
-                continue
+        sound = sound_rows(reader, np.arange(reader.receipt.rows))
+        for row in np.flatnonzero(sound).tolist():
             key, cache_key = reader.key(row).encode(), reader.cache_key(row)
             since, present = chosen.get(key, (-math.inf, {"cache_key": b""}))
             if since < written[shard] and present["cache_key"] != cache_key:
@@ -365,9 +367,7 @@ def _recovered(directory: Path, tables: list[pa.Table], shards: list[bytes]) -> 
     return pa.Table.from_pylist(live, schema=schemas.INDEX)
 
 
-def _salvage(
-    root: Path, name: str, spec_digest: str, shard: bytes, rows: Sequence[IndexedRow]
-) -> tuple[Changes, list[str]]:
+def _salvage(root: Path, name: str, spec_digest: str, shard: bytes, rows: IndexedRows) -> tuple[Changes, list[str]]:
     """Copy the sound rows of a damaged shard into a new one; return the changes to commit and the keys lost."""
     path = layout.feature_directory(root, name, spec_digest) / f"{shard.hex()}.h5"
     try:

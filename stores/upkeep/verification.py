@@ -3,34 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, TypedDict
 
-import pyarrow as pa
+import numpy as np
 
 from ..commit import check_identity, table_receipt
 from ..errors import StoreDamageError, StoreNotFoundError
 from ..format import MediaDamage, durable, layout, media_damage, schemas
+from ..format.indexed import IndexedRows, rows_by_shard
 from ..format.manifest import SpecEntry, TablePart, load, versions
 from ..format.receipts import read_receipt, read_spec
-from ..format.rows import Receipt
+from ..format.rows import Array, Receipt
 from ..format.segments import SegmentLog
 from ..format.shard import ShardReader
+from ..format.soundness import sound_rows
 from ..wording import first_few
-
-
-class IndexedRow(NamedTuple):
-    """A row of a shard as the index names it."""
-
-    key: str
-    row: int
-    cache_key: bytes
-
-
-IndexedShards = dict[bytes, list[IndexedRow]]
-"""The rows that an index names, by shard id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +180,7 @@ def check_feature(root: Path, name: str, spec_digest: str, entry: SpecEntry, dee
     index = SegmentLog(root, entry.index, schemas.INDEX).table()
     if index.num_rows != entry.rows:
         result.problems.append(Problem(where, f"the index has {index.num_rows} rows, the manifest says {entry.rows}"))
-    for shard, rows in sorted(keys_by_shard(index).items()):
+    for shard, rows in sorted(rows_by_shard(index).items()):
         if shard in shards:
             check_shard(root, name, spec_digest, shards[shard], rows, deep, result)
         else:
@@ -198,21 +188,12 @@ def check_feature(root: Path, name: str, spec_digest: str, entry: SpecEntry, dee
             result.problems.append(Problem(where, f"key {key!r}: its shard {shard.hex()} is not listed", key))
 
 
-def keys_by_shard(index: pa.Table) -> IndexedShards:
-    """Group the records of a row index by shard."""
-    by_shard: IndexedShards = {}
-    columns = (index.column(name).to_pylist() for name in ("shard", "key", "row", "cache_key"))
-    for shard, key, row, cache_key in zip(*columns, strict=True):
-        by_shard.setdefault(shard, []).append(IndexedRow(key.decode("utf-8"), row, cache_key))
-    return by_shard
-
-
 def check_shard(
     root: Path,
     name: str,
     spec_digest: str,
     record: Mapping[str, Any],
-    rows: Sequence[IndexedRow],
+    rows: IndexedRows,
     deep: bool,
     result: Verification,
 ) -> None:
@@ -229,20 +210,20 @@ def check_shard(
     result.shards += 1
     result.rows += len(rows)
     result.bytes += receipt.bytes
-    numbers = sorted({row.row for row in rows})
-    for number in numbers:
-        if number >= receipt.rows:
-            result.problems.append(Problem(relative, f"has {receipt.rows} rows, the index names row {number}"))
-    damaged = {number for number in numbers if number < receipt.rows and not reader.row_is_sound(number)}
-    sound = [number for number in numbers if number < receipt.rows and number not in damaged]
-    result.media_damage += media_damage(reader, sound)
-    for key, number, cache_key in rows:
-        where = f"row {number}, key {key!r}"
-        if number in damaged:
-            result.problems.append(Problem(relative, f"{where}: bytes do not match the row digest", key))
-        elif deep and number < receipt.rows and reader.cache_key(number) != cache_key:
-            result.problems.append(Problem(relative, f"{where}: cache key differs from the index", key))
-    if deep and not damaged:
+    named = np.unique(rows.numbers)
+    for number in named[named >= receipt.rows].tolist():
+        result.problems.append(Problem(relative, f"has {receipt.rows} rows, the index names row {number}"))
+    named = named[named < receipt.rows]
+    sound = sound_rows(reader, named)
+    damaged = named[~sound]
+    result.media_damage += media_damage(reader, named[sound].tolist())
+    is_damaged = np.isin(rows.numbers, damaged)
+    is_other = _have_other_cache_keys(reader, rows) & ~is_damaged if deep else np.zeros(len(rows), bool)
+    for place in np.flatnonzero(is_damaged | is_other).tolist():
+        key, number, _ = rows[place]
+        what = "bytes do not match the row digest" if is_damaged[place] else "cache key differs from the index"
+        result.problems.append(Problem(relative, f"row {number}, key {key!r}: {what}", key))
+    if deep and not len(damaged):
         identity = (receipt.id, receipt.feature, receipt.spec_digest, receipt.sha256)
         if identity != (path.stem, name, spec_digest, record["sha256"].hex()):
             result.problems.append(Problem(relative, "its receipt is not the one that was committed"))
@@ -253,6 +234,15 @@ def check_shard(
         else:
             _check_header(path, receipt, relative, result)
     reader.close()
+
+
+def _have_other_cache_keys(reader: ShardReader, rows: IndexedRows) -> Array:
+    """Return of which rows the shard and the index state different cache keys, ``[len(rows)] bool``."""
+    differ = np.zeros(len(rows), bool)
+    inside = rows.numbers < reader.receipt.rows
+    stated = reader.column("cache_key")[rows.numbers[inside]]
+    differ[inside] = (stated != rows.cache_keys[inside]).any(axis=1)
+    return differ
 
 
 def _check_header(path: Path, receipt: Receipt, relative: str, result: Verification) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -36,9 +37,19 @@ def test_every_script_is_listed() -> None:
     assert {bench.script for bench in BENCHES.values()} == scripts - {"all.py"}
 
 
+def test_every_bench_is_explained() -> None:
+    rows = re.findall(r"^\| (`.*?) \|", (ROOT / "docs" / "benchmarks.md").read_text(), re.M)
+    explained = [name for row in rows for name in re.findall(r"`([\w-]+)`", row)]
+    sections = {"environment", "towers", "throughput", "extraction", "training", "memory", "nvdec"}
+    assert [name for name in explained if name not in sections] == list(BENCHES)
+
+
 def test_benches_that_take_long_run_only_where_that_is_asked_for() -> None:
-    assert {name for name in BENCHES if name not in select([], long=False)} == {"scale-million", "toyworld"}
+    millions = {name for name in BENCHES if name.endswith("-million")}
+    assert {name for name in BENCHES if name not in select([], long=False)} == {*millions, "toyworld"}
     assert select([], long=True) == list(BENCHES)
+    twins = {"models-half-bare", "planning-million", "scale-million"}
+    assert set(BENCHES) - set(select([], long=False, quick=True)) == twins
     assert select(["toyworld", "decode"], long=False) == ["toyworld", "decode"]
 
 

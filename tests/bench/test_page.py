@@ -5,7 +5,8 @@ from __future__ import annotations
 from bench.all import BENCHES
 from bench.circumstances import Circumstances
 from bench.page import KEPT, PAGE, read_results, render
-from bench.report import WIDTH, Column, Report, Result, Table, Target
+from bench.report import Column, Report, Result, Table, Target
+from bench.tables import WIDTH
 
 
 def test_the_page_is_rendered_from_the_kept_results() -> None:
@@ -32,10 +33,10 @@ def test_no_kept_result_is_of_a_quick_run() -> None:
 def test_what_is_missed_stands_first_and_an_explanation_is_given_once() -> None:
     taken = Circumstances("python bench/x.py", "2026-11-27 10:00:00", "0123456789+", {}, {}, (0.1, 0.2), 3.0)
     targets = [Target("time", 2.0, 1.0, unit="s"), Target("memory", 1.0, 1.0), Target("rate", None, 1.0)]
-    first = Report("First", "How it was done.", [Table("t", ["a", Column("b")], [["x", 1]])], targets)
-    second = Report("Second", "How it was done.", targets=targets[1:2])
+    first = Report("First", "How it was done.", [Table("t", ["a", Column("b")], [["x", 1]])], targets, ["Why."])
+    second = Report("Second", "How it was done.", targets=targets[1:2], notes=["Why.", "Why not."])
     page = render({"first": Result(first, taken), "second": Result(second, taken)})
-    assert page.count("How it was done.") == 1
+    assert page.count("How it was done.") == page.count("Why.\n") == page.count("Why not.\n") == 1
     assert page.index("| First: time | 2 s      | ≤ 1 s  |") < page.index("## First") < page.index("## Second")
     assert "| First  |   1 |      1 |            1 | 2026-11-27 |" in page
     assert "2026-11-27 10:00:00 UTC; commit 0123456+; load 0.1 before and 0.2 after; 3 s." in page

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from bench.circumstances import Circumstances, command_line, commit
-from bench.report import WIDTH, Column, Report, Result, Table, Target, bench_parser, plain, prose, wrapped
+from bench.report import Column, Report, Result, Table, Target, bench_parser, plain, prose
+from bench.tables import WIDTH, wrapped
 from tests.conftest import ROOT
 
 REPORT = Report(

@@ -19,6 +19,7 @@ from tests.extractors.broken import Broken, BrokenText
 
 SMALL: dict[str, dict[str, Any]] = {
     "clip": {"model": "ViT-S-32-alt", "weights": "random:0", "image_size": 64},
+    "internvideo2": {"model": "s14", "weights": "random:0", "image_size": 56, "frames": 2},
     "swin": {"model": "swin_tiny_patch4_window7_224", "weights": "random:0"},
     "timm": {"model": "test_convnext", "weights": "random:0", "form": "map"},
     "vggish": {"weights": "random:0"},

@@ -216,7 +216,7 @@ def test_other_convolutions_are_left_alone(options: dict[str, int]) -> None:
 class _Kernels(TorchDispatchMode):
     """Records aten operators with the shapes of their inputs, decomposed as far as a GPU would see them.
 
-    ``scaled_dot_product_attention`` stays whole: which kernel it is depends on the card.
+    ``scaled_dot_product_attention`` stays whole: which kernel it is depends on the card. ``_fused_rms_norm`` is one.
     """
 
     def __init__(self) -> None:
@@ -227,7 +227,7 @@ class _Kernels(TorchDispatchMode):
         name = func.overloadpacket.__name__
         if func.namespace != "aten":
             return func(*args, **(kwargs or {}))
-        if name != "scaled_dot_product_attention":
+        if name not in ("scaled_dot_product_attention", "_fused_rms_norm"):
             with self:
                 result = func.decompose(*args, **(kwargs or {}))
             if result is not NotImplemented:
@@ -270,6 +270,9 @@ def _kernels(model: TorchModel, batch: torch.Tensor) -> list[tuple[str, list[tup
         ("clip", {"model": "ViT-L-14", "tokens": "patch"}, 32, 97, 290),
         # patches, 24 blocks of 4 projections, 3 patch mergings
         ("swin", {"model": "swin_base_patch4_window7_224"}, 30, 100, 600),
+        # patches, 12 blocks of 4 projections, 4 of the pooling
+        ("internvideo2", {"model": "b14"}, 4, 53, 190),
+        ("internvideo2", {"model": "b14", "tokens": "map", "map_size": 8}, 4, 49, 180),
         ("vggish", {}, 30, 3, 30),
     ],
 )

@@ -218,7 +218,7 @@ def test_a_text_encoder_of_the_users_own_has_its_digest(tmp_path: Path, monkeypa
         (
             "clop",
             "unknown extractor 'clop'; did you mean 'clip'\\? "
-            "\\(available: clip, hf, hue_hog, logmel_bands, rgb_grid, swin, timm, vggish\\)",
+            "\\(available: clip, hf, hue_hog, internvideo2, logmel_bands, rgb_grid, swin, timm, vggish\\)",
         ),
         ("no_such_module:Thing", "cannot be imported: No module named 'no_such_module'"),
         ("extractors.base:Nothing", "cannot be imported: .*Nothing"),
@@ -232,7 +232,7 @@ def test_an_unknown_name_is_one_clear_line(name: str, message: str) -> None:
 
 
 def test_every_name_builds_with_its_defaults() -> None:
-    assert names() == ["clip", "hf", "hue_hog", "logmel_bands", "rgb_grid", "swin", "timm", "vggish"]
+    assert names() == ["clip", "hf", "hue_hog", "internvideo2", "logmel_bands", "rgb_grid", "swin", "timm", "vggish"]
     for name in set(names()) - {"hf", "timm"}:  # these have no model that most people mean
         extractor = build(name, {})
         assert extractor.spec()["extractor"] == name

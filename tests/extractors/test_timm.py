@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -175,6 +176,7 @@ def test_a_file_gives_what_timm_gives_with_it(checkpoint: Path, real_frame: NDAr
     with torch.inference_mode():
         expected = model.forward_head(model.forward_features(timm_images("test_vit", real_frame)), pre_logits=True)
     extractor = extractor_of("test_vit", checkpoint)
+    extractor.check_weights()
     np.testing.assert_allclose(features(extractor, real_frame), expected.numpy(), rtol=0, atol=1e-5)
     assert set(extractor.spec()["weights"]) == {"sha256"}
 
@@ -186,7 +188,9 @@ def test_what_does_not_fit_is_listed(checkpoint: Path, tmp_path: Path) -> None:
         **{"norm.bias": None, "extra.weight": torch.zeros(2), "norm.weight": torch.zeros(7)},
     )
     with pytest.raises(WeightsError) as caught:
-        extractor_of("test_vit", broken)
+        extractor_of("test_vit", broken).check_weights()
+    with pytest.raises(WeightsError, match=re.escape(str(caught.value))):
+        extractor_of("test_vit", broken).load("cpu", 1)
     message = str(caught.value)
     assert "as test_vit does not fit: 1 missing (norm.bias)" in message and "extra.weight" in message
     assert "1 of another shape (norm.weight [7] instead of [64])" in message and "\n" not in message
@@ -198,13 +202,13 @@ def test_positions_of_another_size_are_not_quietly_resized(checkpoint: Path, tmp
     with pytest.raises(
         WeightsError, match=r"1 of another shape \(pos_embed \[1, 197, 64\] instead of \[1, 101, 64\]\)"
     ):
-        extractor_of("test_vit", larger)
+        extractor_of("test_vit", larger).check_weights()
 
 
 @pytest.mark.parametrize("model", ["test_vit2", "test_convnext", "test_resnet"])
 def test_a_file_of_another_architecture_is_one_line(model: str, checkpoint: Path) -> None:
     with pytest.raises(WeightsError, match=f"test_vit.safetensors as {model} does not fit: ") as caught:
-        extractor_of(model, checkpoint)
+        extractor_of(model, checkpoint).check_weights()
     assert "\n" not in str(caught.value)
 
 
@@ -307,12 +311,12 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_question_to_a_process_of_its_own_has_the_same_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Errors cross over as what they are; a library that fails to import is one line."""
     question = ("timm", "extractors.timm_tower:describe")
-    here = asking.ask("it", *question, "test_vit", None, 192, None, None)
+    here = asking.ask("it", *question, "test_vit", None, 192)
     asking._asked.cache_clear()
     monkeypatch.setattr(asking.sys, "modules", {name: module for name, module in sys.modules.items() if name != "timm"})
-    assert asking.ask("it", *question, "test_vit", None, 192, None, None) == here
+    assert asking.ask("it", *question, "test_vit", None, 192) == here
     with pytest.raises(WeightsError, match="test_vit has no weights 'nope'"):
-        asking.ask("it", *question, "test_vit", "nope", None, None, None)
+        asking.ask("it", *question, "test_vit", "nope", None)
     monkeypatch.setattr(asking, "_CHILD", "raise ImportError('half installed')")
     with pytest.raises(ExtractorError, match=r"timm cannot be asked about a model \(ImportError: half installed\)"):
-        asking.ask("it", *question, "test_vit", None, 160, None, None)
+        asking.ask("it", *question, "test_vit", None, 160)

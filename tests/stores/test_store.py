@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from stores import Ragged, Store
-from stores.commit import Changes, Failure, commit, create_store
+from stores.commit import Changes, Failure, commit, create_store, write_table
 from stores.describe.card import write_card
 from stores.describe.inspect import describe_key, describe_store
 from stores.errors import InvalidKeyError, MissingKeyError, RaggedRowsError, StoreDamageError
-from stores.format import layout
+from stores.format import feature_files, layout, segments
 from stores.upkeep.gc import collect
 from tests._helpers.building import NUMERICS, OTHER_SPEC, SPEC, commit_rows, files_under, row, store_with
 
@@ -119,6 +120,70 @@ def test_one_step_of_a_row_is_a_view_of_it(tmp_path: Path) -> None:
             store.step("demo", "a", 2)
         with pytest.raises(MissingKeyError, match="key 'b' has 0 steps, no step -1"):
             store.step("demo", "b", -1)
+
+
+def test_a_first_row_opens_its_own_feature_alone_and_merges_no_index(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a store of a million videos opens at once; reading many rows does not merge segments either."""
+    commit_rows(root, [row("b", content=1), row("c")])
+    commit_rows(root, [row("b")], feature="other", spec=OTHER_SPEC)
+    opened: list[str] = []
+
+    def open_segment(root: Path, ref: segments.SegmentRef) -> pa.Table:
+        opened.append(ref.path)
+        return read_segment(root, ref)
+
+    def refuse(*arguments: object, **named: object) -> None:
+        raise AssertionError("all keys were asked for")
+
+    read_segment = segments.open_segment
+    monkeypatch.setattr(segments, "open_segment", open_segment)
+    monkeypatch.setattr(segments, "merge", refuse)
+    with Store.open(root) as store:
+        with monkeypatch.context() as stricter:
+            stricter.setattr(segments._Keys, "heads", refuse)  # eight bytes of every key
+            np.testing.assert_array_equal(store.row("demo", "b"), row("b", content=1).values)
+        entry = store.manifest.spec_entry("demo", DEMO)
+        assert len(entry.index) > 1
+        assert sorted(opened) == sorted(ref.path for ref in (*entry.index, *entry.shards))
+        keys = ["c", "🦔", "b", "a", "b"]
+        expected = [row(key, content=int(key == "b")).values for key in keys]
+        np.testing.assert_array_equal(store.read("demo", keys), expected)
+        assert len(opened) == len(set(opened))
+
+
+@pytest.mark.parametrize("remembered", [2, 1 << 16])
+def test_many_rows_are_read_as_each_alone(root: Path, remembered: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feature_files, "_REMEMBERED", remembered)
+    commit_rows(root, [row("b", content=1), *(row(f"key {number}") for number in range(20))])
+    commit(root, Changes(removed=[("demo", "key 7")]))
+    with Store.open(root) as store:
+        keys = [*store.keys("demo"), "b", "a"]
+        np.testing.assert_array_equal(store.read("demo", keys), [store.row("demo", key) for key in keys])
+        with pytest.raises(MissingKeyError, match="no key 'key 7' in version"):
+            store.read("demo", ["a", "key 7", "never"])
+        with pytest.raises(InvalidKeyError, match="must not be empty"):
+            store.places("demo", ["a", ""])
+        with pytest.raises(InvalidKeyError, match="NUL"):
+            store.places("demo", ["a", "a\0"])
+        with pytest.raises(InvalidKeyError, match="not valid Unicode"):
+            store.places("demo", ["a", "\ud800"])
+
+
+def test_a_table_is_read_by_columns_and_by_values(root: Path) -> None:
+    for part, values in (("one", {"split": ["x", "y", None]}), ("two", {"split": ["y", "y", "y"], "more": [1, 2, 3]})):
+        table = pa.table({"id": [f"{part} {number}" for number in range(3)], **values})
+        commit(root, Changes(tables={"made": {part: write_table(root, "made", {}, table, part)}}))
+    with Store.open(root) as store:
+        assert store.table("made", where={"split": "x"}).to_pylist() == [{"id": "one 0", "split": "x", "more": None}]
+        assert store.table("made", columns=["id"], where={"split": "y"})["id"].to_pylist() == [
+            "one 1",
+            *(f"two {number}" for number in range(3)),
+        ]
+        assert store.table("made", columns=["more", "id"])["more"].to_pylist() == [None, None, None, 1, 2, 3]
+        assert store.table("made", "two", columns=["never", "split"]).column_names == ["split"]
+        assert store.table("made", "one", where={"more": "1"}).num_rows == 0
 
 
 def test_places_of_many_keys_agree_with_each_ones_place(root: Path) -> None:

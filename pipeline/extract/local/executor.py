@@ -30,6 +30,8 @@ logger = logging.getLogger("reelstore.extract.local")
 
 GROUP = 8
 """Decoded units that may share micro-batches."""
+GROUP_BYTES = 256 << 20
+"""Bytes of model input beyond which a group takes no more: 28 videos of 60 frames, 4 of 60 clips of 8 frames."""
 
 
 class LocalExecutor:
@@ -182,6 +184,11 @@ class _Flow:
             lane.close()
 
 
+def takes_more(group: Sequence[Decoded]) -> bool:
+    """Return whether another unit may join a group: arrays in flight are bounded by number and by bytes."""
+    return len(group) < GROUP and sum(decoded.nbytes for decoded in group) < GROUP_BYTES
+
+
 class _Shelf:
     """Decoded units that a lane has given back."""
 
@@ -194,7 +201,7 @@ class _Shelf:
         """Return some units, or none; one on which a process died comes alone, and not to ``sociable`` company."""
         with self._lock:
             group: list[Decoded] = []
-            while self._units and len(group) < GROUP:
+            while self._units and takes_more(group):
                 alone = self._retries.must_be_alone(self._units[0].unit)
                 if alone and (group or sociable):
                     break
@@ -277,7 +284,7 @@ class _Feeder:
         while not group and not self._ended.is_set():
             if (first := self._decoded(wait)) is not None:
                 group.append(first)
-                while len(group) < GROUP and (more := self._decoded(wait=False)) is not None:
+                while takes_more(group) and (more := self._decoded(wait=False)) is not None:
                     group.append(more)
             elif not wait:
                 break

@@ -14,6 +14,7 @@ import ray
 
 from extractors import MachineFaultError
 from pipeline.extract.config import RunConfig
+from pipeline.extract.decode_unit import expected_bytes
 from pipeline.extract.on_ray.actors import DecodeActor, ModelActor, WriteActor
 from pipeline.extract.on_ray.flow import Flow
 from pipeline.extract.on_ray.metrics import Metrics
@@ -82,8 +83,10 @@ class RayExecutor:
         check_nodes(paths, "source and store", [node.id for node in nodes if node.cpus or node.gpus])
         self._say(f"ray: {placement.describe(nodes, device, threads)}")
         pool = Pool(_recipes(context, units, self._run, device, threads), self._say)
-        features = [feature.name for feature in context.wanted_features(units)]
-        flow = Flow(units, features, pool, self._run, device, paths, self._say, self._signals.critical)
+        features = context.wanted_features(units)
+        names = [feature.name for feature in features]
+        hold, size = self._signals.critical, expected_bytes(features)
+        flow = Flow(units, names, pool, self._run, device, paths, self._say, hold, size)
         metrics = Metrics()
         try:
             for outcome in _with_last_words(flow):

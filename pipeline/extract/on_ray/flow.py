@@ -27,7 +27,7 @@ from pipeline.extract.plan import Unit
 from pipeline.extract.retries import Retries
 from pipeline.extract.units import UnitFailure
 from pipeline.shared import PreflightError, duration
-from pipeline.shared.ray_session import sees
+from pipeline.shared.ray_session import ACTOR_DEATHS, sees
 from settings.messages import one_line
 
 _GROUP = 8  # as in the local executor: decoded units that may share micro-batches
@@ -37,13 +37,6 @@ _STORE_SHARE = 0.4  # of the object stores: frames and rows that wait
 _ROUND_S = 0.5  # how long one wait for answers lasts: signals are heeded, nodes looked at
 _NODES_EVERY_S = 2.0
 _WORDS_OF_A_DEATH = 200  # Ray tells at length how an actor died
-_DEATHS = (
-    ray.exceptions.ActorDiedError,
-    ray.exceptions.ActorUnavailableError,
-    ray.exceptions.ActorUnschedulableError,
-    ray.exceptions.WorkerCrashedError,
-    ray.exceptions.OutOfMemoryError,
-)
 SAY_EVERY_S = 60.0
 """Seconds without progress after which the driver says what it waits for."""
 
@@ -132,6 +125,8 @@ class Flow:
         Prints one line for a person.
     hold
         Holds a stop back for the length of a block: raised inside a call of Ray, it would come out as another error.
+    unit_bytes
+        Bytes that a decoded unit is expected to have: how many are decoded at a time before the first is there.
     """
 
     def __init__(
@@ -144,6 +139,7 @@ class Flow:
         paths: Sequence[str],
         say: Callable[[str], None],
         hold: Callable[[], AbstractContextManager[None]],
+        unit_bytes: int = 0,
     ) -> None:
         self._fresh: Iterator[_Work] = map(_Work, units)
         self._left = len(units)
@@ -165,7 +161,7 @@ class Flow:
         self._last_look = 0.0
         self._last_progress = time.monotonic()
         self._last_word = self._last_progress
-        self._mean_size = 0.0
+        self._mean_size = float(unit_bytes)
 
     def run(self) -> Generator[Outcome, None, None]:
         """Compute all units, as ``Executor.run`` specifies."""
@@ -355,7 +351,7 @@ class Flow:
         try:
             with self._hold():
                 report = ray.get(reference)
-        except _DEATHS as error:
+        except ACTOR_DEATHS as error:
             yield from self._lost(call, one_line(error, _WORDS_OF_A_DEATH))
             return
         except ray.exceptions.ObjectLostError:

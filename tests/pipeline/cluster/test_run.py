@@ -15,6 +15,7 @@ from pipeline.cluster import embedding
 from pipeline.cluster.run import ClusterConfig, ClusterRequest, cluster, load_cluster_config
 from pipeline.shared.errors import ConfigError, PreflightError, SourceError, UsageError
 from pipeline.shared.staleness import mark_stale
+from pipeline.shared.terminal import Terminal
 from stores import Store
 from stores.commit import Changes, commit
 from stores.describe import DictionaryKind, describe_dictionary, find_dictionary
@@ -158,8 +159,7 @@ def test_random_weights_are_stated(store: Path, capsys: pytest.CaptureFixture[st
     commit_rows(
         store, [row(f"train{v:02d}") for v in range(12)], feature="noise", spec={**SPEC, "random_weights": True}
     )
-    with pytest.warns(UserWarning, match="random weights"):
-        result = make_dictionary(store, "visual", feature="noise")
+    result = make_dictionary(store, "visual", feature="noise")
     assert result.summary["random_weights"] is True
     assert "feature 'noise' has random weights" in capsys.readouterr().err
     with Store.open(store) as opened:
@@ -206,6 +206,67 @@ def test_a_stop_keeps_the_embedded_strings(
         assert opened.table("embeddings").num_rows == 10
         assert "linguistic_dictionary" not in opened.tables
     assert make_dictionary(store, "linguistic").exit_code == 0
+
+
+class Recorder(Terminal):
+    """Keeps what it is to show, and calls back."""
+
+    def __init__(self, callback: Callable[[str], None] = lambda name: None) -> None:
+        super().__init__(quiet=True)
+        self.shown: list[tuple[str, int, int]] = []
+        self._callback = callback
+
+    def stage(self, name: str, done: int, total: int, note: str = "") -> None:
+        self.shown.append((name, done, total))
+        self._callback(name)
+
+
+def test_every_part_of_a_fit_shows_its_progress(store: Path) -> None:
+    terminal = Recorder()
+    config = ClusterConfig.model_validate(CLUSTERING)
+    cluster(ClusterRequest(store=str(store), kind="linguistic", config=config), terminal)
+    assert list(dict.fromkeys(name for name, _, _ in terminal.shown)) == [
+        "embed",
+        "check",
+        "initial",
+        "fit",
+        "assign",
+        "describe",
+    ]
+    last = {name: (done, total) for name, done, total in terminal.shown}
+    assert all(done == total for done, total in last.values())
+    assert last["check"] == last["assign"] == last["describe"] == (24, 24)
+
+
+@pytest.mark.parametrize("stage", ["check", "initial", "fit", "assign", "describe"])
+def test_a_stop_during_a_fit_stores_nothing(store: Path, stage: str) -> None:
+    def stop(name: str) -> None:
+        if name == stage:
+            signal.raise_signal(signal.SIGTERM)
+
+    config = ClusterConfig.model_validate(CLUSTERING)
+    result = cluster(ClusterRequest(store=str(store), kind="visual", config=config), Recorder(stop))
+    assert Done.of(result).exit_code == 143
+    with Store.open(store) as opened:
+        assert "visual_dictionary" not in opened.tables
+    assert make_dictionary(store, "visual").exit_code == 0
+
+
+def test_too_few_members_are_found_before_anything_is_embedded_or_read(
+    store: Path, before_encoding: Callable[..., None]
+) -> None:
+    def refuse(chunk: int) -> None:
+        raise AssertionError("strings are embedded")
+
+    before_encoding(refuse)
+    for kind in ("linguistic", "visual"):
+        config = ClusterConfig.model_validate({**CLUSTERING, "kmeans": {"k": 25}})
+        terminal = Recorder()
+        with pytest.raises(UsageError, match="25 clusters need at least as many members, but there are 24; set k to"):
+            cluster(ClusterRequest(store=str(store), kind=kind, config=config), terminal)
+        assert terminal.shown == []
+    with Store.open(store) as opened:
+        assert "embeddings" not in opened.tables
 
 
 def test_settings_name_the_wrong_key(tmp_path: Path) -> None:

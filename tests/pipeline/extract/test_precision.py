@@ -54,9 +54,9 @@ def test_pooling_does_not_depend_on_order() -> None:
 
 
 def test_measured_steps_are_spread_over_the_real_ones() -> None:
-    assert measured_steps(np.array([5, 6, -1])).tolist() == [0, 1]
-    assert measured_steps(np.array([-1, -1])).tolist() == []
-    spread = measured_steps(np.arange(60))
+    assert measured_steps(np.array([False, False, True])).tolist() == [0, 1]
+    assert measured_steps(np.array([True, True])).tolist() == []
+    spread = measured_steps(np.zeros(60, np.bool_))
     assert len(spread) == MEASURED_STEPS and (spread[0], spread[-1]) == (0, 59)
 
 

@@ -9,7 +9,7 @@ import pytest
 import timm
 from safetensors.torch import save_file
 
-from pipeline.shared import ConfigError
+from pipeline.shared import PreflightError
 from stores import Store
 from tests._helpers.hf_models import save_model
 from tests._helpers.runs import extract, rgb_config
@@ -77,13 +77,13 @@ def test_towers_by_name_from_one_pass(videos: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tower", ["timm", "hf"])
-def test_weights_of_another_network_end_a_run_before_it_begins(tower: str, tmp_path: Path) -> None:
-    """The configuration is what is wrong: one line, as for every wrong option, and exit code 2."""
+def test_weights_of_another_network_end_a_run_before_it_decodes(tower: str, videos: Path, tmp_path: Path) -> None:
     weights, folder = tmp_path / "test_vit.safetensors", save_model(tmp_path / "vit", "vit")
     state = timm.create_model("test_vit", num_classes=7).state_dict()
     save_file({name: value for name, value in state.items() if tower == "hf" or name != "norm.bias"}, weights)
     if tower == "hf":
         save_model(tmp_path / "other", "dinov2").joinpath("model.safetensors").replace(folder / "model.safetensors")
-    with pytest.raises(ConfigError, match=rf"features.*: {tower}: weights .* not fit: .*missing") as caught:
-        rgb_config(tmp_path, text=NAMED.format(timm=weights, hf=folder, floats=folder))
+    config = rgb_config(tmp_path, text=NAMED.format(timm=weights, hf=folder, floats=folder))
+    with pytest.raises(PreflightError, match=r"^features\.\w+: weights .* not fit: .*missing") as caught:
+        extract(videos, tmp_path / "store", config)
     assert "\n" not in str(caught.value)

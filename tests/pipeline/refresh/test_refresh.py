@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import json
+import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
+from extractors.text import TextModel
+from extractors.text.hashed import HashedText
+from pipeline.cluster import embedding
 from pipeline.parse import run as parsing
 from pipeline.refresh import RefreshResult, load_dataset, refresh
 from pipeline.shared import PreflightError, Terminal
 from settings import SettingsError
 from stores import Store
 from stores.format.manifest import load, versions
+from tests._helpers.building import row_digests
 from tests._helpers.films import film
 from tests._helpers.word_parser import WordParser
 
@@ -93,11 +101,38 @@ def test_unchanged_data_is_nothing_to_do(videos: Path) -> None:
         "option embeddings hashed",
         "dictionary linguistic",
         "dictionary visual",
+        "shards",
     ]
     before = versions(videos / "store")
     again = run(path)
     assert versions(videos / "store") == before
     assert again.summary()["dictionary visual"]["computed"] is False
+
+
+def test_small_shards_are_merged_above_the_threshold(videos: Path) -> None:
+    sections = {"videos": {"source": "videos", "config": "rgb.yaml"}, "compact": {"above": 1}}
+    path = dataset_file(videos, **sections)
+    for name in ("v2", "v1"):
+        (videos / "videos" / f"{name}.mp4").rename(videos / f"{name}.mp4")
+    (videos / "v1.mp4").rename(videos / "videos" / "v1.mp4")
+    assert run(path).summary()["shards"] == {"shards_before": 0, "shards_after": 0, "rows": 0}
+    pinned = Store.open(videos / "store")
+    old = pinned.place("rgb", "v1")
+    (videos / "v2.mp4").rename(videos / "videos" / "v2.mp4")
+    assert run(path, compact=False).stages.keys() == {"videos"}  # and leaves two shards of one row
+    before = row_digests(videos / "store")
+    planned = run(path, plan_only=True)
+    assert planned.summary()["shards"] == {"shards_before": 2, "shards_after": 1, "rows": 2} and planned.has_work
+    assert run(path).summary()["shards"] == {"shards_before": 2, "shards_after": 1, "rows": 2}
+    assert row_digests(videos / "store") == before
+    with Store.open(videos / "store") as store:
+        assert store.place("rgb", "v1")[0] == store.place("rgb", "v2")[0] != old[0]
+        assert pinned.row("rgb", "v1").tobytes() == store.row("rgb", "v1").tobytes()
+    assert not run(path).has_work
+    never = dataset_file(videos, **{**sections, "compact": {"above": None}})
+    assert "shards" not in run(never).stages
+    with pytest.raises(SettingsError, match=r"compact\.above"):
+        load_dataset(dataset_file(videos, **{**sections, "compact": {"above": 0}}))
 
 
 KEYS = st.lists(st.sampled_from(["q0", "q1", "q2", "q3", "q4"]), min_size=2, max_size=5, unique=True)
@@ -183,6 +218,34 @@ def test_dictionaries_of_two_features_live_side_by_side(videos: Path) -> None:
     before = load(videos / "store").version
     run(path)
     assert load(videos / "store").version == before
+
+
+def test_a_stop_while_options_are_embedded_keeps_what_is_finished(
+    videos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = dataset_file(videos, **{**whole(videos), "dictionaries": []})
+    options = {"question": "what is it", "options": ["red", "blue", "green"], "answer": "red"}
+    rows = [{"question_id": f"q{number}", "video_id": f"v{number}", **options} for number in (0, 1)]
+    (videos / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    model = type(HashedText(size=8).load())
+    encode, calls = model.encode, count(1)
+
+    def stop_at_the_third(self: TextModel, texts: Sequence[str]) -> NDArray[np.float32]:
+        if next(calls) == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return encode(self, texts)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(embedding, "TEXTS_AT_ONCE", 1)
+        patched.setattr(model, "encode", stop_at_the_third)
+        stopped = run(path)
+    assert stopped.stopped_by == "SIGTERM"
+    summary = stopped.summary()["option embeddings hashed"]
+    assert (summary["computed"], summary["stopped_by"]) == (2, "SIGTERM")
+    with Store.open(videos / "store", lease=False) as store:
+        assert store.table("embeddings").num_rows == 2
+    done = run(path).summary()["option embeddings hashed"]
+    assert done["computed"] == done["texts"] - 2
 
 
 def test_all_that_is_missing_is_listed_before_anything_starts(videos: Path, capsys: pytest.CaptureFixture[str]) -> None:

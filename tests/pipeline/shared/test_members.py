@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +11,13 @@ import numpy as np
 import pytest
 
 from pipeline.shared.errors import SourceError
-from pipeline.shared.members import choose_dataset, current_members, linguistic_members, visual_members
+from pipeline.shared.members import (
+    choose_dataset,
+    current_members,
+    graph_nodes,
+    linguistic_members,
+    visual_members,
+)
 from stores import Store
 from stores.commit import Changes, Failure, commit, create_store
 from tests._helpers.building import commit_rows, row
@@ -22,10 +30,13 @@ def test_graphs_are_members_by_question_and_digested_by_their_nodes(tmp_path: Pa
     records[2] = {**records[2], "nodes": None}
     with Store.open(fill(tmp_path / "store", records), lease=False) as store:
         members = linguistic_members(store, "nextgqa", "train")
+        keys = members.table.column("key")
+        assert graph_nodes(store, "nextgqa", "train", keys).to_pylist() == [records[0]["nodes"]] * 2
     first, second, third = (record["question_id"] for record in records[:3])
-    assert members.nodes == {key: tuple(records[0]["nodes"]) for key in (first, second)}
-    assert members.digests[first] == members.digests[second]
-    assert members.missing == {third: "no graph"}
+    digest = hashlib.sha256(json.dumps(records[0]["nodes"], ensure_ascii=False).encode()).hexdigest()
+    same = {"digest": digest, "vectors": 1}
+    assert members.table.to_pylist() == [{"key": first, **same}, {"key": second, **same}]
+    assert members.missing.to_pylist() == [{"key": third, "reason": "no graph"}]
 
 
 def test_rows_are_members_by_video_and_what_is_absent_has_a_reason(tmp_path: Path) -> None:
@@ -40,17 +51,25 @@ def test_rows_are_members_by_video_and_what_is_absent_has_a_reason(tmp_path: Pat
     commit(root, Changes(failures=[Failure("train01", "clip", spec_digest, "corrupt", True, "bad data", "/v", "c", 1)]))
     with Store.open(root, lease=False) as store:
         members = visual_members(store, "clip", "nextgqa", "train")
-        assert members.digests == {key: store.digest("clip", key) for key in ("train00", "train04")}
+        assert members.table.to_pylist() == [
+            {"key": key, "digest": store.digest("clip", key), "vectors": int(store.valid("clip", key).sum())}
+            for key in ("train00", "train04")
+        ]
         spec = {"kind": "visual", "feature": "clip", "dataset": "nextgqa", "split": "train"}
         assert current_members(store, spec) == members
-    assert members.missing == {"train01": "corrupt: bad data", "train02": "no row", "train03": "every step is padding"}
+    assert members.missing.to_pylist() == [
+        {"key": "train01", "reason": "corrupt: bad data"},
+        {"key": "train02", "reason": "no row"},
+        {"key": "train03", "reason": "every step is padding"},
+    ]
     assert members.shared == ("train00",)
 
 
 def test_a_feature_that_is_not_stored_has_no_rows(tmp_path: Path) -> None:
     with Store.open(fill(tmp_path / "store", [question("train", 0)]), lease=False) as store:
         members = visual_members(store, "swin", "nextgqa", "train")
-    assert (members.digests, members.missing) == ({}, {"train00": "no row"})
+    assert (len(members), members.vectors) == (0, 0)
+    assert members.missing.to_pylist() == [{"key": "train00", "reason": "no row"}]
 
 
 def test_the_dataset_is_the_named_or_the_only_one(tmp_path: Path) -> None:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.shared import staleness
 from pipeline.shared.staleness import differences, mark_stale, stale_members
@@ -25,11 +32,52 @@ def store(tmp_path: Path) -> Path:
 
 
 def test_differences_are_sorted_by_key_whatever_they_are() -> None:
-    assert differences({"b": "1", "c": "1", "d": "1"}, {"a": "1", "c": "2", "d": "1"}) == [
+    before = pa.table({"key": ["b", "c", "d"], "digest": ["1", "1", "1"]})
+    after = pa.table({"key": ["d", "c", "a"], "digest": ["1", "2", "1"]})
+    assert differences(before, after) == [
         "added a",
         "removed b",
         "changed c",
     ]
+
+
+def differences_of_mappings(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+    """The comparison key by key."""
+    lines = []
+    for key in sorted(before.keys() | after.keys()):
+        if key not in after:
+            lines.append(f"removed {key}")
+        elif key not in before:
+            lines.append(f"added {key}")
+        elif before[key] != after[key]:
+            lines.append(f"changed {key}")
+    return lines
+
+
+MEMBERS = st.dictionaries(st.text(alphabet="aé\U0001f600\uffff\0 z", max_size=3), st.sampled_from("123"), max_size=12)
+
+
+@given(MEMBERS, MEMBERS, st.integers(1, 3))
+def test_columns_are_compared_as_mappings_are(before: dict[str, str], after: dict[str, str], cut: int) -> None:
+    def table(members: Mapping[str, str]) -> pa.Table:
+        columns = {"key": pa.array(members.keys(), pa.string()), "digest": pa.array(members.values(), pa.string())}
+        whole = pa.table(columns)
+        return pa.concat_tables([whole.slice(0, cut), whole.slice(cut)])  # in two chunks
+
+    assert differences(table(before), table(after)) == differences_of_mappings(before, after)
+
+
+def test_a_million_members_are_compared_in_columns() -> None:
+    """No Python object is made for a member that did not change."""
+    count = 1_000_000
+    keys = pc.binary_join_element_wise("video", pa.array(np.arange(count)).cast(pa.string()), "")
+    before = pa.table({"key": keys, "digest": keys})
+    changed = pc.if_else(pc.equal(pa.array(np.arange(count)), 77), "new", keys)
+    tracemalloc.start()
+    assert differences(before, pa.table({"key": keys, "digest": changed})) == ["changed video77"]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 20 * count
 
 
 def test_a_store_without_dictionaries_has_nothing_stale_and_no_new_version(store: Path) -> None:

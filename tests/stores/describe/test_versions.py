@@ -90,6 +90,18 @@ def test_diff_says_which_rows_and_questions_and_why(root: Path) -> None:
     assert lines(root, 3, 3) == []
 
 
+def test_versions_of_equal_segments_are_not_joined(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    index, table = Store.index, Store.table
+    monkeypatch.setattr(Store, "index", lambda store, name: read.append(name) or index(store, name))
+    monkeypatch.setattr(Store, "table", lambda store, *names: read.append("/".join(names)) or table(store, *names))
+    assert lines(root, 2, 4) != [] and sorted(read) == ["demo"] * 2 + ["questions/nextgqa/val"] * 2
+    read.clear()
+    assert len(lines(root, 3, 4)) == 3 and sorted(read) == ["questions/nextgqa/val"] * 2
+    read.clear()
+    assert lines(root, 4, 4) == [] and not read
+
+
 def test_rows_that_only_moved_are_the_same(root: Path) -> None:
     rollback(root, 4)
     commit_rows(root, [row("d")])

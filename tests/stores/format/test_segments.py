@@ -82,7 +82,20 @@ def test_many_keys_are_found_as_each_alone(
         refs = segments.append(tmp_path, "log", refs, pa.Table.from_pylist(records, schema=SCHEMA), suffix=suffix)
     log = SegmentLog(tmp_path, refs, SCHEMA)
     keys = [*wanted, *(key for batch in batches for key, _ in batch)]
-    assert log.find(keys) == {key: record for key in keys if (record := log.get(key)) is not None}
+    alone = [log.get(key) for key in keys]
+    assert log.find(keys) == {key: record for key, record in zip(keys, alone, strict=True) if record is not None}
+    expected = [None if record is None else (record["value"], record["key"]) for record in alone]
+    assert log.lookup(keys, ("value", "key")) == expected
+    assert log.lookup(keys, ("value", "key")) == expected  # with what the first call kept
+
+
+@given(st.lists(st.tuples(st.binary(max_size=3), st.binary(max_size=12)), max_size=30), st.integers(0, 4))
+def test_heads_ascend_as_the_keys_do(parts: list[tuple[bytes, bytes]], skip: int) -> None:
+    """Also if keys end within the eight bytes, or contain zeros; ``skip`` bytes are the same in all of them."""
+    keys = sorted(b"same"[:skip] + start + end for start, end in parts)
+    heads = segments._Keys(pa.array(keys, pa.large_binary())).heads(skip)
+    assert heads.tolist() == [int.from_bytes(key[skip : skip + 8].ljust(8, b"\0"), "big") for key in keys]
+    assert heads.tolist() == sorted(heads.tolist())
 
 
 def test_number_of_segments_and_bytes_per_append_stay_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,9 @@ from torch.utils.data import DataLoader
 from stores import Store, StoreError
 from stores.commit import Changes, commit
 from stores.loading import QuestionDataset, VideoDataset, View, identity, read_ahead
-from tests._helpers.building import SPEC, commit_rows, row
+from stores.loading.buffers import Buffers
+from stores.loading.gather import FeatureRows
+from tests._helpers.building import SPEC, commit_rows, row, store_with
 from tests._helpers.question_worlds import maps, put_questions, put_table, question, sound, world
 from tests.conftest import ROOT
 from tests.stores.test_store import kept_open, open_files
@@ -244,6 +246,49 @@ def test_workers_give_the_same_batches(root: Path, method: str, used_before: boo
     got = list(loader)
     assert all(same(one, other) for one, other in zip(got, expected, strict=True))
     assert all(batch.features["maps"].is_shared() for batch in got)
+
+
+def test_a_worker_shares_the_memory_of_features_and_sends_small_tensors_by_value(root: Path) -> None:
+    """Each shared tensor costs a file descriptor and a connection."""
+    music(root)
+    dataset = VideoDataset(root, "train", {"maps": View("maps"), "sound": View("sound", dtype=None)}, "music_avqa")
+    loader = DataLoader(dataset, batch_sampler=[[0, 1], [2, 3]], num_workers=1, collate_fn=identity)
+    for batch in loader:
+        assert all(tensor.is_shared() for tensor in batch.features.values())
+        small = [*batch.valid.values(), *batch.times.values(), batch.answer_index, batch.q_mask]
+        assert not any(tensor.is_shared() for tensor in small)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_batches_can_be_pickled(root: Path, dtype: str) -> None:
+    batch = QuestionDataset(root, "train", [View("maps", dtype=dtype)]).__getitems__([3, 0])
+    copy = pickle.loads(pickle.dumps(batch))
+    assert same(copy, batch) and copy.features["maps"].dtype == getattr(torch, dtype)
+    copy.times["maps"] += 1  # not a view of memory that cannot be written
+    assert not same(copy, batch)
+
+
+def test_rows_of_usual_and_other_lengths_mix_in_any_order(tmp_path: Path) -> None:
+    """Times and masks of rows of the first length seen are kept side by side; others are not."""
+    lengths = {"a": 2, "b": 2, "c": 5, "d": 2, "e": 0}
+    root = store_with(tmp_path / "store")
+    commit_rows(root, [row(key, steps=steps) for key, steps in lengths.items()])
+    keys = [*lengths, "absent"]
+    with Store.open(root) as store:
+        for first in range(len(keys)):
+            rows = FeatureRows(store, View("demo", dtype=None), keys)
+            for videos in ([first], [0, 1], [3, 0, 1, 3], [2, 0], [2], [4], [5, 1], [], [1, 3]):
+                got = rows.gather(videos, Buffers())
+                steps = max((lengths.get(keys[video], 0) for video in videos), default=0)
+                assert got.values.shape == (len(videos), steps, 4)
+                for place, video in enumerate(videos):
+                    stored = row(keys[video], steps=lengths.get(keys[video], 0))
+                    count = len(stored.values)
+                    np.testing.assert_array_equal(got.values[place, :count], stored.values)
+                    np.testing.assert_array_equal(got.times[place, :count], stored.time_s)
+                    np.testing.assert_array_equal(got.valid[place, :count], stored.valid)
+                    assert not got.values[place, count:].any() and not got.valid[place, count:].any()
+                    assert not got.times[place, count:].any()
 
 
 def test_reading_ahead_keeps_order_and_errors(root: Path) -> None:

@@ -7,16 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from jobs.store import app
 from stores import Store
 from stores.commit import Changes, commit, place_shard
-from stores.errors import StoreDamageError
+from stores.errors import StoreDamageError, StoreError
 from stores.upkeep.compaction import compact
 from stores.upkeep.gc import collect
 from stores.upkeep.verification import verify
 from tests._helpers.building import (
     NUMERICS,
     commit_rows,
+    files_under,
     flip,
     row,
     row_digests,
@@ -49,6 +52,19 @@ def test_single_rows_become_one_shard_and_read_the_same(root: Path) -> None:
     assert verify(root, deep=True).ok and staged_is_empty(root)
     with Store.open(root) as store:
         np.testing.assert_array_equal(store.row("demo", "video 3"), row("video 3").values)
+
+
+def test_a_plan_says_what_is_merged_and_writes_nothing(root: Path) -> None:
+    before = files_under(root)
+    plan = compact(root, shard_rows=5, plan_only=True)
+    assert files_under(root) == before and plan.bytes_after == 0
+    shown = CliRunner().invoke(app, ["compact", str(root), "--plan"])
+    assert shown.exit_code == 0 and "would merge 12 rows of 12 shards" in shown.output and "into 1" in shown.output
+    assert files_under(root) == before
+    outcome = compact(root, shard_rows=5)
+    for name in ("shards_before", "shards_after", "rows", "bytes_before"):
+        assert getattr(plan, name) == getattr(outcome, name)
+    assert plan.shards_after == 3
 
 
 def test_a_second_time_there_is_nothing_to_do(root: Path) -> None:
@@ -135,6 +151,57 @@ def test_a_row_that_another_writer_moved_meanwhile_stays_moved(root: Path, monke
         np.testing.assert_array_equal(store.row("demo", "video 1"), row("video 1", content=9).values)
         assert "video 2" not in store.keys("demo") and len(store.keys("demo")) == 11
     assert verify(root, deep=True).ok
+
+
+def sizes(root: Path) -> list[int]:
+    """Return the number of rows of each shard that a key needs."""
+    with Store.open(root, lease=False) as store:
+        places = [store.place("demo", key)[0] for key in store.keys("demo")]
+    return sorted(places.count(place) for place in set(places))
+
+
+@pytest.mark.parametrize(("above", "classes"), [(1, 4), (3, 2), (20, 1)])
+def test_a_store_that_grows_by_single_videos_keeps_few_shards(tmp_path: Path, above: int, classes: int) -> None:
+    root = store_with(tmp_path / "store")
+    copied = 0
+    for index in range(70):
+        commit_rows(root, [row(f"video {index * 37 % 70}")])
+        outcome = compact(root, shard_rows=24, above=above)
+        copied += outcome.rows
+        small = [size for size in sizes(root) if size < 12]
+        assert len(small) <= above * classes  # 1 + floor(log(11) / log(above + 1)) classes
+        for size_class in range(classes):
+            low, high = (above + 1) ** size_class, (above + 1) ** (size_class + 1)
+            assert sum(low <= size < high for size in small) <= above
+    assert 0 < copied <= 70 * (classes + 1)
+    assert sum(sizes(root)) == 70 and len(sizes(root)) <= above * classes + 70 // 12
+    with Store.open(root) as store:
+        assert all(np.array_equal(store.row("demo", key), row(key).values) for key in store.keys("demo"))
+    assert verify(root, deep=True).ok and staged_is_empty(root)
+
+
+def test_below_the_threshold_nothing_is_rewritten(root: Path) -> None:
+    before = shards(root)
+    for above in (12, 64):
+        assert compact(root, above=above).rows == 0
+    assert shards(root) == before
+    planned = compact(root, above=11, plan_only=True)
+    assert (planned.shards_before, planned.rows, planned.shards_after) == (12, 12, 1) and shards(root) == before
+    assert compact(root, above=11).shards_after == 1
+
+
+def test_large_shards_are_not_rewritten_for_small_ones(root: Path) -> None:
+    compact(root)
+    (large,) = shards(root)
+    for index in range(4):
+        commit_rows(root, [row(f"late {index}")])
+    assert compact(root, above=3).rows == 4
+    assert large in shards(root) and sizes(root) == [4, 12]
+
+
+def test_a_threshold_below_one_is_refused(root: Path) -> None:
+    with pytest.raises(StoreError, match="above=0: the number of small shards that may stay is at least 1"):
+        compact(root, above=0)
 
 
 def test_damage_is_not_copied(root: Path) -> None:
