@@ -17,6 +17,7 @@ from pipeline.extract.sources import SourceItem, Sources
 from pipeline.extract.threads import map_in_threads
 from stores.commit import SourceRecord
 from stores.format import Manifest, SegmentLog, schemas
+from stores.format.segments import whole_column
 
 _HASHERS = 4  # hashing releases the GIL, so threads help; more would only compete for one disk
 _ASKERS = 16  # statuses of remote files and of files in tables that are asked for at a time
@@ -77,8 +78,9 @@ def read_contents(
     size, stamp, unreadable = _statuses(items)
     log = SegmentLog(root, manifest.sources, schemas.SOURCES).table()
     content_id = _known_contents(items.column("uri"), size, stamp, log)
-    is_local = pc.less(pc.find_substring(items.column("uri"), b"://"), 0)
-    new = np.flatnonzero(pc.and_(pc.and_(is_local, size.is_valid()), content_id.is_null()))
+    new = np.flatnonzero(pc.and_(size.is_valid(), content_id.is_null()))
+    is_remote = pc.greater_equal(pc.find_substring(items.column("uri").take(pa.array(new)), b"://"), 0)
+    new = new[~as_mask(is_remote)]
     hashed: list[SourceRecord] = []
     if len(new):
         chosen = new[known(new) | _occurs_again(items.column("uri"), new) | _size_occurs_again(size, log, new)]
@@ -139,7 +141,8 @@ def _put(array: pa.Array, positions: Positions, values: pa.Array) -> pa.Array:
 
 def _known_contents(uri: pa.Array, size: pa.Array, stamp: pa.Array, log: pa.Table) -> pa.Array:
     """Return the content id of each file that has its earlier size and stamp; null for the others."""
-    before = log.take(pc.index_in(uri, value_set=log.column("key").combine_chunks()))
+    positions = pc.index_in(uri, value_set=whole_column(log, "key"))
+    before = log.select(["size", "stamp", "content_id"]).take(positions)
     same = pc.and_(pc.equal(size, before.column("size")), pc.equal(stamp, before.column("stamp")))
     same = pc.and_(same, pc.not_equal(before.column("content_id"), ""))
     return _one(pc.if_else(same, before.column("content_id"), pa.scalar(None, pa.string())))

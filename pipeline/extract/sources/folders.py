@@ -8,9 +8,10 @@ import os
 import stat
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from pipeline.extract.sources.columns import Columns, SourceItem
 from pipeline.extract.sources.names import KeyMode, has_video_suffix
@@ -22,11 +23,13 @@ _TIMED = 64  # files after which it is known whether the file system is slow
 _SLOW_S = 1e-4  # a stat that takes longer than this goes over a network
 _THREADS = 32  # stats under way at a time on a slow file system
 
+_File = TypeVar("_File")
+
 
 def add_file(columns: Columns, path: str, base: Path, key_mode: KeyMode) -> None:
     """Add a file that was named, whatever its suffix."""
     key = Path(path).stem if key_mode == "stem" else os.path.relpath(path, base)
-    columns.add_files([key], [path], _Stats()([path]))
+    columns.add_files([key], [path], _Stats[str](os.stat)([path]))
 
 
 def add_directory(
@@ -39,7 +42,7 @@ def add_directory(
     SourceError
         If a folder cannot be read.
     """
-    statuses = _Stats()
+    statuses = _Stats[os.DirEntry[str]](os.DirEntry.stat)
     for folder, files in _Folders(str(root)):
         passed_over: Counter[str] = Counter()
         videos = [entry for entry in files if has_video_suffix(entry.name, passed_over)]
@@ -52,37 +55,48 @@ def add_directory(
         else:
             below = os.path.relpath(folder, root)
             keys = [entry.name if below == "." else f"{below}/{entry.name}" for entry in videos]
-        columns.add_files(keys, [entry.path for entry in videos], statuses(videos))
+        columns.add_files(keys, [_joined(folder, entry.name) for entry in videos], statuses(videos))
 
 
-class _Stats:
-    """Reads the stats of files: one by one, or in threads once they turn out to be slow."""
+class _Stats(Generic[_File]):
+    """Reads the stats of files: one by one, or in threads once they turn out to be slow.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    read
+        Returns the stat of one file.
+    """
+
+    def __init__(self, read: Callable[[_File], os.stat_result]) -> None:
+        self._read = read
         self._seconds = 0.0
         self._files = 0
 
-    def __call__(self, files: Sequence[str | os.DirEntry[str]]) -> list[os.stat_result | None]:
+    def __call__(self, files: Sequence[_File]) -> list[os.stat_result | None]:
         """Return the stat of each; None for a dangling link or a circle of links, which planning will meet again."""
-        first = list(files[: max(_TIMED - self._files, 0)])
+        first = files[: max(_TIMED - self._files, 0)]
         started = time.perf_counter()
-        statuses = [_stat(file) for file in first]
+        statuses = self._read_all(first)
         self._seconds += time.perf_counter() - started
         self._files += len(first)
         rest = files[len(first) :]
         if self._seconds <= _SLOW_S * self._files:
-            return statuses + [_stat(file) for file in rest]
+            return statuses + self._read_all(rest)
         size = -(-len(rest) // _THREADS)
         slices = [rest[start : start + size] for start in range(0, len(rest), max(size, 1))]
-        found = map_in_threads(lambda part: [_stat(file) for file in part], slices, _THREADS)
-        return statuses + list(chain.from_iterable(found))
+        return statuses + list(chain.from_iterable(map_in_threads(self._read_all, slices, _THREADS)))
 
+    def _read_all(self, files: Sequence[_File]) -> list[os.stat_result | None]:
+        try:
+            return list(map(self._read, files))
+        except OSError:
+            return [self._read_one(file) for file in files]
 
-def _stat(file: str | os.DirEntry[str]) -> os.stat_result | None:
-    try:
-        return os.stat(file) if isinstance(file, str) else file.stat()  # noqa: PTH116 (plain strings are faster)
-    except OSError:
-        return None
+    def _read_one(self, file: _File) -> os.stat_result | None:
+        try:
+            return self._read(file)
+        except OSError:
+            return None
 
 
 class _Folders:
@@ -94,7 +108,7 @@ class _Folders:
         self._seen: set[tuple[int, int]] = set()
 
     def __iter__(self) -> Iterator[tuple[str, list[os.DirEntry[str]]]]:
-        """Yield one folder after the other with its files."""
+        """Yield one folder after the other with its files; their entries can be asked until the next one."""
         while self._pending or self._links:
             linked = not self._pending
             folder = self._links.pop() if linked else self._pending.pop()
@@ -103,21 +117,37 @@ class _Folders:
                 if (status.st_dev, status.st_ino) in self._seen:
                     continue
                 self._seen.add((status.st_dev, status.st_ino))
-                entries = list(os.scandir(folder))
+                descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             except OSError as error:
                 raise SourceError(f"{folder}: not readable ({error.strerror})") from error
-            yield folder, [entry for entry in entries if not self._is_folder(entry)]
+            try:  # by descriptor, so that no stat walks the path again
+                entries = _scanned(folder, descriptor)
+                yield folder, [entry for entry in entries if not self._is_folder(folder, entry)]
+            finally:
+                os.close(descriptor)
             self._links.sort(key=os.fsencode, reverse=True)
 
-    def _is_folder(self, entry: os.DirEntry[str]) -> bool:
+    def _is_folder(self, folder: str, entry: os.DirEntry[str]) -> bool:
         try:
             if not entry.is_dir():
                 return False
         except OSError:  # a circle of links
             return False
         if not entry.name.startswith("."):
-            (self._links if entry.is_symlink() else self._pending).append(entry.path)
+            (self._links if entry.is_symlink() else self._pending).append(_joined(folder, entry.name))
         return True
+
+
+def _scanned(folder: str, descriptor: int) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(descriptor) as entries:
+            return list(entries)
+    except OSError as error:
+        raise SourceError(f"{folder}: not readable ({error.strerror})") from error
+
+
+def _joined(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder != "/" else f"/{name}"
 
 
 def _image_folder(folder: str, base: str, key_mode: KeyMode, image_rate: float) -> SourceItem:
@@ -145,7 +175,7 @@ def add_glob(
     states_suffix = bool(dot) and not glob.has_magic(suffix)
     paths = list(_matches(base, parts[fixed:], image_rate is not None))
     keys, taken, found = [], [], []
-    for path, status in zip(paths, _Stats()(paths), strict=True):
+    for path, status in zip(paths, _Stats[str](os.stat)(paths), strict=True):
         if status is not None and stat.S_ISDIR(status.st_mode):
             if image_rate is not None and _holds_images_alone(path):
                 columns.add(_image_folder(path, str(base), key_mode, image_rate))
@@ -168,8 +198,9 @@ def _matches(base: Path, parts: Sequence[str], with_folders: bool) -> Iterator[s
         if with_folders and _match_parts(Path(folder).relative_to(base).parts, parts):
             yield folder
         for entry in files:
-            if _match_parts(Path(entry.path).relative_to(base).parts, parts):
-                yield entry.path
+            path = _joined(folder, entry.name)
+            if _match_parts(Path(path).relative_to(base).parts, parts):
+                yield path
 
 
 def _match_parts(names: Sequence[str], parts: Sequence[str]) -> bool:
