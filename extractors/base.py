@@ -79,14 +79,14 @@ class OutputSpec:
 
 @dataclass(frozen=True, slots=True)
 class FetchedWeights:
-    """One file that ``fetch`` wrote, as ``weights.json`` lists it.
+    """One file or folder that ``fetch`` wrote, as ``weights.json`` lists it.
 
     Attributes
     ----------
     file
-        File name inside the directory.
+        Its name inside the directory.
     sha256
-        Digest of that file, hexadecimal.
+        Digest of the weights, hexadecimal.
     extractor
         Name of the extractor that uses the file.
     model
@@ -95,6 +95,8 @@ class FetchedWeights:
         Hub tag that was downloaded.
     source_sha256
         Digest of the file that the hub sent.
+    option
+        Option of the extractor that names the file.
     """
 
     file: str
@@ -103,6 +105,7 @@ class FetchedWeights:
     model: str
     tag: str
     source_sha256: str
+    option: str = "weights"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,13 @@ patch
 patch_projected
     The same tokens times the projection, ``[1 + grid², embed_dim]``: row 0 is what ``cls`` gives. This is the layout of
     PSTP-Net's files (``[T, 50, 512]`` for ViT-B/32).
+patch_map
+    The patches of ``patch`` as a map, ``[grid, grid, width]``, without the class token: ``[0, 0]`` is the top left
+    corner, ``[0, grid-1]`` the top right one. The grid is 16 for ViT-L/14 at 224 pixels and 24 at 336.
 
-Token outputs exist for open_clip's own vision transformers with a class token. OpenAI trained ``ln_post`` and the
-projection on the class token only; on patches they are used as the published feature extractors use them.
+Token outputs and maps exist for open_clip's own vision transformers with a class token; the extractors ``timm`` and
+``hf`` give maps of SigLIP's. OpenAI trained ``ln_post`` and the projection on the class token only; on patches they are
+used as the published feature extractors use them.
 
 Activation
 ----------
@@ -51,6 +55,13 @@ _UNITS = {
     "cls": "CLIP joint-space embedding of the frame, not normalised",
     "patch": "CLIP tokens after the final layer norm, class token first, then patches row-major",
     "patch_projected": "CLIP tokens in the joint space, not normalised, class token first, then patches row-major",
+    "patch_map": "CLIP patches after the final layer norm, rows then columns",
+}
+_LAYERS = {
+    "cls": "last block, final norm, projection",
+    "patch": "last block, final norm",
+    "patch_projected": "last block, final norm, projection",
+    "patch_map": "last block, final norm",
 }
 
 
@@ -62,7 +73,7 @@ class Clip(Trained):
     model
         An open_clip model name; OpenAI's slash (``ViT-L/14``) is understood.
     tokens
-        ``cls``, ``patch`` or ``patch_projected``; see the module.
+        ``cls``, ``patch``, ``patch_projected`` or ``patch_map``; see the module.
     crop, interpolation, mean, std
         Preprocessing; None takes what belongs to the weights (for CLIP: centre crop, bicubic, OpenAI's statistics).
     image_size
@@ -77,7 +88,7 @@ class Clip(Trained):
 
     model: str = "ViT-L-14"
     weights: str = "openai"
-    tokens: Literal["cls", "patch", "patch_projected"] = "cls"
+    tokens: Literal["cls", "patch", "patch_projected", "patch_map"] = "cls"
     crop: Crop | None = None
     image_size: int | None = Field(default=None, ge=1, le=2048)
     activation: Literal["auto", "gelu", "quick_gelu"] = "auto"
@@ -170,7 +181,7 @@ class Clip(Trained):
             "model": self.tower.model,
             "weights": identity(self.pinned_weights),
             "tokens": self.tokens,
-            "layer": "last block, final norm" if self.tokens == "patch" else "last block, final norm, projection",
+            "layer": _LAYERS[self.tokens],
             "activation": self.resolved_activation(),
             "position_embedding": "interpolated" if resized else "native",
             "preprocessing": self.preprocessing.spec(),
@@ -178,13 +189,15 @@ class Clip(Trained):
         }
 
     def output(self) -> OutputSpec:
-        """Return ``[embed_dim]``, ``[1 + grid², width]`` or ``[1 + grid², embed_dim]``."""
+        """Return ``[embed_dim]``, ``[1 + grid², width]``, ``[1 + grid², embed_dim]`` or ``[grid, grid, width]``."""
         tower = self.tower
         if self.tokens == "cls" or tower.patch_size is None or tower.width is None:
             return OutputSpec((tower.embed_dim,), _UNITS["cls"])
-        count = 1 + (self.preprocessing.size // tower.patch_size) ** 2
+        grid = self.preprocessing.size // tower.patch_size
+        if self.tokens == "patch_map":
+            return OutputSpec((grid, grid, tower.width), _UNITS[self.tokens])
         channels = tower.width if self.tokens == "patch" else tower.embed_dim
-        return OutputSpec((count, channels), _UNITS[self.tokens])
+        return OutputSpec((1 + grid**2, channels), _UNITS[self.tokens])
 
     def prepared_shape(self) -> tuple[int, ...]:
         """Return ``(size, size, 3)``."""

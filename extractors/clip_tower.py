@@ -34,7 +34,7 @@ from extractors.preprocess import Preprocessing
 from extractors.torch_model import ImageModel
 from settings.messages import one_line
 
-Tokens = Literal["cls", "patch", "patch_projected"]
+Tokens = Literal["cls", "patch", "patch_projected", "patch_map"]
 
 # OpenAI's TorchScript archives keep three numbers about the architecture among their tensors.
 _ARCHIVE_EXTRAS = ("input_resolution", "context_length", "vocab_size")
@@ -82,8 +82,10 @@ class ClipModel(ImageModel):
             output_fmt="NLC",
             output_extra_tokens=True,
         )
-        # [M,1,width] and [M,grid²,width] to [M,1+grid²,width]
-        tokens = torch.cat([last["image_intermediates_prefix"][0], last["image_intermediates"][0]], dim=1)
+        patches: torch.Tensor = last["image_intermediates"][0]  # [M,grid²,width]
+        if self._tokens == "patch_map":
+            return patches.reshape(len(patches), *self.output.step_shape)
+        tokens = torch.cat([last["image_intermediates_prefix"][0], patches], dim=1)  # [M,1+grid²,width]
         return tokens if self._tokens == "patch" else tokens @ visual.proj
 
 

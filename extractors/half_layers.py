@@ -69,6 +69,11 @@ class PatchEmbedding(nn.Module):
         super().__init__()
         self.original = original
 
+    @property
+    def weight(self) -> torch.Tensor:
+        """The weights of the original, whose dtype networks ask for."""
+        return self.original.weight
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Turn ``[M, C, H, W]`` in channels_last order into ``[M, out, H/p, W/q]`` in the same order."""
         original = self.original

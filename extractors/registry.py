@@ -1,7 +1,8 @@
 """Extractors by name.
 
 A name is one of ``names()``, or ``package.module:Class`` for a backbone of the user's own, which needs no entry here.
-The spec of such a class holds the digest of its file, so its rows are computed anew once it is edited.
+An installed package gives its backbones names by entry points of the group ``reelstore.extractors``. The spec of a
+class that is not built in holds the digest of its file, so its rows are computed anew once it is edited.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import importlib
 import warnings
 from collections.abc import Mapping
+from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -20,18 +22,47 @@ _Described = TypeVar("_Described", bound=Description)
 
 _ENTRIES = {
     "clip": "extractors.clip:Clip",
+    "hf": "extractors.hf:Hf",
     "hue_hog": "extractors.hue_hog:HueHog",
     "internvideo2": "extractors.internvideo2:InternVideo2",
     "logmel_bands": "extractors.logmel_bands:LogmelBands",
     "rgb_grid": "extractors.rgb_grid:RgbGrid",
     "swin": "extractors.swin:Swin",
+    "timm": "extractors.timm_models:Timm",
     "vggish": "extractors.vggish:Vggish",
 }
 
 
+GROUP = "reelstore.extractors"
+"""Group of the entry points by which installed packages name their extractors."""
+
+
 def names() -> list[str]:
-    """Return the names of the built-in extractors, sorted."""
-    return sorted(_ENTRIES)
+    """Return the names of the built-in extractors and of those that installed packages name, sorted.
+
+    Raises
+    ------
+    ExtractorError
+        If two packages give one name to different classes.
+    """
+    return sorted(_entries())
+
+
+def _entries() -> dict[str, str]:
+    """Return ``package.module:Class`` by name; no package can take the name of a built-in extractor."""
+    installed: dict[str, str] = {}
+    for entry in sorted(entry_points(group=GROUP), key=lambda entry: (entry.name, entry.value)):
+        if installed.setdefault(entry.name, entry.value) != entry.value:
+            raise ExtractorError(
+                f"two installed packages name an extractor {entry.name!r}: {installed[entry.name]} and {entry.value}; "
+                "name the class itself, or uninstall one"
+            )
+        if entry.name in _ENTRIES:
+            warnings.warn(
+                f"extractor {entry.name!r} is the built-in one; that of an installed package is {entry.value!r}",
+                stacklevel=3,
+            )
+    return {**installed, **_ENTRIES}
 
 
 def build(name: str, options: Mapping[str, Any]) -> Extractor:
@@ -42,7 +73,8 @@ def build(name: str, options: Mapping[str, Any]) -> Extractor:
     ExtractorError
         If the name or an option is unknown, or an option has a wrong value; the line suggests the nearest right word.
     """
-    cls: type[Extractor] = find(Extractor, "extractor", _ENTRIES, name)  # type: ignore[type-abstract]  # abstract, and never built here
+    entries = _ENTRIES if name in _ENTRIES or ":" in name else _entries()
+    cls: type[Extractor] = find(Extractor, "extractor", entries, name)  # type: ignore[type-abstract]  # abstract, and never built here
     return build_named(cls, name, options)
 
 
@@ -54,19 +86,17 @@ def find(base: type[_Described], noun: str, entries: Mapping[str, str], name: st
     ExtractorError
         If there is none; the line calls it a ``noun`` and suggests the nearest right name.
     """
-    if name in entries:
-        return _import(base, noun, entries[name])
-    if ":" in name:
-        cls = _import(base, noun, name)
-        if cls.code_sha256 is None and not is_built_in(cls):
-            warnings.warn(
-                f"{noun} {name!r}: its source cannot be read, so an edit would not be noticed; raise its version "
-                "whenever its numbers change",
-                stacklevel=2,
-            )
-        return cls
-    known = sorted(entries)
-    raise ExtractorError(f"unknown {noun} {name!r}{nearest(name, known)} ({available(known)})")
+    if name not in entries and ":" not in name:
+        known = sorted(entries)
+        raise ExtractorError(f"unknown {noun} {name!r}{nearest(name, known)} ({available(known)})")
+    cls = _import(base, noun, entries.get(name, name))
+    if cls.code_sha256 is None and not is_built_in(cls):
+        warnings.warn(
+            f"{noun} {name!r}: its source cannot be read, so an edit would not be noticed; raise its version "
+            "whenever its numbers change",
+            stacklevel=2,
+        )
+    return cls
 
 
 def build_named(cls: type[_Described], name: str, options: Mapping[str, Any]) -> _Described:

@@ -145,8 +145,10 @@ class Swin(Trained):
     @classmethod
     def _known_model(cls, value: str) -> str:
         if value not in BACKBONES:
+            if not value.startswith("swin"):
+                raise ExtractorError(f"{value!r} is no Swin model; the extractor timm takes any image model of timm")
             hint = nearest(value.partition(".")[0], BACKBONES, 3) or f" ({available(BACKBONES)})"
-            raise ExtractorError(f"timm has no Swin model {value!r}{hint}")
+            raise ExtractorError(f"swin knows no Swin model {value!r}{hint}; the extractor timm takes others")
         return value
 
     @model_validator(mode="after")

@@ -92,6 +92,22 @@ def read_state_dict(
     return {name.removeprefix(prefix): value for name, value in loaded.items()}
 
 
+def read_zeros(path: Path) -> dict[str, torch.Tensor]:
+    """Read the shapes of a file's tensors: zeros by name, on the CPU, which take no memory.
+
+    Other than tensors on the meta device, a library can compute with them.
+
+    Raises
+    ------
+    WeightsError
+        If the file is missing, damaged, or of a type that would run code.
+    """
+    import torch
+
+    shapes = read_state_dict(path, shapes_only=True)
+    return {name: torch.zeros(()).expand(value.shape) for name, value in shapes.items()}
+
+
 def _read_safetensors(path: Path, shapes_only: bool) -> Any:
     import torch
     from safetensors import SafetensorError, safe_open
@@ -169,7 +185,12 @@ def load_strict(
     WeightsError
         If something is missing, unexpected or of another shape; the message has a few names of each.
     """
-    wanted = module.state_dict()
+    check_fit(module.state_dict(), state, source)
+    module.load_state_dict(dict(state), assign=assign)
+
+
+def check_fit(wanted: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], source: str) -> None:
+    """Raise WeightsError unless ``state`` has the names and shapes of ``wanted``; it names a few that differ."""
     missing = [name for name in wanted if name not in state]
     unexpected = [name for name in state if name not in wanted]
     reshaped = [
@@ -177,14 +198,14 @@ def load_strict(
         for name, tensor in wanted.items()
         if name in state and state[name].shape != tensor.shape
     ]
-    problems = [
-        f"{len(names)} {problem} ({first_few(names, _LISTED)})"
-        for problem, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
-        if names
-    ]
-    if problems:
-        raise WeightsError(f"{source} does not fit: {', '.join(problems)}")
-    module.load_state_dict(dict(state), assign=assign)
+    if problems := misfits(missing, unexpected, reshaped):
+        raise WeightsError(f"{source} does not fit: {problems}")
+
+
+def misfits(missing: Sequence[str], unexpected: Sequence[str], reshaped: Sequence[str]) -> str:
+    """Word what is wrong with a file in one line, with a few names of each kind; nothing if nothing is."""
+    kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
+    return ", ".join(f"{len(names)} {kind} ({first_few(names, _LISTED)})" for kind, names in kinds if names)
 
 
 class _Index(BaseModel):
@@ -231,11 +252,26 @@ def save(
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, partial, metadata={FACTS_KEY: json.dumps(carried, sort_keys=True)})
         partial.replace(path)
-        entry = FetchedWeights(path.name, digest(path), extractor, model, tag, source_sha256)
-        others = [other for other in read_index(path.parent) if other.file != entry.file]
-        index = _Index(files=sorted([*others, entry], key=lambda listed: listed.file))
+    except OSError as error:
+        raise WeightsError(f"cannot write {path}: {error.strerror or error}") from error
+    return list_in_index(path.parent, FetchedWeights(path.name, digest(path), extractor, model, tag, source_sha256))
+
+
+def list_in_index(directory: Path, entry: FetchedWeights) -> FetchedWeights:
+    """Add an entry to a directory's ``weights.json``, in the place of an earlier one of its file, and return it.
+
+    Raises
+    ------
+    WeightsError
+        If the index cannot be read or written.
+    """
+    path = directory / INDEX_NAME
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    others = [other for other in read_index(directory) if other.file != entry.file]
+    index = _Index(files=sorted([*others, entry], key=lambda listed: listed.file))
+    try:
         partial.write_text(index.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        partial.replace(path.parent / INDEX_NAME)
+        partial.replace(path)
     except OSError as error:
         raise WeightsError(f"cannot write {path}: {error.strerror or error}") from error
     return entry
@@ -277,9 +313,21 @@ def fetched(directory: Path, extractor: str, model: str, tag: str) -> tuple[Path
     WeightsError
         If the file is not listed, is missing, or has other bytes.
     """
+    entry = listed(directory, extractor, model, tag)
+    path = directory / entry.file
+    check_pin(path, entry.sha256)
+    return path, entry
+
+
+def listed(directory: Path, extractor: str, model: str, tag: str) -> FetchedWeights:
+    """Return the entry of a tag in the index of a directory.
+
+    Raises
+    ------
+    WeightsError
+        If it is not listed, or the index cannot be read.
+    """
     for entry in read_index(directory):
         if (entry.extractor, entry.model, entry.tag) == (extractor, model, tag):
-            path = directory / entry.file
-            check_pin(path, entry.sha256)
-            return path, entry
+            return entry
     raise WeightsError(f"{directory / INDEX_NAME} lists no {extractor} weights {model} {tag!r}; fetch them first")

@@ -186,12 +186,13 @@ class ImageModel(TorchModel):
         self._std = torch.tensor(preprocessing.std, device=self._device).view(1, 3, 1, 1)
 
     def _features(self, network: nn.Module, batch: torch.Tensor) -> torch.Tensor:
-        """Turn RGB ``uint8 [M,size,size,3]`` or ``[M,F,size,size,3]`` into ``[M, *step_shape]``.
+        """Turn RGB ``[M,size,size,3]`` or ``[M,F,size,size,3]``, 0..255, into ``[M, *step_shape]``.
 
         Pictures are normalised in float32, then cast.
         """
-        # NHWC memory seen as NCHW is torch's channels_last: no copy.
-        images = batch.flatten(0, -4).permute(0, 3, 1, 2).to(torch.float32).div_(255).sub_(self._mean).div_(self._std)
+        # NHWC memory seen as NCHW is torch's channels_last: no copy but the one into float32.
+        images = batch.flatten(0, -4).permute(0, 3, 1, 2).to(torch.float32, copy=True)
+        images = images.div_(255).sub_(self._mean).div_(self._std)
         return self._embed(network, images.to(dtype_of(network)))
 
     @abstractmethod

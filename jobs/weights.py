@@ -39,7 +39,7 @@ def fetch(preset: Preset, directory: Directory) -> None:
             some = True
             path = (directory / fetched.file).resolve()
             print(f"{name}: {fetched.model} {fetched.tag}, sha256 {fetched.sha256}")
-            print(f"  use it with --set features.{name}.weights={path}")
+            print(f"  use it with --set features.{name}.{fetched.option}={path}")
     if not some:
         print(f"preset {preset}: nothing to fetch")
 

@@ -8,18 +8,15 @@ the licences are in ``extractors/text/sentence_tower.py``.
 
 from __future__ import annotations
 
-import json
 from functools import cached_property
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from extractors import hub
 from extractors.base import Execution, ExtractorError, Json, WeightsError
+from extractors.hub import ModelFiles
 from extractors.text.base import TextEncoder, TextModel
 from extractors.weights import check_pin, digest
-from settings.messages import one_line
 
 _CONFIG, _TOKENIZER, _WEIGHTS = "config.json", "tokenizer.json", "model.safetensors"
 _LENGTH, _POOLING = "sentence_bert_config.json", "1_Pooling/config.json"
@@ -47,23 +44,13 @@ class SentenceText(TextEncoder):
 
     @model_validator(mode="after")
     def _is_somewhere(self) -> Self:
-        looks_local = self.model.startswith((".", "/", "~")) or self.model.count("/") != 1
-        if looks_local and not self.folder.is_dir():
-            raise WeightsError(f"{self.model}: no such folder, and not the name of a repository (owner/name)")
+        self.files.check()
         return self
 
     @property
-    def folder(self) -> Path:
-        """Folder of a local model."""
-        return Path(self.model).expanduser().absolute()
-
-    def file(self, name: str) -> Path:
-        """Return one file of the model. Raises WeightsError if it is missing or cannot be downloaded."""
-        if not self.folder.is_dir():
-            return hub.hugging_face_file(f"{self.model} {name}", self.model, name)
-        if not (path := self.folder / name).is_file():
-            raise WeightsError(f"{self.folder}: no {name}; it must hold {_CONFIG}, {_TOKENIZER} and {_WEIGHTS}")
-        return path
+    def files(self) -> ModelFiles:
+        """The files of the model."""
+        return ModelFiles(self.model, (_CONFIG, _TOKENIZER, _WEIGHTS))
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -74,7 +61,7 @@ class SentenceText(TextEncoder):
         ExtractorError
             If the model does not pool its vectors by the mean.
         """
-        config = _read_json(self.file(_CONFIG))
+        config = self.files.read_json(_CONFIG)
         pooling = self._optional(_POOLING)
         if not pooling.get("pooling_mode_mean_tokens", True):
             raise ExtractorError(f"{self.model} is not pooled by the mean of its tokens; only that is supported")
@@ -84,7 +71,7 @@ class SentenceText(TextEncoder):
     def _optional(self, name: str) -> dict[str, Any]:
         """Read a JSON file of the model; a missing one is empty."""
         try:
-            return _read_json(self.file(name))
+            return self.files.read_json(name)
         except WeightsError:
             return {}
 
@@ -101,9 +88,9 @@ class SentenceText(TextEncoder):
         return {
             "encoder": self.name,
             "version": self.version,
-            "weights": {"sha256": check_pin(self.file(_WEIGHTS), self.sha256)},
-            "config_sha256": digest(self.file(_CONFIG)),
-            "tokenizer_sha256": digest(self.file(_TOKENIZER)),
+            "weights": {"sha256": check_pin(self.files.file(_WEIGHTS), self.sha256)},
+            "config_sha256": digest(self.files.file(_CONFIG)),
+            "tokenizer_sha256": digest(self.files.file(_TOKENIZER)),
             "pooling": "mean",
             "normalise": "l2",
             "max_length": self.context_length,
@@ -127,16 +114,6 @@ class SentenceText(TextEncoder):
         """
         from extractors.text import sentence_tower
 
-        check_pin(self.file(_WEIGHTS), self.sha256)
-        files = sentence_tower.Files(self.file(_CONFIG), self.file(_TOKENIZER), self.file(_WEIGHTS))
+        check_pin(self.files.file(_WEIGHTS), self.sha256)
+        files = sentence_tower.Files(self.files.file(_CONFIG), self.files.file(_TOKENIZER), self.files.file(_WEIGHTS))
         return sentence_tower.load(files, self.context_length, self.dim, Execution(device, threads=threads))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{path} cannot be read: {one_line(error)}") from error
-    if not isinstance(value, dict):
-        raise WeightsError(f"{path} is not a JSON object")
-    return value

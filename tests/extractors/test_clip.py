@@ -73,6 +73,56 @@ def test_patch_tokens_are_the_last_block_after_ln_post_class_token_first(frames:
     np.testing.assert_allclose(actual[:, 0], features(build("clip", SMALL), frames), rtol=0, atol=1e-5)
 
 
+def test_a_patch_map_is_the_patches_without_the_class_token_rows_first(frames: NDArray[np.uint8]) -> None:
+    options = {**SMALL, "image_size": 96}
+    tokens, mapped = build("clip", {**options, "tokens": "patch"}), build("clip", {**options, "tokens": "patch_map"})
+    assert mapped.output().step_shape == (3, 3, 384)
+    actual = features(mapped, frames)
+    assert actual.tobytes() == features(tokens, frames)[:, 1:].reshape(6, 3, 3, 384).tobytes()
+    assert mapped.spec() != tokens.spec()
+    pixels = np.full((2, 96, 96, 3), 128, np.uint8)
+    pixels[1, :32, 64:] = np.random.default_rng(0).integers(0, 256, (32, 32, 3))
+    plain, changed = mapped.load("cpu", 1).forward(pixels)
+    difference = np.linalg.norm(changed - plain, axis=2)
+    assert np.unravel_index(difference.argmax(), difference.shape) == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("model", "weights", "options"),
+    [("ViT-B-16-SigLIP", "webli", {}), ("ViT-B-16-SigLIP2", "webli", {}), ("PE-Core-T-16-384", "meta", {})],
+)
+def test_other_towers_encode_what_open_clip_encodes(
+    model: str, weights: str, options: dict[str, Any], frames: NDArray[np.uint8]
+) -> None:
+    """With the preprocessing of the tag, on untrained weights, which no tag has."""
+    entry = clip_models.tag_entry(model, weights)
+    transform = open_clip.image_transform(
+        clip_models.tower(model).image_size,
+        is_train=False,
+        mean=entry["mean"],
+        std=entry["std"],
+        resize_mode=entry["resize_mode"],
+        interpolation=entry["interpolation"],
+    )
+    with torch.random.fork_rng(devices=[]), torch.inference_mode():
+        torch.manual_seed(3)
+        reference = open_clip.create_model(model).visual.eval()
+        expected = reference(torch.stack([transform(Image.fromarray(frame)) for frame in frames[:1]])).numpy()
+    tagged = build("clip", {"model": model, "weights": weights, **options}).preprocessing  # type: ignore[attr-defined]  # of Clip
+    extractor = build(
+        "clip",
+        {
+            "model": model,
+            "weights": "random:3",
+            "crop": tagged.crop,
+            "interpolation": tagged.interpolation,
+            "mean": tagged.mean,
+            "std": tagged.std,
+        },
+    )
+    np.testing.assert_allclose(features(extractor, frames[:1]), expected, rtol=0, atol=1e-5)
+
+
 def test_the_activation_moves_the_numbers_and_is_in_the_spec(frames: NDArray[np.uint8]) -> None:
     gelu = build("clip", SMALL)
     quick = build("clip", {**SMALL, "activation": "quick_gelu"})
@@ -138,6 +188,8 @@ def test_the_table_read_without_importing_open_clip_is_open_clips() -> None:
         ("ViT-L-14", "patch", (257, 1024), 224),
         ("ViT-L-14-336", "patch_projected", (577, 768), 336),
         ("ViT-B-32", "patch_projected", (50, 512), 224),
+        ("ViT-L-14", "patch_map", (16, 16, 1024), 224),
+        ("ViT-L-14-336", "patch_map", (24, 24, 1024), 336),
         ("RN50", "cls", (1024,), 224),
     ],
 )
@@ -214,6 +266,7 @@ def test_an_absent_device_is_one_line() -> None:
         ({"image_size": 230}, "230 is not a multiple of the patch size 14"),
         ({"model": "RN50", "image_size": 256}, "RN50 takes 224 pixels only"),
         ({"model": "RN50", "tokens": "patch"}, "only tokens=cls"),
+        ({"model": "ViT-B-16-SigLIP", "weights": "webli", "tokens": "patch_map"}, "only tokens=cls"),
         ({"model": "ViT-L-14-CLIPA", "weights": "datacomp1b", "tokens": "patch"}, "only tokens=cls"),
         ({"model": "RN50", "activation": "gelu"}, "leave activation=auto"),
         ({"weights": "random:0", "sha256": "0" * 64}, "random weights have none"),

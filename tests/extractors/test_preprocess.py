@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import av
 import numpy as np
@@ -154,3 +155,25 @@ def test_a_device_that_does_not_come_to_the_same_bytes_is_refused(monkeypatch: p
     monkeypatch.setattr(resampling, "_plan", rounded)
     with pytest.raises(ValueError, match="cpu does not resize 61x53 to 31x29 as Pillow"):
         resampling.resize(torch.zeros(1, 53, 61, 3, dtype=torch.uint8), 29, 31, "bicubic")
+
+
+@pytest.mark.parametrize("size", [(225, 224), (90, 161), (37, 91)], ids=str)
+@pytest.mark.parametrize("odd_margin", ["even", "down"])
+@pytest.mark.parametrize("crop", ["center_crop", "squash"])
+def test_margins_are_cut_alike_on_both_paths(
+    crop: Crop, odd_margin: Literal["even", "down"], size: tuple[int, int]
+) -> None:
+    ours = Preprocessing(64, crop, "bicubic", OPENAI_MEAN, OPENAI_STD, 81, odd_margin)
+    frames = np.random.default_rng(0).integers(0, 256, (2, *size, 3), np.uint8)
+    np.testing.assert_array_equal(ours.apply_tensor(torch.from_numpy(frames)).numpy(), ours.apply(frames))
+    assert ours.geometry() != replace(ours, short_side=80).geometry()
+
+
+def test_pictures_that_are_not_rounded_are_those_that_are_before_they_are() -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (2, 90, 160, 3), np.uint8)
+    ours = Preprocessing(64, "squash", "bilinear", OPENAI_MEAN, OPENAI_STD, rounded=False)
+    floats, rounded = ours.apply(frames), replace(ours, rounded=True).apply(frames)
+    assert floats.dtype == np.float32 and floats.shape == rounded.shape
+    # Pillow rounds after each of its two passes, of which the first counts less.
+    assert 0.4 < np.abs(floats - rounded).max() < 1.1
+    assert ours.geometry() != replace(ours, rounded=True).geometry() and ours.spec()["resized_in"] == "float32"

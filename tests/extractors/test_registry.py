@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import os
@@ -16,8 +17,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from extractors import ExtractorError, MicroBatcher, build, names
+from extractors import ExtractorError, MicroBatcher, build, names, registry
 from extractors.base import spec_digest
+from extractors.testing import check_extractor
 from extractors.text import build_text_encoder
 
 ROOT = Path(__file__).parents[2]
@@ -135,6 +137,52 @@ def test_a_subclass_of_a_built_in_extractor_counts_as_the_users_own(
     assert pickle.loads(pickle.dumps(own)).spec() == own.spec()
 
 
+def announce(folder: Path, package: str, entries: str) -> None:
+    """Put what an installed package announces into a folder of ``sys.path``."""
+    installed = folder / f"{package}-1.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+    (installed / "entry_points.txt").write_text(f"[reelstore.extractors]\n{entries}\n")
+
+
+def test_an_installed_package_names_its_backbones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are found by name, suggested, in ``names()``, and so in the contract tests of every extractor."""
+    own = "from extractors.rgb_grid import RgbGrid\nclass Finer(RgbGrid):\n    grid: int = 9\n"
+    (tmp_path / "my_announced.py").write_text(own)
+    announce(tmp_path, "my_package", "finer = my_announced:Finer")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "finer" in names()
+    extractor = build("finer", {})
+    assert extractor.spec() == build("my_announced:Finer", {}).spec() and "code" in extractor.spec()
+    check_extractor(extractor)
+    with pytest.raises(ExtractorError, match="unknown extractor 'fine'; did you mean 'finer'"):
+        build("fine", {})
+    announce(tmp_path, "other_package", "finer = my_other:Finer")
+    with pytest.raises(ExtractorError, match=r"name an extractor 'finer': my_announced:Finer and my_other:Finer"):
+        build("finer", {})
+
+
+def test_no_installed_package_takes_a_built_in_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    announce(tmp_path, "my_package", "rgb_grid = my_announced:Grey")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert type(build("rgb_grid", {})).__module__ == "extractors.rgb_grid"
+    with pytest.warns(UserWarning, match="'rgb_grid' is the built-in one; .* 'my_announced:Grey'"):
+        assert names().count("rgb_grid") == 1
+
+
+def test_every_extractor_of_this_package_has_a_name() -> None:
+    """A new file in ``extractors/`` needs one line in the registry; the contract tests then run on it."""
+    targets = set()
+    for path in sorted((ROOT / "extractors").glob("*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            bases = (
+                [base.id for base in node.bases if isinstance(base, ast.Name)] if isinstance(node, ast.ClassDef) else []
+            )
+            if {"Extractor", "Trained"} & set(bases) and node.name != "Trained":  # type: ignore[attr-defined]  # a class
+                targets.add(f"extractors.{path.stem}:{node.name}")  # type: ignore[attr-defined]  # a class
+    assert targets == set(registry._ENTRIES.values())
+
+
 def test_a_backbone_without_its_source_is_told_of(tmp_path: Path) -> None:
     file = tmp_path / "my_compiled.py"
     file.write_text(BACKBONE)
@@ -170,7 +218,7 @@ def test_a_text_encoder_of_the_users_own_has_its_digest(tmp_path: Path, monkeypa
         (
             "clop",
             "unknown extractor 'clop'; did you mean 'clip'\\? "
-            "\\(available: clip, hue_hog, internvideo2, logmel_bands, rgb_grid, swin, vggish\\)",
+            "\\(available: clip, hf, hue_hog, internvideo2, logmel_bands, rgb_grid, swin, timm, vggish\\)",
         ),
         ("no_such_module:Thing", "cannot be imported: No module named 'no_such_module'"),
         ("extractors.base:Nothing", "cannot be imported: .*Nothing"),
@@ -184,8 +232,8 @@ def test_an_unknown_name_is_one_clear_line(name: str, message: str) -> None:
 
 
 def test_every_name_builds_with_its_defaults() -> None:
-    assert names() == ["clip", "hue_hog", "internvideo2", "logmel_bands", "rgb_grid", "swin", "vggish"]
-    for name in names():
+    assert names() == ["clip", "hf", "hue_hog", "internvideo2", "logmel_bands", "rgb_grid", "swin", "timm", "vggish"]
+    for name in set(names()) - {"hf", "timm"}:  # these have no model that most people mean
         extractor = build(name, {})
         assert extractor.spec()["extractor"] == name
         assert extractor.spec()["version"] == extractor.version

@@ -338,6 +338,11 @@ def test_planning_and_preparing_import_no_torch() -> None:
     ("options", "message"),
     [
         ({"model": "swin_bass_patch4_window7_224"}, "no Swin model .*; did you mean .*'swin_base_patch4_window7_224'"),
+        (
+            {"model": "vit_base_patch16_224"},
+            "'vit_base_patch16_224' is no Swin model; the extractor timm takes any image",
+        ),
+        ({"model": "swin_s3_tiny_224"}, "no Swin model 'swin_s3_tiny_224'.*; the extractor timm takes others"),
         ({"model": "swin_base_patch4_window7_224.ms_in22k"}, "did you mean 'swin_base_patch4_window7_224'"),
         ({"weights": "ms_in21k"}, "has no weights 'ms_in21k' \\(available: ms_in1k, ms_in22k, ms_in22k_ft_in1k\\)"),
         ({"model": V2}, "\\(available: ms_in1k\\)$"),

@@ -36,13 +36,21 @@ VISUAL = ("clip_t", "swin")
 RATE = 16_000
 
 
-@pytest.mark.parametrize("preset", ["all", "coqo-music-avqa"])
-def test_the_presets_sample_their_segments_alike(preset: str) -> None:
+@pytest.mark.parametrize(
+    ("preset", "named"),
+    [
+        ("all", {"swin_b", "swin_l", "vggish"}),
+        ("coqo-music-avqa", {"swin_b", "swin_l", "vggish"}),
+        ("coqo-clip", {"clip_map", "vggish"}),
+        ("coqo-clip-336", {"clip_map", "vggish"}),
+    ],
+)
+def test_the_presets_sample_their_segments_alike(preset: str, named: set[str]) -> None:
     features = load_config(preset).features
     segments = {
         name: feature.policy for name, feature in features.items() if feature.policy.spec()["policy"] != "uniform"
     }
-    assert {"swin_b", "swin_l", "vggish"} <= set(segments)
+    assert named <= set(segments)
     assert len({json.dumps(policy.spec(), sort_keys=True) for policy in segments.values()}) == 1
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.extract.config import load_config, preset_names
+from pipeline.extract.config import PRESETS, load_config, preset_names
 from pipeline.extract.features import ready_features
 from pipeline.shared.errors import ConfigError
 
@@ -23,6 +23,17 @@ def test_published_clip_rows_have_the_published_size() -> None:
     (feature,) = ready_features(load_config("cra-nextgqa")).values()
     assert feature.extractor.output().step_shape == (768,)
     assert feature.row_bytes == 49_152
+
+
+@pytest.mark.parametrize(
+    ("preset", "side", "row_bytes"), [("coqo-clip", 16, 31_457_280), ("coqo-clip-336", 24, 70_778_880)]
+)
+def test_clip_has_maps_for_the_spatial_stage(preset: str, side: int, row_bytes: int) -> None:
+    features = ready_features(load_config(preset))
+    assert features["clip_map"].extractor.output().step_shape == (side, side, 1024)
+    assert features["clip_map"].row_bytes == row_bytes
+    comment = (PRESETS / f"{preset}.yaml").read_text()
+    assert f"{sum(feature.row_bytes or 0 for feature in features.values()):,} bytes per video" in comment
 
 
 @pytest.mark.parametrize(
