@@ -17,8 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -32,6 +30,7 @@ sys.path[0] = str(ROOT)  # the checkout: only the reader is ever installed
 import numpy as np
 import pyarrow as pa
 
+from bench.processes import peak_gb, run
 from bench.report import Column, Report, Table, Target, bench_parser, prose
 from parsers.annotations import QUESTIONS
 from stores import Store
@@ -159,11 +158,6 @@ MEASURES: dict[str, Callable[[Path], dict[str, float]]] = {
 }
 
 
-def peak_gb() -> float:
-    """Return the largest resident memory that this process has had."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-
-
 def run_measure(root: Path, name: str) -> dict[str, float]:
     """Measure from Python in a fresh process."""
     command = [sys.executable, __file__, "--measure", name, "--keep", str(root)]
@@ -174,15 +168,8 @@ def run_measure(root: Path, name: str) -> dict[str, float]:
 def run_command(root: Path, name: str) -> dict[str, float]:
     """Run a command in a fresh process; return its wall time and peak memory."""
     verb, *options = COMMANDS[name]
-    command = [sys.executable, "-m", "stores", verb, str(root), *options, "--json"]
-    started = time.perf_counter()
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
-        _, status, usage = os.wait4(process.pid, 0)
-        wall = time.perf_counter() - started
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{' '.join(command)}: exit code {process.returncode}")
-    return {"wall_s": wall, "peak_gb": usage.ru_maxrss * 1024 / 1e9}
+    ran = run(["-m", "stores", verb, str(root), *options, "--json"], ROOT)
+    return {"wall_s": ran.wall_s, "peak_gb": ran.peak_gb}
 
 
 def targets(figures: dict[str, dict[str, float]]) -> list[Target]:

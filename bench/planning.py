@@ -13,12 +13,9 @@ the page cache. A change rewrites some files; a plan of it is compared with a pl
 from __future__ import annotations
 
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +27,7 @@ sys.path[0] = str(ROOT)  # the checkout: only the reader is ever installed
 
 import numpy as np
 
+from bench.processes import run
 from bench.report import Column, Report, Table, Target, bench_parser, prose
 from pipeline.extract import load_config, read_source, ready_features
 from pipeline.extract.identity import cache_key, hash_content, source_status
@@ -55,21 +53,10 @@ class Made:
 
     def run(self, *options: str) -> dict[str, Any]:
         """Run the job in a fresh process; return wall seconds, peak memory in GB and its summary."""
-        command = [sys.executable, "jobs/extract.py", str(self.videos), "--store", str(self.store)]
-        started = time.perf_counter()
-        with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
-            process = subprocess.Popen(
-                [*command, "--config", str(self.config), "--json", *options], cwd=ROOT, stdout=output, stderr=errors
-            )
-            _, status, usage = os.wait4(process.pid, 0)
-            wall = time.perf_counter() - started
-            process.returncode = os.waitstatus_to_exitcode(status)
-            output.seek(0)
-            errors.seek(0)
-            if process.returncode:
-                raise SystemExit(f"the run ended with exit code {process.returncode}: {errors.read()}")
-            summary = json.loads(output.read().splitlines()[-1])
-        return {"wall_s": wall, "peak_gb": usage.ru_maxrss * 1024 / 1e9, "summary": summary}
+        words = ["jobs/extract.py", str(self.videos), "--store", str(self.store), "--config", str(self.config)]
+        ran = run([*words, "--json", *options], ROOT)
+        summary = json.loads(ran.output.splitlines()[-1])
+        return {"wall_s": ran.wall_s, "peak_gb": ran.peak_gb, "summary": summary}
 
     @contextmanager
     def changed(self, count: int) -> Iterator[None]:

@@ -14,7 +14,6 @@ import hashlib
 import json
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,6 +25,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)  # the checkout: only the reader is ever installed
 
+from bench.processes import run
 from bench.report import Column, Report, Table, Target, bench_parser, prose
 from stores.changes import Changes, Placed
 from stores.commit import commit, create_store, place_shard, write_spec
@@ -44,10 +44,8 @@ store.row("bench", key)
 first_row = time.perf_counter()
 count = len(store.keys("bench"))
 listed = time.perf_counter()
-import resource
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 print(json.dumps({"open_s": opened - start, "first_row_s": first_row - opened, "keys_s": listed - first_row,
-                  "keys": count, "peak_rss_mib": peak}))
+                  "keys": count}))
 """
 
 
@@ -157,9 +155,9 @@ def measure_opening(root: Path, key: str, repeats: int = 5) -> dict[str, float]:
     """Open the store and read a row in fresh processes; return median seconds and peak memory."""
     runs = []
     for _ in range(repeats):
-        command = [sys.executable, "-c", OPENING, str(root), key]
-        runs.append(json.loads(subprocess.run(command, capture_output=True, check=True, cwd=ROOT).stdout))
-    return {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+        ran = run(["-c", OPENING, str(root), key], ROOT)
+        runs.append({**json.loads(ran.output), "peak_rss_mib": ran.peak_gb * 1e9 / 2**20})
+    return {name: statistics.median(each[name] for each in runs) for name in runs[0]}
 
 
 def main() -> int:
