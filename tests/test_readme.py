@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
 import math
 import re
 import shlex
@@ -313,3 +314,15 @@ def test_every_anchor_is_a_heading(page: Path) -> None:
 
 def test_the_readme_is_one_page() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 200
+
+
+def test_numbers_are_those_of_the_benches() -> None:
+    def target(bench: str, place: int) -> float:
+        value: float = json.loads((ROOT / f"bench/results/{bench}.json").read_text())["targets"][place]["value"]
+        return value
+
+    numbers = (ROOT / "README.md").read_text().partition("## Numbers")[2].partition("\n## ")[0]
+    assert f"H.264 clip | {target('decode', 0):.2f}×" in numbers
+    seconds, gigabytes = target("planning-million", 0), target("planning-million", 1)
+    assert f"3 features | {seconds:.1f} s, {gigabytes:.1f} GB |" in numbers
+    assert f"on 2 CPUs | {target('parsing', 1):.0f}× |" in numbers
