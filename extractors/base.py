@@ -161,6 +161,11 @@ class Model(ABC):
         values = self.forward(np.asarray(batch))
         return lambda: values
 
+    @property
+    def parameters(self) -> int | None:
+        """Numbers of the network that were learnt; None if it is no network."""
+        return None
+
     def reference(self, batch: Steps) -> NDArray[np.float32] | None:
         """Return what ``forward`` would give in float32, for any number of steps; None if it computes in float32."""
         return None

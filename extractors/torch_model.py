@@ -88,6 +88,11 @@ class TorchModel(Model):
         if self._device.type == "cuda":
             _set_cuda_precision()
 
+    @property
+    def parameters(self) -> int:
+        """Numbers of the network that were learnt."""
+        return sum(parameter.numel() for parameter in self.network.parameters())
+
     @abstractmethod
     def _features(self, network: nn.Module, batch: torch.Tensor) -> torch.Tensor:
         """Run a network over ``[M, *prepared_shape]`` on its device.

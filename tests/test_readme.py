@@ -152,7 +152,7 @@ STAGES: dict[str, tuple[type[BaseModel], dict[str, Any]]] = {
 
 def read_settings(job: str, assignments: Sequence[str], method: str = "", preset: str | None = None) -> None:
     """Read settings as a job does; raise ``SettingsError`` or ``UsageError`` if it would refuse them."""
-    if job == "extract":
+    if job in ("extract", "weights"):
         load_config(preset, None, assignments)
         return
     if job == "train":
@@ -195,7 +195,9 @@ WITH_SETTINGS = [line for line in LINES if (line.assignments or line.value("pres
 
 @pytest.mark.parametrize("line", WITH_SETTINGS, ids=str)
 def test_every_setting_and_preset_of_a_command_is_accepted(line: Line) -> None:
-    read_settings(line.job, line.assignments, line.words.split()[0], line.value("preset"))
+    words = line.words.split()
+    preset = words[1] if line.job == "weights" else line.value("preset")
+    read_settings(line.job, line.assignments, words[0], preset)
 
 
 @pytest.mark.parametrize(("page", "assignment"), settings_in_text())
