@@ -33,20 +33,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 
 from extractors import clip_models
 from extractors.base import ExtractorError, Json, Model, OutputSpec
 from extractors.preprocess import Crop, Interpolation, Preprocessing, Rgb
-from extractors.trained import Trained
+from extractors.trained import ImageTower
 from extractors.weights import HubTag, WeightsFile, identity, parse
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
 Activation = Literal["gelu", "quick_gelu", "native"]
@@ -65,7 +62,7 @@ _LAYERS = {
 }
 
 
-class Clip(Trained):
+class Clip(ImageTower):
     """Options of the ``clip`` extractor, beside those of ``Trained``.
 
     Attributes
@@ -198,22 +195,6 @@ class Clip(Trained):
             return OutputSpec((grid, grid, tower.width), _UNITS[self.tokens])
         channels = tower.width if self.tokens == "patch" else tower.embed_dim
         return OutputSpec((1 + grid**2, channels), _UNITS[self.tokens])
-
-    def prepared_shape(self) -> tuple[int, ...]:
-        """Return ``(size, size, 3)``."""
-        return (self.preprocessing.size, self.preprocessing.size, 3)
-
-    def prepare(self, frames: NDArray[Any]) -> NDArray[np.uint8]:
-        """Turn ``uint8 [N,H,W,3]`` into ``uint8 [N,size,size,3]``; the model normalises."""
-        return self.preprocessing.apply(frames)
-
-    def prepare_tensor(self, frames: torch.Tensor) -> torch.Tensor:
-        """Turn ``uint8 [N,H,W,3]`` on any device into ``uint8 [N,size,size,3]`` there."""
-        return self.preprocessing.apply_tensor(frames)
-
-    def preparation(self) -> Json:
-        """Return the geometry."""
-        return self.preprocessing.geometry()
 
     @property
     def weights_of(self) -> str:

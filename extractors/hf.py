@@ -28,7 +28,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from extractors import hf_processor, tensors
@@ -36,11 +35,10 @@ from extractors.asking import ask
 from extractors.base import ExtractorError, FetchedWeights, Json, Model, OutputSpec, WeightsError
 from extractors.hub import ModelFiles
 from extractors.preprocess import Crop, Interpolation, Preprocessing, Rgb
-from extractors.trained import Trained
+from extractors.trained import ImageTower
 from extractors.weights import RandomWeights, WeightsFile, check_pin, digest
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
     from extractors.hf_tower import HfNetwork
@@ -56,7 +54,7 @@ _UNITS = {
 }
 
 
-class Hf(Trained):
+class Hf(ImageTower):
     """Options of the ``hf`` extractor, beside those of ``Trained``.
 
     Attributes
@@ -231,22 +229,6 @@ class Hf(Trained):
     def output(self) -> OutputSpec:
         """Return ``[C]`` or ``[h, w, C]``."""
         return OutputSpec(tuple(self.facts["step_shape"]), _UNITS[self.form].format(self.facts["model_type"]))
-
-    def prepared_shape(self) -> tuple[int, ...]:
-        """Return ``(size, size, 3)``."""
-        return (self.preprocessing.size, self.preprocessing.size, 3)
-
-    def prepare(self, frames: NDArray[Any]) -> NDArray[Any]:
-        """Turn ``uint8 [N,H,W,3]`` into ``[N,size,size,3]``, 0..255; the model normalises."""
-        return self.preprocessing.apply(frames)
-
-    def prepare_tensor(self, frames: torch.Tensor) -> torch.Tensor | None:
-        """Turn ``uint8 [N,H,W,3]`` on any device into ``uint8 [N,size,size,3]`` there; None for floats."""
-        return self.preprocessing.apply_tensor(frames) if self.preprocessing.rounded else None
-
-    def preparation(self) -> Json:
-        """Return the geometry."""
-        return self.preprocessing.geometry()
 
     def check_weights(self) -> None:
         """See that the files of the weights fit. Reads the shapes of their tensors alone; imports torch.

@@ -26,20 +26,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 
 from extractors.base import ExtractorError, Json, Model, OutputSpec
 from extractors.preprocess import Crop, Interpolation, Preprocessing, Rgb
-from extractors.trained import Trained
+from extractors.trained import ImageTower
 from extractors.weights import HubTag, identity, unknown_tag
 from settings.messages import available, nearest
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
 IMAGENET_MEAN: Rgb = (0.485, 0.456, 0.406)
@@ -113,7 +110,7 @@ BACKBONES = {
 }
 
 
-class Swin(Trained):
+class Swin(ImageTower):
     """Options of the ``swin`` extractor, beside those of ``Trained``.
 
     Attributes
@@ -207,22 +204,6 @@ class Swin(Trained):
         if self.pool == "mean":
             return OutputSpec((channels,), "Swin features after the final layer norm, mean over positions")
         return OutputSpec((grid, grid, channels), "Swin features after the final layer norm, rows then columns")
-
-    def prepared_shape(self) -> tuple[int, ...]:
-        """Return ``(size, size, 3)``."""
-        return (self.backbone.image_size, self.backbone.image_size, 3)
-
-    def prepare(self, frames: NDArray[Any]) -> NDArray[np.uint8]:
-        """Turn ``uint8 [N,H,W,3]`` into ``uint8 [N,size,size,3]``; the model normalises."""
-        return self.preprocessing.apply(frames)
-
-    def prepare_tensor(self, frames: torch.Tensor) -> torch.Tensor:
-        """Turn ``uint8 [N,H,W,3]`` on any device into ``uint8 [N,size,size,3]`` there."""
-        return self.preprocessing.apply_tensor(frames)
-
-    def preparation(self) -> Json:
-        """Return the geometry."""
-        return self.preprocessing.geometry()
 
     @property
     def weights_of(self) -> str:

@@ -26,19 +26,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from extractors import weights as weights_
 from extractors.asking import ask
 from extractors.base import ExtractorError, Json, Model, OutputSpec
 from extractors.preprocess import Crop, Interpolation, Preprocessing, Rgb
-from extractors.trained import Trained
+from extractors.trained import ImageTower
 from extractors.weights import HubTag, WeightsFile, identity
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
     from extractors.timm_tower import TimmNetwork
@@ -68,7 +65,7 @@ class TimmFacts:
     map: tuple[int, int, int] | str
 
 
-class Timm(Trained):
+class Timm(ImageTower):
     """Options of the ``timm`` extractor, beside those of ``Trained``.
 
     Attributes
@@ -208,22 +205,6 @@ class Timm(Trained):
         if isinstance(self.facts.map, str) or self.form == "pooled":
             return OutputSpec((self.facts.pooled,), f"pooled features of {self.weights_of}, before the classifier")
         return OutputSpec(self.facts.map, f"features of {self.weights_of} before pooling, rows then columns")
-
-    def prepared_shape(self) -> tuple[int, ...]:
-        """Return ``(size, size, 3)``."""
-        return (self.preprocessing.size, self.preprocessing.size, 3)
-
-    def prepare(self, frames: NDArray[Any]) -> NDArray[np.uint8]:
-        """Turn ``uint8 [N,H,W,3]`` into ``uint8 [N,size,size,3]``; the model normalises."""
-        return self.preprocessing.apply(frames)
-
-    def prepare_tensor(self, frames: torch.Tensor) -> torch.Tensor:
-        """Turn ``uint8 [N,H,W,3]`` on any device into ``uint8 [N,size,size,3]`` there."""
-        return self.preprocessing.apply_tensor(frames)
-
-    def preparation(self) -> Json:
-        """Return the geometry."""
-        return self.preprocessing.geometry()
 
     def check_weights(self) -> None:
         """See that a file fits. Reads the shapes of its tensors alone; imports torch.

@@ -6,16 +6,19 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
+from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 
 from extractors import tensors
 from extractors.base import Execution, Extractor, ExtractorError, FetchedWeights, Json
 from extractors.dtypes import ComputeDtype, spec_entry, used_on
+from extractors.preprocess import Preprocessing
 from extractors.weights import HubTag, PinnedWeights, RandomWeights, Weights, WeightsFile, parse
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 
@@ -130,3 +133,28 @@ class Trained(Extractor):
         options = self.model_dump(exclude_unset=True) | {"weights": str(path), "sha256": entry.sha256}
         type(self).model_validate(options).load("cpu")
         return entry
+
+
+class ImageTower(Trained):
+    """A trained extractor of single frames, which are resized and cropped as ``preprocessing`` says."""
+
+    @property
+    @abstractmethod
+    def preprocessing(self) -> Preprocessing:
+        """Geometry and normalisation."""
+
+    def prepared_shape(self) -> tuple[int, ...]:
+        """Return ``(size, size, 3)``."""
+        return (self.preprocessing.size, self.preprocessing.size, 3)
+
+    def prepare(self, frames: NDArray[Any]) -> NDArray[Any]:
+        """Turn ``uint8 [N,H,W,3]`` into ``[N,size,size,3]``, 0..255, of the prepared dtype; the model normalises."""
+        return self.preprocessing.apply(frames)
+
+    def prepare_tensor(self, frames: torch.Tensor) -> torch.Tensor | None:
+        """Turn ``uint8 [N,H,W,3]`` on any device into ``uint8 [N,size,size,3]`` there; None for floats."""
+        return self.preprocessing.apply_tensor(frames) if self.preprocessing.rounded else None
+
+    def preparation(self) -> Json:
+        """Return the geometry."""
+        return self.preprocessing.geometry()
