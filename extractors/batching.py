@@ -148,7 +148,7 @@ class MicroBatcher:
             finite.
         """
         batch = np.empty((self._micro_batch, *shape), dtype)
-        batch[:] = _noise(shape, batch.dtype)
+        batch[:] = noise_steps(shape, batch.dtype)
         if not np.isfinite(self._checked(self._model.forward(batch), [])).all():
             raise ModelOutputError("the model returned values that are not finite for noise")
 
@@ -233,7 +233,7 @@ class MicroBatcher:
         """Tell whether a step's place in the batch never reaches its value; probed once per micro-batch size."""
         if self._micro_batch not in self._position_independent:
             noise = np.empty(tuple(batch.shape), _numpy_dtype(batch))
-            noise[:] = _noise(noise.shape[1:], noise.dtype)
+            noise[:] = noise_steps(noise.shape[1:], noise.dtype)
             values = self._checked(self._model.forward(noise), [])
             equal = (values.view(np.uint32) == values[:1].view(np.uint32)).all()
             self._position_independent[self._micro_batch] = bool(equal)
@@ -257,7 +257,8 @@ def _numpy_dtype(steps: Steps) -> np.dtype[Any]:
     return steps.dtype if isinstance(steps, np.ndarray) else np.dtype(str(steps.dtype).removeprefix("torch."))
 
 
-def _noise(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+def noise_steps(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return noise of a shape in the range of a prepared dtype: pictures of bytes, or a normal distribution."""
     generator = np.random.default_rng(0)
     if np.issubdtype(dtype, np.integer):
         return generator.integers(0, 256, shape).astype(dtype)

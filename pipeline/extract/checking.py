@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extractors import ExtractorError, MicroBatcher
+from extractors.batching import noise_steps
 from extractors.text import build_text_encoder
 from pipeline.extract.config import Config
 from pipeline.extract.decode_unit import decode_unit
@@ -146,7 +147,7 @@ def _check(config: Config, feature: Feature, decoded: Decoded | None, texts: Seq
     batcher = MicroBatcher(loaded, feature.config.micro_batch)
     load_s = time.perf_counter() - started
     if decoded is None:
-        steps = _noise(feature)
+        steps = noise_steps((MEASURED_STEPS, *extractor.prepared_shape()), np.dtype(extractor.prepared_dtype))
     elif feature.name in decoded.features:
         prepared = decoded.features[feature.name]
         steps = np.asarray(prepared.steps)[~prepared.samples.empty]
@@ -193,16 +194,6 @@ def _check(config: Config, feature: Feature, decoded: Decoded | None, texts: Seq
 
 def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
-
-
-def _noise(feature: Feature) -> NDArray[Any]:
-    """Return a few steps of noise of the prepared shape and dtype; always the same."""
-    extractor = feature.extractor
-    generator = np.random.default_rng(0)
-    shape = (MEASURED_STEPS, *extractor.prepared_shape())
-    if np.issubdtype(np.dtype(extractor.prepared_dtype), np.integer):
-        return generator.integers(0, 256, shape).astype(extractor.prepared_dtype)
-    return generator.standard_normal(shape).astype(extractor.prepared_dtype)
 
 
 def _nearest(feature: Feature, values: NDArray[Any], texts: Sequence[str], device: str) -> list[tuple[str, float]]:

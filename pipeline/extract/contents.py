@@ -17,7 +17,7 @@ from pipeline.extract.sources import SourceItem, Sources
 from pipeline.extract.threads import map_in_threads
 from stores.commit import SourceRecord
 from stores.format import Manifest, SegmentLog, schemas
-from stores.format.segments import whole_column
+from stores.format.segments import whole, whole_column
 
 _HASHERS = 4  # hashing releases the GIL, so threads help; more would only compete for one disk
 _ASKERS = 16  # statuses of remote files and of files in tables that are asked for at a time
@@ -145,19 +145,13 @@ def _known_contents(uri: pa.Array, size: pa.Array, stamp: pa.Array, log: pa.Tabl
     before = log.select(["size", "stamp", "content_id"]).take(positions)
     same = pc.and_(pc.equal(size, before.column("size")), pc.equal(stamp, before.column("stamp")))
     same = pc.and_(same, pc.not_equal(before.column("content_id"), ""))
-    return _one(pc.if_else(same, before.column("content_id"), pa.scalar(None, pa.string())))
+    return whole(pc.if_else(same, before.column("content_id"), pa.scalar(None, pa.string())))
 
 
 def as_mask(column: pa.Array | pa.ChunkedArray) -> Mask:
     """Return a bool column as an array."""
     mask: Mask = np.asarray(column)
     return mask
-
-
-def _one(column: pa.Array | pa.ChunkedArray) -> pa.Array:
-    if not isinstance(column, pa.ChunkedArray):
-        return column
-    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays([pa.array([], column.type), *column.chunks])
 
 
 def _occurs_again(uri: pa.Array, positions: Positions) -> Mask:
@@ -171,7 +165,7 @@ def _occurs_again(uri: pa.Array, positions: Positions) -> Mask:
 def _size_occurs_again(size: pa.Array, log: pa.Table, positions: Positions) -> Mask:
     """Return for each position whether another file has or had the size of its file, so that it may be a copy."""
     chosen = size.take(pa.array(positions))
-    counts = pa.concat_arrays([size.drop_null(), _one(log.column("size"))])
+    counts = pa.concat_arrays([size.drop_null(), whole_column(log, "size")])
     counts = counts.filter(pc.is_in(counts, value_set=chosen)).value_counts()
     repeated = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
     return as_mask(pc.is_in(chosen, value_set=repeated))

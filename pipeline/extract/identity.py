@@ -45,13 +45,8 @@ def _without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 
 
-def source_status(path: Path, image_rate: float | None, status: os.stat_result | None = None) -> tuple[int, str]:
+def source_status(path: Path, image_rate: float | None) -> tuple[int, str]:
     """Return size and stamp of a local source: of a file (``local_status``), or of all images of a folder.
-
-    Parameters
-    ----------
-    status
-        The file's stat, if it is known already.
 
     Raises
     ------
@@ -59,7 +54,7 @@ def source_status(path: Path, image_rate: float | None, status: os.stat_result |
         If it cannot be read, or is neither.
     """
     if image_rate is None:
-        return local_status(status or path.stat())
+        return local_status(path.stat())
     hasher = hashlib.sha256(repr(image_rate).encode())
     total = 0
     for name in _image_names(path):

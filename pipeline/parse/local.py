@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import signal
-import socket
 import subprocess
-import sys
 from collections import deque
 from collections.abc import Generator, Sequence
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from typing import Any
 
 import pyarrow as pa
 
 from pipeline.parse.work import PROBE, Task, Work
+from pipeline.shared.children import start_child
 from pipeline.shared.sizing import available_cpus, available_memory_gb, visible_gpus
 
 _DEPTH = 2  # tasks per process: one is parsed, the next is there when it is done
@@ -143,16 +141,7 @@ class _Process:
     """One parsing process, and the tasks that it has not answered."""
 
     def __init__(self, parser: Any, level: int) -> None:
-        ours, theirs = socket.socketpair()
-        path = os.pathsep.join(dict.fromkeys(part for part in sys.path if part))
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.parse.child", str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
-            env={**os.environ, "PYTHONPATH": path},
-            start_new_session=True,  # Ctrl-C at the terminal is for this process, which ends that one
-        )
-        theirs.close()
-        self.connection = Connection(ours.detach())
+        self._process, self.connection = start_child("pipeline.parse.child")
         self.tasks: deque[Task] = deque()
         self._tell((parser, level))
 

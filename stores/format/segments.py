@@ -110,7 +110,11 @@ def _first_of_each(table: pa.Table) -> pa.Table:
 
 def whole_column(table: pa.Table, name: str) -> pa.Array:
     """Return a column as one array; without a copy if it lies in one piece."""
-    column = table.column(name)
+    return whole(table.column(name))
+
+
+def whole(column: pa.ChunkedArray) -> pa.Array:
+    """Return chunks as one array; without a copy if there is one."""
     return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays([pa.array([], column.type), *column.chunks])
 
 

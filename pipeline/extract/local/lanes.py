@@ -7,10 +7,7 @@ with the decode threads, several GPUs work at the same time, and a card that fau
 from __future__ import annotations
 
 import contextlib
-import os
-import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -23,6 +20,7 @@ from pipeline.extract.compute import Models, compute_rows, decode_pictures
 from pipeline.extract.features import Feature
 from pipeline.extract.local import packets
 from pipeline.extract.units import ComputedRow, Decoded, RunContext, UnitFailure
+from pipeline.shared.children import start_child
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,16 +156,7 @@ class ModelProcess:
 
     def open(self) -> None:
         """Start the process, and wait until its towers are loaded."""
-        ours, theirs = socket.socketpair()
-        path = os.pathsep.join(dict.fromkeys(part for part in sys.path if part))
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.extract.local.model_child", str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
-            env={**os.environ, "PYTHONPATH": path},
-            start_new_session=True,  # Ctrl-C at the terminal is for this process, which ends that one
-        )
-        theirs.close()
-        self._connection = Connection(ours.detach())
+        self._process, self._connection = start_child("pipeline.extract.local.model_child")
         try:
             packets.send(self._connection, self._setup)
             problem = packets.receive(self._connection)
