@@ -109,7 +109,9 @@ class Hf(HfTrained, ImageTower):
         WeightsError
             If its file is missing or cannot be read.
         """
-        return self.read_processor(lambda settings: (hf_processor.processor_name(settings), hf_processor.read(settings)))
+        return self.read_processor(
+            lambda settings: (hf_processor.processor_name(settings), hf_processor.read(settings))
+        )
 
     @cached_property
     def preprocessing(self) -> Preprocessing:

@@ -9,7 +9,7 @@ The numbers are those of the library's numpy code, which it takes for AST unless
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, Protocol
@@ -211,12 +211,9 @@ def _clap_layout(
         ``[frames]``: the number of the frame at each time.
     """
     own = np.arange(window)
-    repeated = {
-        "repeatpad": lambda: np.tile(own, length // window),
-        "repeat": lambda: np.tile(own, length // window + 1)[:length],
-        "pad": lambda: own,
-    }[padding]()
-    whole = np.pad(repeated, (0, length - len(repeated)), constant_values=window)
+    if padding != "pad":
+        own = np.tile(own, length // window + (padding == "repeat"))[:length]
+    whole = np.pad(own, (0, length - len(own)), constant_values=window)
     mirrored = np.pad(whole, fft // 2, mode="reflect")
     frames = np.lib.stride_tricks.sliding_window_view(mirrored, fft)[::hop]
     _, first, inverse = np.unique(frames, axis=0, return_index=True, return_inverse=True)
@@ -238,7 +235,9 @@ def name_of(settings: Mapping[str, Any]) -> str:
     if not isinstance(name, str):
         raise ExtractorError(f"names no feature_extractor_type; add that of the model ({available(sorted(_READERS))})")
     if name not in _READERS:
-        raise ExtractorError(f"has the feature extractor {name}, which is not supported ({available(sorted(_READERS))})")
+        raise ExtractorError(
+            f"has the feature extractor {name}, which is not supported ({available(sorted(_READERS))})"
+        )
     return name
 
 
@@ -256,8 +255,7 @@ def read(settings: Mapping[str, Any]) -> FrontEnd:
         If the feature extractor is not known, or its settings ask for something that is not supported; the message goes
         on after the name of the file.
     """
-    front_end: FrontEnd = _READERS[name_of(settings)](settings)
-    return front_end
+    return _READERS[name_of(settings)](settings)
 
 
 def _ast(settings: Mapping[str, Any]) -> Ast:
@@ -294,7 +292,10 @@ def _clap(settings: Mapping[str, Any]) -> Clap:
     return Clap(rate, length, fft, hop, bands, low, high, scales[truncation], padding)
 
 
-_READERS = {"ASTFeatureExtractor": _ast, "ClapFeatureExtractor": _clap}
+_READERS: dict[str, Callable[[Mapping[str, Any]], FrontEnd]] = {
+    "ASTFeatureExtractor": _ast,
+    "ClapFeatureExtractor": _clap,
+}
 
 
 def _whole(settings: Mapping[str, Any], key: str, default: int) -> int:

@@ -129,9 +129,7 @@ class Architecture:
         missing = sorted(
             name
             for name in loading["missing_keys"]
-            if name.startswith(self._used(model))
-            and name not in reshaped
-            and not any(part in name for part in lacks)
+            if name.startswith(self._used(model)) and name not in reshaped and not any(part in name for part in lacks)
         )
         if advice and missing and all("pooler." in name for name in missing) and not unexpected and not reshaped:
             raise WeightsError(f"{self.title} have no pooler ({first_few(missing)}); {advice}")

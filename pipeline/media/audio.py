@@ -223,7 +223,7 @@ class _Block:
 
 
 def decode_audio(source: Source, request: AudioRequest, start: Fraction, duration_s: float) -> list[Audio]:
-    """Decode and mix the sound of [start, start + duration), as far as the request reaches, and resample it to each rate.
+    """Decode, mix and resample the sound of [start, start + duration), as far as the request reaches, to each rate.
 
     Channels are averaged in float before resampling; the result is clipped to [-1, 1]. Each stretch of sound is laid
     down at its own timestamp. The decoder drops priming; gaps stay zero and outside ``segments``. A packet that does
@@ -269,9 +269,7 @@ def absent_audio(request: AudioRequest, duration_s: float, reason: str) -> list[
     """
     if request.absent == "fail":
         raise MediaError("no_audio", reason)
-    return [
-        Audio(_silence(request, rate, duration_s), rate, (), "absent", {"stream": None}) for rate in request.rates
-    ]
+    return [Audio(_silence(request, rate, duration_s), rate, (), "absent", {"stream": None}) for rate in request.rates]
 
 
 def _silence(request: AudioRequest, rate: int, duration_s: float) -> NDArray[np.float32]:
