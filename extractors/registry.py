@@ -21,6 +21,7 @@ from settings.messages import available, nearest
 _Described = TypeVar("_Described", bound=Description)
 
 _ENTRIES = {
+    "beats": "extractors.beats:Beats",
     "clip": "extractors.clip:Clip",
     "hf": "extractors.hf:Hf",
     "hf_audio": "extractors.hf_audio:HfAudio",
