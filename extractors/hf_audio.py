@@ -114,7 +114,7 @@ class HfAudio(HfTrained):
         return self.front_end[1].rate
 
     @property
-    def window_samples(self) -> int:  # type: ignore[override]
+    def window_samples(self) -> int:  # type: ignore[override]  # that of the rate
         """Samples of one second."""
         return self.rate
 

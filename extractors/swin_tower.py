@@ -186,8 +186,8 @@ def _timm_layout(state: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor
 def _check_buffers(network: Any, buffers: dict[str, torch.Tensor], title: str) -> None:
     """Raise WeightsError unless a file's buffers are the network's own.
 
-    A mask that the network makes anew in each forward pass cannot be compared with anything. Of buffers on the meta
-    device, the shapes alone are compared.
+    A mask that the network makes anew in each forward pass cannot be compared with anything. The shapes alone are
+    compared if the file's buffers are on the meta device.
     """
     own = dict(network.named_buffers())
     for name, value in buffers.items():
