@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,12 +29,12 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # the checkout: only the
 import numpy as np
 import torch
 import transformers
-from numpy.typing import NDArray
 
 from bench.models import TARGET, bare_loop, measure
 from bench.report import Column, Report, Table, Target, bench_parser, prose
 from examples.clips import shapes_of, waveform
 from extractors import MicroBatcher, build
+from extractors.batching import noise_steps
 from extractors.trained import Trained
 
 Call = Callable[[torch.Tensor], torch.Tensor]
@@ -194,7 +194,7 @@ def main() -> int:
 
 def _against_bare(tower: Tower, extractor: Trained, threads: int, repeats: int) -> dict[str, Any]:
     """Compare the micro-batcher with the bare loop, on the same prepared steps."""
-    steps = _steps(tower, extractor)
+    steps = noise_steps((tower.steps, *extractor.prepared_shape()), np.dtype(extractor.prepared_dtype))
     batcher = MicroBatcher(extractor.load("cpu", threads), tower.micro_batch)
     network: Any = extractor.build_network()[0].eval().requires_grad_(False).to(memory_format=torch.channels_last)
     if hasattr(network, "set_positions"):
@@ -235,15 +235,6 @@ def _against_feature_extractor(tower: Tower, extractor: Trained, windows: int, r
     )
     ours, library = (statistics.median(rates[name]) for name in ("ours", "theirs"))
     return {"ours": ours, "theirs": library, "ratio": ours / library, "rates": rates}
-
-
-def _steps(tower: Tower, extractor: Trained) -> NDArray[Any]:
-    """Draw noise in place of pictures, or numbers in the range of normalised log-mel energies."""
-    generator = np.random.default_rng(0)
-    shape: Sequence[int] = (tower.steps, *extractor.prepared_shape())
-    if extractor.prepared_dtype == "uint8":
-        return generator.integers(0, 256, shape, np.uint8)
-    return generator.normal(0, 1, shape).astype(np.float32)
 
 
 def _discard(_: object) -> None:
