@@ -45,6 +45,7 @@ logger = logging.getLogger("reelstore.extractors.beats")
 Form = Literal["pooled", "map"]
 State = dict[str, torch.Tensor]
 
+_TOKENS = 48  # of a window of one second
 _GATES = 4  # outputs that are summed to one of the two gates
 _TABLE = "relative_attention_bias.weight"
 _KERNEL = "encoder.pos_conv.0."
@@ -67,12 +68,10 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Turn tokens ``[M,N,D]`` and the biases of their distances ``[heads,N,N]`` into ``[M,N,D]``."""
-        q, k, v = (
-            layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for layer in (self.q_proj, self.k_proj, self.v_proj)
-        )  # [M,heads,N,d]
-        a, b = self.grep_linear(q).unflatten(-1, (2, _GATES)).sum(-1).sigmoid().split(1, -1)  # [M,heads,N,1]
-        gate = a * (b * self.grep_a - 1.0) + 2.0
+        q, k, v = (layer(x).unflatten(-1, (self.heads, -1)) for layer in (self.q_proj, self.k_proj, self.v_proj))
+        gates = self.grep_linear(q).unflatten(-1, (2, _GATES)).sum(-1).sigmoid()  # [M,N,heads,2]
+        q, k, v, gates = (each.transpose(1, 2) for each in (q, k, v, gates))  # [M,heads,N,d], [M,heads,N,2]
+        gate = gates[..., :1] * (gates[..., 1:] * self.grep_a - 1.0) + 2.0
         attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=gate * positions)
         return cast(torch.Tensor, self.out_proj(attended.transpose(1, 2).flatten(2)))
 
@@ -108,6 +107,8 @@ class Encoder(nn.Module):
         self.relative_attention_bias = nn.Embedding(backbone.buckets, backbone.heads)
         self.layers = nn.ModuleList(Block(backbone) for _ in range(backbone.depth))
         self._farthest = backbone.farthest
+        rows = distance_rows(_TOKENS, backbone.buckets, backbone.farthest)
+        self.rows = nn.Buffer(rows, persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Turn ``[M,N,D]`` into ``[M,N,D]``."""
@@ -122,7 +123,9 @@ class Encoder(nn.Module):
     def positions(self, tokens: int) -> torch.Tensor:
         """Return the bias of every pair of tokens before it is gated, ``[heads,N,N]``."""
         table = self.relative_attention_bias
-        rows = distance_rows(tokens, table.num_embeddings, self._farthest).to(table.weight.device)
+        rows = self.rows[:tokens, :tokens]  # a distance has one row, whatever the number of tokens
+        if tokens > len(rows):
+            rows = distance_rows(tokens, table.num_embeddings, self._farthest).to(table.weight.device)
         return cast(torch.Tensor, table(rows).permute(2, 0, 1))
 
 
@@ -132,7 +135,7 @@ def distance_rows(tokens: int, buckets: int, farthest: int) -> torch.Tensor:
     One half of the rows is for what comes before, the other for what comes after. In each half, half of the rows is for
     one distance each; the others are for ranges that widen with the logarithm, up to ``farthest``.
     """
-    places = torch.arange(tokens)
+    places = torch.arange(tokens, device="cpu")  # never on the meta device
     distance = places[None, :] - places[:, None]
     half = buckets // 2
     exact = half // 2
