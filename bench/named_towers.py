@@ -20,7 +20,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -70,11 +70,10 @@ class Tower:
     steps: int = 8
     folder: tuple[Any, ...] = ()
     note: str = ""
-    random: dict[str, str] = field(default_factory=lambda: {"weights": "random:0"})
 
     def build(self, root: Path) -> Trained:
         """Make the extractor; a model's folder is written below ``root``."""
-        options = {**self.options, **self.random}
+        options = {**self.options, "weights": "random:0"}
         if self.folder:
             folder = root / self.folder[0].model_type
             for part in self.folder:
