@@ -18,10 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extractors.base import ExtractorError, Json
-from extractors.mel import Bank, Fbank, Scale, by_blocks, hann, to_hertz, to_mel, triangles
+from extractors.mel import Bank, Fbank, Scale, hann, to_hertz, to_mel, triangles
 from settings.messages import available
 
 Padding = Literal["repeatpad", "repeat", "pad"]
+
+_BLOCK_FRAMES = 4096  # frames of CLAP that lie in memory at once; it changes no value
 
 
 class FrontEnd(Protocol):
@@ -173,16 +175,15 @@ class Clap:
         """Turn ``[T, rate]`` into ``float32 [T, frames, bands]``."""
         samples, _ = _clap_layout(self.rate, self.length, self.fft, self.hop, self.padding)
         padded = np.concatenate([windows, np.zeros((len(windows), 1), np.float32)], axis=1)  # a zero at the end
-        rows = max(1, 4096 // len(samples))  # bounds what lies in memory at once
-        parts = [self._decibels(padded[start : start + rows][:, samples]) for start in range(0, len(padded), rows)]
-        return np.concatenate([*parts, np.empty((0, len(samples), self.bands), np.float32)])
+        decibels = np.empty((len(windows), len(samples), self.bands), np.float32)
+        rows = max(1, _BLOCK_FRAMES // len(samples))
+        for start in range(0, len(windows), rows):
+            decibels[start : start + rows] = self._energies(padded[start : start + rows][:, samples])
+        return decibels
 
-    def _decibels(self, frames: NDArray[np.float32]) -> NDArray[np.float32]:
-        return by_blocks(frames, self._energies, self.bands).astype(np.float32)
-
-    def _energies(self, frames: NDArray[Any]) -> NDArray[np.float64]:
+    def _energies(self, frames: NDArray[np.float32]) -> NDArray[np.float64]:
         bank = _clap_bank(self)
-        spectrum = np.fft.rfft(frames.astype(np.float64) * hann(self.fft))
+        spectrum = np.fft.rfft(frames.astype(np.float64) * hann(self.fft))  # [R, frames, bins]
         power = bank.sum(spectrum.real**2 + spectrum.imag**2)
         values: NDArray[np.float64] = 10.0 * np.log10(np.maximum(power, self.FLOOR))
         return values
