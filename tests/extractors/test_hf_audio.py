@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -187,6 +188,24 @@ def test_the_spec_holds_what_can_change_rows(folders: dict[str, Path], tmp_path:
     assert random.random_weights and random.spec()["weights"] == {"random": 3}
     windows = real_windows(48_000)[:1]
     assert features(random, windows).tobytes() == features(random, windows).tobytes()
+
+
+def test_a_repository_its_fetched_copy_and_a_folder_are_the_same(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = tmp_path / "hub" / "models--me--clap"
+    (repository / "snapshots").mkdir(parents=True)
+    edited(folders["clap"], repository / "snapshots" / "abc")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    remote = build("hf_audio", {"model": "me/clap"})
+    spec = hf_audio(folders["clap"]).spec()
+    assert remote.spec() == spec
+    fetched = remote.fetch(tmp_path / "weights")
+    assert fetched is not None and (fetched.option, fetched.extractor) == ("model", "hf_audio")
+    assert remote.verify(tmp_path / "weights") == fetched
+    assert hf_audio(tmp_path / "weights" / fetched.file).spec() == spec
 
 
 def changed(folder: Path, target: Path, **tensors: torch.Tensor | None) -> Path:
