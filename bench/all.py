@@ -153,6 +153,7 @@ BENCHES = {
     "models-vggish": Bench("models.py", VGGISH),
     "models-half-bare": Bench("models.py", (*HALF, "--rows", "2"), quick_as="models"),
     "models-half": Bench("models.py", (*HALF, "--rows", "1", "--against-float32")),
+    "named-towers": Bench("named_towers.py"),
     "precision": Bench("precision.py"),
     "clips": Bench("clips.py"),
     "gpu": Bench("gpu.py", lacks=lacks_cuda),

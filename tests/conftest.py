@@ -50,3 +50,21 @@ def videos(tmp_path: Path, clip_bytes: tuple[bytes, ...]) -> Path:
     for index, data in enumerate(clip_bytes):
         (folder / f"clip{index}.mp4").write_bytes(data)
     return folder
+
+
+@pytest.fixture(scope="session")
+def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The cache of a hub and a folder with what presets need to be planned, without weights."""
+    from tests._helpers.preset_files import make_files, make_hub
+
+    return make_hub(tmp_path_factory.mktemp("hub")), make_files(tmp_path_factory.mktemp("files"))
+
+
+@pytest.fixture
+def preset_files(stand_ins: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every preset be planned: as on a machine that has fetched their weights."""
+    import huggingface_hub
+
+    cache, folder = stand_ins
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.chdir(folder)

@@ -35,6 +35,8 @@ from tests.conftest import ROOT
 from trainers import METHODS, PRESETS, find_method
 from trainers.cra.config import RELEASED, CraConfig
 
+pytestmark = pytest.mark.usefixtures("preset_files")
+
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 JOBS = sorted(path.stem for path in (ROOT / "jobs").glob("*.py") if not path.stem.startswith("_"))
 EVERYWHERE = {"--debug", "--help", "-h"}  # ``--debug`` is explained below the options, not among them
