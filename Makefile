@@ -32,11 +32,11 @@ lint: setup
 	$(BIN)/mypy
 
 quick: setup lint
-	$(PYTEST) -n 2 --dist loadfile -m "not slow"
+	$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 # Tests that start Ray run after all others, one by one.
 test: setup lint
-	$(PYTEST) -n 2 --dist loadfile -m "not ray"
+	$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder -m "not ray"
 	$(PYTEST) -m ray
 
 bench: setup
