@@ -60,13 +60,19 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     }
     port = free_port()
     start = [str(BIN / "ray"), "start", "--head", "--num-cpus=2", f"--port={port}", f"--dashboard-port={dashboard}"]
-    started = subprocess.run(
-        [*start, "--disable-usage-stats", "--include-dashboard=true"], env=environment, text=True, capture_output=True
-    )
-    if started.returncode:
-        pytest.fail(f"ray start: {started.stdout}{started.stderr}")
-    yield Cluster(environment | {"RAY_ADDRESS": f"127.0.0.1:{port}"}, folder)
-    subprocess.run([str(BIN / "ray"), "stop", "--force"], env=environment, capture_output=True)
+    log = folder / "start.log"
+    with log.open("wb") as file:
+        head = subprocess.Popen(
+            [*start, "--disable-usage-stats", "--include-dashboard=true", "--block"],
+            env=environment, stdout=file, stderr=file,
+        )  # fmt: skip
+    try:
+        wait_for(lambda: head.poll() is not None or "Ray runtime started" in log.read_text())
+        assert head.poll() is None, log.read_text()
+        yield Cluster(environment | {"RAY_ADDRESS": f"127.0.0.1:{port}"}, folder)
+    finally:
+        head.terminate()  # ends this cluster; ``ray stop`` would end every one of the machine
+        head.wait(60)
 
 
 @pytest.fixture
