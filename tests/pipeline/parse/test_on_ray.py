@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from stores import Store
+from tests._helpers import jobs
 from tests._helpers.annotation_files import next_csv, next_row
 from tests._helpers.deadly_parser import DeadlyParser
 from tests.conftest import ROOT
@@ -39,7 +40,7 @@ def test_ray_parses_as_the_local_executor_does(shared: Path, tmp_path: Path) -> 
     assert ray.returncode == 0, ray.stderr
     assert "1 parser on cpu" in ray.stderr
     assert json.loads(ray.stdout)["parsed"] == 14
-    assert parse(*base, *small, "--store", tmp_path / "local").returncode == 0
+    jobs.job("parse", *base, *small, "--store", tmp_path / "local")
     stores = [Store.open(tmp_path / name) for name in ("ray", "local")]
     for table in ("questions", "parses", "graphs"):
         assert stores[0].table(table).equals(stores[1].table(table))
