@@ -95,6 +95,17 @@ class AdaptedOutput(nn.Module):
         return ended
 
 
+def _see_nothing_from_padding(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
+    """Zero what attention gives to padding, as published.
+
+    transformers lets padding attend to everything, and CRA's published words include padding.
+    """
+    seeing = inputs[1].bool().any(-1).squeeze(1)[..., None]  # of the pairs [N, 1, S, S]: [N, S, 1]
+    if isinstance(output, tuple):
+        return (output[0] * seeing, *output[1:])
+    return output * seeing
+
+
 class LmHead(nn.Module):
     """t = norm(GELU(dense h)); words are scored by their embeddings, with ``bias [V]``."""
 
@@ -184,6 +195,7 @@ class LanguageModel(nn.Module):
         embeddings.position_embeddings = nn.Embedding(int(language.max_position_embeddings), width)
         embeddings.linear_video = nn.Linear(feature_dim, width)
         for layer in self.deberta.encoder.layer:
+            layer.attention.self.register_forward_hook(_see_nothing_from_padding)
             for holder in (layer.attention, layer):
                 adapter = Adapter(width, config.reduction, config.dropout)
                 holder.output = AdaptedOutput(holder.output, adapter)
