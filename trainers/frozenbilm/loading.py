@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import pickle
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -22,6 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from settings.messages import first_few, one_line
+from trainers.checkpoint import UNREADABLE
 from trainers.errors import TrainingError
 from trainers.frozenbilm.config import FrozenBilmConfig, ModelConfig
 from trainers.frozenbilm.grounding import CraTop, GaussianTop
@@ -249,7 +249,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
             return load_file(file)
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
-    except (OSError, SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+    except (*UNREADABLE, SafetensorError) as error:
         raise TrainingError(f"{file}: not readable ({one_line(error)})") from error
     if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
         content = content["model"]
