@@ -12,11 +12,16 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
+from safetensors.torch import save_file
 from torch import Tensor
 
 from trainers.frozenbilm.config import FrozenBilmConfig
 from trainers.frozenbilm.loading import load_checkpoint, published_names
 from trainers.frozenbilm.model import FrozenBilm, build_model
+from trainers.frozenbilm.prompts import NO as NO_TEXT
+from trainers.frozenbilm.prompts import YES as YES_TEXT
+from trainers.frozenbilm.prompts import answer_prompt, match_prompt
 from trainers.frozenbilm.tower import LanguageModel, language_config
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "trainers" / "frozenbilm" / "golden.json").read_text())
@@ -108,3 +113,26 @@ def video() -> Tensor:
     i = np.arange(2 * FRAMES * FEATURES, dtype=np.int64)
     values = ((17 * i * i + 104729 * i + 7) % 9973) / 4986.5 - 1
     return torch.from_numpy(values.astype(np.float32)).reshape(2, FRAMES, FEATURES)
+
+
+def language_folder(folder: Path, texts: Iterable[str]) -> Path:
+    """Save a small language model with random weights as Microsoft published theirs, with a tokeniser of ``texts``."""
+    special = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
+    prompts = [answer_prompt("", ""), match_prompt(""), YES_TEXT, NO_TEXT]
+    words = sorted({word for text in (*texts, *prompts) for word in text.replace("[MASK]", "").split()})
+    letters = sorted({letter for word in words for letter in (*word, *word.capitalize())} | {"▁"})
+    pieces = [*((token, 0.0) for token in special), *((f"▁{word}", -2.0) for word in words)]
+    pieces += [(letter, -8.0) for letter in letters]
+    transformers.DebertaV2Tokenizer(vocab=pieces, unk_id=3).save_pretrained(folder)
+    chosen = config().model
+    described = language_config(chosen, len(pieces), 0)
+    (folder / "config.json").write_text(json.dumps(described.to_dict()))
+    torch.manual_seed(0)
+    language = LanguageModel(described, 1, chosen)
+    own = {
+        name: one.detach().clone()
+        for name, one in language.named_parameters()
+        if not any(mark in name for mark in ("adapter", "answer_", "linear_video"))
+    }
+    save_file(own, folder / "model.safetensors")
+    return folder

@@ -36,15 +36,24 @@ SMALL_SETTINGS: dict[str, dict[str, Any]] = {
         "text": {"encoder": "words", "heads": 2},
         "model": {"dim": 16, "heads": 2, "layers": 1, "front": False, "back": False},
     },
+    "frozenbilm": {
+        "data": {"dataset": "toy", "tests": [], "batch": 2},
+        "model": {
+            "weights": "random:0",
+            "trained": "all",
+            "language": {"width": 16, "layers": 2, "heads": 2, "inner": 16, "positions": 64, "buckets": 16},
+        },
+    },
 }
-FEATURES = {"coqo": ("sound", "maps"), "cra": ("clip",)}
+FEATURES = {"coqo": ("sound", "maps"), "cra": ("clip",), "frozenbilm": ("clip",)}
 
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A store that each method can train from."""
     root = tmp_path_factory.mktemp("stores")
-    return {"coqo": coqo_worlds.world(root / "coqo", 8, 2), "cra": cra_worlds.small_world(root / "cra")}
+    grounding = cra_worlds.small_world(root / "cra")
+    return {"coqo": coqo_worlds.world(root / "coqo", 8, 2), "cra": grounding, "frozenbilm": grounding}
 
 
 def small_settings(name: str, **loop: Any) -> MethodSettings:
@@ -186,7 +195,10 @@ def test_an_unfinished_run_is_not_drawn(tmp_path: Path, files: tuple[str, ...] |
     assert str(refused.value) == says.format(folder=folder)
 
 
-@pytest.mark.parametrize("module", ["trainers", "trainers.cra", "trainers.coqo", "trainers.metrics", "trainers.resume"])
+@pytest.mark.parametrize(
+    "module",
+    ["trainers", "trainers.cra", "trainers.coqo", "trainers.frozenbilm", "trainers.metrics", "trainers.resume"],
+)
 def test_what_a_command_line_lists_needs_no_torch(module: str) -> None:
     code = f"import sys, {module}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True, check=True)

@@ -85,6 +85,8 @@ class LanguageConfig(Section, use_attribute_docstrings=True):
     """Longest sequence of frames and tokens."""
     buckets: Annotated[int, Field(ge=2)] = 256
     """Relative distances beyond half as many share logarithmic buckets."""
+    deviation: Annotated[float, Field(gt=0)] = 0.02
+    """Standard deviation of random weights; about 1 / sqrt(width) lets attention see differences from the start."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

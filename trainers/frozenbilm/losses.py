@@ -20,7 +20,7 @@ def balanced_bce(logits: Tensor, right: Tensor, exists: Tensor) -> Tensor:
     right
         ``[B] int64``, index of the right option.
     exists
-        ``[B, O] bool``, false for padding; at least two options per row.
+        ``[B, O] bool``, false for padding. Without any wrong option their half is 0.
     """
     is_right = torch.arange(exists.shape[1], device=right.device) == right[:, None]  # [B, O]
     # Padding has -inf, whose product with 0 is no number.
@@ -28,4 +28,5 @@ def balanced_bce(logits: Tensor, right: Tensor, exists: Tensor) -> Tensor:
         logits.float().masked_fill(~exists, 0), is_right.float(), reduction="none"
     )
     wrong = exists & ~is_right
-    return ((each * is_right).sum() / is_right.sum() + (each * wrong).sum() / wrong.sum()) / 2
+    halves = [(each * chosen).sum() / chosen.sum().clamp_min(1) for chosen in (is_right, wrong)]
+    return (halves[0] + halves[1]) / 2

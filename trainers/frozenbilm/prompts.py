@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -143,23 +144,17 @@ def load_tokeniser(folder: Path) -> PretrainedTokeniser:
     if not any((folder / name).is_file() for name in ("spm.model", "tokenizer.json")):
         raise TrainingError(f"model.weights {str(folder)!r}: has neither spm.model nor tokenizer.json")
     try:
-        from transformers import DebertaV2Tokenizer
+        from transformers import AutoTokenizer
     except ImportError as error:
         raise TrainingError("method frozenbilm needs transformers: pip install transformers") from error
     try:
-        loaded = DebertaV2Tokenizer.from_pretrained(str(folder))
+        loaded = AutoTokenizer.from_pretrained(str(folder), use_fast=True)
     except (ImportError, OSError, ValueError, TypeError, KeyError) as error:
-        needed = "" if _has_sentencepiece() else "; spm.model needs sentencepiece: pip install sentencepiece"
+        needed = "" if find_spec("sentencepiece") else "; spm.model needs sentencepiece: pip install sentencepiece"
         raise TrainingError(
             f"model.weights {str(folder)!r}: its tokeniser could not be loaded ({one_line(error)}){needed}"
         ) from error
     return PretrainedTokeniser(loaded, folder)
-
-
-def _has_sentencepiece() -> bool:
-    from importlib.util import find_spec
-
-    return find_spec("sentencepiece") is not None
 
 
 class PromptEncoder(Encoder):

@@ -142,7 +142,7 @@ def language_config(config: ModelConfig, words: int, pad: int) -> Any:
         attention_probs_dropout_prob=config.dropout,
         max_position_embeddings=sizes.positions,
         type_vocab_size=0,
-        initializer_range=_STD,
+        initializer_range=sizes.deviation,
         layer_norm_eps=1e-7,
         relative_attention=True,
         max_relative_positions=-1,
@@ -203,7 +203,7 @@ class LanguageModel(nn.Module):
         self.lm_predictions = nn.ModuleDict({"lm_head": LmHead(width, int(language.vocab_size), eps)})
         self.answer_embeddings = nn.Embedding(2, width)  # Yes, No
         self.answer_bias = nn.Parameter(torch.zeros(2))
-        self._initialise(config.adapter_init)
+        self._initialise(float(language.initializer_range), config.adapter_init)
         self._freeze(config.trained)
 
     def forward(self, video: Tensor, valid: Tensor, ids: Tensor, at: Tensor, attention: bool) -> Sequence:
@@ -291,13 +291,13 @@ class LanguageModel(nn.Module):
         """Let the embeddings of two words stand for the answers."""
         self.answer_embeddings.weight.copy_(self.deberta.embeddings.word_embeddings.weight[[yes, no]])
 
-    def _initialise(self, adapters: Literal["standard", "small"]) -> None:
+    def _initialise(self, deviation: float, adapters: Literal["standard", "small"]) -> None:
         """Draw what transformers has not drawn."""
         embeddings = self.deberta.embeddings
         dense: Any = self.lm_predictions["lm_head"].dense
         nn.init.zeros_(dense.bias)
         for weight in (dense.weight, embeddings.position_embeddings.weight, self.answer_embeddings.weight):
-            nn.init.normal_(weight, std=_STD)
+            nn.init.normal_(weight, std=deviation)
         added = [part for module in self.modules() if isinstance(module, Adapter) for part in (module.down, module.up)]
         for linear in (*added, embeddings.linear_video):
             if adapters == "standard":
