@@ -33,6 +33,9 @@ SHORT = ALL & ~torch.tensor([[False] * 6, [False] * 4 + [True] * 2])
 _LANGUAGE = {"width": 32, "layers": 3, "heads": 4, "inner": 64, "positions": 64, "buckets": 8}
 
 
+_TRAINED = {"width": 16, "layers": 2, "heads": 2, "inner": 32, "positions": 64, "buckets": 16, "deviation": 0.25}
+
+
 def config(method: str = "posthoc", recipe: str = "released", **model: Any) -> FrozenBilmConfig:
     """Return the settings of the small model; adapters are four times narrower than it."""
     chosen = {"method": method, "weights": "random:0", "language": _LANGUAGE, "reduction": 4, **model}
@@ -136,3 +139,16 @@ def language_folder(folder: Path, texts: Iterable[str]) -> Path:
     }
     save_file(own, folder / "model.safetensors")
     return folder
+
+
+def settings(recipe: str = "paper", **sections: dict[str, Any]) -> FrozenBilmConfig:
+    """Return the settings of a small model with random weights that is trained whole on ``cra_worlds``."""
+    raw: dict[str, Any] = {
+        "recipe": recipe,
+        "data": {"dataset": "toy", "tests": [], "batch": 16, "distractors": 0.0},
+        "model": {"weights": "random:0", "trained": "all", "language": _TRAINED, "dropout": 0.0},
+        "loop": {"epochs": 2, "lr": 3e-3, "threads": 1, "tensorboard": False, "clip_norm": 1.0, "warmup_epochs": 0.5},
+    }
+    for name, values in sections.items():
+        raw[name] = {**raw.get(name, {}), **values}
+    return FrozenBilmConfig.model_validate(raw)

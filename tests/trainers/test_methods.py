@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import multiprocessing
 
 from stores import Store
 from stores.errors import StoreNotFoundError
@@ -110,6 +113,26 @@ def test_a_run_is_described_scored_and_drawn(name: str, stores: dict[str, Path],
     assert f"<p>video {row['video_id']} · question {row['question_id']}</p>" in page
     with pytest.raises(TrainingError, match="question 'nobody' is in none of the splits val"):
         draw(finished, "nobody")
+
+
+def on_a_rank(rank: int, name: str, store: Path, folder: Path) -> None:
+    """Train on one of two ranks, as torchrun starts it."""
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1"}
+    os.environ["MASTER_PORT"] = (folder / "port").read_text()
+    trained(name, store, folder / "run")
+
+
+@pytest.mark.slow
+@every_method
+def test_two_ranks_train_what_one_describes(name: str, stores: dict[str, Path], tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        (tmp_path / "port").write_text(str(free.getsockname()[1]))
+    multiprocessing.spawn(on_a_rank, (name, stores[name], tmp_path), nprocs=2)  # type: ignore[no-untyped-call]  # torch does not annotate it
+    settings = json.loads((tmp_path / "run" / SETTINGS).read_text())
+    assert settings["world"] == 2
+    result = TrainResult.from_json(json.loads((tmp_path / "run" / RESULTS).read_text()))
+    assert result.steps >= 1 and result.metrics["val"]["n" if name != "coqo" else "overall"] >= 0
 
 
 def test_a_question_of_several_splits_needs_its_split(tmp_path: Path) -> None:

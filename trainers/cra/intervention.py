@@ -18,9 +18,22 @@ EDGES = ((0, 5), (0, 1), (0, 2), (0, 3), (0, 4), (2, 4), (2, 3), (4, 3), (5, 6),
 """Edges (source, target) of the graph, as positions in ``NODES``; the same for every question."""
 
 
-def attend(query: Tensor, keys: Tensor, values: Tensor, dim: int) -> Tensor:
-    """Return softmax(q k^T / sqrt(d)) v: ``[B, *]`` of ``[B, i]``, ``[K, i]`` and ``[K, *]``; ``dim`` is d."""
-    return torch.softmax(query @ keys.T / math.sqrt(dim), dim=-1) @ values
+def attend(query: Tensor, keys: Tensor, values: Tensor, dim: int, present: Tensor | None = None) -> Tensor:
+    """Return softmax(q k^T / sqrt(d)) v, ``[B, *]``.
+
+    Parameters
+    ----------
+    query, keys, values
+        ``[B, i]``, ``[K, i]`` and ``[K, *]``.
+    dim
+        d.
+    present
+        ``[K] bool``, keys that may be attended to; None allows all.
+    """
+    logits = query @ keys.T / math.sqrt(dim)
+    if present is not None:
+        logits = logits.masked_fill(~present, -torch.inf)
+    return torch.softmax(logits, dim=-1) @ values
 
 
 class Adjustment(nn.Module):
@@ -52,14 +65,14 @@ class Adjustment(nn.Module):
         self.prob_x_hat_x = nn.Linear(width, dim)
         self.out = nn.Linear(2 * dim, dim)
 
-    def adjust(self, x: Tensor, m: Tensor) -> Tensor:
+    def adjust(self, x: Tensor, m: Tensor, present: Tensor | None = None) -> Tensor:
         """Return what x* (the mean frame) and m (the grounded segment), both ``[B, d]``, add to the answer: ``[B, d]``.
 
-        Without ``batch_mixing`` it depends on x* alone.
+        Without ``batch_mixing`` it depends on x* alone; with it, ``present [B] bool`` are the samples that mix.
         """
         px = self.prob_x(x)  # [B, i]
         ph = self.prob_x_hat(self.dictionary)  # [K, i]
-        own = px if self.prob_m is None else attend(self.prob_m(m), px, px, self.dim)  # a1 px
+        own = px if self.prob_m is None else attend(self.prob_m(m), px, px, self.dim, present)  # a1 px
         u = self.prob_x_m(own)  # P(M | X)
         v = self.prob_x_hat_x(attend(px, ph, ph, self.dim))  # P(Y | X_hat, M) P(X_hat)
         added: Tensor = self.out(torch.cat([u, v], dim=-1))

@@ -148,9 +148,6 @@ class CraTop(nn.Module):
         """Return y ``[N, H]``. Where samples mix, they do so with those of the same option, as published."""
         if not self.mixes:
             return front.adjust(x_star, x_bar)
-        added = torch.zeros_like(x_star)
-        numbers = torch.arange(exists.numel(), device=exists.device).view_as(exists)  # [B, O]
-        for option in range(exists.shape[1]):
-            rows = numbers[exists[:, option], option]
-            added = added.index_copy(0, rows, front.adjust(x_star[rows], x_bar[rows]).to(added.dtype))
-        return added
+        by_option = [tensor.view(*exists.shape, -1).unbind(1) for tensor in (x_star, x_bar)]  # [B, H] each
+        added = [front.adjust(x, m, rows) for x, m, rows in zip(*by_option, exists.unbind(1), strict=True)]
+        return torch.stack(added, dim=1).flatten(0, 1)

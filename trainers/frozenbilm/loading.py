@@ -104,7 +104,10 @@ def load_language_model(config: ModelConfig, feature_dim: int) -> tuple[Language
     """
     folder = Path(config.weights)
     tokens = load_tokeniser(_require_folder(folder))
-    language = LanguageModel(read_config(folder, config), feature_dim, config)
+    described = read_config(folder, config)
+    if tokens.mask >= described.vocab_size:
+        raise TrainingError(f"{folder / CONFIG}: has {described.vocab_size} words, and [MASK] is number {tokens.mask}")
+    language = LanguageModel(described, feature_dim, config)
     file = weights_file(folder)
     if file is not None:
         load_weights(language, file)

@@ -149,7 +149,7 @@ def load_tokeniser(folder: Path) -> PretrainedTokeniser:
         raise TrainingError("method frozenbilm needs transformers: pip install transformers") from error
     try:
         loaded = AutoTokenizer.from_pretrained(str(folder), use_fast=True)
-    except (ImportError, OSError, ValueError, TypeError, KeyError) as error:
+    except Exception as error:
         needed = "" if find_spec("sentencepiece") else "; spm.model needs sentencepiece: pip install sentencepiece"
         raise TrainingError(
             f"model.weights {str(folder)!r}: its tokeniser could not be loaded ({one_line(error)}){needed}"

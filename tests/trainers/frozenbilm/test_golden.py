@@ -117,7 +117,7 @@ def test_cra(tmp_path: Path) -> None:
     top: Any = model.top
     top.front.prob_x.register_forward_hook(lambda module, inputs, out: kept.append(inputs[0]))
     adjust = top.front.adjust
-    top.front.adjust = lambda x, m: kept.append(adjust(x, m)) or kept[-1]
+    top.front.adjust = lambda *given: kept.append(adjust(*given)) or kept[-1]
     scored = model(video(), ALL, IDS[:, None], torch.ones(2, 1, dtype=torch.bool))
     close(torch.sigmoid(scored.logits[:, 0]), golden["p_yes"])
     close(scored.weights[:, 0], golden["key"])

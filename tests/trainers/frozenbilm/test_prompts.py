@@ -94,3 +94,29 @@ def test_a_tokeniser_of_another_model_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(TrainingError, match=r"its tokeniser has no padding or no \[MASK\]"):
         PretrainedTokeniser(Other(), tmp_path)
+
+
+def test_spm_model_gives_the_pieces_of_sentencepiece(tmp_path: Path) -> None:
+    """As Microsoft published it: the file has no [MASK], whose number follows all pieces."""
+    sentencepiece = pytest.importorskip("sentencepiece")
+    special = {f"{name}_piece": f"[{name.upper()}]" for name in ("pad", "unk")}
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([answer_prompt(*TEXTS[:2]).replace("[MASK]", ""), "Yes No", *TEXTS] * 20),
+        model_prefix=str(tmp_path / "spm"),
+        vocab_size=80,
+        hard_vocab_limit=False,
+        minloglevel=3,
+        pad_id=0,
+        bos_id=1,
+        eos_id=2,
+        unk_id=3,
+        bos_piece="[CLS]",
+        eos_piece="[SEP]",
+        **special,
+    )
+    (tmp_path / "config.json").write_text('{"model_type": "deberta-v2"}')
+    tokens = load_tokeniser(tmp_path)
+    plain = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "spm.model"))
+    before, after = answer_prompt(*TEXTS[:2]).split("[MASK]")
+    assert tokens.mask == plain.vocab_size()
+    assert tokens.ids(f"{before}[MASK]{after}") == [1, *plain.encode(before), tokens.mask, *plain.encode(after), 2]

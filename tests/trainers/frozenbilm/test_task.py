@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from safetensors import safe_open
 from stores import Store
 from tests._helpers import cra_worlds
 from tests._helpers.frozenbilm import config as small_config
-from tests._helpers.frozenbilm import language_folder, make, published_state, save
+from tests._helpers.frozenbilm import language_folder, make, published_state, save, settings
 from trainers import checkpoint
 from trainers.cra import spans
 from trainers.distributed import Ranks
@@ -29,24 +28,11 @@ from trainers.progress import Progress
 
 RANKS = Ranks(0, 1, torch.device("cpu"))
 TEXTS = ["what colour does it show", *cra_worlds.COLOURS]
-LANGUAGE = {"width": 16, "layers": 2, "heads": 2, "inner": 32, "positions": 64, "buckets": 16, "deviation": 0.25}
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return cra_worlds.world(tmp_path_factory.mktemp("world") / "store")
-
-
-def settings(recipe: str = "paper", **sections: dict[str, Any]) -> FrozenBilmConfig:
-    raw: dict[str, Any] = {
-        "recipe": recipe,
-        "data": {"dataset": "toy", "tests": [], "batch": 16, "distractors": 0.0},
-        "model": {"weights": "random:0", "trained": "all", "language": LANGUAGE, "dropout": 0.0},
-        "loop": {"epochs": 2, "lr": 3e-3, "threads": 1, "tensorboard": False, "clip_norm": 1.0, "warmup_epochs": 0.5},
-    }
-    for name, values in sections.items():
-        raw[name] = {**raw.get(name, {}), **values}
-    return FrozenBilmConfig.model_validate(raw)
 
 
 def task_of(root: Path, config: FrozenBilmConfig, ranks: Ranks = RANKS) -> FrozenBilmTask:
