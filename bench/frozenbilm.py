@@ -4,13 +4,15 @@
     python bench/frozenbilm.py --quick          one epoch on a tiny world
 
 One world is filmed and its store is built; then Temp[CLIP] and FrozenBiLM with random weights are trained on it through
-``jobs/train.py``, each on one CPU thread, one after another. Seconds are those of the whole command: imports, training,
-validation after each epoch, and the scores of all splits. Finished runs are not repeated. One world and one seed say
-little about the methods: what CRA gains over its baselines is measured by the bench of the toy world.
+``jobs/train.py``, each on one CPU thread, one after another. Seconds are those of the whole command, by the clock and
+of the CPU: imports, training, validation after each epoch, and the scores of all splits. Finished runs are not
+repeated. One world and one seed say little about the methods: what CRA gains over its baselines is measured by the
+bench of the toy world.
 """
 
 from __future__ import annotations
 
+import resource
 import sys
 import tempfile
 import time
@@ -63,14 +65,15 @@ class Trained:
     ----------
     parameters
         Number of trained parameters.
-    seconds
-        How long the command took.
+    seconds, cpu_seconds
+        How long the command took, and how long the CPU worked for it.
     scores
         Percent by heading.
     """
 
     parameters: int
     seconds: float
+    cpu_seconds: float
     scores: dict[str, float]
 
 
@@ -81,19 +84,32 @@ def train(variant: Variant, world: Path, seed: int, folder: Path, epochs: int | 
         overrides = [*variant.overrides, "loop.threads=1", "loop.tensorboard=false", "loop.device=cpu"]
         overrides += [f"loop.epochs={epochs}"] if epochs else []
         words = ["jobs/train.py", variant.method, "--preset", variant.preset, "--store", world / "store"]
-        started = time.perf_counter()
+        started, before = time.perf_counter(), _children()
         command(*words, "--out", folder, "--seed", seed, *(word for one in overrides for word in ("--set", one)))
-        clock.write_text(f"{time.perf_counter() - started:.1f}\n")
+        clock.write_text(f"{time.perf_counter() - started:.1f} {_children() - before:.1f}\n")
     metrics = results(folder) or {}
     scores = {heading: float(metrics[split][metric]) for heading, (split, metric) in COLUMNS.items()}
-    return Trained(parameters(folder), float(clock.read_text()), scores)
+    seconds, cpu_seconds = map(float, clock.read_text().split())
+    return Trained(parameters(folder), seconds, cpu_seconds, scores)
+
+
+def _children() -> float:
+    """Return the CPU seconds of all processes that have ended below this one."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def table(found: dict[str, Trained], videos: int, seed: int) -> Table:
     """Return the figures of all variants."""
-    columns: Sequence[Column | str] = ["variant", Column("parameters"), Column("seconds"), *map(Column, COLUMNS)]
+    columns: Sequence[Column | str] = ["variant", *map(Column, ("parameters", "s", "CPU s")), *map(Column, COLUMNS)]
     rows: list[list[Cell]] = [
-        [VARIANTS[name].title, one.parameters, f"{one.seconds:.0f}", *(f"{score:.1f}" for score in one.scores.values())]
+        [
+            VARIANTS[name].title,
+            one.parameters,
+            f"{one.seconds:.0f}",
+            f"{one.cpu_seconds:.0f}",
+            *(f"{score:.1f}" for score in one.scores.values()),
+        ]
         for name, one in found.items()
     ]
     return Table(f"a world of {videos} videos (seed {seed}), %", columns, rows)
@@ -129,7 +145,9 @@ def main() -> int:
             for name, one in found.items()
             if VARIANTS[name].method == "frozenbilm"
         ],
-        figures={name: {"seconds": one.seconds, **one.scores} for name, one in found.items()},
+        figures={
+            name: {"seconds": one.seconds, "cpu_seconds": one.cpu_seconds, **one.scores} for name, one in found.items()
+        },
         uses=("torch", "transformers", "numpy"),
     ).finish(arguments)
 

@@ -20,7 +20,7 @@ from trainers.cra.grounding import Grounding, masked_softmax, pool
 from trainers.cra.intervention import NODES, Adjustment, BackDoor
 from trainers.cra.temp_clip import PostNormBlock, gaussian_interval, gaussian_weights
 from trainers.frozenbilm.config import BLOCK_HEADS, ModelConfig
-from trainers.frozenbilm.tower import Sequence, pick
+from trainers.frozenbilm.tower import JointStates, pick
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class GaussianTop(nn.Module):
         self.block = PostNormBlock(width, BLOCK_HEADS, config.dropout)
         self.head = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(width, 2))
 
-    def forward(self, read: Sequence, options: Options) -> Top:
+    def forward(self, read: JointStates, options: Options) -> Top:
         """Propose a span for each text."""
         frames, valid = read.states[:, : read.frames], read.present[:, : read.frames]
         joint = pick(self.block(read.states, read.present), read.at)  # T(h)[MASK], [N, H]
@@ -125,7 +125,7 @@ class CraTop(nn.Module):
         )
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, read: Sequence, options: Options) -> Top:
+    def forward(self, read: JointStates, options: Options) -> Top:
         """Ground each text, and adjust the state at its [MASK]."""
         frames, valid = read.states[:, : read.frames], read.present[:, : read.frames]
         words, x_phi = read.states[:, read.frames :], read.masked  # [N, L, H], [N, H]

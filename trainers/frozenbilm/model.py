@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from trainers.cra.outputs import select
 from trainers.frozenbilm.config import FrozenBilmConfig
@@ -79,6 +80,9 @@ class FrozenBilm(nn.Module):
         Leave padding out of the words that ``top`` reads.
     scale
         Standardises frames first.
+    slots
+        Shorter videos are padded to so many frames. Texts stand behind the frames, and would else move with the longest
+        video of their batch.
     """
 
     def __init__(
@@ -88,10 +92,11 @@ class FrozenBilm(nn.Module):
         mask: int,
         mask_padding: bool = True,
         scale: Standardise | None = None,
+        slots: int = 0,
     ) -> None:
         super().__init__()
         self.scale, self.language, self.top = scale, language, top
-        self.mask, self.mask_padding = mask, mask_padding
+        self.mask, self.mask_padding, self.slots = mask, mask_padding, slots
         self._left_out: frozenset[str] = frozenset()
         self.register_load_state_dict_post_hook(_forgive)  # type: ignore[no-untyped-call]  # torch does not annotate it
 
@@ -111,6 +116,12 @@ class FrozenBilm(nn.Module):
         """
         if self.scale is not None:
             video = self.scale(video)
+        given = video.shape[1]
+        if given < self.slots:
+            video, valid = (
+                functional.pad(video, (0, 0, 0, self.slots - given)),
+                functional.pad(valid, (0, self.slots - given)),
+            )
         options, ids = candidates.shape[1], candidates.flatten(0, 1)  # O, [N, L] of N = B * O
         places = torch.arange(ids.shape[1], device=ids.device)
         at = torch.where(ids == self.mask, places, 0).amax(1)  # [N], the last [MASK]
@@ -119,13 +130,12 @@ class FrozenBilm(nn.Module):
         top = Top(read.masked) if self.top is None else self.top(read, Options(exists, self._counted(candidates)))
         logits = self.language.log_odds(top.state).view_as(exists).masked_fill(~exists, -torch.inf)
 
-        def by_question(found: Tensor | None) -> Tensor | None:
-            return None if found is None else found.view(*exists.shape, *found.shape[1:])
+        def by_question(found: Tensor | None, width: int | None = None) -> Tensor | None:
+            return None if found is None else found.view(*exists.shape, *found.shape[1:])[..., :width]
 
-        attention = read.attention if top.attention is None else top.attention
-        weights = read.attention if top.weights is None else top.weights
-        shown = (attention, weights, top.interval, top.text, top.video)
-        return Scored(logits, *map(by_question, shown))
+        attention = by_question(read.attention if top.attention is None else top.attention, given)
+        weights = by_question(read.attention if top.weights is None else top.weights, given)
+        return Scored(logits, attention, weights, *map(by_question, (top.interval, top.text, top.video)))
 
     def _counted(self, candidates: Tensor) -> Tensor:
         """Return which tokens are words, ``[N, L] bool``."""
@@ -161,6 +171,7 @@ def build_model(
     feature_dim: int,
     dictionaries: Mapping[str, Tensor],
     scale: Standardise | None = None,
+    slots: int = 0,
 ) -> FrozenBilm:
     """Put on a language model what the settings ask for, with random weights except for its dictionaries.
 
@@ -178,6 +189,8 @@ def build_model(
         See ``CraTop``.
     scale
         Standardises the frames, and the visual dictionary, whose centres are frames too.
+    slots
+        See ``FrozenBilm``.
     """
     if scale is not None and "visual_dictionary" in dictionaries:
         dictionaries = {**dictionaries, "visual_dictionary": scale(dictionaries["visual_dictionary"])}
@@ -186,4 +199,4 @@ def build_model(
         top = GaussianTop(language.width, config.model)
     elif config.model.method == "cra":
         top = CraTop(language.width, config.model, feature_dim, dictionaries)
-    return FrozenBilm(language, top, mask, config.text.mask_padding, scale)
+    return FrozenBilm(language, top, mask, config.text.mask_padding, scale, slots)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from stores import Store
+from stores.loading import QuestionDataset
 from trainers.cra import alignment
 from trainers.cra.data import VIDEO, Choice, Inputs
 from trainers.cra.grounding_task import GroundingTask, Opened, open_data, texts_of
@@ -38,7 +39,9 @@ def build(settings: FrozenBilmConfig, store: Store, ranks: Ranks) -> FrozenBilmT
     made.language.answer_with(made.tokens.word(YES), made.tokens.word(NO))
     torch.manual_seed(settings.loop.seed)
     scale = standardise(opened.datasets[data.train], VIDEO) if data.standardise else None
-    model = build_model(settings, made.language, made.tokens.mask, opened.feature_dim, opened.dictionaries, scale)
+    slots = max(_longest(dataset) for dataset in opened.datasets.values())
+    language, mask = made.language, made.tokens.mask
+    model = build_model(settings, language, mask, opened.feature_dim, opened.dictionaries, scale, slots)
     sources: dict[str, Json] = {"language": made.digest}
     if settings.model.checkpoint is not None:
         load_checkpoint(model, settings.model.checkpoint, whole=not made.digest)
@@ -46,6 +49,12 @@ def build(settings: FrozenBilmConfig, store: Store, ranks: Ranks) -> FrozenBilmT
     if settings.model.seed is None:
         model.leave_out_frozen()
     return FrozenBilmTask(settings, store, ranks, model, made.tokens, opened, sources)
+
+
+def _longest(dataset: QuestionDataset) -> int:
+    """Return the largest number of frames of a video."""
+    rows = dataset.table.rows[VIDEO]
+    return max(map(rows.length, range(len(dataset.videos))), default=0)
 
 
 @dataclass(frozen=True, slots=True)

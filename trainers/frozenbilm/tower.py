@@ -24,7 +24,7 @@ _STD, _SMALL_STD, _SMALL_LIMIT = 0.02, 1e-3, 2e-3
 
 
 @dataclass(frozen=True, slots=True)
-class Sequence:
+class JointStates:
     """Frames and text in one sequence, after the language model.
 
     Attributes
@@ -206,7 +206,7 @@ class LanguageModel(nn.Module):
         self._initialise(float(language.initializer_range), config.adapter_init)
         self._freeze(config.trained)
 
-    def forward(self, video: Tensor, valid: Tensor, ids: Tensor, at: Tensor, attention: bool) -> Sequence:
+    def forward(self, video: Tensor, valid: Tensor, ids: Tensor, at: Tensor, attention: bool) -> JointStates:
         """Read frames and texts.
 
         Parameters
@@ -246,7 +246,7 @@ class LanguageModel(nn.Module):
         if attention:
             maps = last.attention.self(x, pairs, output_attentions=True, **relative)[1]  # [N, heads, S, S]
             looked = pick(maps.float().mean(1), mask_at)[:, :frames]
-        return Sequence(q, present, mask_at, frames, looked)
+        return JointStates(q, present, mask_at, frames, looked)
 
     def _embed(self, video: Tensor, ids: Tensor, present: Tensor) -> Tensor:
         embeddings = self.deberta.embeddings

@@ -15,7 +15,7 @@ from trainers.cra.spans import best_window
 from trainers.frozenbilm.grounding import Options, Top
 from trainers.frozenbilm.losses import balanced_bce
 from trainers.frozenbilm.model import FrozenBilm
-from trainers.frozenbilm.tower import Sequence
+from trainers.frozenbilm.tower import JointStates
 
 TOLERANCE = 1e-5
 
@@ -34,10 +34,10 @@ def summed(found: Tensor, expected: Any) -> None:
     close(flat[-len(expected["last"]) :], expected["last"])
 
 
-def read(model: FrozenBilm, valid: Tensor, ids: Tensor = IDS, frames: Tensor | None = None) -> Sequence:
+def read(model: FrozenBilm, valid: Tensor, ids: Tensor = IDS, frames: Tensor | None = None) -> JointStates:
     frames = video() if frames is None else frames
     at = (ids == MASK).int().argmax(1)
-    sequence: Sequence = model.language(frames, valid, ids, at, attention=True)
+    sequence: JointStates = model.language(frames, valid, ids, at, attention=True)
     return sequence
 
 

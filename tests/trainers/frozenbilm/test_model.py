@@ -169,6 +169,25 @@ def test_a_sample_is_scored_as_if_it_were_alone(method: str) -> None:
     torch.testing.assert_close(both.weights[:1, 1:], alone.weights, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("method", ["posthoc", "gaussian", "cra"])
+def test_a_longer_video_in_the_batch_moves_no_text(method: str) -> None:
+    """Text stands behind the frames, in as many slots as the longest video of all has."""
+    model = make(config(method, "paper"), 16 if method == "cra" else 12)
+    frames, valid, ids = video().clone(), ALL.clone(), IDS[:, None]
+    valid[0, 4:] = False
+    frames[0, 4:] = 0
+    model.slots = 8
+    with torch.no_grad():
+        both = model(frames, valid, ids, EXISTS[:, :1])
+        alone = model(frames[:1, :4], valid[:1, :4], ids[:1], EXISTS[:1, :1])
+        model.slots = 0
+        moved = model(frames[:1, :4], valid[:1, :4], ids[:1], EXISTS[:1, :1])
+    torch.testing.assert_close(both.logits[:1], alone.logits, atol=1e-5, rtol=0)
+    assert alone.weights.shape == (1, 1, 4)
+    torch.testing.assert_close(both.weights[:1, :, :4], alone.weights, atol=1e-5, rtol=0)
+    assert not torch.allclose(moved.logits, alone.logits, atol=1e-5, rtol=0)
+
+
 def test_a_batch_of_one_and_options_that_are_not_there() -> None:
     model = make(config("cra", dropout=0.0), 16)
     ids = torch.stack([IDS, IDS], 1)
