@@ -36,7 +36,6 @@ def build(settings: FrozenBilmConfig, store: Store, ranks: Ranks) -> FrozenBilmT
     """
     data, opened = settings.data, open_data(settings, store, ranks)
     made = _language_model(settings, opened)
-    made.language.answer_with(made.tokens.word(YES), made.tokens.word(NO))
     torch.manual_seed(settings.loop.seed)
     scale = standardise(opened.datasets[data.train], VIDEO) if data.standardise else None
     slots = max(_longest(dataset) for dataset in opened.datasets.values())
@@ -46,6 +45,7 @@ def build(settings: FrozenBilmConfig, store: Store, ranks: Ranks) -> FrozenBilmT
     if settings.model.checkpoint is not None:
         load_checkpoint(model, settings.model.checkpoint, whole=not made.digest)
         sources["checkpoint"] = weights_digest(settings.model.checkpoint)
+    language.answer_with(made.tokens.word(YES), made.tokens.word(NO))
     if settings.model.seed is None:
         model.leave_out_frozen()
     return FrozenBilmTask(settings, store, ranks, model, made.tokens, opened, sources)
@@ -69,6 +69,7 @@ class _Made:
 def _language_model(settings: FrozenBilmConfig, opened: Opened) -> _Made:
     config = settings.model
     if config.seed is None:
+        torch.manual_seed(settings.loop.seed)  # of what its weights lack
         return _Made(*load_language_model(config, opened.feature_dim))
     if config.trained == "adapters":
         warnings.warn("the language model is frozen with random weights (model.weights random:<seed>)", stacklevel=3)

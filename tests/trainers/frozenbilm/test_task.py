@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,15 +13,16 @@ from safetensors import safe_open
 
 from stores import Store
 from tests._helpers import cra_worlds
-from tests._helpers.frozenbilm import config as small_config
-from tests._helpers.frozenbilm import language_folder, make, published_state, save, settings
+from tests._helpers.frozenbilm import language_folder, save, settings
 from trainers import checkpoint
 from trainers.cra import spans
 from trainers.distributed import Ranks
 from trainers.errors import TrainingError
 from trainers.folder import BEST, LAST
 from trainers.frozenbilm.config import FrozenBilmConfig
+from trainers.frozenbilm.loading import published_names
 from trainers.frozenbilm.losses import balanced_bce
+from trainers.frozenbilm.prompts import load_tokeniser
 from trainers.frozenbilm.task import FrozenBilmTask, build
 from trainers.loop import evaluate, train
 from trainers.parts import parts_of_frozenbilm
@@ -169,17 +171,40 @@ def test_frozen_random_weights_are_said(world: Path) -> None:
         task_of(world, settings(model={"trained": "adapters"}))
 
 
-def test_a_published_checkpoint_is_where_training_starts(tmp_path: Path) -> None:
-    """The small published model reads 12 numbers of a frame; the world here has 6, which is said."""
+def test_a_whole_checkpoint_needs_no_weights_beside_it(tmp_path: Path) -> None:
+    """Its answers are those of an open-ended data set; ours are the words Yes and No of the same file."""
     root = cra_worlds.small_world(tmp_path / "store")
-    file = save(published_state(make(small_config())), tmp_path / "frozenbilm.pth")
     folder = language_folder(tmp_path / "language", TEXTS)
-    (folder / "model.safetensors").unlink()
     model = {"weights": str(folder), "trained": "adapters", "reduction": 4}
+    first = task_of(root, settings(model=model))
+    own = dict(first.model.named_parameters())
+    state = {name: own[ours].detach() * 2 for ours, name in published_names(first.model).items()}
+    words = state["deberta.embeddings.word_embeddings.weight"]
+    state |= {"answer_embeddings.weight": torch.ones(1000, 32), "answer_bias": torch.ones(1000)}
+    model["checkpoint"] = str(save(state, tmp_path / "frozenbilm.pth"))
+    (folder / "model.safetensors").unlink()
     with pytest.raises(TrainingError, match=r"has no model\.safetensors or pytorch_model\.bin"):
+        task_of(root, settings(model={**model, "checkpoint": None}))
+    task = task_of(root, settings(model=model))
+    tokens = load_tokeniser(folder)
+    chosen = words[[tokens.word("Yes"), tokens.word("No")]]
+    assert torch.equal(task.model.language.answer_embeddings.weight, chosen) and not torch.equal(*chosen)
+    described: Any = task.describe()
+    assert described["weights"]["language"] == "" and len(described["weights"]["checkpoint"]) == 64
+    trained = {name for name, one in task.model.named_parameters() if one.requires_grad}
+    names = published_names(task.model)
+    save({names[name]: state[names[name]] for name in trained}, tmp_path / "frozenbilm.pth")
+    with pytest.raises(TrainingError, match=r"frozenbilm\.pth: has not the tensors of all of the whole model"):
         task_of(root, settings(model=model))
-    with pytest.raises(TrainingError, match=r"frozenbilm\.pth: .* is \S+; the model has \S+: other sizes"):
-        task_of(root, settings(model={**model, "checkpoint": str(file)}))
+
+
+def test_what_weights_lack_is_drawn_from_the_seed(tmp_path: Path) -> None:
+    root = cra_worlds.small_world(tmp_path / "store")
+    model = {"weights": str(language_folder(tmp_path / "language", TEXTS)), "trained": "adapters"}
+    one, other, third = (task_of(root, settings(model=model, loop={"seed": seed})).model for seed in (1, 1, 2))
+    name = "language.deberta.encoder.layer.0.output.adapter.down.weight"
+    assert torch.equal(one.get_parameter(name), other.get_parameter(name))
+    assert not torch.equal(one.get_parameter(name), third.get_parameter(name))
 
 
 def test_all_that_keeps_a_run_from_starting_is_read_part_by_part(tmp_path: Path) -> None:
