@@ -235,6 +235,37 @@ def moments(
         raise typer.Exit(3)
 
 
+@app.command(cls=Command)
+def together(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run of jobs/train.py coqo.")],
+    questions_per_video: Annotated[
+        list[int], typer.Option(min=1, help="Answer so many questions of a video together; may be given several times.")
+    ],
+    split: Split = "test",
+    device: Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda or cuda:N.")] = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Answers to several questions of a video together, beside those to each question alone."""
+    from trainers.coqo.together import compare  # only here: torch takes seconds to import
+    from trainers.panels import open_run
+
+    scores = compare(open_run(run), split, questions_per_video, device)
+    if as_json:
+        emit(scores.to_json())
+        return
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    for title in ("questions together", *map(str, scores.groups)):
+        table.add_column(title, justify="right" if title.isdecimal() else "left")
+    groups = scores.groups.values()
+    for name in scores.groups[1].metrics:
+        table.add_row(_text(name), *(f"{group.metrics[name]:.2f}" for group in groups))
+    table.add_row("other answers than alone", *(str(group.changed) for group in groups))
+    table.add_row("left alone", *(str(group.left_alone) for group in groups))
+    console.print(table)
+    asked = f"{plural(scores.n, 'question')} of {plural(scores.videos, 'video')}"
+    console.print(f"{asked} that have two or more in {split}", markup=False)
+
+
 def _show_moments(scores: MomentScores) -> None:
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("%", no_wrap=True)
