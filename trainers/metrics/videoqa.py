@@ -59,7 +59,9 @@ def score(table: pa.Table, answers: Path, dataset: str, source: Path | None = No
         texts = {name: _text(answers, name, value) for name, value in predictions.items()}
         return avqa.score(questions, texts, rule=rule)
     indices = dict(zip(table["question_id"].to_pylist(), table["answer_index"].to_pylist(), strict=True))
-    chosen = {name: _option(answers, name, value, options.get(name)) for name, value in predictions.items()}
+    chosen = {
+        name: _option(answers, name, value, options.get(name), indices.get(name)) for name, value in predictions.items()
+    }
     asked = [avqa.with_answer(question, _of_option(indices[question.question_id])) for question in questions]
     most = max(map(len, options.values()))
     return avqa.score(asked, chosen, [_of_option(index) for index in range(most)], rule)
@@ -70,11 +72,16 @@ def _of_option(index: int) -> str:
     return f"option {index}"
 
 
-def _option(path: Path, name: str, value: Any, options: Sequence[str] | None) -> str:
-    """Return the name of a predicted option; a text that is none is itself, and so no possible answer."""
+def _option(path: Path, name: str, value: Any, options: Sequence[str] | None, right: int | None) -> str:
+    """Return the name of a predicted option; a text that is none is itself, and so no possible answer.
+
+    An index names one option. A text that several options have names the right one of them, if it is among them.
+    """
     index = value.get("prediction") if isinstance(value, Mapping) else value
     if isinstance(index, str):
-        return _of_option(options.index(index)) if options and index in options else index
+        if not options or index not in options:
+            return index
+        return _of_option(right if right is not None and options[right] == index else options.index(index))
     if not isinstance(index, int) or isinstance(index, bool) or index < 0:
         raise EvaluationError(f"{path}: question {name!r}: must be the text or the index of an option")
     if options is not None and index >= len(options):

@@ -72,9 +72,10 @@ def test_guided_questions_see_each_other(tmp_path: Path) -> None:
     task = build(config, store, Ranks(0, 1, torch.device("cpu")))
     task.model.eval()
     videos = task.videos("test")
-    alone, all_three = (
-        task.answer(task.encoder.videos(videos[(0, chosen)])).logits[0, 0] for chosen in ((0,), (0, 1, 2))
-    )
+    with torch.inference_mode():
+        alone, all_three = (
+            task.answer(task.encoder.videos(videos[(0, chosen)])).logits[0, 0] for chosen in ((0,), (0, 1, 2))
+        )
     assert float((alone - all_three).abs().max()) > 1e-4
 
 

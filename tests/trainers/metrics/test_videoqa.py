@@ -102,12 +102,12 @@ def test_nextqa_counts_tp_with_tn_and_groups_by_the_first_letter(tmp_path: Path)
     assert scores.overall == Rate(37.5, 8) and scores.outside == ()
 
 
-def test_an_option_is_named_by_index_or_text_and_equal_texts_stay_apart(tmp_path: Path) -> None:
+def test_an_option_is_named_by_index_or_text_and_its_index_is_exact(tmp_path: Path) -> None:
     own = {"options": ("sit", "run", "sit"), "answer": "sit", "answer_index": 2}
     rows = table(*({"question_id": name, **own} for name in "abcde"))
     predictions = {"a": 2, "b": 0, "c": "sit", "d": "fly", "e": "run"}
     scores = scored(rows, predictions, "tgif_action", tmp_path)
-    assert scores.overall == Rate(20.0, 5)  # the index 2 alone; the text is that of option 0
+    assert scores.overall == Rate(40.0, 5)  # index 0 is another option of the same text
     assert scores.outside == ("d",)
 
 
