@@ -7,8 +7,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Two workers on two processors: threads that spin while they wait would take the other worker's.
-PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q
+# Two workers on two processors, each with one file at a time, those with slow tests first (tests/conftest.py). Threads
+# that spin while they wait would take the other worker's processor.
+PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: setup demo demo-ray test quick lint bench gpu clean
 
@@ -32,11 +33,11 @@ lint: setup
 	$(BIN)/mypy
 
 quick: setup lint
-	$(PYTEST) -n 2 --dist loadfile -m "not slow"
+	$(PYTEST) -m "not slow"
 
-# Tests that start Ray run after all others, one by one.
+# Tests that start Ray mostly wait, and what they start works beside them: they run after all others.
 test: setup lint
-	$(PYTEST) -n 2 --dist loadfile -m "not ray"
+	$(PYTEST) -m "not ray"
 	$(PYTEST) -m ray
 
 bench: setup

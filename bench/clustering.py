@@ -40,10 +40,10 @@ sys.path[0] = str(ROOT)  # the checkout: only the reader is ever installed
 import numpy as np
 import pyarrow as pa
 
+from bench.filling import fill
 from bench.report import Column, Report, Table, Target, bench_parser, prose
 from stores import Store
-from stores.commit import Changes, commit, create_store, place_shard, write_spec, write_table
-from stores.format import ShardWriter
+from stores.commit import Changes, commit, create_store, write_spec, write_table
 from stores.format.rows import Row
 
 STEPS = 32
@@ -100,25 +100,22 @@ def make_store(root: Path, members: int, dims: int) -> None:
     scale = (np.arange(1, dims + 1) ** -0.5).astype(np.float32)
     spec_digest = write_spec(root, {"extractor": "made-up", "steps": STEPS, "step_shape": [dims], "dtype": "float16"})
     videos = -(-members // STEPS)
-    for start in range(0, videos, SHARD_VIDEOS):
-        writer = ShardWriter(root, "frames", spec_digest, {"device": "cpu"})
-        for video in range(start, min(start + SHARD_VIDEOS, videos)):
+
+    def rows() -> Iterator[Row]:
+        for video in range(videos):
             scene = generator.standard_normal(dims, np.float32) * 2
             values = scale * (scene + generator.standard_normal((STEPS, dims), np.float32))
             key = f"video{video:07d}"
-            writer.add(
-                Row(
-                    key=key,
-                    cache_key=hashlib.sha256(key.encode()).digest(),
-                    values=values.astype(np.float16),
-                    time_s=np.arange(STEPS) / 2,
-                    valid=np.arange(STEPS) < members - video * STEPS,
-                    duration_s=STEPS / 2,
-                )
+            yield Row(
+                key=key,
+                cache_key=hashlib.sha256(key.encode()).digest(),
+                values=values.astype(np.float16),
+                time_s=np.arange(STEPS) / 2,
+                valid=np.arange(STEPS) < members - video * STEPS,
+                duration_s=STEPS / 2,
             )
-        receipt = writer.finish()
-        changes = Changes(placed=place_shard(root, receipt), shards=[receipt], current={"frames": spec_digest})
-        commit(root, changes)
+
+    fill(root, {("frames", spec_digest): rows()}, rows_per_shard=SHARD_VIDEOS)
     keys = [f"video{video:07d}" for video in range(videos)]
     questions = pa.table(
         {

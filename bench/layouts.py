@@ -14,12 +14,13 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from bench.filling import fill
 from parsers.annotations import QUESTIONS
 from stores import Store
 from stores.changes import Changes
-from stores.commit import commit, create_store, place_shard, write_spec, write_table
+from stores.commit import commit, create_store, write_spec, write_table
 from stores.exchange import export
-from stores.format import Row, ShardWriter, empty_half_page_off
+from stores.format import Row, empty_half_page_off
 from stores.loading import View
 from stores.loading.buffers import Buffers
 from stores.loading.gather import FeatureRows
@@ -67,23 +68,21 @@ def build_store(root: Path) -> None:
     for feature in FEATURES:
         spec = {"name": feature.name, "step_shape": list(feature.shape[1:]), "dtype": "float16"}
         digest = write_spec(root, spec)
-        for first in range(0, feature.rows, 512):
-            writer = ShardWriter(root, feature.name, digest, {"device": "none"})
-            for index in range(first, min(first + 512, feature.rows)):
-                steps = feature.shape[0]
-                cache_key = hashlib.sha256(f"{feature.name}{index}".encode()).digest()
-                times = np.arange(steps, dtype=np.float64)
-                writer.add(
-                    Row(key(index), cache_key, values(feature, index), times, np.ones(steps, bool), float(steps))
-                )
-            receipt = writer.finish()
-            commit(root, Changes(placed=place_shard(root, receipt), shards=[receipt], current={feature.name: digest}))
+        found = (_row(feature, index) for index in range(feature.rows))
+        fill(root, {(feature.name, digest): found}, rows_per_shard=512)
     for split, count in (("clip", FEATURES[0].rows), ("swin", FEATURES[1].rows)):
         rows = [_question(split, index) for index in range(count)]
         part = write_table(
             root, "questions", {"kind": "bench"}, pa.Table.from_pylist(rows, QUESTIONS), f"bench/{split}"
         )
         commit(root, Changes(tables={"questions": {f"bench/{split}": part}}))
+
+
+def _row(feature: Feature, index: int) -> Row:
+    steps = feature.shape[0]
+    cache_key = hashlib.sha256(f"{feature.name}{index}".encode()).digest()
+    times = np.arange(steps, dtype=np.float64)
+    return Row(key(index), cache_key, values(feature, index), times, np.ones(steps, bool), float(steps))
 
 
 def _question(split: str, index: int) -> dict[str, Any]:

@@ -30,15 +30,15 @@ sys.path[0] = str(ROOT)  # the checkout: only the reader is ever installed
 import numpy as np
 import pyarrow as pa
 
+from bench.filling import fill
 from bench.processes import peak_gb, run
 from bench.report import Column, Report, Table, Target, bench_parser, prose
 from parsers.annotations import QUESTIONS
 from stores import Store
 from stores.changes import Changes
-from stores.commit import commit, create_store, place_shard, write_spec, write_table
-from stores.format import Row, ShardWriter
+from stores.commit import commit, create_store, write_spec, write_table
+from stores.format import Row
 
-ROWS_PER_SHARD = 4096
 READ = 64  # rows of one ``read``
 READS = 50
 COMMANDS = {
@@ -60,22 +60,19 @@ def key_of(number: int) -> str:
     return f"v{number:07d}"
 
 
-def fill(root: Path, keys: int, features: int) -> None:
+def row_of(number: int) -> Row:
+    """Return the row of a video key."""
+    step = np.full((1, 3), number % 1000, np.float16)
+    return Row(key_of(number), number.to_bytes(32, "big"), step, np.zeros(1), np.ones(1, bool), 1.0)
+
+
+def make(root: Path, keys: int, features: int) -> None:
     """Make the store: rows of every feature, then one question for each key."""
     create_store(root)
-    step, time_s, valid = np.zeros((1, 3), np.float16), np.zeros(1), np.ones(1, bool)
     order = np.random.default_rng(0).permutation(keys)
     for name in (f"f{number}" for number in range(features)):
         spec = {"extractor": name, "steps": 1, "step_shape": [3], "dtype": "float16"}
-        spec_digest = write_spec(root, spec)
-        for start in range(0, keys, ROWS_PER_SHARD):
-            writer = ShardWriter(root, name, spec_digest, {"device_type": "cpu"})
-            for number in order[start : start + ROWS_PER_SHARD].tolist():
-                cache_key = number.to_bytes(32, "big")
-                step[:] = number % 1000
-                writer.add(Row(key_of(number), cache_key, step, time_s, valid, 1.0))
-            receipt = writer.finish()
-            commit(root, Changes(placed=place_shard(root, receipt), shards=[receipt]))
+        fill(root, {(name, write_spec(root, spec)): map(row_of, order.tolist())})
     part = write_table(root, "questions", {"made": "by a bench"}, questions(keys), "bench/train")
     commit(root, Changes(tables={"questions": {"bench/train": part}}))
 
@@ -209,7 +206,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         root = (arguments.keep or Path(folder) / "store").absolute()
         if not root.exists():
-            fill(root, arguments.keys, arguments.features)
+            make(root, arguments.keys, arguments.features)
         figures = {
             name: run_measure(root, name) if name in MEASURES else run_command(root, name)
             for name in arguments.only or [*MEASURES, *COMMANDS]

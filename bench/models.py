@@ -295,13 +295,32 @@ def _bare_loop(
         tensors = tensors.permute(0, 3, 1, 2).to(torch.float32).div_(255).sub_(0.45).div_(0.27)
     else:
         tensors = tensors.unsqueeze(1)
-    batches = [part.to(setting.device, getattr(torch, setting.compute_dtype)) for part in torch.split(tensors, size)]
+    return bare_loop(network, tensors.to(setting.device, getattr(torch, setting.compute_dtype)), size, setting.threads)
+
+
+def bare_loop(
+    network: Callable[[torch.Tensor], torch.Tensor], tensors: torch.Tensor, size: int, threads: int
+) -> Callable[[], None]:
+    """Return a loop over tensors ``[N, …]`` in batches of a size, which does nothing but call a network.
+
+    Parameters
+    ----------
+    network
+        Takes and returns tensors on one device.
+    tensors
+        What it takes, on its device, in its dtype.
+    size
+        Steps of a batch; the last one may be short.
+    threads
+        CPU threads.
+    """
+    batches = torch.split(tensors, size)
     with torch.inference_mode():
         step = network(batches[0][:1])
         results = torch.empty((len(tensors), *step.shape[1:]), dtype=step.dtype, device=step.device)
 
     def loop() -> None:
-        torch.set_num_threads(setting.threads)
+        torch.set_num_threads(threads)
         with torch.inference_mode():
             for number, batch in enumerate(batches):
                 results[number * size : number * size + len(batch)] = network(batch)

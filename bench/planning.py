@@ -27,16 +27,17 @@ sys.path[0] = str(ROOT)  # the checkout: only the reader is ever installed
 
 import numpy as np
 
+from bench.filling import fill
 from bench.processes import run
 from bench.report import Column, Report, Table, Target, bench_parser, prose
 from pipeline.extract import load_config, read_source, ready_features
+from pipeline.extract.features import Feature
 from pipeline.extract.identity import cache_key, hash_content, source_status
 from stores.changes import Changes, SourceRecord
-from stores.commit import commit, create_store, place_shard, write_spec
-from stores.format import Row, ShardWriter
+from stores.commit import commit, create_store, write_spec
+from stores.format import Row
 
 FEATURE = "  rgb{0}: {{extractor: rgb_grid, grid: {0}, sampling: {{policy: uniform, n: 1}}}}\n"
-ROWS_PER_SHARD = 4096
 TARGETS = {(100_000, 1): (1.8, 0.3), (1_000_000, 3): (10.0, 1.5)}
 """By files and features: most seconds and GB of a run over unchanged files."""
 CHANGE_S = 1.0
@@ -72,7 +73,7 @@ class Made:
                 path.write_bytes(data)
 
 
-def fill(folder: Path, files: int, features: int) -> Made:
+def make(folder: Path, files: int, features: int) -> Made:
     """Make the files and a store with one row per file and feature, unless they are there."""
     made = Made(folder / "videos", folder / "store", folder / "rgb.yaml")
     if made.config.exists():
@@ -91,19 +92,15 @@ def fill(folder: Path, files: int, features: int) -> Made:
     items = read_source(str(made.videos)).items
     sources = [_record(Path(item.uri)) for item in items]
     commit(made.store, Changes(sources=sources, current={feature.name: feature.spec_digest for feature in wanted}))
-    for start in range(0, files, ROWS_PER_SHARD):
-        part = slice(start, start + ROWS_PER_SHARD)
-        changes = Changes()
-        for number, feature in enumerate(wanted, 1):
-            step = np.zeros((1, number * number * 3), np.float16)
-            writer = ShardWriter(made.store, feature.name, feature.spec_digest, {"device_type": "cpu"})
-            for item, source in zip(items[part], sources[part], strict=True):
-                cache = cache_key(source.content_id, None, None, feature.spec_digest)
-                writer.add(Row(item.key, cache, step, np.zeros(1), np.ones(1, bool), 1.0))
-            receipt = writer.finish()
-            changes.placed += place_shard(made.store, receipt)
-            changes.shards.append(receipt)
-        commit(made.store, changes)
+
+    def rows(number: int, feature: Feature) -> Iterator[Row]:
+        step = np.zeros((1, number * number * 3), np.float16)
+        for item, source in zip(items, sources, strict=True):
+            cache = cache_key(source.content_id, None, None, feature.spec_digest)
+            yield Row(item.key, cache, step, np.zeros(1), np.ones(1, bool), 1.0)
+
+    named = {(feature.name, feature.spec_digest): rows(number, feature) for number, feature in enumerate(wanted, 1)}
+    fill(made.store, named)
     draft.rename(made.config)  # last: with a configuration, all of it is there
     return made
 
@@ -123,7 +120,7 @@ def main() -> int:
     arguments = parser.parse_args()
     files, features = arguments.files, arguments.features
     with tempfile.TemporaryDirectory() as folder:
-        made = fill(arguments.keep or Path(folder), files, features)
+        made = make(arguments.keep or Path(folder), files, features)
         made.run()  # warms the cache, and hashes what an earlier bench touched
         runs = {"nothing to do": [made.run() for _ in range(arguments.runs)]}
         runs["plan, nothing changed"] = [made.run("--plan") for _ in range(arguments.runs)]

@@ -206,6 +206,19 @@ class Clip(ImageTower):
         quick_gelu = {"quick_gelu": True, "gelu": False, "native": native}[self.resolved_activation()]
         return clip_models.ClipNetwork(self.model, self.pinned_weights, image_size, quick_gelu)
 
+    def check_weights(self) -> None:
+        """See that a file fits. Reads the shapes of its tensors alone, but for OpenAI's archives; imports torch.
+
+        Raises
+        ------
+        WeightsError
+            If it does not.
+        """
+        if isinstance(self.source, WeightsFile):
+            from extractors import clip_tower
+
+            clip_tower.check_file(self._network(self.preprocessing.size), self.source.path)
+
     def load(self, device: str, threads: int | None = None) -> Model:
         """Build the image tower on ``device`` and load its weights strictly.
 

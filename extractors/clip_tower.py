@@ -28,7 +28,7 @@ from open_clip.pretrained import download_pretrained
 from torch import nn
 
 from extractors import clip_models, hub, tensors, weights
-from extractors.base import Execution, ExtractorError, Json, OutputSpec
+from extractors.base import Execution, ExtractorError, Json, OutputSpec, WeightsError
 from extractors.clip_models import ClipNetwork
 from extractors.preprocess import Preprocessing
 from extractors.torch_model import ImageModel
@@ -36,6 +36,8 @@ from settings.messages import one_line
 
 Tokens = Literal["cls", "patch", "patch_projected", "patch_map"]
 
+# What open_clip's functions raise for a file of another architecture: they look for tensors, by name and shape.
+_FOREIGN = (KeyError, IndexError, ValueError, AttributeError, TypeError, RuntimeError, AssertionError)
 # OpenAI's TorchScript archives keep three numbers about the architecture among their tensors.
 _ARCHIVE_EXTRAS = ("input_resolution", "context_length", "vocab_size")
 
@@ -125,17 +127,41 @@ def build_network(network: ClipNetwork) -> tuple[Any, str | None]:
     tower = clip_models.tower(network.name)
     native, size = tower.image_size, network.image_size
     path = weights.resolve(network.weights, lambda tag: _download(tower.model, tag))
-    model = _architecture(network, native if tower.kind == "timm" else size)
+    model = _architecture(network, _loaded_size(network))
     sha256 = None
     if path is not None:
         sha256 = weights.digest(path)
-        state = _state_dict(model, path, sha256)
-        if size != native and tower.kind == "vit":
-            resize_pos_embed(state, model)
-        tensors.load_strict(model, state, f"{weights.label(network.weights, path)} as {network.name}")
+        released = clip_models.openai_digests().get(sha256) is not None
+        state = tensors.read_state_dict(path, trust_torchscript=released)
+        title = f"{weights.label(network.weights, path)} as {network.name}"
+        tensors.load_strict(model, _open_clip_layout(model, state, released, network, title), title)
     if size != native and tower.kind == "timm":
         model.visual.set_input_size(size)
     return model, sha256
+
+
+def check_file(network: ClipNetwork, path: Path) -> None:
+    """Check that a file fits, by the names and shapes of its tensors; of OpenAI's archives, the numbers are read, too.
+
+    Raises
+    ------
+    WeightsError
+        If it does not.
+    ExtractorError
+        If open_clip cannot build the model.
+    """
+    released = clip_models.openai_digests().get(weights.digest(path)) is not None
+    state = tensors.read_state_dict(path, trust_torchscript=True) if released else tensors.read_zeros(path)
+    with torch.device("meta"):
+        model = _architecture(network, _loaded_size(network))
+    title = f"{weights.label(network.weights, path)} as {network.name}"
+    tensors.check_fit(model.state_dict(), _open_clip_layout(model, state, released, network, title), title)
+
+
+def _loaded_size(network: ClipNetwork) -> int:
+    """Return the side of the pictures for which a network is built: timm's towers change theirs after loading."""
+    tower = clip_models.tower(network.name)
+    return tower.image_size if tower.kind == "timm" else network.image_size
 
 
 def _architecture(network: ClipNetwork, image_size: int) -> Any:
@@ -162,16 +188,31 @@ def _architecture(network: ClipNetwork, image_size: int) -> Any:
             raise ExtractorError(f"open_clip cannot build {network.name}: {one_line(error)}") from error
 
 
-def _state_dict(model: Any, path: Path, sha256: str) -> dict[str, torch.Tensor]:
-    """Read a file's tensors under open_clip's names; only renaming and the shape of two scalars are forgiven."""
-    released = clip_models.openai_digests().get(sha256)
-    state = tensors.read_state_dict(path, trust_torchscript=released is not None)
-    if released is not None:
+def _open_clip_layout(
+    model: Any, state: dict[str, torch.Tensor], released: bool, network: ClipNetwork, title: str
+) -> dict[str, torch.Tensor]:
+    """Return a file's tensors under open_clip's names; only renaming and the shape of two scalars are forgiven.
+
+    The table of positions is interpolated if the network is built for another size than its own.
+
+    Raises
+    ------
+    WeightsError
+        If open_clip's functions fail over what is in the file.
+    """
+    tower = clip_models.tower(network.name)
+    if released:
         state = {name: value for name, value in state.items() if name not in _ARCHIVE_EXTRAS}
-    state = dict(convert_state_dict(model, state))
-    if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
-        state = dict(convert_to_custom_text_state_dict(state))
-    return {name: _like(value, model, name) for name, value in state.items()}
+    try:
+        state = dict(convert_state_dict(model, state))
+        if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
+            state = dict(convert_to_custom_text_state_dict(state))
+        state = {name: _like(value, model, name) for name, value in state.items()}
+        if network.image_size != tower.image_size and tower.kind == "vit":
+            resize_pos_embed(state, model)
+    except _FOREIGN as error:
+        raise WeightsError(f"{title} does not fit: open_clip cannot read it ({one_line(error)})") from error
+    return state
 
 
 def _like(value: torch.Tensor, model: Any, name: str) -> torch.Tensor:

@@ -22,30 +22,23 @@ The origin of the weights and their licences are in ``extractors/hf_tower.py``.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import shutil
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from extractors import hf_processor, tensors
-from extractors.asking import ask
-from extractors.base import ExtractorError, FetchedWeights, Json, Model, OutputSpec, WeightsError
-from extractors.hub import ModelFiles
+from extractors import hf_processor
+from extractors.base import ExtractorError, Json, Model, OutputSpec
+from extractors.hf_folder import HfTrained
 from extractors.preprocess import Crop, Interpolation, Preprocessing, Rgb
 from extractors.trained import ImageTower
-from extractors.weights import RandomWeights, WeightsFile, check_pin, digest
 
 if TYPE_CHECKING:
     from torch import nn
 
     from extractors.hf_tower import HfNetwork
 
-_CONFIG, _PROCESSOR, _WEIGHTS = "config.json", "preprocessor_config.json", "model.safetensors"
-_INDEX = "model.safetensors.index.json"
-_OWN = "model"
 _LAYERS = {"pooled": "pooler_output", "cls": "last_hidden_state, class token", "map": "last_hidden_state"}
 _UNITS = {
     "pooled": "pooled features of {}",
@@ -54,19 +47,11 @@ _UNITS = {
 }
 
 
-class Hf(ImageTower):
-    """Options of the ``hf`` extractor, beside those of ``Trained``.
+class Hf(HfTrained, ImageTower):
+    """Options of the ``hf`` extractor, beside those of ``HfTrained``.
 
     Attributes
     ----------
-    model
-        A folder, or a repository such as ``facebook/dinov2-base``.
-    revision
-        Branch, tag or commit of a repository; None is the main branch. Not in the spec, which has the files' digests.
-    weights
-        ``model``, the weights of the folder or repository, or ``random:<seed>``.
-    sha256
-        Digest that ``model.safetensors`` must have.
     form
         ``pooled``, ``cls`` or ``map``; see the module.
     crop, interpolation, mean, std
@@ -81,10 +66,8 @@ class Hf(ImageTower):
     name: ClassVar[str] = "hf"
     version: ClassVar[int] = 1
     input: ClassVar[Literal["frames", "audio"]] = "frames"
+    asked: ClassVar[str] = "extractors.hf_tower:describe"
 
-    model: str = Field(min_length=1)
-    revision: str | None = None
-    weights: str = _OWN
     form: Literal["pooled", "cls", "map"] = "pooled"
     crop: Crop | None = None
     image_size: int | None = Field(default=None, ge=1, le=2048)
@@ -95,28 +78,12 @@ class Hf(ImageTower):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if isinstance(self.source, WeightsFile) or (not self.random_weights and self.weights != _OWN):
-            raise ExtractorError(
-                f"option 'weights': write {_OWN} for the weights of the model's own folder, or random:<seed> "
-                f"(got {self.weights!r}); the folder goes into model"
-            )
-        self.files.check()
         if self.std is not None and min(self.std) <= 0:
             raise ExtractorError(f"option 'std': every channel must be positive (got {list(self.std)})")
         if self.preprocessing.crop == "letterbox" and not self.preprocessing.rounded:
             raise ExtractorError("option 'crop': this image processor resizes floats, for which there is no letterbox")
         _ = self.facts
         return self
-
-    @property
-    def files(self) -> ModelFiles:
-        """The files of the model."""
-        return ModelFiles(self.model, (_CONFIG, _PROCESSOR, _WEIGHTS), self.revision)
-
-    @property
-    def weights_of(self) -> str:
-        """The folder or repository."""
-        return self.model
 
     @cached_property
     def facts(self) -> dict[str, Any]:
@@ -129,18 +96,7 @@ class Hf(ImageTower):
         WeightsError
             If a file of the model is missing.
         """
-        config = self.files.file(_CONFIG)
-        known: dict[str, Any] = ask(
-            "the hf extractor",
-            "transformers",
-            "extractors.hf_tower:describe",
-            str(config.parent),
-            digest(config),
-            self.form,
-            self.preprocessing.size,
-            self.interpolate_positions,
-        )
-        return known
+        return self.ask_library(self.form, self.preprocessing.size, self.interpolate_positions)
 
     @cached_property
     def processor(self) -> tuple[str, Preprocessing]:
@@ -153,11 +109,9 @@ class Hf(ImageTower):
         WeightsError
             If its file is missing or cannot be read.
         """
-        settings = self.files.read_json(_PROCESSOR)
-        try:
-            return hf_processor.processor_name(settings), hf_processor.read(settings)
-        except ExtractorError as error:
-            raise ExtractorError(f"{self.model}: {_PROCESSOR} {error}") from error
+        return self.read_processor(
+            lambda settings: (hf_processor.processor_name(settings), hf_processor.read(settings))
+        )
 
     @cached_property
     def preprocessing(self) -> Preprocessing:
@@ -192,10 +146,7 @@ class Hf(ImageTower):
             "extractor": self.name,
             "version": self.version,
             "model": self.facts["model_type"],
-            "config_sha256": digest(self.files.file(_CONFIG)),
-            "weights": {"random": self.source.seed}
-            if isinstance(self.source, RandomWeights)
-            else {"sha256": self._weights_digest()},
+            **self.weights_entries(),
             "form": self.form,
             "layer": _LAYERS[self.form],
             "interpolate_positions": self.interpolate_positions,
@@ -204,51 +155,19 @@ class Hf(ImageTower):
             "compute_dtype": self.compute_dtype_entry,
         }
 
-    def _weights_files(self) -> list[Path]:
-        """Return the files of the weights; large models have several, which an index lists."""
-        try:
-            return [self.files.file(_WEIGHTS)]
-        except WeightsError as error:
-            try:
-                listed = self.files.read_json(_INDEX).get("weight_map")
-            except WeightsError:
-                raise error from None
-        if not isinstance(listed, dict):
-            raise WeightsError(f"{self.model}: {_INDEX} has no weight_map")
-        return [self.files.file(str(name)) for name in sorted(set(listed.values()))]
-
-    def _weights_digest(self) -> str:
-        """Return the sha256 of the weights file; of several, that of the list of their digests and names."""
-        files = self._weights_files()
-        if len(files) == 1:
-            return check_pin(files[0], self.sha256)
-        if self.sha256 is not None:
-            raise ExtractorError(f"option 'sha256' pins one file; {self.model} has {len(files)}")
-        return hashlib.sha256("".join(f"{digest(file)}  {file.name}\n" for file in files).encode()).hexdigest()
-
     def output(self) -> OutputSpec:
         """Return ``[C]`` or ``[h, w, C]``."""
         return OutputSpec(tuple(self.facts["step_shape"]), _UNITS[self.form].format(self.facts["model_type"]))
 
-    def check_weights(self) -> None:
-        """See that the files of the weights fit. Reads the shapes of their tensors alone; imports torch.
+    def _check_files(self, files: list[Path]) -> None:
+        from extractors import hf_tower
 
-        Raises
-        ------
-        WeightsError
-            If one is missing or they do not fit.
-        """
-        if not self.random_weights:
-            from extractors import hf_tower
-
-            hf_tower.check_files(self._network(), self._weights_files())
+        hf_tower.check_files(self._network(), files)
 
     def _network(self) -> HfNetwork:
         from extractors.hf_tower import HfNetwork
 
-        folder = self.files.file(_CONFIG).parent
-        seed = self.source.seed if isinstance(self.source, RandomWeights) else None
-        return HfNetwork(folder, seed, self.form, self.interpolate_positions)
+        return HfNetwork(self.folder, self.random_seed, self.form, self.interpolate_positions)
 
     def load(self, device: str, threads: int | None = None) -> Model:
         """Build the image tower on ``device`` and load its weights strictly.
@@ -262,7 +181,7 @@ class Hf(ImageTower):
         """
         from extractors import hf_tower
 
-        sha256 = None if self.random_weights else self._weights_digest()
+        sha256 = None if self.random_weights else self.weights_digest()
         execution = self.execution(device, threads)
         return hf_tower.load(self._network(), self.output(), self.preprocessing, execution, sha256)
 
@@ -270,36 +189,4 @@ class Hf(ImageTower):
         """Build the image tower."""
         from extractors import hf_tower
 
-        return hf_tower.build_network(self._network()), None if self.random_weights else self._weights_digest()
-
-    def fetch(self, directory: Path) -> FetchedWeights | None:
-        """Copy the files of a repository into a folder of ``directory``; return None for folders and random weights."""
-        if self.random_weights or self.files.is_local:
-            return None
-        folder = directory / self.model.replace("/", "--")
-        files = [self.files.file(_CONFIG), self.files.file(_PROCESSOR), *self._weights_files()]
-        if len(files) > 3:
-            files.append(self.files.file(_INDEX))
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            for file in files:
-                shutil.copyfile(file, folder / file.name)
-        except OSError as error:
-            raise WeightsError(f"cannot write {folder}: {error.strerror or error}") from error
-        sha256 = self._weights_digest()
-        return tensors.list_in_index(
-            directory,
-            FetchedWeights(folder.name, sha256, self.name, self.model, self.revision or "main", sha256, "model"),
-        )
-
-    def verify(self, directory: Path) -> FetchedWeights | None:
-        """Check the digest of what ``fetch`` left and load it strictly; return None for folders and random weights."""
-        if self.random_weights or self.files.is_local:
-            return None
-        entry = tensors.listed(directory, self.name, self.model, self.revision or "main")
-        options = self.model_dump(exclude_unset=True) | {"model": str(directory / entry.file), "revision": None}
-        copy = type(self).model_validate(options)
-        if (actual := copy._weights_digest()) != entry.sha256:
-            raise WeightsError(f"weights of {copy.model} have sha256 {actual}, but {entry.sha256} is listed")
-        copy.load("cpu")
-        return entry
+        return hf_tower.build_network(self._network()), None if self.random_weights else self.weights_digest()

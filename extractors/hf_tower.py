@@ -6,41 +6,31 @@ library's documentation.
 Weights: those of the folder or repository that the options name, under the licence of its model card; DINOv3's, for
 example, has conditions of its own.
 
-The library's own loader fills what a file does not hold with random numbers. Here every tensor that is used must come
-from the file; what is left over may only be a head that was trained on top.
+Every tensor that is used must come from the file; what is left over may only be a head that was trained on top.
 """
 
 from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from torch import nn
 
-from extractors import tensors
-from extractors.base import Execution, ExtractorError, Json, OutputSpec, WeightsError
+from extractors.base import Execution, ExtractorError, Json, OutputSpec
+from extractors.hf_loading import REFUSALS, Architecture, quiet, read_config
 from extractors.preprocess import Preprocessing
 from extractors.torch_model import ImageModel
-from settings.messages import first_few, one_line
+from settings.messages import one_line
 
 Form = Literal["pooled", "cls", "map"]
 
 _HEADS = ("classifier.", "cls_classifier.", "distillation_classifier.", "lm_head.")
-_POOLER = "pooler."
-_LOADING: dict[str, Any] = {
-    "dtype": torch.float32,
-    "ignore_mismatched_sizes": True,  # they are listed with everything else
-    "output_loading_info": True,
-}
-_REFUSALS = (RuntimeError, ValueError, TypeError, AttributeError, KeyError, AssertionError, OSError, ImportError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,75 +182,25 @@ def build_network(network: HfNetwork) -> ImageTower:
     ExtractorError
         If the library cannot build the model.
     """
-    config = _config(network.folder)
-    with _quiet(), torch.random.fork_rng(devices=[]):
-        if network.seed is not None:
-            torch.manual_seed(network.seed)
-            model: Any = _from_config(config)
-        else:
-            model = _trained(network, config)
-    return ImageTower(model, network.interpolate)
+    architecture = _architecture(network.folder)
+    if network.seed is not None:
+        return ImageTower(architecture.untrained(network.seed), network.interpolate)
+    return ImageTower(architecture.trained(network.folder, *_pooler(network.form)), network.interpolate)
 
 
-def _trained(network: HfNetwork, config: Any) -> Any:
-    title = f"weights of {network.folder} as {config.model_type}"
-    try:
-        model, loading = transformers.AutoModel.from_pretrained(
-            network.folder, config=config, local_files_only=True, use_safetensors=True, **_LOADING
-        )
-    except (*_REFUSALS, SafetensorError) as error:
-        raise WeightsError(f"{title} cannot be read: {one_line(error)}") from error
-    _check_fit(model, loading, network.form, title)
-    return model
+def _architecture(folder: Path) -> Architecture:
+    config = read_config(folder)
+    return Architecture(config, f"weights of {folder} as {config.model_type}", used=_used, heads=_HEADS)
 
 
-def _check_fit(model: Any, loading: dict[str, Any], form: Form, title: str) -> None:
-    """Raise WeightsError unless the library found each tensor that is used, and nothing but heads was left over."""
-    used = ("vision_model.", "visual_projection.") if hasattr(model, "vision_model") else ""
-    reshaped = {name: f"{name} {list(old)} instead of {list(new)}" for name, old, new in loading["mismatched_keys"]}
-    unexpected = sorted(name for name in loading["unexpected_keys"] if not name.startswith(_HEADS))
-    missing = sorted(
-        name
-        for name in loading["missing_keys"]
-        if name.startswith(used) and name not in reshaped and (form == "pooled" or _POOLER not in name)
-    )
-    if missing and all(_POOLER in name for name in missing) and not unexpected and not reshaped:
-        raise WeightsError(f"{title} have no pooler ({first_few(missing)}); set form=cls or form=map")
-    if problems := tensors.misfits(missing, unexpected, [reshaped[name] for name in sorted(reshaped)]):
-        raise WeightsError(f"{title} do not fit: {problems}")
+def _used(model: Any) -> tuple[str, ...]:
+    """Return what the image tower needs of a model."""
+    return ("vision_model.", "visual_projection.") if hasattr(model, "vision_model") else ("",)
 
 
-def _from_config(config: Any) -> Any:
-    try:
-        return transformers.AutoModel.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]  # not annotated
-    except _REFUSALS as error:
-        raise ExtractorError(f"transformers cannot build {config.model_type}: {one_line(error)}") from error
-
-
-def _config(folder: Path) -> Any:
-    """Read ``config.json``; no code of a repository is run."""
-    try:
-        return transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except _REFUSALS as error:
-        raise ExtractorError(
-            f"{folder / 'config.json'} is not the configuration of a model: {one_line(error)}"
-        ) from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the library from reporting on a terminal what is said here in one line."""
-    logging: Any = transformers.logging
-    before = logging.get_verbosity()
-    logging.set_verbosity(logging.CRITICAL)
-    bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
-        if bars:
-            logging.enable_progress_bar()
+def _pooler(form: Form) -> tuple[tuple[str, ...], str]:
+    """Return what a file may lack, and what to do if it lacks the pooler alone."""
+    return () if form == "pooled" else ("pooler.",), "set form=cls or form=map"
 
 
 def check_files(network: HfNetwork, files: Sequence[Path]) -> None:
@@ -271,13 +211,7 @@ def check_files(network: HfNetwork, files: Sequence[Path]) -> None:
     WeightsError
         If they do not.
     """
-    config = _config(network.folder)
-    with _quiet(), torch.random.fork_rng(devices=[]):
-        with torch.device("meta"):
-            cls: Any = type(_from_config(config))
-        state = {name: zeros for file in files for name, zeros in tensors.read_zeros(file).items()}
-        model, loading = cls.from_pretrained(None, config=config, state_dict=state, **_LOADING)
-    _check_fit(model, loading, network.form, f"weights of {network.folder} as {config.model_type}")
+    _architecture(network.folder).check_files(files, *_pooler(network.form))
 
 
 def describe(folder: str, config_sha256: str, form: Form, size: int, interpolate: bool) -> dict[str, Json]:
@@ -306,17 +240,14 @@ def describe(folder: str, config_sha256: str, form: Form, size: int, interpolate
     ExtractorError
         If there is no such model, it has nothing of this form, or it does not take pictures of this size.
     """
-    config = _config(Path(folder))
-    with _quiet(), torch.random.fork_rng(devices=[]):
-        with torch.device("meta"):
-            tower = ImageTower(_from_config(config), interpolate).eval()
-            images = torch.empty(2, 3, size, size)
-        try:
-            with torch.inference_mode():
-                features = tower.take(images, form)
-        except _REFUSALS as error:
-            raise ExtractorError(_size_advice(tower.config, size, error)) from error
-    return {"model_type": config.model_type, "step_shape": [*features.shape[1:]]}
+    architecture = _architecture(Path(folder))
+    tower = ImageTower(architecture.on_meta(), interpolate).eval()
+    try:
+        with quiet(), torch.inference_mode():
+            features = tower.take(torch.empty(2, 3, size, size, device="meta"), form)
+    except REFUSALS as error:
+        raise ExtractorError(_size_advice(tower.config, size, error)) from error
+    return {"model_type": architecture.config.model_type, "step_shape": [*features.shape[1:]]}
 
 
 def _size_advice(config: Any, size: int, error: Exception) -> str:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 
 from extractors.base import WeightsError
 from extractors.internvideo2_models import BACKBONES, Backbone
+from extractors.tensors import LeftOut
 from settings.messages import first_few, plural
 
 State = dict[str, torch.Tensor]
@@ -44,28 +44,6 @@ _LEFT_OUT = {
     "audio_encoder": "encodes sound",
 }
 _BESIDE = "another network of the file"
-
-
-@dataclass(frozen=True, slots=True)
-class LeftOut:
-    """Tensors of a file that are not loaded.
-
-    Attributes
-    ----------
-    group
-        First part of their names.
-    count
-        Number of tensors.
-    reason
-        What they are.
-    """
-
-    group: str
-    count: int
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.group} ({plural(self.count, 'tensor')}: {self.reason})"
 
 
 def encoder_of(state: Mapping[str, torch.Tensor], title: str) -> tuple[State, tuple[LeftOut, ...]]:

@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from extractors import hub, tensors, weights
 from extractors.base import Execution, Json, OutputSpec, WeightsError
-from extractors.internvideo2_layouts import LeftOut, check_fit, encoder_of, projector_of
+from extractors.internvideo2_layouts import check_fit, encoder_of, projector_of
 from extractors.internvideo2_models import Backbone, Gelu, Reading
 from extractors.preprocess import Preprocessing
 from extractors.torch_model import ImageModel
@@ -419,7 +419,7 @@ def _from_state(
         network = InternVideo2Encoder(backbone, f0, gelu, "vision_proj.weight" in state, "img_pos_embed" in state)
     exact = {name: value.float() for name, value in state.items()}
     tensors.load_strict(network, exact, f"{title} as {pinned.model}", assign=True)
-    _tell(left_out, f"{title} as {pinned.model}")
+    tensors.tell_left_out(left_out, f"{title} as {pinned.model}", logger)
     return network
 
 
@@ -450,10 +450,5 @@ def _load_projector(network: InternVideo2Encoder, pinned: PinnedWeights, shapes_
     kept = {name: value for name, value in network.state_dict().items() if not name.startswith(_OF_PROJECTOR)}
     own = {name: value.float() for name, value in state.items()}
     tensors.load_strict(network, {**kept, **own}, title, assign=True)
-    _tell(left_out, title)
+    tensors.tell_left_out(left_out, title, logger)
     return weights.digest(path)
-
-
-def _tell(left_out: tuple[LeftOut, ...], title: str) -> None:
-    if left_out:
-        logger.info("%s: left out %s", title, "; ".join(map(str, left_out)))

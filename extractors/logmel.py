@@ -3,9 +3,6 @@
 It computes what the published front end does (``mel_features.py`` of TensorFlow's AudioSet models, copied into
 torchvggish): frames of 25 ms every 10 ms, no padding; periodic Hann window; magnitude of a 512-point FFT; 64 triangles
 that are linear on the HTK mel scale between 125 and 7500 Hz; ``ln(mel + 0.01)``. Silence is ``ln(0.01)`` everywhere.
-
-The sum over each triangle runs over its own bins, in order, instead of a matrix product over all of them: the same
-window then gives the same bits whatever windows are computed beside it, which no matrix library promises.
 """
 
 from __future__ import annotations
@@ -17,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extractors.base import ExtractorError, Json
+from extractors.mel import Bank, by_blocks, hann, triangles
 
 RATE = 16_000
 FRAME_SAMPLES = 400
@@ -28,8 +26,6 @@ LOG_OFFSET = 0.01
 PATCH_FRAMES = 96
 PATCH_SAMPLES = (PATCH_FRAMES - 1) * FRAME_HOP + FRAME_SAMPLES
 _MEL_BREAK_HZ, _MEL_Q = 700.0, 1127.0
-# Frames per FFT call: it bounds the memory that an hour of audio takes, and changes no value.
-_BLOCK_FRAMES = 64 * PATCH_FRAMES
 
 
 def spec() -> dict[str, Json]:
@@ -71,12 +67,7 @@ def log_mel(samples: NDArray[Any]) -> NDArray[np.float64]:
         raise ExtractorError(f"a log-mel frame takes {FRAME_SAMPLES} samples, got {samples.shape[-1]}")
     waveforms = samples.reshape(-1, samples.shape[-1])
     frames = np.lib.stride_tricks.sliding_window_view(waveforms, FRAME_SAMPLES, axis=-1)[:, ::FRAME_HOP]
-    count = frames.shape[1]
-    result = np.empty((len(frames), count, BANDS), np.float64)
-    step = max(1, _BLOCK_FRAMES // count)
-    for start in range(0, len(frames), step):
-        result[start : start + step] = _bands(frames[start : start + step])
-    return result.reshape(*samples.shape[:-1], count, BANDS)
+    return by_blocks(frames, _bands, BANDS).reshape(*samples.shape[:-1], frames.shape[1], BANDS)
 
 
 def patches(windows: NDArray[Any]) -> NDArray[np.float32]:
@@ -86,32 +77,25 @@ def patches(windows: NDArray[Any]) -> NDArray[np.float32]:
 
 def mel_matrix() -> NDArray[np.float64]:
     """Return the weight of each of the 257 FFT bins in each band, ``[257, 64]``; it is zero for the bin at 0 Hz."""
-    bins = _hertz_to_mel(np.linspace(0.0, RATE / 2, FFT_LENGTH // 2 + 1))[:, None]
+    bins = _hertz_to_mel(np.linspace(0.0, RATE / 2, FFT_LENGTH // 2 + 1))
     edges = np.linspace(_hertz_to_mel(np.float64(LOW_HZ)), _hertz_to_mel(np.float64(HIGH_HZ)), BANDS + 2)
-    low, centre, high = edges[:-2], edges[1:-1], edges[2:]
-    weights: NDArray[np.float64] = np.maximum(
-        0.0, np.minimum((bins - low) / (centre - low), (high - bins) / (high - centre))
-    )
+    weights = triangles(bins, edges)
     weights[0] = 0.0
     return weights
 
 
 def _bands(frames: NDArray[Any]) -> NDArray[np.float64]:
     """Turn frames ``[R, n, 400]`` into bands ``[R, n, 64]``."""
-    hann, bins, weights, starts = _tables()
-    magnitude = np.abs(np.fft.rfft(frames * hann, FFT_LENGTH))
-    mel = np.add.reduceat(magnitude[..., bins] * weights, starts, axis=-1)
-    values: NDArray[np.float64] = np.log(mel + LOG_OFFSET)
+    window, bank = _tables()
+    magnitude = np.abs(np.fft.rfft(frames * window, FFT_LENGTH))
+    values: NDArray[np.float64] = np.log(bank.sum(magnitude) + LOG_OFFSET)
     return values
 
 
 @lru_cache(maxsize=1)
-def _tables() -> tuple[NDArray[np.float64], NDArray[np.intp], NDArray[np.float64], NDArray[np.intp]]:
-    """Return the window ``[400]``; bin and value of each non-zero weight, band by band; where each band begins."""
-    hann = 0.5 - 0.5 * np.cos(2 * np.pi / FRAME_SAMPLES * np.arange(FRAME_SAMPLES))
-    weights = mel_matrix()
-    bands, bins = np.nonzero(weights.T)
-    return hann, bins, weights[bins, bands], np.searchsorted(bands, np.arange(BANDS))
+def _tables() -> tuple[NDArray[np.float64], Bank]:
+    """Return the window ``[400]`` and the bands."""
+    return hann(FRAME_SAMPLES), Bank.of(mel_matrix())
 
 
 def _hertz_to_mel(hertz: Any) -> Any:

@@ -21,8 +21,10 @@ from settings.messages import available, nearest
 _Described = TypeVar("_Described", bound=Description)
 
 _ENTRIES = {
+    "beats": "extractors.beats:Beats",
     "clip": "extractors.clip:Clip",
     "hf": "extractors.hf:Hf",
+    "hf_audio": "extractors.hf_audio:HfAudio",
     "hue_hog": "extractors.hue_hog:HueHog",
     "internvideo2": "extractors.internvideo2:InternVideo2",
     "logmel_bands": "extractors.logmel_bands:LogmelBands",

@@ -33,7 +33,7 @@ from pydantic import Field, field_validator, model_validator
 from extractors.base import ExtractorError, Json, Model, OutputSpec
 from extractors.preprocess import Crop, Interpolation, Preprocessing, Rgb
 from extractors.trained import ImageTower
-from extractors.weights import HubTag, identity, unknown_tag
+from extractors.weights import HubTag, WeightsFile, identity, unknown_tag
 from settings.messages import available, nearest
 
 if TYPE_CHECKING:
@@ -209,6 +209,19 @@ class Swin(ImageTower):
     def weights_of(self) -> str:
         """The timm name of the model."""
         return self.model
+
+    def check_weights(self) -> None:
+        """See that a file fits. Reads the shapes of its tensors alone; imports torch.
+
+        Raises
+        ------
+        WeightsError
+            If it does not.
+        """
+        if isinstance(self.source, WeightsFile):
+            from extractors import swin_tower
+
+            swin_tower.check_file(self.model, self.source.path)
 
     def load(self, device: str, threads: int | None = None) -> Model:
         """Build the tower on ``device`` and load its weights strictly.

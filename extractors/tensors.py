@@ -14,6 +14,7 @@ import pickle
 import struct
 import zipfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from extractors.base import FetchedWeights, Json, WeightsError
 from extractors.weights import FACTS_KEY, check_pin, digest
-from settings.messages import first_few, one_line
+from settings.messages import first_few, one_line, plural
 
 if TYPE_CHECKING:
     import torch
@@ -48,6 +49,34 @@ _UNPICKLING_ERRORS = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Tensors of a file that are not loaded.
+
+    Attributes
+    ----------
+    group
+        First part of their names.
+    count
+        Number of tensors.
+    reason
+        What they are.
+    """
+
+    group: str
+    count: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.group} ({plural(self.count, 'tensor')}: {self.reason})"
+
+
+def tell_left_out(left_out: Sequence[LeftOut], title: str, told: logging.Logger) -> None:
+    """Log what of a file is not loaded, and why; nothing if there is nothing."""
+    if left_out:
+        told.info("%s: left out %s", title, "; ".join(map(str, left_out)))
+
+
 def read_state_dict(
     path: Path, *, trust_torchscript: bool = False, shapes_only: bool = False
 ) -> dict[str, torch.Tensor]:
@@ -70,6 +99,26 @@ def read_state_dict(
     WeightsError
         If the file is missing, damaged, or of a type that would run code.
     """
+    return read_checkpoint(path, trust_torchscript=trust_torchscript, shapes_only=shapes_only)[0]
+
+
+def read_checkpoint(
+    path: Path, *, trust_torchscript: bool = False, shapes_only: bool = False
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Read the tensors of a weights file as ``read_state_dict`` does, and what lies beside them.
+
+    Returns
+    -------
+    state
+        Tensors by name.
+    beside
+        The other entries of a checkpoint that wraps its tensors, such as its configuration.
+
+    Raises
+    ------
+    WeightsError
+        If the file is missing, damaged, or of a type that would run code.
+    """
     import torch
 
     if path.suffix == ".safetensors":
@@ -80,8 +129,10 @@ def read_state_dict(
         raise WeightsError(f"weights file {path} is a TorchScript archive, which runs code; save its state_dict")
     else:
         loaded = read_pickle(path, "weights file", shapes_only=shapes_only)
+    beside: dict[str, Any] = {}
     for wrapper in ("state_dict", "model", "module"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
+            beside |= {str(name): value for name, value in loaded.items() if name != wrapper}
             loaded = loaded[wrapper]
     if not isinstance(loaded, Mapping) or not loaded:
         raise WeightsError(f"weights file {path} holds {type(loaded).__name__} instead of tensors by name")
@@ -89,7 +140,7 @@ def read_state_dict(
     if strange:
         raise WeightsError(f"weights file {path}: not tensors: {first_few(strange, _LISTED)}")
     prefix = "module." if all(name.startswith("module.") for name in loaded) else ""
-    return {name.removeprefix(prefix): value for name, value in loaded.items()}
+    return {name.removeprefix(prefix): value for name, value in loaded.items()}, beside
 
 
 def read_zeros(path: Path) -> dict[str, torch.Tensor]:

@@ -39,7 +39,7 @@ TEXTS = (
     "how many people were in the room while the dog was barking at the postman",
 )
 
-_HEAVY = ("jax", "open_clip", "tensorflow", "timm", "torch", "torchvision", "transformers")
+_HEAVY = ("jax", "open_clip", "tensorflow", "timm", "torch", "torchaudio", "torchvision", "transformers")
 _CHILD = (
     "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer);"
     "from extractors.testing import _describe_in_child; _describe_in_child()"

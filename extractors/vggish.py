@@ -28,7 +28,7 @@ from pydantic import field_validator, model_validator
 from extractors import logmel
 from extractors.base import ExtractorError, Json, Model, OutputSpec, check_windows
 from extractors.trained import Trained
-from extractors.weights import HubTag, digest, identity, unknown_tag
+from extractors.weights import HubTag, WeightsFile, digest, identity, unknown_tag
 
 if TYPE_CHECKING:
     from torch import nn
@@ -128,6 +128,21 @@ class Vggish(Trained):
     def preparation(self) -> Json:
         """Return what a patch is; the options of VGGish come after it."""
         return {"patch_frames": logmel.PATCH_FRAMES, **logmel.spec()}
+
+    def check_weights(self) -> None:
+        """See that a weights file fits, by the shapes of its tensors alone, and read the PCA file; imports torch.
+
+        Raises
+        ------
+        WeightsError
+            If one does not fit, or the PCA file cannot be used.
+        ExtractorError
+            If torchvggish is not installed.
+        """
+        if isinstance(self.source, WeightsFile) or self.pca_file is not None:
+            from extractors import vggish_tower
+
+            vggish_tower.check_files(self.pinned_weights, self.pca_file)
 
     def load(self, device: str, threads: int | None = None) -> Model:
         """Build the network on ``device`` and load its weights strictly.

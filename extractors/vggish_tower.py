@@ -33,7 +33,7 @@ from torch import nn
 from extractors import hub, tensors, weights
 from extractors.base import Execution, ExtractorError, Json, OutputSpec, WeightsError
 from extractors.torch_model import TorchModel, dtype_of
-from extractors.weights import PinnedWeights
+from extractors.weights import PinnedWeights, WeightsFile
 from settings.messages import one_line
 
 _WIDTH = 128
@@ -206,6 +206,26 @@ def build_network(pinned: PinnedWeights) -> tuple[Any, str | None]:
         return network, None
     tensors.load_strict(network, tensors.read_state_dict(path), f"{weights.label(pinned, path)} as VGGish")
     return network, weights.digest(path)
+
+
+def check_files(pinned: PinnedWeights, pca_file: Path | None) -> None:
+    """Check that a local weights file fits, by the names and shapes of its tensors, and that a PCA file can be used.
+
+    Raises
+    ------
+    WeightsError
+        If one does not.
+    ExtractorError
+        If torchvggish is not installed.
+    """
+    if pca_file is not None:
+        read_pca(pca_file)
+    if isinstance(pinned.source, WeightsFile):
+        path = pinned.source.path
+        with torch.device("meta"):
+            network = _architecture(0)
+        state = tensors.read_state_dict(path, shapes_only=True)
+        tensors.check_fit(network.state_dict(), state, f"{weights.label(pinned, path)} as VGGish")
 
 
 def _architecture(seed: int) -> Any:

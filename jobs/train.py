@@ -1,4 +1,4 @@
-"""Train CRA or CoQo from a store. Run the same command again to continue a run that was stopped.
+"""Train CRA, CoQo or FrozenBiLM from a store. Run the same command again to continue a run that was stopped.
 
 python jobs/train.py cra --store out/store --out out/cra
 

@@ -34,6 +34,10 @@ from settings import SettingsError
 from tests.conftest import ROOT
 from trainers import METHODS, PRESETS, find_method
 from trainers.cra.config import RELEASED, CraConfig
+from trainers.frozenbilm.config import RELEASED as RELEASED_FROZENBILM
+from trainers.frozenbilm.config import FrozenBilmConfig
+
+pytestmark = pytest.mark.usefixtures("preset_files")
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 JOBS = sorted(path.stem for path in (ROOT / "jobs").glob("*.py") if not path.stem.startswith("_"))
@@ -280,16 +284,26 @@ def test_the_presets_of_training_are_listed_with_their_method() -> None:
         settings.validate(find_method(row[1]).settings, raw, origin)
 
 
-def test_the_recipes_are_what_the_table_says() -> None:
-    rows = rows_of_table(ROOT / "docs" / "recipes.md", "setting")
-    paper = CraConfig().model_dump()
+@pytest.mark.parametrize(
+    ("heading", "settings_of", "released", "elsewhere"),
+    [
+        ("setting", CraConfig, RELEASED, ()),
+        ("of `frozenbilm`", FrozenBilmConfig, RELEASED_FROZENBILM, ("data", "evaluation")),
+    ],
+)
+def test_the_recipes_are_what_the_tables_say(
+    heading: str, settings_of: type[BaseModel], released: Any, elsewhere: Sequence[str]
+) -> None:
+    rows = rows_of_table(ROOT / "docs" / "recipes.md", heading)
+    paper = settings_of().model_dump()
     stated: dict[str, dict[str, Any]] = {}
     for name, as_paper, as_released, _ in rows:
         section, _, key = name.strip("`").partition(".")
         values = [yaml.safe_load(_INLINE.findall(cell)[0]) for cell in (as_paper, as_released)]
         assert values[0] == paper[section][key], name
         stated.setdefault(section, {})[key] = values[1]
-    assert stated == RELEASED
+    assert stated == {section: values for section, values in released.items() if section not in elsewhere}
+    assert all(released[section] == RELEASED[section] for section in elsewhere)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -1,4 +1,4 @@
-"""Training and evaluation: one loop, the methods CRA and CoQo, their metrics and their panels.
+"""Training and evaluation: one loop, the methods CRA, CoQo and FrozenBiLM, their metrics and their panels.
 
 Importing this package imports no torch, so that a command line can list the methods and read their settings at once.
 What needs torch or reads a store is imported from its own module: ``trainers.run`` trains in this process,

@@ -22,10 +22,11 @@ from trainers.folder import BEST, LAST, replace_file
 from trainers.resume import task_description
 from trainers.task import Json
 
-_UNREADABLE = (
+UNREADABLE = (
     *(OSError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error, pickle.UnpicklingError),
     *(AttributeError, IndexError, KeyError, TypeError, ValueError),  # an unpickler on arbitrary bytes
 )
+"""What ``torch.load`` raises on files that are missing, damaged or none of its own."""
 _DESCRIPTION = "reelstore"  # key of the description in the header of a safetensors file
 
 
@@ -56,7 +57,7 @@ def load_last(folder: Path) -> dict[str, Any] | None:
         if damaged is not None:
             raise EOFError(f"{damaged} is damaged")
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise TrainingError(f"{path}: not readable ({one_line(error)}); remove it to start anew") from error
     return state
 

@@ -1,7 +1,7 @@
 """Settings that every training method has: how to optimise.
 
-The settings of a method are in ``trainers/cra/config.py`` and ``trainers/coqo/config.py``, named presets of them in
-``trainers/presets/*.yaml``. Files and ``--set`` are read by the package ``settings``.
+The settings of a method are in the ``config.py`` of its package, named presets of them in ``trainers/presets/*.yaml``.
+Files and ``--set`` are read by the package ``settings``.
 """
 
 from __future__ import annotations
@@ -28,12 +28,14 @@ class LoopConfig(Section):
     """Adam, or Adam with decoupled weight decay."""
     amsgrad: bool = False
     """Use the AMSGrad variant of the optimiser."""
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    """Decay of the optimiser's running means of gradients and of their squares."""
     lr: Annotated[float, Field(gt=0)] = 1e-4
     """Peak learning rate."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """Weight decay of the optimiser."""
-    schedule: Literal["cosine", "staircase", "constant"] = "cosine"
-    """How the learning rate changes after warm-up; it may change with every step."""
+    schedule: Literal["cosine", "linear", "staircase", "constant"] = "cosine"
+    """How the learning rate changes after warm-up; it may change with every step. ``linear`` ends at 0."""
     warmup_epochs: Annotated[float, Field(ge=0)] = 1.0
     """The learning rate rises linearly from 0 for so many epochs."""
     final_lr_ratio: Annotated[float, Field(ge=0, le=1)] = 1e-3

@@ -260,6 +260,8 @@ class _Loop:
         warmup = round(config.warmup_epochs * self.steps)
         if config.schedule == "cosine":
             return schedule.cosine(step, warmup, config.epochs * self.steps, config.final_lr_ratio)
+        if config.schedule == "linear":
+            return schedule.linear(step, warmup, config.epochs * self.steps)
         ramp = step / warmup if step < warmup else 1.0
         if config.schedule == "staircase":
             return ramp * schedule.staircase(step, config.decay_epochs * self.steps, config.decay_factor)
@@ -359,7 +361,9 @@ class _Loop:
 def _optimizer(model: nn.Module, config: LoopConfig) -> torch.optim.Optimizer:
     optimizer = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return optimizer(trained, lr=config.lr, weight_decay=config.weight_decay, amsgrad=config.amsgrad)
+    return optimizer(
+        trained, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, amsgrad=config.amsgrad
+    )
 
 
 def _autocast(config: LoopConfig, device: torch.device) -> torch.autocast:

@@ -14,6 +14,7 @@ from trainers.config import MethodSettings
 from trainers.coqo.config import CoqoConfig
 from trainers.cra.config import CraConfig
 from trainers.errors import TrainingError
+from trainers.frozenbilm.config import FrozenBilmConfig
 
 if TYPE_CHECKING:
     from stores import Store
@@ -88,6 +89,12 @@ def _draw_cra(question: ShownQuestion) -> Drawing:
     return draw_question(question)
 
 
+def _build_frozenbilm(settings: FrozenBilmConfig, store: Store, ranks: Ranks) -> Task:
+    from trainers.frozenbilm.task import build
+
+    return build(settings, store, ranks)
+
+
 def _parts_of_coqo(settings: CoqoConfig, store: Store) -> Iterable[Callable[[], object]]:
     from trainers.parts import parts_of_coqo
 
@@ -100,8 +107,15 @@ def _parts_of_cra(settings: CraConfig, store: Store) -> Iterable[Callable[[], ob
     return parts_of_cra(settings, store)
 
 
+def _parts_of_frozenbilm(settings: FrozenBilmConfig, store: Store) -> Iterable[Callable[[], object]]:
+    from trainers.parts import parts_of_frozenbilm
+
+    return parts_of_frozenbilm(settings, store)
+
+
 METHODS: Mapping[str, Method[Any]] = {
     "coqo": Method("coqo", CoqoConfig, _build_coqo, _draw_coqo, _parts_of_coqo),
     "cra": Method("cra", CraConfig, _build_cra, _draw_cra, _parts_of_cra),
+    "frozenbilm": Method("frozenbilm", FrozenBilmConfig, _build_frozenbilm, _draw_cra, _parts_of_frozenbilm),
 }
 """Every method by name."""

@@ -14,10 +14,12 @@ from stores import MissingKeyError, Store, StoreError
 from stores.loading import check, load_questions, load_vectors
 from trainers.coqo.config import CoqoConfig
 from trainers.cra.candidates import read_paraphrases
-from trainers.cra.config import CraConfig
+from trainers.cra.config import CraConfig, GroundingSettings
 from trainers.cra.dictionaries import load_dictionary, matching_dictionary
+from trainers.cra.grounding_task import require_options
 from trainers.cra.text import load_pretrained
-from trainers.errors import TrainingError
+from trainers.frozenbilm.config import FrozenBilmConfig
+from trainers.frozenbilm.loading import parts_of_language_model
 
 Part = Callable[[], object]
 
@@ -29,21 +31,37 @@ def parts_of_coqo(settings: CoqoConfig, store: Store) -> Iterator[Part]:
 
 
 def parts_of_cra(settings: CraConfig, store: Store) -> Iterator[Part]:
-    """Yield dictionaries, the questions and rows of each split, paraphrases, and the text encoder or its embeddings."""
-    data, text, needed = settings.data, settings.text, settings.model.dictionaries
+    """Yield what every grounding method reads, and the text encoder or its embeddings."""
+    yield from _grounding(settings, store)
+    data, text = settings.data, settings.text
+    if text.encoder == "stored":
+        yield partial(_embeddings, settings, store, (data.train, data.val, *data.tests))
+    if text.encoder == "roberta":
+        yield partial(load_pretrained, text.weights)
+
+
+def parts_of_frozenbilm(settings: FrozenBilmConfig, store: Store) -> Iterator[Part]:
+    """Yield what every grounding method reads, the language model's weights and tokeniser, and the checkpoint."""
+    yield from _grounding(settings, store)
+    yield from parts_of_language_model(settings)
+
+
+def _grounding(settings: GroundingSettings, store: Store) -> Iterator[Part]:
+    """Yield dictionaries, the questions and rows of each split, and paraphrases."""
+    data = settings.data
     splits = (data.train, data.val, *data.tests)
-    for name in needed:
+    for name in settings.dictionaries:
         yield partial(load_dictionary, store, name, data)
-    known = [(name, one.part) for name in needed if (one := matching_dictionary(store, name, data)) is not None]
+    known = [
+        (name, one.part)
+        for name in settings.dictionaries
+        if (one := matching_dictionary(store, name, data)) is not None
+    ]
     yield from _rows(store, settings.features, data.dataset, splits, data.allow, known)
     for split in splits:
         yield partial(_options, store, split, data.dataset)
     if data.paraphrases is not None:
         yield partial(read_paraphrases, data.paraphrases)
-    if text.encoder == "stored":
-        yield partial(_embeddings, settings, store, splits)
-    if text.encoder == "roberta":
-        yield partial(load_pretrained, text.weights)
 
 
 def _rows(
@@ -72,12 +90,7 @@ def _rows(
 
 def _options(store: Store, split: str, dataset: str) -> None:
     questions = load_questions(store, split, dataset)
-    for question, options in zip(questions.ids, questions.options, strict=True):
-        if len(options) < 2:
-            raise TrainingError(
-                f"{store.path}: question {question!r} of split {split!r} has {len(options)} options; "
-                "CRA chooses among at least 2"
-            )
+    require_options(store, split, questions.ids, questions.options)
 
 
 def _embeddings(settings: CraConfig, store: Store, splits: Sequence[str]) -> None:

@@ -16,6 +16,7 @@ from trainers.errors import TrainingError
 from trainers.folder import LAST, SETTINGS
 
 _SHOWN = 5  # differences in a message
+_ADDED = {"betas": [0.9, 0.999]}  # settings of the loop that older runs did not have, and what they had in their place
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +119,8 @@ def parse_settings(path: Path, text: str | bytes) -> dict[str, Any]:
     """
     try:
         settings: dict[str, Any] = json.loads(text)
-        sections = {name: dict(settings.get(name, {})) for name in ("loop", "store")}
-        return {**settings, **sections, "task": task_description(settings)}
+        loop, store = {**_ADDED, **settings.get("loop", {})}, dict(settings.get("store", {}))
+        return {**settings, "loop": loop, "store": store, "task": task_description(settings)}
     except (ValueError, KeyError, TypeError) as error:
         raise TrainingError(f"{path}: not a run's settings; name another --out") from error
 
@@ -184,10 +185,10 @@ def require_same_run(folder: Path, before: Mapping[str, Any], now: Mapping[str, 
     asked, planned = loop_now.get("epochs"), loop_before.get("epochs")
     reason = ""
     if asked != planned:
-        if loop_now.get("schedule") == "cosine":
+        if loop_now.get("schedule") in ("cosine", "linear"):
             reason = (
-                "; the cosine schedule ends with the last epoch, so every step would have had another learning rate: "
-                "only runs of the schedules constant and staircase can go on for more epochs"
+                f"; the {loop_now['schedule']} schedule ends with the last epoch, so every step would have had another "
+                "learning rate: only runs of the schedules constant and staircase can go on for more epochs"
             )
         elif asked is not None and asked < epochs_done:
             raise TrainingError(

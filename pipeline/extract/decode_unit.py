@@ -220,8 +220,9 @@ def decode_instead(
 
 
 def _audio_request(sounds: Sequence[Feature], media: MediaConfig) -> AudioRequest:
-    """Ask for the sound that the windows of all features reach over, and no more."""
-    return AudioRequest(sounds[0].extractor.rate, media.audio_absent, max(_reach(feature) for feature in sounds))
+    """Ask for the sound that the windows of all features reach over, and no more, at every rate that one takes."""
+    rates = tuple(sorted({feature.extractor.rate for feature in sounds}))
+    return AudioRequest(rates, media.audio_absent, max(_reach(feature) for feature in sounds))
 
 
 def _reach(feature: Feature) -> float:
@@ -293,7 +294,7 @@ class _Assembly:
         self._fail_damaged = fail_damaged
         self._findings: Findings | None = None
         self._header: Header | None = None
-        self._audio: Audio | None = None
+        self._audio: dict[int, Audio] = {}  # by rate
         self._shares = {feature.name: share_of(feature) for of_policy in [*pictures, sounds] for feature in of_policy}
         # By policy and share: what several features prepare alike is prepared, held and sent once.
         self._steps: dict[tuple[int, str], Array] = {}
@@ -350,7 +351,7 @@ class _Assembly:
         elif isinstance(event, StreamFailure):
             self.fail(event.stream, MediaError(event.failure_class, event.message))
         elif isinstance(event, Audio):
-            self._audio = event
+            self._audio[event.rate] = event
 
     def _by_slot(self, policy: int, share: str) -> Array:
         assert self._header is not None  # it comes before the frames
@@ -414,10 +415,11 @@ class _Assembly:
 
     def _sound(self, feature: Feature) -> PreparedSteps:
         header = self._described("audio")
-        if self._audio is None:
+        whole = self._audio.get(feature.extractor.rate)
+        if whole is None:
             raise MediaError("crash", "the decoder ended before the sound")
         assert isinstance(feature.policy, Segments)  # checked when the feature was made
-        audio = self._audio.until(_reach(feature))
+        audio = whole.until(_reach(feature))
         window = feature.extractor.window_samples
         windows, samples = audio_steps(audio, feature.policy, header.duration_s, window)
         media = {**header.media, "audio": audio.record, "audio_state": audio.state}

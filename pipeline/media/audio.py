@@ -222,8 +222,8 @@ class _Block:
         return len(self.mono) / self.rate
 
 
-def decode_audio(source: Source, request: AudioRequest, start: Fraction, duration_s: float) -> Audio:
-    """Decode, mix and resample the sound of [start, start + duration), as far as the request reaches.
+def decode_audio(source: Source, request: AudioRequest, start: Fraction, duration_s: float) -> list[Audio]:
+    """Decode, mix and resample the sound of [start, start + duration), as far as the request reaches, to each rate.
 
     Channels are averaged in float before resampling; the result is clipped to [-1, 1]. Each stretch of sound is laid
     down at its own timestamp. The decoder drops priming; gaps stay zero and outside ``segments``. A packet that does
@@ -237,24 +237,30 @@ def decode_audio(source: Source, request: AudioRequest, start: Fraction, duratio
     """
     if source.audio is None:
         return absent_audio(request, duration_s, "the file has no audio stream")
-    canvas = _Canvas(_silence(request, duration_s))
+    canvases = [_Canvas(_silence(request, rate, duration_s)) for rate in request.rates]
     if source.audio.codec_context is None:
         raise MediaError("unsupported_codec", "no decoder for any audio stream")
     failures: list[_FailedPacket] = []
     end = start + Fraction(duration_s)
     if request.reach_s is not None:
         end = min(end, start + Fraction(request.reach_s) + _MARGIN_S)
-    placer = _Placer(canvas, source, request.rate, start)
+    placers = [_Placer(canvas, source, rate, start) for canvas, rate in zip(canvases, request.rates, strict=True)]
     for frame in _frames(source, failures, start, end):
-        placer.take(frame)
-    placer.finish()
-    if placer.is_empty and failures:
+        for placer in placers:
+            placer.take(frame)
+    for placer in placers:
+        placer.finish()
+    if placers[0].is_empty and failures:
         raise MediaError("corrupt", f"no packet of the audio stream decodes: {failures[0].reason}")
-    return _result(canvas, source, request, _damaged_ranges(failures, source.zero + start, request.rate, canvas))
+    zero = source.zero + start
+    return [
+        _result(canvas, source, request, rate, _damaged_ranges(failures, zero, rate, canvas))
+        for canvas, rate in zip(canvases, request.rates, strict=True)
+    ]
 
 
-def absent_audio(request: AudioRequest, duration_s: float, reason: str) -> Audio:
-    """Return the sound of a source that has none.
+def absent_audio(request: AudioRequest, duration_s: float, reason: str) -> list[Audio]:
+    """Return the sound of a source that has none, at each rate.
 
     Raises
     ------
@@ -263,13 +269,13 @@ def absent_audio(request: AudioRequest, duration_s: float, reason: str) -> Audio
     """
     if request.absent == "fail":
         raise MediaError("no_audio", reason)
-    return Audio(_silence(request, duration_s), request.rate, (), "absent", {"stream": None})
+    return [Audio(_silence(request, rate, duration_s), rate, (), "absent", {"stream": None}) for rate in request.rates]
 
 
-def _silence(request: AudioRequest, duration_s: float) -> NDArray[np.float32]:
+def _silence(request: AudioRequest, rate: int, duration_s: float) -> NDArray[np.float32]:
     """Return zeros, float32 [S], for the part of a source of this length that the request reaches over."""
     length_s = duration_s if request.reach_s is None else min(duration_s, request.reach_s)
-    return np.zeros(max(0, round(length_s * request.rate)), dtype=np.float32)
+    return np.zeros(max(0, round(length_s * rate)), dtype=np.float32)
 
 
 def mix(frame: AudioFrame) -> NDArray[np.float32]:
@@ -349,7 +355,9 @@ def _damaged_ranges(
     return tuple(sorted(ranges))
 
 
-def _result(canvas: _Canvas, source: Source, request: AudioRequest, damaged: tuple[tuple[int, int], ...]) -> Audio:
+def _result(
+    canvas: _Canvas, source: Source, request: AudioRequest, rate: int, damaged: tuple[tuple[int, int], ...]
+) -> Audio:
     audio = source.audio
     assert audio is not None
     context = audio.codec_context
@@ -365,4 +373,4 @@ def _result(canvas: _Canvas, source: Source, request: AudioRequest, damaged: tup
     if not canvas.segments and request.absent == "fail":
         raise MediaError("no_audio", "the audio stream holds no sound in the wanted time")
     segments = tuple(canvas.segments)
-    return Audio(canvas.samples, request.rate, segments, audio_state(canvas.samples, segments), record, damaged)
+    return Audio(canvas.samples, rate, segments, audio_state(canvas.samples, segments), record, damaged)

@@ -85,7 +85,7 @@ def decode(request: DecodeRequest) -> Iterator[Event]:
         assert header is not None  # every pass sends one, also without a wanted frame
         try:
             with open_source(request.path, request.limits, index.clock) as source:
-                yield decode_audio(source, request.audio, Fraction(request.start_s or 0.0), header.duration_s)
+                yield from decode_audio(source, request.audio, Fraction(request.start_s or 0.0), header.duration_s)
         except _FAILURES as error:
             if not request.policies:
                 raise

@@ -110,7 +110,7 @@ def decode_folder(request: DecodeRequest) -> Iterator[Event]:
         record = {"undecodable_images": len(undecodable), "missing_images": missing}
         yield Findings(record, plan.slots_of(stand_ins, len(request.policies)))
     if request.audio is not None:
-        yield absent_audio(request.audio, plan.duration_s, "a folder of images has no sound")
+        yield from absent_audio(request.audio, plan.duration_s, "a folder of images has no sound")
 
 
 def _pass(request: DecodeRequest, names: dict[int, str], plan: FramePlan, failed: set[int]) -> Iterator[Event]:

@@ -83,21 +83,24 @@ class AudioRequest:
 
     Attributes
     ----------
-    rate
-        Sample rate in Hz.
+    rates
+        Sample rates in Hz, each once; the sound is decoded once for all of them.
     absent
         What a video without sound gives: a failure (``fail``), or steps that are not valid (``mask``).
     reach_s
         Seconds from the start of the video or clip beyond which no sound is wanted; None for all of it.
     """
 
-    rate: int = 16_000
+    rates: tuple[int, ...] = (16_000,)
     absent: Literal["fail", "mask"] = "mask"
     reach_s: float | None = None
 
     def __post_init__(self) -> None:
-        if not 1_000 <= self.rate <= 384_000:
-            raise ValueError(f"audio.rate: {self.rate} is not between 1000 and 384000 Hz")
+        if not self.rates or len(set(self.rates)) < len(self.rates):
+            raise ValueError(f"audio.rates: {list(self.rates)} must hold rates, each once")
+        for rate in self.rates:
+            if not 1_000 <= rate <= 384_000:
+                raise ValueError(f"audio.rates: {rate} is not between 1000 and 384000 Hz")
         if self.absent not in ("fail", "mask"):
             raise ValueError(f"audio.absent: {self.absent!r} is neither 'fail' nor 'mask'")
 
@@ -150,7 +153,7 @@ class DecodeRequest:
         fields["policies"] = tuple(fields["policies"])
         fields["limits"] = Limits(**fields["limits"])
         if fields["audio"] is not None:
-            fields["audio"] = AudioRequest(**fields["audio"])
+            fields["audio"] = AudioRequest(**{**fields["audio"], "rates": tuple(fields["audio"]["rates"])})
         return cls(**fields)
 
 
@@ -242,7 +245,7 @@ class Findings:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Audio:
-    """The waveform, the last event of a decode whose request wants it.
+    """The waveform at one rate. They are the last events of a decode whose request wants sound, in its order of rates.
 
     Attributes
     ----------

@@ -157,7 +157,7 @@ def _payload_bound(tag: bytes, request: DecodeRequest) -> int:
     if tag == FRAME:
         return 3 * request.limits.max_pixels
     if tag == AUDIO and request.audio is not None:
-        return 4 * math.ceil(request.limits.max_duration_s * request.audio.rate)
+        return 4 * math.ceil(request.limits.max_duration_s * max(request.audio.rates))
     return 0
 
 

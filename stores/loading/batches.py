@@ -9,6 +9,8 @@ from typing import Any, Self
 import numpy as np
 import torch
 
+from .lending import Parcel, block_of
+
 _SMALL = 1 << 18
 """Below this number of bytes, a worker sends a tensor's bytes in its message instead of a file descriptor."""
 
@@ -25,30 +27,35 @@ def _apply(value: Any, change: TensorMap) -> Any:
 
 
 def _restored(value: Any) -> Any:
-    """Turn arrays back into the tensors that ``_as_array`` was given."""
+    """Return the tensors that ``_packed`` was given."""
+    if isinstance(value, Parcel):
+        return value.tensor
     if isinstance(value, np.ndarray):
         return torch.from_numpy(value)
     return {name: _restored(part) for name, part in value.items()} if isinstance(value, dict) else value
 
 
-def _as_array(tensor: torch.Tensor) -> Any:
-    """Return a small tensor in memory of its own as an array, any other tensor unchanged."""
-    small = tensor.is_cpu and tensor.nbytes < _SMALL
+def _packed(tensor: torch.Tensor) -> Any:
+    """Return a tensor of a worker's block as a parcel, a small tensor as an array, any other tensor unchanged."""
+    if not tensor.is_cpu:
+        return tensor
+    if block_of(tensor) is not None:
+        return Parcel(tensor)
     known = tensor.dtype != torch.bfloat16  # which numpy lacks
     shared = tensor.is_shared()  # type: ignore[no-untyped-call]  # torch leaves it out
-    return tensor.numpy() if small and known and not shared else tensor
+    return tensor.numpy() if tensor.nbytes < _SMALL and known and not shared else tensor
 
 
 class _Tensors:
     """Mix-in for dataclasses whose tensors move together."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """Pickle small tensors by value.
+        """Pickle the memory of a worker's blocks as loans, and small tensors by value.
 
-        The worker of a ``DataLoader`` shares the memory of each tensor. That takes a file descriptor and a connection
-        for each of them, which cost more than the rest of a batch of CLIP rows.
+        PyTorch shares the memory of each tensor that a worker sends. That takes a file descriptor and a connection for
+        each of them, which cost more than the rest of a batch of CLIP rows.
         """
-        return {name: _apply(value, _as_array) for name, value in vars(self).items()}
+        return {name: _apply(value, _packed) for name, value in vars(self).items()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update({name: _restored(value) for name, value in state.items()})

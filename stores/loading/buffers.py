@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
-import weakref
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch.utils.data import get_worker_info
 
-from ..format.mapped import empty_half_page_off
+from .lending import CAN_LEND, Block, Bytes, LoanBlock
 
 _SMALL = 1 << 15
 """Below this number of bytes, ``malloc`` itself reuses memory."""
+_SPARES = 8
+"""How many free blocks are kept: more than the batches that a worker of a ``DataLoader`` has under way."""
 
 
 class Buffers:
     """Lends memory for tensors, and reuses it once the last tensor over it is gone, so no batch is overwritten.
 
     With ``pin`` the memory is page-locked, for copies to a GPU that do not block (PyTorch reuses such blocks itself).
-    In a worker of a ``DataLoader`` it is shared memory, so that a batch reaches its trainer without another copy; a
-    worker cannot pin.
+    In a worker of a ``DataLoader`` it is shared memory, so that a batch reaches its trainer without another copy (see
+    ``lending``); a worker cannot pin.
     """
 
     def __init__(self, pin: bool = False) -> None:
         self.pin = pin
-        self._blocks: list[tuple[npt.NDArray[np.uint8], weakref.ref[Any]]] = []
+        self._blocks: list[Block] = []
+        self._process = os.getpid()
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[type[Buffers], tuple[bool]]:
@@ -38,25 +38,30 @@ class Buffers:
     def take(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         """Return an uninitialised tensor."""
         nbytes = math.prod(shape) * dtype.itemsize
-        if get_worker_info() is not None:
+        shared = get_worker_info() is not None
+        if nbytes < _SMALL or (self.pin and not shared):
+            return torch.empty(shape, dtype=dtype, pin_memory=self.pin and not shared)
+        if shared and not CAN_LEND:
             storage = torch.UntypedStorage._new_shared(nbytes)  # type: ignore[no-untyped-call]  # as PyTorch's own collate does
             return torch.empty(0, dtype=dtype).set_(storage, 0, shape)  # type: ignore[call-overload, no-any-return]  # nor is this call annotated
-        if self.pin or nbytes < _SMALL:
-            return torch.empty(shape, dtype=dtype, pin_memory=self.pin)
         with self._lock:
-            lent = self._lend(nbytes)
-        return torch.from_numpy(lent).view(dtype).view(shape)
+            memory = self._lend(nbytes, LoanBlock if shared else Block)
+        return torch.from_numpy(memory).view(dtype).view(shape)
 
-    def _lend(self, nbytes: int) -> npt.NDArray[np.uint8]:
-        """Return a view of a free block; the block is in use until the last tensor made from the view is gone."""
-        in_use = [(block, view) for block, view in self._blocks if view() is not None]
-        fitting = [block for block, view in self._blocks if view() is None and block.nbytes >= nbytes]
+    def _lend(self, nbytes: int, kind: type[Block]) -> Bytes:
+        """Return memory of a free block; the block is in use until the last tensor over it is gone."""
+        if self._process != os.getpid():  # the blocks of the process that forked this one are not ours to fill
+            self._blocks, self._process = [], os.getpid()
+        fitting = [block for block in self._blocks if block.nbytes >= nbytes and block.free]
         if fitting:
-            block = min(fitting, key=lambda candidate: candidate.nbytes)
-            kept = [(other, view) for other, view in self._blocks if other is not block]
+            block = min(fitting, key=_size) if len(fitting) > 1 else fitting[0]
+            if len(fitting) > _SPARES:
+                self._blocks = [other for other in self._blocks if other is block or not other.free]
         else:  # the free blocks are too small, so they are given up
-            block = empty_half_page_off(nbytes)
-            kept = in_use
-        lent = block[:nbytes]
-        self._blocks = [*kept, (block, weakref.ref(lent))]
-        return lent
+            block = kind(nbytes)
+            self._blocks = [*(other for other in self._blocks if not other.free and not other.abandoned), block]
+        return block.take(nbytes)
+
+
+def _size(block: Block) -> int:
+    return block.nbytes

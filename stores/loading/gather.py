@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,8 +19,7 @@ from .buffers import Buffers
 from .views import View, runs
 
 
-@dataclass(frozen=True, slots=True)
-class Gathered:
+class Gathered(NamedTuple):
     """B rows of a feature as a batch; T is the largest number of steps of a row in it.
 
     Attributes
@@ -54,26 +53,38 @@ _ABSENT = _Row(None, None, np.empty(0), np.empty(0, bool), 0)
 
 
 class _EvenRows:
-    """Times and masks of all rows seen that have one length, side by side, so that one copy each fills a batch.
+    """Rows of one length, side by side, so that a batch of them takes one copy each of values, times and masks.
 
-    Their own arrays are small and far apart: reading them one by one costs more than copying some rows of values.
+    Their own times and masks are small and far apart: reading them one by one costs more than copying some rows of
+    values.
     """
 
     def __init__(self, videos: int, steps: int) -> None:
+        self.whole = True
+        """Whether the values of all these rows are arrays as the view wants them."""
         self._steps = steps
         self._seen = np.zeros(videos, bool)
+        self._sources: list[Any] = [None] * videos
         self._times = np.zeros((videos, steps))
         self._valid = np.zeros((videos, steps), bool)
 
     def add(self, video: int, row: _Row) -> None:
-        """Keep times and mask of a row, if it has the length."""
+        """Keep a row, if it has the length."""
         if row.length == self._steps:
             self._times[video], self._valid[video], self._seen[video] = row.times, row.valid, True
+            self._sources[video] = row.source
+            self.whole = self.whole and row.picked is None
 
     def take(self, videos: Sequence[int]) -> tuple[Array, Array] | None:
-        """Return (times, masks) ``[B, T]`` of rows, or None if one of them has another length."""
+        """Return (times, masks) ``[B, T]`` of rows, or None if one of them is not here."""
         chosen = np.array(videos, np.intp)
-        return (self._times[chosen], self._valid[chosen]) if self._seen[chosen].all() else None
+        if not len(chosen) or not self._seen.take(chosen).all():
+            return None
+        return self._times.take(chosen, 0), self._valid.take(chosen, 0)
+
+    def sources(self, videos: Sequence[int]) -> Sequence[Any]:
+        """Return the values of rows that are here."""
+        return itemgetter(*videos)(self._sources) if len(videos) > 1 else [self._sources[video] for video in videos]
 
 
 class _Writable:
@@ -139,21 +150,28 @@ class FeatureRows:
         StoreError
             If a row lacks a step that the view lists, or rows differ in step shape or dtype.
         """
-        rows = self._ready(videos)
+        beside = self._beside(videos)
+        if beside is None:
+            rows = self._ready(videos)
+            beside = self._beside(videos)
+            if beside is None:
+                return self._gather_uneven(rows, buffers)
+        times, valid = beside
         form = self._form or self._form_of_spec()
-        even = self._even.take(videos) if self._even is not None and rows else None
-        if even is None:
-            return self._gather_uneven(rows, form, buffers)
-        times, valid = even
         values = buffers.take((*times.shape, *self.view.step_shape(form.step)), form.target)
-        if form.plain and rows[0].picked is None:
-            np.concatenate([row.source for row in rows], out=values.numpy().reshape(-1, *values.shape[2:]))
+        if form.plain and self._even and self._even.whole:
+            np.concatenate(self._even.sources(videos), out=values.numpy().reshape(-1, *values.shape[2:]))
         else:
-            self._copy(rows, form, values)
+            self._copy(self._ready(videos), form, values)
         return Gathered(values, torch.from_numpy(valid), torch.from_numpy(times))
 
-    def _gather_uneven(self, rows: Sequence[_Row], form: _Form, buffers: Buffers) -> Gathered:
+    def _beside(self, videos: Sequence[int]) -> tuple[Array, Array] | None:
+        """Return (times, masks) of rows, if this process has seen all of them and they have one length."""
+        return self._even.take(videos) if self._even and self._used_by == os.getpid() else None
+
+    def _gather_uneven(self, rows: Sequence[_Row], buffers: Buffers) -> Gathered:
         """Return rows of different lengths as one batch."""
+        form = self._form or self._form_of_spec()
         count, steps = len(rows), max((row.length for row in rows), default=0)
         values = buffers.take((count, steps, *self.view.step_shape(form.step)), form.target)
         times, valid = np.zeros((count, steps)), np.zeros((count, steps), bool)

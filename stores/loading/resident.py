@@ -41,6 +41,10 @@ class ResidentRows:
         self._at[torch.tensor(order, dtype=torch.int64)] = torch.arange(count)
         self._lengths = torch.tensor([rows.length(video) for video in range(count)], dtype=torch.int64)
 
+    def length(self, video: int) -> int:
+        """Return the number of steps that the view shows of a video; 0 if it has no row."""
+        return int(self._lengths[video])
+
     def gather(self, videos: Sequence[int], buffers: Buffers) -> Gathered:
         """Gather rows as ``FeatureRows.gather`` does; their values are on the device that holds them."""
         chosen = torch.tensor(videos, dtype=torch.int64)

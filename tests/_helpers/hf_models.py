@@ -51,6 +51,20 @@ def _swin() -> Any:
     return transformers.SwinConfig(embed_dim=8, depths=[1, 1], num_heads=[1, 2], image_size=64, window_size=4)
 
 
+def _ast() -> Any:
+    return transformers.ASTConfig(**_SMALL, num_mel_bins=32, max_length=128)
+
+
+def _clap(**options: Any) -> Any:
+    audio = {"depths": [1, 1], "num_attention_heads": [1, 2], "patch_embeds_hidden_size": 8, "hidden_size": 16}
+    audio |= {"spec_size": 64, "num_mel_bins": 16, **options}
+    return transformers.ClapConfig(audio_config=audio, text_config=_CLIP_TEXT, projection_dim=24)
+
+
+def _fused_clap() -> Any:
+    return _clap(enable_fusion=True, fusion_type="aff_2d")
+
+
 _BIT = {"size": {"shortest_edge": 72}, "crop_size": {"height": 56, "width": 56}}
 _SQUARE = {"size": {"height": 64, "width": 64}}
 
@@ -65,12 +79,22 @@ MODELS: dict[str, tuple[Callable[[], Any], str, dict[str, Any]]] = {
     "convnext": (_convnext, "ConvNextImageProcessor", {"size": {"shortest_edge": 64}, "crop_pct": 0.875}),
     "swin": (_swin, "ViTImageProcessor", _SQUARE),
 }
-"""Name to the configuration, the class of the image processor and its settings."""
+"""Name of a model of images to the configuration, the class of the image processor and its settings."""
+
+
+_SECONDS = {"feature_size": 16, "max_length_s": 2, "frequency_min": 50}
+
+SOUNDS: dict[str, tuple[Callable[[], Any], str, dict[str, Any]]] = {
+    "ast": (_ast, "ASTFeatureExtractor", {"num_mel_bins": 32, "max_length": 128}),
+    "clap": (_clap, "ClapFeatureExtractor", {**_SECONDS, "truncation": "rand_trunc"}),
+    "clap_fused": (_fused_clap, "ClapFeatureExtractor", _SECONDS),
+}
+"""The same of models of sound, with their feature extractors."""
 
 
 def save_model(folder: Path, name: str, seed: int = 1) -> Path:
-    """Save one of ``MODELS`` with random weights and its image processor; return the folder."""
-    configured, processor, settings = MODELS[name]
+    """Save one of ``MODELS`` or ``SOUNDS`` with random weights and its processor; return the folder."""
+    configured, processor, settings = {**MODELS, **SOUNDS}[name]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model: Any = transformers.AutoModel.from_config(configured())

@@ -28,13 +28,33 @@ def run(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[s
     )
 
 
+FORBID = """
+import socket, sys
+
+class Forbidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("ray", "stanza"):
+            raise ImportError(f"{name} is not installed here")
+
+def refuse(*arguments, **options):
+    raise OSError("there is no network here")
+
+sys.meta_path.insert(0, Forbidden())
+socket.socket.connect = socket.getaddrinfo = socket.create_connection = refuse
+"""
+
+
+def without_ray_stanza_and_network(code: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return run("-c", FORBID + code, *arguments, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+
+
 @pytest.fixture(scope="module")
 def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """All figures of a run on the CPU, whose files agree with each other."""
+    """All figures of a run on the CPU without Ray, Stanza and a network, whose files agree with each other."""
     out = tmp_path_factory.mktemp("gpu")
-    done = run(
-        SCRIPT, "--device", "cpu", "--quick", "--workers", "1", "--out", out, "--json", out / "copy" / "all.json"
-    )
+    code = "sys.argv[0] = 'bench/gpu.py'; import bench.gpu; sys.exit(bench.gpu.main())"
+    words = ("--device", "cpu", "--quick", "--workers", "1", "--out", out, "--json", out / "copy" / "all.json")
+    done = without_ray_stanza_and_network(code, *words)
     assert done.returncode == 0, done.stdout + done.stderr
     merged: dict[str, Any] = json.loads((out / "gpu.json").read_text())
     assert {name: json.loads((out / f"{name}.json").read_text()) for name in NAMES} == merged
@@ -48,7 +68,7 @@ def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_every_section_runs_and_says_what_needs_a_gpu(figures: dict[str, Any]) -> None:
+def test_every_section_runs_without_ray_stanza_and_a_network_and_says_what_needs_a_gpu(figures: dict[str, Any]) -> None:
     assert list(figures) == list(NAMES)
     for name, section in figures.items():
         assert "failed" not in section and section["seconds"] > 0, name
@@ -82,6 +102,7 @@ def test_ratios_are_of_the_figures_beside_them(figures: dict[str, Any]) -> None:
     assert film["busy"]["source"] in ("none", "nvml", "nvidia-smi")
     shortage = figures["memory"]["clip"]
     assert (shortage["asked"], shortage["used"], shortage["same_bits"]) == (8, 2, True)
+    assert figures["training"]["cra_float32"]["steps"] >= 1
     for name in ("coqo_bfloat16", "coqo_float32_without_checkpointing", "cra_float32", "cra_bfloat16"):
         assert figures["training"][name]["milliseconds"] > 0 and figures["training"][name]["parameters"] > 1000
 
@@ -201,26 +222,6 @@ def test_what_cannot_be_measured_is_refused(arguments: tuple[str, ...], message:
     assert done.returncode == 2 and message in done.stderr
 
 
-FORBID = """
-import socket, sys
-
-class Forbidden:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("ray", "stanza"):
-            raise ImportError(f"{name} is not installed here")
-
-def refuse(*arguments, **options):
-    raise OSError("there is no network here")
-
-sys.meta_path.insert(0, Forbidden())
-socket.socket.connect = socket.getaddrinfo = socket.create_connection = refuse
-"""
-
-
-def without_ray_stanza_and_network(code: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return run("-c", FORBID + code, *arguments, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
-
-
 def test_the_hook_forbids() -> None:
     done = without_ray_stanza_and_network("import pipeline.shared.ray_session")
     assert "ImportError: ray is not installed here" in done.stderr
@@ -235,17 +236,6 @@ def test_the_command_answers_help_without_ray_stanza_and_torch() -> None:
     done = without_ray_stanza_and_network(code)
     assert "--sections" in done.stdout and "nvdec        the video engine" in done.stdout, done.stderr
     assert done.stdout.splitlines()[-1] == "[]"
-
-
-def test_two_sections_run_without_ray_stanza_and_a_network(tmp_path: Path) -> None:
-    """The package imports the modules of all sections at once; these two also build a model and train."""
-    code = (
-        "sys.argv = ['bench/gpu.py', '--device', 'cpu', '--quick', '--sections', 'environment,training', '--out',"
-        " sys.argv[1]]; import bench.gpu; sys.exit(bench.gpu.main())"
-    )
-    done = without_ray_stanza_and_network(code, tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "training.json").read_text())["cra_float32"]["steps"] >= 1
 
 
 def test_the_tests_for_a_gpu_are_collected_without_ray_and_stanza_and_skip_by_name() -> None:

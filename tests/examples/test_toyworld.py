@@ -170,7 +170,7 @@ def test_tones_sound_at_the_scripted_seconds(small: tuple[Path, Written]) -> Non
     folder, written = small
     for scene in (written.scenes[0], *written.scenes[-3:]):
         path = folder / "videos" / f"{scene.key}.mp4"
-        request = DecodeRequest(str(path), ({"policy": "uniform", "n": 1},), audio=AudioRequest(rate=8000))
+        request = DecodeRequest(str(path), ({"policy": "uniform", "n": 1},), audio=AudioRequest(rates=(8000,)))
         [sound] = [event for event in decode(request) if isinstance(event, Audio)]
         assert sound.state == "present"
         block = 800

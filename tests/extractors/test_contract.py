@@ -1,7 +1,7 @@
 """Every registered extractor and text encoder keeps its contract, and the checks notice each broken promise.
 
-A new name is tested without writing a test: give it small random weights in ``SMALL`` or ``SMALL_TEXT``, or it is
-built with its defaults.
+A new name is tested without writing a test: give it small random weights in ``SMALL`` of ``tests/_helpers/towers.py``
+or ``SMALL_TEXT``, or it is built with its defaults.
 """
 
 from __future__ import annotations
@@ -14,16 +14,9 @@ import pytest
 from extractors import build, names
 from extractors.testing import check_extractor, check_text_encoder
 from extractors.text import build_text_encoder, text_encoder_names
-from tests._helpers.hf_models import save_model
+from tests._helpers.towers import small_options
 from tests.extractors.broken import Broken, BrokenText
 
-SMALL: dict[str, dict[str, Any]] = {
-    "clip": {"model": "ViT-S-32-alt", "weights": "random:0", "image_size": 64},
-    "internvideo2": {"model": "s14", "weights": "random:0", "image_size": 56, "frames": 2},
-    "swin": {"model": "swin_tiny_patch4_window7_224", "weights": "random:0"},
-    "timm": {"model": "test_convnext", "weights": "random:0", "form": "map"},
-    "vggish": {"weights": "random:0"},
-}
 SMALL_TEXT: dict[str, dict[str, Any]] = {
     "clip": {"model": "ViT-S-32-alt", "weights": "random:0"},
     "hashed": {"size": 16},
@@ -32,10 +25,7 @@ SMALL_TEXT: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", names())
 def test_every_extractor_keeps_the_contract(name: str, tmp_path: Path) -> None:
-    options = SMALL.get(name, {})
-    if name == "hf":
-        options = {"model": str(save_model(tmp_path / "dinov2", "dinov2"))}
-    extractor = build(name, options)
+    extractor = build(name, small_options(name, tmp_path))
     weights = extractor.spec().get("weights")
     if isinstance(weights, dict) and "tag" in weights:
         pytest.skip(f"{name}: needs the weights {weights['tag']!r}; give it small random ones in SMALL")

@@ -274,6 +274,8 @@ def _kernels(model: TorchModel, batch: torch.Tensor) -> list[tuple[str, list[tup
         ("internvideo2", {"model": "b14"}, 4, 53, 190),
         ("internvideo2", {"model": "b14", "tokens": "map", "map_size": 8}, 4, 49, 180),
         ("vggish", {}, 30, 3, 30),
+        # patches and their projection, 12 blocks of 4 projections, a gate and 2 layers
+        ("beats", {}, 30, 86, 270),
     ],
 )
 def test_every_projection_is_one_matrix_product_and_nothing_is_cast_on_the_way(

@@ -173,7 +173,7 @@ def test_no_installed_package_takes_a_built_in_name(tmp_path: Path, monkeypatch:
 def test_every_extractor_of_this_package_has_a_name() -> None:
     """A new file in ``extractors/`` needs one line in the registry; the contract tests then run on it."""
     targets = set()
-    shared = {"Trained", "ImageTower"}  # what extractors have in common, and no extractor itself
+    shared = {"Trained", "ImageTower", "HfTrained"}  # what extractors have in common, and no extractor itself
     for path in sorted((ROOT / "extractors").glob("*.py")):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             bases = (
@@ -219,7 +219,7 @@ def test_a_text_encoder_of_the_users_own_has_its_digest(tmp_path: Path, monkeypa
         (
             "clop",
             "unknown extractor 'clop'; did you mean 'clip'\\? "
-            "\\(available: clip, hf, hue_hog, internvideo2, logmel_bands, rgb_grid, swin, timm, vggish\\)",
+            "\\(available: beats, clip, hf, hf_audio, hue_hog, internvideo2, logmel_bands, rgb_grid, swin, timm, vgg",
         ),
         ("no_such_module:Thing", "cannot be imported: No module named 'no_such_module'"),
         ("extractors.base:Nothing", "cannot be imported: .*Nothing"),
@@ -233,8 +233,9 @@ def test_an_unknown_name_is_one_clear_line(name: str, message: str) -> None:
 
 
 def test_every_name_builds_with_its_defaults() -> None:
-    assert names() == ["clip", "hf", "hue_hog", "internvideo2", "logmel_bands", "rgb_grid", "swin", "timm", "vggish"]
-    for name in set(names()) - {"hf", "timm"}:  # these have no model that most people mean
+    built_in = "beats clip hf hf_audio hue_hog internvideo2 logmel_bands rgb_grid swin timm vggish"
+    assert names() == built_in.split()
+    for name in set(names()) - {"beats", "hf", "hf_audio", "timm"}:  # these have no model that most people mean
         extractor = build(name, {})
         assert extractor.spec()["extractor"] == name
         assert extractor.spec()["version"] == extractor.version

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner, Result
 
-from tests.conftest import ROOT
+from jobs.evaluate import app
 
 
-def evaluate(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "jobs/evaluate.py"), "avqa", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False)
+def evaluate(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["avqa", *map(str, arguments)])
 
 
 @pytest.fixture
@@ -31,7 +29,7 @@ def test_the_contract(annotations: Path, tmp_path: Path) -> None:
     path = tmp_path / "preds.json"
     path.write_text(json.dumps(answers))
     done = evaluate("--annotations", annotations, "--answers", path, "--json")
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["overall"] == {"accuracy": pytest.approx(100 * 4566 / 4568), "n": 4568}
     assert {name: rate["n"] for name, rate in report["groups"].items()} == {
@@ -48,19 +46,19 @@ def test_a_table_for_people(annotations: Path, tmp_path: Path) -> None:
     path = tmp_path / "preds.json"
     path.write_text('{"nobody": "yes"}')
     done = evaluate("--annotations", annotations, "--answers", path)
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     assert "Audio-Visual Existential" in done.stdout
     assert "missing: 4568" in done.stdout and "unknown: 1: nobody" in done.stdout
 
 
 def test_bad_files_end_in_one_line(annotations: Path, tmp_path: Path) -> None:
     done = evaluate("--annotations", annotations, "--answers", tmp_path / "none.json", "--json")
-    assert (done.returncode, done.stdout) == (2, "")
+    assert (done.exit_code, done.stdout) == (2, "")
     assert done.stderr.startswith(f"error: {tmp_path / 'none.json'}: not readable") and done.stderr.count("\n") == 1
     bad = tmp_path / "bad.json"
     bad.write_text("[]")
     done = evaluate("--annotations", bad, "--answers", bad)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert done.exit_code == 2 and done.stderr.count("\n") == 1
 
 
 def test_a_table_is_scored_as_the_trainer_scores_it_and_any_key_can_be_printed(tmp_path: Path) -> None:
@@ -76,12 +74,12 @@ def test_a_table_is_scored_as_the_trainer_scores_it_and_any_key_can_be_printed(t
     table.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     predictions.write_text(json.dumps({"test-q0": "two", "test-q1": "right", "\ud800": "no"}))
     done = evaluate("--annotations", table, "--answers", predictions, "--json")
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["overall"] == {"accuracy": 50.0, "n": 2}
     assert report["groups"]["Audio"]["accuracy"] == 100 and report["unknown"] == ["\ud800"]
     shown = evaluate("--annotations", table, "--answers", predictions)
-    assert shown.returncode == 0 and r"unknown: 1: \ud800" in shown.stdout, shown.stderr
+    assert shown.exit_code == 0 and r"unknown: 1: \ud800" in shown.stdout, shown.stderr
 
 
 def test_answers_that_no_question_can_have_are_counted_and_not_scored(annotations: Path, tmp_path: Path) -> None:
@@ -92,7 +90,7 @@ def test_answers_that_no_question_can_have_are_counted_and_not_scored(annotation
     path = tmp_path / "preds.json"
     path.write_text("\ufeff" + json.dumps(answers))
     done = evaluate("--annotations", annotations, "--answers", path, "--json")
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["overall"] == {"accuracy": 25.0, "n": 4568}
     assert report["outside"] == [str(row["question_id"]) for at, row in enumerate(rows) if at % 4 != 3]
@@ -109,22 +107,22 @@ def test_the_split_of_a_table_may_be_named(tmp_path: Path) -> None:
     predictions.write_text('{"1": "yes", "2": "yes"}')
     given = ("--annotations", table, "--answers", predictions)
     done = evaluate(*given, "--split", "test", "--json")
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     report = json.loads(done.stdout)
     assert (report["overall"], report["unknown"]) == ({"accuracy": 100.0, "n": 1}, ["2"])
     nobody = evaluate(*given, "--split", "val")
-    assert nobody.returncode == 2
+    assert nobody.exit_code == 2
     assert nobody.stderr == f"error: {table}: field 'split': no row has split 'val' (available: test, train)\n"
     unnamed = evaluate(*given)
-    assert unnamed.returncode == 2 and unnamed.stderr.startswith("error: split 'all questions': must be")
+    assert unnamed.exit_code == 2 and unnamed.stderr.startswith("error: split 'all questions': must be")
     assert unnamed.stderr.endswith("; --split names the split of a table\n")
     hidden = table.with_name("test.csv")
     hidden.write_text(f"{head}1,v,what,T,,test\n")
     refused = evaluate("--annotations", hidden, "--answers", predictions)
-    assert refused.returncode == 2 and refused.stderr.startswith(f"error: {hidden}: question '1': its answer is hidden")
+    assert refused.exit_code == 2 and refused.stderr.startswith(f"error: {hidden}: question '1': its answer is hidden")
 
 
 def test_a_split_is_not_chosen_within_a_file_of_one(annotations: Path, tmp_path: Path) -> None:
     (tmp_path / "preds.json").write_text("{}")
     done = evaluate("--annotations", annotations, "--answers", tmp_path / "preds.json", "--split", "val")
-    assert done.returncode == 2 and "--split goes with a table" in done.stderr
+    assert done.exit_code == 2 and "--split goes with a table" in done.stderr

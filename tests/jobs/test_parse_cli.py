@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from jobs.parse import app
 from stores import Store
 from stores.upkeep.verification import verify
+from tests._helpers import jobs
 from tests._helpers.annotation_files import MUSIC_ROW, NEXT_ROWS, json_array, next_csv, next_row
 from tests.conftest import ROOT
 
@@ -43,8 +44,7 @@ def test_exit_codes_and_json(tmp_path: Path) -> None:
     summary = json.loads(first.stdout)
     assert (summary["exit_code"], summary["rows"], len(summary["errors"])) == (3, 1, 1)
     assert f"refused: {path}: line 3: '8': field 'anser': 'eleven' is not one of the 42 answers" in first.stderr
-    allowed = job(*base, "--allow-failures")
-    assert allowed.returncode == 0
+    allowed = jobs.job("parse", *base, "--allow-failures")
     assert "nothing to do: 1 questions are stored" in allowed.stderr
     assert verify(tmp_path / "store", deep=True).ok
 
@@ -97,20 +97,34 @@ def test_real_models_and_a_second_run(shared: Path, tmp_path: Path) -> None:
     graph = Store.open(tmp_path / "store").table("graphs").to_pylist()[1]
     assert graph["nodes"][:3] == [NEXT_ROWS[1].split(",")[4], "how", "man"]
     assert graph["nodes"][5:] == ["show him the watch", "show", "watch"]
-    second = job(*base, *models)
-    assert second.returncode == 0
-    assert (json.loads(second.stdout)["parsed"], json.loads(second.stdout)["version"]) == (0, summary["version"])
+    second = json.loads(jobs.job("parse", *base, *models).stdout)
+    assert (second["parsed"], second["version"]) == (0, summary["version"])
+
+
+@pytest.fixture(scope="module")
+def boys(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[object, ...]:
+    """Arguments of a job for 60 questions, without a store."""
+    rows = [next_row(0, question=f"why did boy number {i} run away", qid=str(i)) for i in range(60)]
+    path = next_csv(tmp_path_factory.mktemp("boys"), rows, gsub=None, split="train")
+    return (path, "--format", "nextgqa", "--split", "train", "--stanza-dir", shared / "models/stanza", "--json")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(boys: tuple[object, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store of a run that nobody ended."""
+    store = tmp_path_factory.mktemp("undisturbed") / "store"
+    jobs.job("parse", *boys, "--store", store)
+    return store
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
-def test_a_run_that_is_ended_goes_on_where_it_was(shared: Path, tmp_path: Path, signum: int) -> None:
+def test_a_run_that_is_ended_goes_on_where_it_was(
+    boys: tuple[object, ...], undisturbed: Path, tmp_path: Path, signum: int
+) -> None:
     """Ended after its first commit, a run leaves parses that the next one does not make again."""
-    rows = [next_row(0, question=f"why did boy number {i} run away", qid=str(i)) for i in range(60)]
-    path = next_csv(tmp_path, rows, gsub=None, split="train")
-    base = (path, "--format", "nextgqa", "--split", "train", "--stanza-dir", shared / "models/stanza", "--json")
     run = subprocess.Popen(
-        command(*base, "--store", tmp_path / "store", "--set", "stanza.batch=1"),
+        command(*boys, "--store", tmp_path / "store", "--set", "stanza.batch=1"),
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     deadline = time.monotonic() + 240
@@ -123,10 +137,8 @@ def test_a_run_that_is_ended_goes_on_where_it_was(shared: Path, tmp_path: Path, 
     if signum == signal.SIGTERM:
         assert "stopped by SIGTERM" in errors
     assert verify(tmp_path / "store", deep=True).ok
-    again = job(*base, "--store", tmp_path / "store")
-    assert again.returncode == 0, again.stderr
-    assert json.loads(again.stdout)["parsed"] < 61 == json.loads(again.stdout)["unique_texts"]
-    assert job(*base, "--store", tmp_path / "undisturbed").returncode == 0
-    stores = [Store.open(tmp_path / name) for name in ("store", "undisturbed")]
+    again = json.loads(jobs.job("parse", *boys, "--store", tmp_path / "store").stdout)
+    assert again["parsed"] < 61 == again["unique_texts"]
+    stores = [Store.open(path) for path in (tmp_path / "store", undisturbed)]
     for table in ("questions", "parses", "graphs"):
         assert stores[0].table(table).equals(stores[1].table(table))

@@ -8,10 +8,12 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
+from tests._helpers.clusters import nodes
 from tests._helpers.cra_worlds import world
 from tests.conftest import ROOT
 from tests.jobs.test_train_cli import SMALL
@@ -29,10 +31,25 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return world(tmp_path_factory.mktemp("ray") / "store")
 
 
-def start(root: Path, out: Path, *more: str, ray: bool = True, flags: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Mapping[str, str]]:
+    """The environment of a driver of a cluster with two CPUs, whose start the tests share."""
+    with nodes((2, 0)) as started:
+        yield started.environment
+
+
+def start(
+    root: Path,
+    out: Path,
+    *more: str,
+    environment: Mapping[str, str] | None = None,
+    ray: bool = True,
+    flags: tuple[str, ...] = (),
+) -> subprocess.Popen[str]:
+    """Start a run in an environment, or else on a cluster of its own."""
     words = [word for override in (*SMALL, *more) for word in ("--set", override)]
     command = [sys.executable, "jobs/train.py", "cra", "--store", str(root), "--out", str(out), *words, *flags]
-    environment = {**os.environ, "RAY_ADDRESS": "local"}
+    environment = environment or {**os.environ, "RAY_ADDRESS": "local"}
     both = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(
         [*command, *(("--ray-workers", "2") if ray else ())], cwd=ROOT, text=True, env=environment, **both
@@ -78,9 +95,11 @@ def test_lines_come_while_ray_trains_and_are_all_ours(root: Path, tmp_path: Path
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_a_signal_stops_the_workers_with_a_checkpoint_and_the_run_goes_on(root: Path, tmp_path: Path) -> None:
+def test_a_signal_stops_the_workers_with_a_checkpoint_and_the_run_goes_on(
+    root: Path, cluster: Mapping[str, str], tmp_path: Path
+) -> None:
     more = ("loop.epochs=40", "loop.progress_s=0.01", "loop.log_steps=1", "loop.validate_epochs=20")
-    process = start(root, tmp_path / "run", *more)
+    process = start(root, tmp_path / "run", *more, environment=cluster)
     lines_until(process, "epoch 1/40 step ")
     process.send_signal(signal.SIGTERM)
     out, rest = process.communicate(timeout=240)
@@ -89,7 +108,7 @@ def test_a_signal_stops_the_workers_with_a_checkpoint_and_the_run_goes_on(root: 
     assert 0 < int(stopped[1]) < 480
     assert [line for line in rest.splitlines() if not OURS.fullmatch(line)] == []
     assert not {OWNER, STOP} & {path.name for path in (tmp_path / "run").iterdir()}
-    process = start(root, tmp_path / "run", *more)
+    process = start(root, tmp_path / "run", *more, environment=cluster)
     out, rest = process.communicate(timeout=240)
     assert process.returncode == 0 and f"continuing after step {stopped[1]} of 480" in rest
     torchrun(root, tmp_path / "whole", *more)
@@ -99,9 +118,11 @@ def test_a_signal_stops_the_workers_with_a_checkpoint_and_the_run_goes_on(root: 
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.parametrize("fault", ["killed", "not finite"])
-def test_after_a_failure_the_last_line_is_ours(root: Path, tmp_path: Path, fault: str) -> None:
+def test_after_a_failure_the_last_line_is_ours(
+    root: Path, cluster: Mapping[str, str], tmp_path: Path, fault: str
+) -> None:
     more = ("loop.lr=1e30",) if fault == "not finite" else ("loop.epochs=4000", "loop.progress_s=0.01")
-    process = start(root, tmp_path / "run", *more)
+    process = start(root, tmp_path / "run", *more, environment=cluster)
     if fault == "killed":
         lines_until(process, "epoch 1/4000 step ")
         os.kill(json.loads((tmp_path / "run" / OWNER).read_text())["pid"], signal.SIGKILL)
@@ -118,11 +139,13 @@ def test_after_a_failure_the_last_line_is_ours(root: Path, tmp_path: Path, fault
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_more_workers_than_cpus_are_refused_instead_of_waited_for(root: Path, tmp_path: Path) -> None:
-    process = start(root, tmp_path / "run", ray=False, flags=("--ray-workers", "4000"))
+def test_more_workers_than_cpus_are_refused_instead_of_waited_for(
+    root: Path, cluster: Mapping[str, str], tmp_path: Path
+) -> None:
+    process = start(root, tmp_path / "run", environment=cluster, ray=False, flags=("--ray-workers", "4000"))
     out, rest = process.communicate(timeout=240)
     assert process.returncode == 2 and out == ""
-    assert re.fullmatch(r"error: ray: 4000 workers need one CPU each, but the cluster has \d+\n", rest)
+    assert re.fullmatch(r"error: ray: 4000 workers need one CPU each, but the cluster has 2\n", rest)
 
 
 def test_a_wrong_address_is_one_line_before_ray_is_imported(root: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 
 from examples.clips import write_clip
 from jobs.weights import app
+from tests._helpers.hf_models import save_model
 from tests.conftest import ROOT
 
 CONFIG = """
@@ -19,7 +20,7 @@ features:
   grid: {extractor: rgb_grid, grid: 2, sampling: {policy: uniform, n: 4}, micro_batch: 4}
   many: {extractor: rgb_grid, grid: 1, sampling: {policy: segments, t: 3, pad: zero}, dtype: float32}
 """
-TINY = "features.clip.model=ViT-B-32"
+TINY = "features.clip.model=ViT-S-32-alt"
 
 
 @pytest.fixture
@@ -46,6 +47,29 @@ def test_every_tower_computes_noise(config: Path) -> None:
     ):
         assert words in shown.output
     assert "nearest" not in shown.output
+
+
+def test_towers_of_sound_say_what_they_take_and_store(tmp_path: Path) -> None:
+    config = tmp_path / "sound.yaml"
+    sampling = "sampling: {policy: segments, t: 3}, micro_batch: 3"
+    config.write_text(
+        f"""
+features:
+  ast: {{extractor: hf_audio, model: {save_model(tmp_path / "ast", "ast")}, form: map, {sampling}}}
+  beats: {{extractor: beats, weights: "random:0", {sampling}}}
+"""
+    )
+    shown = check("--config", config)
+    assert shown.exit_code == 0, shown.output
+    for words in (
+        "takes    [98, 32] float32",
+        "stores   [10, 2, 32] float16 a step: last hidden state of audio-spectrogram-transformer, times then bands",
+        "model base",
+        "90.3 M parameters",
+        "takes    [96, 128] float32",
+        "stores   [768] float16",
+    ):
+        assert words in shown.output, words
 
 
 def test_steps_of_a_file_are_those_without_padding(config: Path, tmp_path: Path) -> None:
@@ -78,6 +102,6 @@ def test_weights_that_are_missing_are_named(tmp_path: Path) -> None:
 def test_frames_of_clip_are_compared_with_texts(media: Path) -> None:
     random = ["--set", TINY, "--set", "features.clip.weights=random:0", "--media", media / "realshort.mp4"]
     shown = check("cra-nextgqa", *random, "--text", "a duck", "--text", "a barbell")
-    assert shown.exit_code == 0 and "87.8 M parameters" in shown.output
+    assert shown.exit_code == 0 and "22.6 M parameters" in shown.output
     nearer, farther = (line.removeprefix("  nearest").split(maxsplit=1) for line in shown.output.splitlines()[-2:])
     assert {nearer[1], farther[1]} == {"a duck", "a barbell"} and 1 > float(nearer[0]) > float(farther[0]) > -1

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from pipeline.shared import Terminal
 from settings import SettingsError
 from stores import Store
 from stores.upkeep.verification import verify
+from tests._helpers.jobs import job
 from tests.conftest import ROOT
 
 SMALL = ("--set", "loop.epochs=2", "--set", "loop.threads=1", "--set", "loop.tensorboard=false")
@@ -78,7 +80,7 @@ def test_a_second_refresh_computes_nothing_and_changes_no_version(world: Path) -
 
 
 def test_a_plan_of_an_empty_store_says_what_waits(world: Path, tmp_path: Path) -> None:
-    done = command("jobs/refresh.py", world / "dataset.yaml", "--plan", "--set", f"store={tmp_path / 'new'}")
+    done = job("refresh", world / "dataset.yaml", "--plan", "--set", f"store={tmp_path / 'new'}")
     assert done.stderr.count("and cannot be planned before") == 2 and not (tmp_path / "new").exists()
 
 
@@ -94,7 +96,7 @@ def test_a_wrong_dataset_file_is_one_line(world: Path, override: str, message: s
     with pytest.raises(SettingsError) as caught:
         load_dataset(world / "dataset.yaml", [override])
     assert message in str(caught.value) and "\n" not in str(caught.value)
-    done = command("jobs/refresh.py", world / "dataset.yaml", "--set", override, check=2)
+    done = job("refresh", world / "dataset.yaml", "--set", override, check=2)
     assert done.stderr.startswith("error: ") and "Traceback" not in done.stderr
 
 
@@ -105,15 +107,15 @@ def test_a_changed_video_marks_the_dictionary_that_has_it_as_a_member(world: Pat
     shutil.copytree(world, copy)
     videos = sorted((copy / "videos").glob("train_*.mp4"))
     videos[0].write_bytes((copy / "videos" / "band_00000.mp4").read_bytes() + b"\0")
-    command("jobs/extract.py", copy / "videos", "--store", copy / "store", "--preset", "toyworld")
+    job("extract", copy / "videos", "--store", copy / "store", "--preset", "toyworld")
     with Store.open(copy / "store") as store:
         assert store.stale("visual_dictionary") == (f"changed {videos[0].stem}",)
         assert store.stale("linguistic_dictionary") == ()
-    shown = command("jobs/store.py", "inspect", copy / "store")
+    shown = job("store", "inspect", copy / "store")
     assert f"visual_dictionary is stale: changed {videos[0].stem}" in shown.stdout
-    refused = command("jobs/train.py", *CRA, "--store", copy / "store", "--out", tmp_path / "run", check=2)
+    refused = job("train", *CRA, "--store", copy / "store", "--out", tmp_path / "run", check=2)
     assert "stale" in refused.stderr and "Traceback" not in refused.stderr
-    command("jobs/refresh.py", copy / "dataset.yaml")
+    job("refresh", copy / "dataset.yaml")
     with Store.open(copy / "store") as store:
         assert store.stale("visual_dictionary") == ()
 
@@ -122,8 +124,8 @@ def test_cra_trains_and_its_predictions_score_the_same_outside(world: Path, tmp_
     run = tmp_path / "cra"
     done = command("jobs/train.py", *CRA, "--store", world / "store", "--out", run, "--json")
     summary = json.loads(done.stdout)
-    scored = command(
-        *("jobs/evaluate.py", "grounding", "--annotations", world / "grounding/gsub_test.json"),
+    scored = job(
+        *("evaluate", "grounding", "--annotations", world / "grounding/gsub_test.json"),
         *("--questions", world / "grounding/test.csv", "--answers", run / "answers_test.json"),
         *("--spans", run / "spans_test.json", "--json"),
     )
@@ -134,26 +136,26 @@ def test_cra_trains_and_its_predictions_score_the_same_outside(world: Path, tmp_
         assert outside[name] == pytest.approx(inside[name], abs=1e-6), name
     question = next(iter(json.loads((run / "answers_test.json").read_text())))
     video = question.rpartition("_")[0]
-    for name in ("panel.png", "panel.html"):
-        drawn = command("jobs/panel.py", run, question, "--out", tmp_path / name)
-        assert "warning" not in drawn.stderr
+    drawn = [command("jobs/panel.py", run, question, "--out", tmp_path / "panel.png").stderr]
+    drawn.append(job("panel", run, question, "--out", tmp_path / "panel.html").stderr)
+    assert "warning" not in "".join(drawn)
     named = ("--video", world / "videos" / f"{video}.mp4", "--out", tmp_path / "named.html")
-    command("jobs/panel.py", run, question, *named)
+    job("panel", run, question, *named)
     assert (tmp_path / "named.html").read_bytes() == (tmp_path / "panel.html").read_bytes()
     assert f"video {video} · question {question}" in (tmp_path / "panel.html").read_text()
     other = next(path for path in sorted((world / "videos").glob("*.mp4")) if path.stem != video)
-    wrong = command("jobs/panel.py", run, question, "--video", other, "--out", tmp_path / "wrong.png", check=2)
+    wrong = job("panel", run, question, "--video", other, "--out", tmp_path / "wrong.png", check=2)
     assert f"{other}: is not the file of video {video!r}" in wrong.stderr and not (tmp_path / "wrong.png").exists()
     assert (tmp_path / "panel.png").read_bytes().startswith(b"\x89PNG")
-    missing = command("jobs/panel.py", run, "nobody_0", check=2)
+    missing = job("panel", run, "nobody_0", check=2)
     assert "is in none of the splits val, test, test_ood" in missing.stderr
-    again = command("jobs/train.py", *CRA, "--store", world / "store", "--out", run, "--json")
+    again = job("train", *CRA, "--store", world / "store", "--out", run, "--json")
     assert json.loads(again.stdout)["metrics"] == summary["metrics"]
 
 
 def test_coqo_trains_and_is_the_same_after_kill_9(world: Path, tmp_path: Path) -> None:
     arguments = (*COQO, "--store", world / "store", "--set", "loop.checkpoint_steps=1", "--set", "loop.log_steps=1")
-    done = command("jobs/train.py", *arguments, "--out", tmp_path / "whole", "--json")
+    done = job("train", *arguments, "--out", tmp_path / "whole", "--json")
     assert json.loads(done.stdout)["metrics"]["test"]["overall"] >= 0
     killed = subprocess.Popen(
         [sys.executable, "jobs/train.py", *map(str, arguments), "--out", str(tmp_path / "killed")],
@@ -163,7 +165,7 @@ def test_coqo_trains_and_is_the_same_after_kill_9(world: Path, tmp_path: Path) -
     )
     journal = tmp_path / "killed" / "metrics.jsonl"
     while killed.poll() is None and not (journal.exists() and journal.read_text().count("\n") >= 3):
-        os.sched_yield()
+        time.sleep(0.005)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     command("jobs/train.py", *arguments, "--out", tmp_path / "killed")
@@ -175,21 +177,21 @@ def test_a_run_goes_on_with_the_version_that_it_was_begun_on(world: Path, tmp_pa
 
     copy = tmp_path / "store"
     shutil.copytree(world / "store", copy)
-    arguments = ("jobs/train.py", *CRA, "--store", copy, "--out", tmp_path / "run", "--json")
-    begun = json.loads(command(*arguments).stdout)["store_version"]
+    arguments = ("train", *CRA, "--store", copy, "--out", tmp_path / "run", "--json")
+    begun = json.loads(job(*arguments).stdout)["store_version"]
     video = world / "videos" / "band_00000.mp4"
     shutil.copy(video, tmp_path / "another.mp4")
-    command("jobs/extract.py", tmp_path / "another.mp4", "--store", copy, "--preset", "toyworld")
+    job("extract", tmp_path / "another.mp4", "--store", copy, "--preset", "toyworld")
     with Store.open(copy, lease=False) as store:
         assert store.version > begun
-    assert json.loads(command(*arguments).stdout)["store_version"] == begun
-    other = command(*arguments, "--version", str(begun + 1), check=2)
+    assert json.loads(job(*arguments).stdout)["store_version"] == begun
+    other = job(*arguments, "--version", str(begun + 1), check=2)
     assert "task.store_version" in other.stderr and "Traceback" not in other.stderr
 
 
 def test_a_folder_that_cannot_be_is_one_line(world: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    done = command("jobs/train.py", *CRA, "--store", world / "store", "--out", tmp_path / "file" / "run", check=2)
+    done = job("train", *CRA, "--store", world / "store", "--out", tmp_path / "file" / "run", check=2)
     assert done.stderr.splitlines()[-1].startswith("error: ") and "Traceback" not in done.stderr
 
 
@@ -217,5 +219,5 @@ def test_ray_train_gives_the_run_that_torchrun_gives(world: Path, tmp_path: Path
 def test_what_cannot_be_trained_is_one_line(
     world: Path, tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
-    done = command("jobs/train.py", *arguments, "--store", world / "store", "--out", tmp_path / "run", check=2)
+    done = job("train", *arguments, "--store", world / "store", "--out", tmp_path / "run", check=2)
     assert message in done.stderr and "Traceback" not in done.stderr

@@ -159,10 +159,27 @@ def test_more_epochs_continue_a_run_whose_schedule_does_not_know_the_last(tmp_pa
         run(tmp_path / "parts", epochs=2, schedule=schedule, decay_epochs=1)
 
 
-def test_a_cosine_schedule_says_why_it_cannot_go_on(tmp_path: Path) -> None:
-    run(tmp_path, epochs=2)
-    with pytest.raises(TrainingError, match=r"\(loop.epochs: 2 there, 3 now\); the cosine schedule ends with the last"):
-        run(tmp_path, epochs=3)
+@pytest.mark.parametrize("kind", ["cosine", "linear"])
+def test_a_schedule_that_ends_says_why_it_cannot_go_on(tmp_path: Path, kind: str) -> None:
+    run(tmp_path, epochs=2, schedule=kind)
+    with pytest.raises(
+        TrainingError, match=rf"\(loop.epochs: 2 there, 3 now\); the {kind} schedule ends with the last"
+    ):
+        run(tmp_path, epochs=3, schedule=kind)
+
+
+def test_a_run_from_before_a_setting_goes_on_with_what_it_had(tmp_path: Path) -> None:
+    """``loop.betas`` came later; whoever had none had Adam's own."""
+    run(tmp_path / "old", epochs=2, schedule="constant")
+    settings = json.loads((tmp_path / "old" / SETTINGS).read_text())
+    assert settings["loop"].pop("betas") == [0.9, 0.999]
+    (tmp_path / "old" / SETTINGS).write_text(json.dumps(settings))
+    state = checkpoint.load_last(tmp_path / "old")
+    assert state is not None
+    checkpoint.save_last(tmp_path / "old", {**state, "settings": json.dumps(settings)})
+    run(tmp_path / "old", epochs=3, schedule="constant")
+    with pytest.raises(TrainingError, match=r"loop\.betas: \[0\.9, 0\.999\] there, \[0\.9, 0\.95\] now"):
+        run(tmp_path / "old", epochs=3, schedule="constant", betas=(0.9, 0.95))
 
 
 def test_validation_may_be_rarer_than_epochs(tmp_path: Path) -> None:
@@ -234,6 +251,12 @@ def test_the_published_schedule() -> None:
     values = [schedule.cosine(step, 533, 15_990, 1e-3) for step in (0, 533, 533 + (15_990 - 533) // 2, 15_990)]
     assert values == pytest.approx([0, 1, 0.5005, 0.001], abs=1e-4)
     assert [schedule.staircase(step, 8, 0.1) for step in (0, 7, 8, 16)] == pytest.approx([1, 1, 0.1, 0.01])
+
+
+def test_the_linear_schedule() -> None:
+    """FrozenBiLM: a tenth of the steps warm up, and the last step would have no rate."""
+    values = [schedule.linear(step, 100, 1000) for step in (0, 50, 100, 550, 1000, 1001)]
+    assert values == pytest.approx([0, 0.5, 1, 0.5, 0, 0])
 
 
 def test_tensorboard_events_can_be_read_back(tmp_path: Path) -> None:

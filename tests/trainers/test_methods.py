@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import multiprocessing
 
 from stores import Store
 from stores.errors import StoreNotFoundError
@@ -36,15 +39,24 @@ SMALL_SETTINGS: dict[str, dict[str, Any]] = {
         "text": {"encoder": "words", "heads": 2},
         "model": {"dim": 16, "heads": 2, "layers": 1, "front": False, "back": False},
     },
+    "frozenbilm": {
+        "data": {"dataset": "toy", "tests": [], "batch": 2},
+        "model": {
+            "weights": "random:0",
+            "trained": "all",
+            "language": {"width": 16, "layers": 2, "heads": 2, "inner": 16, "positions": 64, "buckets": 16},
+        },
+    },
 }
-FEATURES = {"coqo": ("sound", "maps"), "cra": ("clip",)}
+FEATURES = {"coqo": ("sound", "maps"), "cra": ("clip",), "frozenbilm": ("clip",)}
 
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A store that each method can train from."""
     root = tmp_path_factory.mktemp("stores")
-    return {"coqo": coqo_worlds.world(root / "coqo", 8, 2), "cra": cra_worlds.small_world(root / "cra")}
+    grounding = cra_worlds.small_world(root / "cra")
+    return {"coqo": coqo_worlds.world(root / "coqo", 8, 2), "cra": grounding, "frozenbilm": grounding}
 
 
 def small_settings(name: str, **loop: Any) -> MethodSettings:
@@ -101,6 +113,26 @@ def test_a_run_is_described_scored_and_drawn(name: str, stores: dict[str, Path],
     assert f"<p>video {row['video_id']} · question {row['question_id']}</p>" in page
     with pytest.raises(TrainingError, match="question 'nobody' is in none of the splits val"):
         draw(finished, "nobody")
+
+
+def on_a_rank(rank: int, name: str, store: Path, folder: Path) -> None:
+    """Train on one of two ranks, as torchrun starts it."""
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1"}
+    os.environ["MASTER_PORT"] = (folder / "port").read_text()
+    trained(name, store, folder / "run")
+
+
+@pytest.mark.slow
+@every_method
+def test_two_ranks_train_what_one_describes(name: str, stores: dict[str, Path], tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        (tmp_path / "port").write_text(str(free.getsockname()[1]))
+    multiprocessing.spawn(on_a_rank, (name, stores[name], tmp_path), nprocs=2)  # type: ignore[no-untyped-call]  # torch does not annotate it
+    settings = json.loads((tmp_path / "run" / SETTINGS).read_text())
+    assert settings["world"] == 2
+    result = TrainResult.from_json(json.loads((tmp_path / "run" / RESULTS).read_text()))
+    assert result.steps >= 1 and result.metrics["val"]["n" if name != "coqo" else "overall"] >= 0
 
 
 def test_a_question_of_several_splits_needs_its_split(tmp_path: Path) -> None:
@@ -186,7 +218,10 @@ def test_an_unfinished_run_is_not_drawn(tmp_path: Path, files: tuple[str, ...] |
     assert str(refused.value) == says.format(folder=folder)
 
 
-@pytest.mark.parametrize("module", ["trainers", "trainers.cra", "trainers.coqo", "trainers.metrics", "trainers.resume"])
+@pytest.mark.parametrize(
+    "module",
+    ["trainers", "trainers.cra", "trainers.coqo", "trainers.frozenbilm", "trainers.metrics", "trainers.resume"],
+)
 def test_what_a_command_line_lists_needs_no_torch(module: str) -> None:
     code = f"import sys, {module}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True, check=True)

@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from stores import Store
-from tests._helpers import coqo_worlds, cra_worlds
+from tests._helpers import coqo_worlds, cra_worlds, frozenbilm
 from tests.trainers.coqo.test_task import settings as coqo_settings
 from trainers.coqo.task import build as build_coqo
 from trainers.cra.task import build as build_cra
 from trainers.distributed import Ranks
 from trainers.errors import TrainingError
 from trainers.folder import JOURNAL
+from trainers.frozenbilm.task import build as build_frozenbilm
 from trainers.loop import evaluate, train
 from trainers.preload import Where, keep
 from trainers.progress import Progress
@@ -30,7 +31,8 @@ GPU = torch.device("cuda", 0)
 @pytest.fixture(scope="module")
 def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("preload")
-    return {"coqo": coqo_worlds.world(folder / "coqo"), "cra": cra_worlds.world(folder / "cra")}
+    grounding = cra_worlds.world(folder / "cra")
+    return {"coqo": coqo_worlds.world(folder / "coqo"), "cra": grounding, "frozenbilm": grounding}
 
 
 def make(method: str, root: Path, where: Where, **data: Any) -> Any:
@@ -38,10 +40,12 @@ def make(method: str, root: Path, where: Where, **data: Any) -> Any:
     store = Store.open(root, lease=False)
     if method == "coqo":
         return build_coqo(coqo_settings({"preload": where, **data}, loop), store, CPU)
+    if method == "frozenbilm":
+        return build_frozenbilm(frozenbilm.settings(data={"preload": where, **data}, loop=loop), store, CPU)
     return build_cra(cra_worlds.settings(data={"preload": where, "tests": [], **data}, loop=loop), store, CPU)
 
 
-@pytest.mark.parametrize("method", ["cra", "coqo"])
+@pytest.mark.parametrize("method", ["cra", "coqo", "frozenbilm"])
 def test_losses_and_predictions_are_equal_wherever_features_are_kept(
     roots: dict[str, Path], tmp_path: Path, method: str
 ) -> None:
@@ -55,7 +59,7 @@ def test_losses_and_predictions_are_equal_wherever_features_are_kept(
     assert train(tasks["ram"], tasks["ram"].config.loop, tmp_path / "none", CPU, Progress()).steps
 
 
-@pytest.mark.parametrize("method", ["cra", "coqo"])
+@pytest.mark.parametrize("method", ["cra", "coqo", "frozenbilm"])
 def test_what_is_kept_is_not_read_again(roots: dict[str, Path], monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     tasks = {where: make(method, roots[method], where) for where in ("none", "ram")}
     reads = []
@@ -65,7 +69,7 @@ def test_what_is_kept_is_not_read_again(roots: dict[str, Path], monkeypatch: pyt
         next(iter(tasks["none"].batches(0, 0)))
 
 
-@pytest.mark.parametrize("method", ["cra", "coqo"])
+@pytest.mark.parametrize("method", ["cra", "coqo", "frozenbilm"])
 def test_gpu_without_a_gpu_is_one_line(roots: dict[str, Path], method: str) -> None:
     with pytest.raises(TrainingError) as refused:
         make(method, roots[method], "gpu")

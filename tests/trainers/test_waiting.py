@@ -16,12 +16,13 @@ from torch import Tag, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from stores import Store
-from tests._helpers import coqo_worlds, cra_worlds
+from tests._helpers import coqo_worlds, cra_worlds, frozenbilm
 from tests.trainers.coqo.test_task import METHODS
 from tests.trainers.coqo.test_task import task as coqo_task
 from trainers.coqo.alignment import other_videos
 from trainers.cra.task import build
 from trainers.distributed import Ranks
+from trainers.frozenbilm.task import build as build_frozenbilm
 from trainers.task import Task
 
 CPU = Ranks(0, 1, torch.device("cpu"))
@@ -93,6 +94,13 @@ def test_a_step_of_coqo_waits_for_nothing_and_uses_all_parameters(roots: dict[st
     assert step(task) == ({"aten.nonzero.default"} if name == "avst" else set())
     unused = [name for name, parameter in task.model.named_parameters() if parameter.grad is None]
     assert bool(unused) == task.leaves_parameters_unused, unused
+
+
+@pytest.mark.parametrize("recipe", ["paper", "released"])
+@pytest.mark.parametrize("method", ["posthoc", "gaussian", "cra"])
+def test_a_step_of_frozenbilm_waits_for_nothing(roots: dict[str, Path], method: str, recipe: str) -> None:
+    settings = frozenbilm.settings(recipe, model={"method": method}, loss={"vq": 1})
+    assert step(build_frozenbilm(settings, Store.open(roots["cra"], lease=False), CPU)) == set()
 
 
 @pytest.mark.parametrize("name", CRA)

@@ -8,9 +8,10 @@ are in ``trainers/config.py``, presets in ``trainers/presets``.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -58,6 +59,17 @@ class DataConfig(Section, use_attribute_docstrings=True):
     """Frame features in the store, ``[T, F]``."""
     pool: bool = False
     """Average maps ``[T, H, W, F]`` to ``[T, F]`` while reading."""
+    inputs: Literal["video_question", "question"] = "video_question"
+    """What the model perceives. ``question`` puts zeros in the place of the frames, in training and evaluation.
+
+    What it still answers rightly is the bias of the questions.
+    """
+    graphs: Literal["parsed", "shuffled", "dropped"] = "parsed"
+    """What the parser found, in the linguistic dictionary: what its quality is worth.
+
+    ``shuffled`` deals the vectors of each node that comes from a parse (subject, verbs, objects and those of the
+    answer) to the clusters anew; ``dropped`` puts zeros in their place. The clusters are those of the parsed graphs.
+    """
     standardise: bool = False
     """Centre each number of a frame and divide it by its standard deviation over the training videos.
 
@@ -252,17 +264,16 @@ class EvaluationConfig(Section, use_attribute_docstrings=True):
     """
 
 
-class CraConfig(MethodSettings):
-    """All settings of a run. The optimiser has the published defaults (section 5.6)."""
+class GroundingSettings(MethodSettings):
+    """What the settings of every method of grounded question answering have."""
+
+    proposing: ClassVar[str]
+    """The settings with which the model proposes spans, for messages."""
 
     recipe: Literal["paper", "released"] = "paper"
     """Decides every setting that is not given."""
     data: DataConfig = DataConfig()
-    text: TextConfig = TextConfig()
-    model: ModelConfig = ModelConfig()
-    loss: LossConfig = LossConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
-    loop: LoopConfig = LoopConfig(**_LOOP)
 
     @property
     def dataset(self) -> str:
@@ -273,19 +284,64 @@ class CraConfig(MethodSettings):
         return (self.data.feature,)
 
     @property
+    @abstractmethod
+    def dictionaries(self) -> tuple[str, ...]:
+        """Tables of the store from which the network is initialised."""
+
+    @property
+    @abstractmethod
+    def proposes(self) -> bool:
+        """Whether the model proposes spans."""
+
+    @property
     def span_rule(self) -> Rule:
         """The rule that finds a span."""
-        return self.evaluation.interval or ("proposal" if self.model.proposal == "gaussian" else "posthoc")
+        return self.evaluation.interval or ("proposal" if self.proposes else "posthoc")
+
+    @model_validator(mode="after")
+    def _check_interval(self) -> Self:
+        if self.evaluation.interval == "proposal" and not self.proposes:
+            raise ValueError(f"evaluation.interval: proposal needs a model that proposes a span; set {self.proposing}")
+        return self
+
+
+def fill_in(raw: object, loop: Mapping[str, Any], released: Mapping[str, Mapping[str, Any]], /) -> object:
+    """Return settings as they are given, with the defaults of a method's loop and of the recipe that they name."""
+    if not isinstance(raw, dict):
+        return raw
+    defaults: dict[str, Mapping[str, Any]] = {"loop": loop}
+    if raw.get("recipe") == "released":
+        defaults.update(released)
+    filled = dict(raw)
+    for name, values in defaults.items():
+        given = raw.get(name, {})
+        if isinstance(given, dict):
+            filled[name] = {**values, **given}
+    return filled
+
+
+class CraConfig(GroundingSettings):
+    """All settings of a run. The optimiser has the published defaults (section 5.6)."""
+
+    proposing: ClassVar[str] = "model.method to temp_clip and model.proposal to gaussian"
+
+    text: TextConfig = TextConfig()
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    loop: LoopConfig = LoopConfig(**_LOOP)
+
+    @property
+    def dictionaries(self) -> tuple[str, ...]:
+        return self.model.dictionaries
+
+    @property
+    def proposes(self) -> bool:
+        return self.model.proposal == "gaussian"
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.text.encoder == "words" and self.model.dim % self.text.heads:
             raise ValueError(f"text.heads: {self.text.heads} does not divide model.dim {self.model.dim}")
-        if self.evaluation.interval == "proposal" and self.model.proposal != "gaussian":
-            raise ValueError(
-                "evaluation.interval: proposal needs a model that proposes a span; set model.method to temp_clip and "
-                "model.proposal to gaussian"
-            )
         if self.text.encoder == "stored" and self.data.paraphrases is not None:
             raise ValueError(
                 "data.paraphrases: a store has no embeddings of paraphrases, so text.encoder=stored cannot use them"
@@ -295,14 +351,4 @@ class CraConfig(MethodSettings):
     @model_validator(mode="before")
     @classmethod
     def _fill_in_recipe(cls, raw: object) -> object:
-        if not isinstance(raw, dict):
-            return raw
-        defaults: dict[str, Mapping[str, Any]] = {"loop": _LOOP}
-        if raw.get("recipe") == "released":
-            defaults.update(RELEASED)
-        filled = dict(raw)
-        for name, values in defaults.items():
-            given = raw.get(name, {})
-            if isinstance(given, dict):
-                filled[name] = {**values, **given}
-        return filled
+        return fill_in(raw, _LOOP, RELEASED)

@@ -23,7 +23,7 @@ _GAMMA = 1.0
 _MIN_WIDTH = 0.01
 
 
-class _Block(nn.Module):
+class PostNormBlock(nn.Module):
     """A post-norm transformer layer: norm(x + MHA x), then norm(x + FFN x)."""
 
     def __init__(self, dim: int, heads: int, dropout: float) -> None:
@@ -33,7 +33,8 @@ class _Block(nn.Module):
         self.feed_forward = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim), nn.Dropout(dropout))
         self.feed_forward_norm = nn.LayerNorm(dim, eps=1e-12)
 
-    def forward(self, x: Tensor, valid: Tensor, prior: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, valid: Tensor, prior: Tensor | None = None) -> Tensor:
+        """Map ``[B, T, d]`` to ``[B, T, d]``; ``valid`` and ``prior`` are those of ``SelfAttention``."""
         x = self.attention_norm(x + self.attention(x, valid, prior))
         normed: Tensor = self.feed_forward_norm(x + self.feed_forward(x))
         return normed
@@ -63,6 +64,12 @@ def gaussian_weights(centre: Tensor, width: Tensor, valid: Tensor) -> Tensor:
     return bell / bell.amax(1, keepdim=True).clamp_min(torch.finfo(bell.dtype).tiny)
 
 
+def gaussian_interval(centre: Tensor, width: Tensor) -> Tensor:
+    """Return the span of a Gaussian of centre and width ``[B]``, as fractions of the video: ``[B, 2]`` in 0 … 1."""
+    half = _GAMMA * width / _SIGMA
+    return torch.stack([(centre - half).clamp_min(0), (centre + half).clamp_max(1)], dim=1)
+
+
 class TempClip(nn.Module):
     """A transformer over frames, attention pooling, and a dot product with the candidates.
 
@@ -83,7 +90,7 @@ class TempClip(nn.Module):
         self.video_norm = nn.LayerNorm(dim, eps=1e-12)
         self.embedding_norm = nn.LayerNorm(dim, eps=1e-12)
         self.dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(_Block(dim, config.heads, dropout) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(PostNormBlock(dim, config.heads, dropout) for _ in range(config.layers))
         self.out = nn.Sequential(nn.Dropout(dropout), nn.Linear(dim, dim))
         self.apply(_initialise)
         self.text = text
@@ -111,8 +118,7 @@ class TempClip(nn.Module):
             query = query_of(texts, exists, right)  # [B, d]
             centre, width = self._propose(x, valid, query)
             prior = gaussian_weights(centre, width, valid)  # [B, T]
-            half = _GAMMA * width / _SIGMA
-            interval = torch.stack([(centre - half).clamp_min(0), (centre + half).clamp_max(1)], dim=1)  # [B, 2]
+            interval = gaussian_interval(centre, width)  # [B, 2]
         frames = self._transform(x, valid, prior)  # [B, T, d]
         weights = self.frame_attention(frames, valid)  # [B, T]
         z = self.out(pool(frames, weights))  # [B, d]

@@ -40,6 +40,7 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TorchModel, "numerics", lambda model: {**numerics(model), "device_type": "cuda"})
 
 
+@pytest.mark.usefixtures("preset_files")
 @pytest.mark.parametrize("preset", preset_names())
 def test_presets_compute_in_float16_on_gpus_and_in_float32_on_cpus(preset: str) -> None:
     if preset in ("demo", "toyworld"):

@@ -11,6 +11,7 @@ from pipeline.extract.features import ready_features
 from pipeline.shared.errors import ConfigError
 
 
+@pytest.mark.usefixtures("preset_files")
 @pytest.mark.parametrize("name", preset_names())
 def test_every_preset_is_valid_and_has_a_stable_spec(name: str) -> None:
     first, second = (tuple(ready_features(load_config(name)).values()) for _ in range(2))
@@ -34,6 +35,23 @@ def test_clip_has_maps_for_the_spatial_stage(preset: str, side: int, row_bytes: 
     assert features["clip_map"].row_bytes == row_bytes
     comment = (PRESETS / f"{preset}.yaml").read_text()
     assert f"{sum(feature.row_bytes or 0 for feature in features.values()):,} bytes per video" in comment
+
+
+@pytest.mark.usefixtures("preset_files")
+@pytest.mark.parametrize(
+    ("preset", "width", "rate"), [("coqo-ast", 768, 16_000), ("coqo-clap", 512, 48_000), ("coqo-beats", 768, 16_000)]
+)
+def test_presets_of_sound_have_the_seconds_of_the_others(preset: str, width: int, rate: int) -> None:
+    ((name, feature),) = ready_features(load_config(preset)).items()
+    assert preset == f"coqo-{name}"
+    assert feature.extractor.output().step_shape == (width,)
+    assert feature.extractor.rate == feature.extractor.window_samples == rate
+    other = ready_features(load_config("coqo-clip"))["vggish"]
+    assert feature.policy == other.policy
+    assert feature.config.micro_batch is not None and 60 % feature.config.micro_batch == 0
+    comment = " ".join((PRESETS / f"{preset}.yaml").read_text().replace("#", " ").split())
+    assert f"{feature.row_bytes:,} bytes per video" in comment
+    assert f"--set data.audio={name}." in comment
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,25 @@ from tests._helpers.media import media
 
 
 def sound(path: Path, rate: int = 16_000, **bounds: Any) -> Audio:
-    event = list(decode(DecodeRequest(str(path), (), AudioRequest(rate), **bounds)))[-1]
+    event = list(decode(DecodeRequest(str(path), (), AudioRequest((rate,)), **bounds)))[-1]
     assert isinstance(event, Audio)
     assert event.samples.dtype == np.float32 and np.abs(event.samples).max(initial=0) <= 1
     return event
+
+
+def test_one_decode_gives_every_rate_what_a_decode_of_its_own_gives(tmp_path: Path) -> None:
+    blocks = [(0, np.full((2, 9000), 4000, np.int16)), (21_000, np.full((2, 9000), -3000, np.int16))]
+    path = write_sound(tmp_path / "gap.mkv", blocks)
+    rates = (16_000, 48_000, 8_000)
+    events = list(decode(DecodeRequest(str(path), (), AudioRequest(rates))))[-3:]
+    for rate, event in zip(rates, events, strict=True):
+        alone = sound(path, rate)
+        assert isinstance(event, Audio) and event.rate == rate
+        assert event.samples.tobytes() == alone.samples.tobytes()
+        assert (event.segments, event.state, event.record) == (alone.segments, alone.state, alone.record)
+    for wrong in ((), (16_000, 16_000), (16_000, 12)):
+        with pytest.raises(ValueError, match=r"audio.rates: "):
+            AudioRequest(wrong)
 
 
 def write_sound(

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-import pyarrow as pa
 import pytest
 
-from parsers import parses_table
 from pipeline.parse import run as parsing
-from tests._helpers.word_parser import WordParser
+from tests._helpers.word_parser import WordParser, parse_here
 
 
 @pytest.fixture(autouse=True)
@@ -25,9 +23,3 @@ def words(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(parsing, "StanzaParser", WordParser)
     monkeypatch.setattr(parsing, "parse_in_processes", parse_here)
     yield
-
-
-def parse_here(parser: WordParser, batches: Sequence[Sequence[str]], processes: int) -> Iterator[pa.Table]:
-    """Parse in this process, whose memory the tests look at."""
-    for batch in batches:
-        yield parses_table(parser.parse(batch))

@@ -20,6 +20,7 @@ from extractors.text import TextModel
 from extractors.text.hashed import HashedText
 from pipeline.cluster import embedding
 from pipeline.parse import run as parsing
+from pipeline.parse.local import parse_in_processes
 from pipeline.refresh import RefreshResult, load_dataset, refresh
 from pipeline.shared import PreflightError, Terminal
 from settings import SettingsError
@@ -27,7 +28,7 @@ from stores import Store
 from stores.format.manifest import load, versions
 from tests._helpers.building import row_digests
 from tests._helpers.films import film
-from tests._helpers.word_parser import WordParser
+from tests._helpers.word_parser import WordParser, parse_here
 
 CLUSTER = {"encoder": {"name": "hashed", "size": 16}, "kmeans": {"k": 2}}
 RGB = {
@@ -40,6 +41,7 @@ RGB = {
 def words(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(WordParser, "parsed", [])
     monkeypatch.setattr(parsing, "StanzaParser", WordParser)
+    monkeypatch.setattr(parsing, "parse_in_processes", parse_here)
     yield
 
 
@@ -89,7 +91,8 @@ def whole(folder: Path) -> dict[str, Any]:
     }
 
 
-def test_unchanged_data_is_nothing_to_do(videos: Path) -> None:
+def test_unchanged_data_is_nothing_to_do(videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parsing, "parse_in_processes", parse_in_processes)  # the real ones
     path = dataset_file(videos, **whole(videos))
     first = run(path)
     assert not first.incomplete and not first.failed

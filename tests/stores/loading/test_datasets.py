@@ -245,18 +245,6 @@ def test_workers_give_the_same_batches(root: Path, method: str, used_before: boo
     )
     got = list(loader)
     assert all(same(one, other) for one, other in zip(got, expected, strict=True))
-    assert all(batch.features["maps"].is_shared() for batch in got)
-
-
-def test_a_worker_shares_the_memory_of_features_and_sends_small_tensors_by_value(root: Path) -> None:
-    """Each shared tensor costs a file descriptor and a connection."""
-    music(root)
-    dataset = VideoDataset(root, "train", {"maps": View("maps"), "sound": View("sound", dtype=None)}, "music_avqa")
-    loader = DataLoader(dataset, batch_sampler=[[0, 1], [2, 3]], num_workers=1, collate_fn=identity)
-    for batch in loader:
-        assert all(tensor.is_shared() for tensor in batch.features.values())
-        small = [*batch.valid.values(), *batch.times.values(), batch.answer_index, batch.q_mask]
-        assert not any(tensor.is_shared() for tensor in small)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
