@@ -181,7 +181,7 @@ class CoqoTask(Task):
         """Return the metrics of questions whose answers are known; none without such questions.
 
         They follow the rule of the dataset (``trainers.metrics.rules``). ``outside_vocabulary`` is the percentage of
-        questions whose answer is not among the classes, which are always wrong.
+        questions whose answer is not among the classes, which are always wrong; it is left out if there are none.
         """
         if not known:
             return {}
@@ -194,10 +194,10 @@ class CoqoTask(Task):
         scores = score(known, {question.question_id: answers[question.question_id] for question in known}, rule=rule)
         rates = {"overall": scores.overall, **scores.groups, **scores.types, **scores.subsets}
         metrics = {name: rate.accuracy for name, rate in rates.items() if rate.accuracy is not None}
-        if isinstance(self.head, ClassHead) and self.config.data.dataset != "music_avqa":
+        if isinstance(self.head, ClassHead):
             classes = set(self.head.vocabulary.answers)
-            outside = sum(question.answer not in classes for question in known)
-            metrics["outside_vocabulary"] = 100 * outside / len(known)
+            if outside := sum(question.answer not in classes for question in known):
+                metrics["outside_vocabulary"] = 100 * outside / len(known)
         return metrics
 
     def splits(self) -> Sequence[str]:
