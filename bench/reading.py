@@ -73,7 +73,7 @@ def evict(files: Path) -> bool:
 
 
 def read_once(files: Path) -> None:
-    """Read a file, or every file of a folder, in order: its pages are then cached as by a machine that did not write it."""
+    """Read a file, or every file of a folder, in order, so that pages are cached as on a machine that wrote none."""
     for path in [files] if files.is_file() else sorted(path for path in files.rglob("*") if path.is_file()):
         with path.open("rb", buffering=0) as file:
             while file.read(1 << 20):
