@@ -11,10 +11,10 @@ is; only so is a page written of a quick run, of its own results alone.
 
 A bench whose needs are missing is skipped by name, with the reason: a CUDA device, published questions and Stanza's
 models for parsing, a package that reads or decodes. Questions, models and real clips are found in the folder that
-``--shared``, or the environment variable ``REELSTORE_SHARED``, names. ``toyworld``, ``frozenbilm`` and what ends in
-``-million`` take long and need ``--long`` or their names, unless the run is quick. ``bare``, ``layouts``, ``residency``
-and ``films`` measure nothing themselves: ``gpu`` is built on the first, ``reading`` on the next two, ``decode-real`` on
-the last.
+``--shared``, or the environment variable ``REELSTORE_SHARED``, names. ``toyworld``, ``frozenbilm``, the ablations and
+what ends in ``-million`` take long and need ``--long`` or their names, unless the run is quick. ``bare``, ``layouts``,
+``residency``, ``films`` and ``trials`` measure nothing themselves: ``gpu`` is built on the first, ``reading`` on the
+next two, ``decode-real`` on the fourth, ``toyworld`` and ``ablations`` on the last.
 """
 
 from __future__ import annotations
@@ -153,8 +153,8 @@ BENCHES = {
     "models-swin": Bench("models.py", SWIN),
     "models-vggish": Bench("models.py", VGGISH),
     "models-half-bare": Bench("models.py", (*HALF, "--rows", "2"), quick_as="models"),
-    "models-half": Bench("models.py", (*HALF, "--rows", "1", "--against-float32")),
     "named-towers": Bench("named_towers.py"),
+    "models-half": Bench("models.py", (*HALF, "--rows", "1", "--against-float32")),
     "precision": Bench("precision.py"),
     "clips": Bench("clips.py"),
     "gpu": Bench("gpu.py", lacks=lacks_cuda),
@@ -172,6 +172,8 @@ BENCHES = {
     "reading": Bench("reading.py"),
     "toyworld": Bench("toyworld.py", long=True),
     "frozenbilm": Bench("frozenbilm.py", long=True),
+    "ablations-cra": Bench("ablations.py", ("cra", "--toyworld"), long=True),
+    "ablations-coqo": Bench("ablations.py", ("coqo", "--toyworld"), long=True),
 }
 
 

@@ -24,7 +24,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)  # the checkout: only the reader is ever installed
 
 from bench.report import Cell, Column, Report, Table, Target, bench_parser, prose
-from bench.toyworld import TEMP_CLIP, command, make_world, parameters, results, world_folder
+from bench.toyworld import TEMP_CLIP, make_world, world_folder
+from bench.trials import command, parameters, results
 from settings.messages import available, nearest
 
 MOST_SECONDS = 300

@@ -18,30 +18,22 @@ worlds, not corrected for the number of comparisons). CRA is compared with basel
 from __future__ import annotations
 
 import hashlib
-import json
-import math
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
-from scipy import stats
-
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)  # the checkout: only the reader is ever installed
 
-import settings
-from bench.report import Cell, Column, Report, Table, bench_parser, prose
+from bench import trials
+from bench.report import Report, bench_parser, prose
+from bench.trials import Experiment, Place, Places, command, parse_seeds, tables
 from settings.messages import available, nearest
-from trainers import PRESETS, find_method
 
 NOTES = (
     """What made the difference when settings were chosen: ``data.standardise``, features that say what is seen at which
@@ -69,27 +61,6 @@ def at_rates(variants: Mapping[str, tuple[str, ...]], *rates: str) -> dict[str, 
     return {
         f"{name}, lr {rate}": (*overrides, f"loop.lr={rate}") for name, overrides in variants.items() for rate in rates
     }
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """Variants of one method, trained on the same worlds."""
-
-    method: str
-    seeds: tuple[int, ...]
-    """Worlds it runs on by default; the seed of a world is also that of its runs."""
-    variants: Mapping[str, tuple[str, ...]]
-    """Name of a variant to its overrides of the preset ``<method>-toyworld``."""
-    metrics: Mapping[str, tuple[str, str]]
-    """Heading of a column to the split and metric that it shows."""
-    compared: tuple[str, ...] = ()
-    """Headings whose differences are shown."""
-    against: Mapping[str, str] = field(default_factory=dict)
-    """Name of a variant to that of the variant it is compared with."""
-    title: str = ""
-    """What the table shows."""
-    note: str = ""
-    """What is seen in it."""
 
 
 @dataclass(frozen=True)
@@ -240,14 +211,6 @@ EXPERIMENTS = {
 }
 
 
-def command(*words: object) -> None:
-    """Run one of our commands on one thread; show its errors and exit if it fails."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(map(str, words))}: exit code {done.returncode}\n{done.stderr[-2000:]}")
-
-
 def world_folder(folder: Path, seed: int, videos: int | None = None) -> Path:
     """Return the folder of a world, named by its seed, the code that makes it and its size if that is another."""
     sources = [*sorted((ROOT / "examples").rglob("*.py")), ROOT / "pipeline/presets/toyworld.yaml"]
@@ -265,102 +228,6 @@ def make_world(world: Path, seed: int, workers: int, videos: int | None = None) 
         marker.touch()
 
 
-def run_folder(world: Path, method: str, overrides: Sequence[str], seed: int) -> Path:
-    """Return the folder of a run, named by its settings, so that experiments share runs."""
-    raw, origin = settings.read(PRESETS, f"{method}-toyworld", None, [*overrides, f"loop.seed={seed}"])
-    chosen = settings.validate(find_method(method).settings, raw, origin).model_dump_json()
-    return world / "runs" / f"{method}-{hashlib.sha256(chosen.encode()).hexdigest()[:12]}"
-
-
-def results(folder: Path) -> dict[str, dict[str, float]] | None:
-    """Return the metrics of a finished run by split, or None if it has not finished."""
-    path = folder / "results.json"
-    content: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    return content.get("metrics")
-
-
-def train(folder: Path, world: Path, method: str, overrides: Sequence[str], seed: int) -> None:
-    """Train one variant, unless it has results."""
-    if results(folder) is not None:
-        return
-    words = ["jobs/train.py", method, "--preset", f"{method}-toyworld", "--store", world / "store", "--out", folder]
-    all_overrides = [*overrides, "loop.threads=1", "loop.tensorboard=false", "loop.device=cpu"]
-    command(*words, "--seed", seed, *(word for override in all_overrides for word in ("--set", override)))
-    print(f"world {seed}: {method} {' '.join(overrides)}", flush=True)
-
-
-def parameters(folder: Path) -> int:
-    """Return the number of trained parameters; the scales that features are divided by are not trained."""
-    with safe_open(folder / "best.safetensors", "pt") as file:
-        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
-    return sum(math.prod(shape) for name, shape in shapes.items() if not name.startswith(("scale.", "scales.")))
-
-
-def interval(differences: Sequence[float]) -> tuple[float, float | None]:
-    """Return the mean and half the width of its 95 % interval (Student's t); None in its place for one world."""
-    mean = statistics.mean(differences)
-    if len(differences) < 2:
-        return mean, None
-    error = statistics.stdev(differences) / len(differences) ** 0.5
-    return mean, float(stats.t.ppf(0.975, len(differences) - 1)) * error
-
-
-def collect(worlds: Mapping[int, Path], experiment: Experiment, seeds: Sequence[int]) -> dict[str, Any]:
-    """Return the figures of every variant by world, and its differences from the variant it is compared with."""
-    rows: dict[str, Any] = {}
-    for name, overrides in experiment.variants.items():
-        runs = [run_folder(worlds[seed], experiment.method, overrides, seed) for seed in seeds]
-        metrics = [results(run) or {} for run in runs]
-        rows[name] = {
-            "overrides": list(overrides),
-            "parameters": parameters(runs[0]),
-            "worlds": {
-                heading: [float(by_split[split][metric]) for by_split in metrics]
-                for heading, (split, metric) in experiment.metrics.items()
-            },
-        }
-    for name, other in experiment.against.items():
-        own, others = rows[name]["worlds"], rows[other]["worlds"]
-        rows[name]["against"] = other
-        rows[name]["differences"] = {
-            heading: interval([a - b for a, b in zip(own[heading], others[heading], strict=True)])
-            for heading in experiment.compared
-        }
-    return {"seeds": list(seeds), "rows": rows}
-
-
-def tables(experiment: Experiment, collected: Mapping[str, Any]) -> list[Table]:
-    """Return the figures of an experiment as a table, then its differences as another."""
-    worlds = f"worlds {', '.join(map(str, collected['seeds']))}"
-    rows: Mapping[str, Any] = collected["rows"]
-    figures: list[list[Cell]] = [
-        [variant, row["parameters"], *(spread(values) for values in row["worlds"].values())]
-        for variant, row in rows.items()
-    ]
-    columns: list[Column | str] = ["variant", Column("parameters"), *map(Column, experiment.metrics)]
-    differences: list[list[Cell]] = [
-        [
-            variant,
-            row["against"],
-            *(f"{mean:+.1f}" + (f" ± {half:.1f}" if half else "") for mean, half in row["differences"].values()),
-        ]
-        for variant, row in rows.items()
-        if "against" in row
-    ]
-    compared: list[Column | str] = ["variant", "against", *map(Column, experiment.compared)]
-    if not differences:
-        return [Table(f"{experiment.title}, % ({worlds})", columns, figures, experiment.note)]
-    return [
-        Table(f"{experiment.title}, % ({worlds})", columns, figures),
-        Table(f"{experiment.title}: differences, points", compared, differences, experiment.note),
-    ]
-
-
-def spread(values: Sequence[float]) -> str:
-    """Return mean and standard deviation as text."""
-    return f"{statistics.mean(values):.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
-
-
 def draw(experiments: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     """Plot CoQo's accuracy by the number of questions trained together and by the number of learnable tokens."""
     import matplotlib as mpl
@@ -373,8 +240,8 @@ def draw(experiments: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     figure, axes = plt.subplots(1, len(shown), figsize=(4.2 * len(shown), 3.2), sharey=True, squeeze=False)
     for axis, name in zip(axes[0], shown, strict=True):
         rows = experiments[name]["rows"]
-        for heading in next(iter(rows.values()))["worlds"]:
-            points = [row["worlds"][heading] for row in rows.values()]
+        for heading in next(iter(rows.values()))["trials"]:
+            points = [row["trials"][heading] for row in rows.values()]
             means = [statistics.mean(scores) for scores in points]
             errors = [statistics.stdev(scores) if len(scores) > 1 else 0.0 for scores in points]
             width = 2.4 if heading == "all" else 1.2
@@ -390,34 +257,28 @@ def draw(experiments: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     plt.close(figure)
 
 
-def parse_seeds(text: str) -> list[int]:
-    """Return the seeds that ``10-14`` or ``0,1,2`` stands for."""
-    first, dash, last = text.partition("-")
-    return list(range(int(first), int(last) + 1)) if dash else [int(part) for part in text.split(",")]
+def places(worlds: Mapping[int, Path], preset: str = "") -> Places:
+    """Return where a method is trained on the world of a seed, by its own preset for the toy world if none is given."""
+    machine = (*Place.machine, "loop.device=cpu")
+    return lambda method, seed: Place(
+        worlds[seed] / "store", preset or f"{method}-toyworld", worlds[seed] / "runs", machine
+    )
+
+
+def make_worlds(folder: Path, seeds: Iterable[int], workers: int, videos: int | None = None) -> dict[int, Path]:
+    """Make the worlds of seeds, unless that is done; return their folders."""
+    worlds = {seed: world_folder(folder, seed, videos) for seed in sorted(set(seeds))}
+    for seed, world in worlds.items():
+        make_world(world, seed, workers, videos)
+    return worlds
 
 
 def run(names: Sequence[str], asked: Sequence[int] | None, folder: Path, workers: int, small: Small) -> dict[str, Any]:
     """Film the worlds, train every variant that has no results, and return the figures by experiment."""
     experiments = {name: small.experiment(EXPERIMENTS[name]) for name in names}
     seeds = {name: list(asked or experiment.seeds) for name, experiment in experiments.items()}
-    every = sorted(set(chain.from_iterable(seeds.values())))
-    worlds = {seed: world_folder(folder, seed, small.videos) for seed in every}
-    for seed, world in worlds.items():
-        make_world(world, seed, workers, small.videos)
-    runs = {
-        run_folder(worlds[seed], experiment.method, overrides, seed): (experiment.method, overrides, seed)
-        for name, experiment in experiments.items()
-        for seed in seeds[name]
-        for overrides in experiment.variants.values()
-    }
-    with ThreadPoolExecutor(workers) as pool:
-        trainings = [
-            pool.submit(train, run, worlds[seed], method, overrides, seed)
-            for run, (method, overrides, seed) in runs.items()
-        ]
-        for training in trainings:
-            training.result()
-    return {name: collect(worlds, experiment, seeds[name]) for name, experiment in experiments.items()}
+    worlds = make_worlds(folder, chain.from_iterable(seeds.values()), workers, small.videos)
+    return trials.run(experiments, seeds, places(worlds), workers)
 
 
 def main() -> int:
@@ -449,7 +310,7 @@ def main() -> int:
     return Report(
         title="CRA and CoQo on the toy world",
         about=prose(__doc__),
-        tables=[table for name, collected in found.items() for table in tables(EXPERIMENTS[name], collected)],
+        tables=[table for name, collected in found.items() for table in tables(EXPERIMENTS[name], collected, "worlds")],
         notes=NOTES,
         figures=found,
         uses=("torch", "numpy", "av"),

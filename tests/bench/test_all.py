@@ -46,7 +46,8 @@ def test_every_bench_is_explained() -> None:
 
 def test_benches_that_take_long_run_only_where_that_is_asked_for() -> None:
     millions = {name for name in BENCHES if name.endswith("-million")}
-    assert {name for name in BENCHES if name not in select([], long=False)} == {*millions, "toyworld", "frozenbilm"}
+    trainings = {"toyworld", "frozenbilm", "ablations-cra", "ablations-coqo"}
+    assert {name for name in BENCHES if name not in select([], long=False)} == millions | trainings
     assert select([], long=True) == list(BENCHES)
     twins = {"models-half-bare", "planning-million", "scale-million"}
     assert set(BENCHES) - set(select([], long=False, quick=True)) == twins

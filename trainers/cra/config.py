@@ -59,6 +59,17 @@ class DataConfig(Section, use_attribute_docstrings=True):
     """Frame features in the store, ``[T, F]``."""
     pool: bool = False
     """Average maps ``[T, H, W, F]`` to ``[T, F]`` while reading."""
+    inputs: Literal["video_question", "question"] = "video_question"
+    """What the model perceives. ``question`` puts zeros in the place of the frames, in training and evaluation.
+
+    What it still answers rightly is the bias of the questions.
+    """
+    graphs: Literal["parsed", "shuffled", "dropped"] = "parsed"
+    """What the parser found, in the linguistic dictionary: what its quality is worth.
+
+    ``shuffled`` deals the vectors of each node that comes from a parse (subject, verbs, objects and those of the
+    answer) to the clusters anew; ``dropped`` puts zeros in their place. The clusters are those of the parsed graphs.
+    """
     standardise: bool = False
     """Centre each number of a frame and divide it by its standard deviation over the training videos.
 

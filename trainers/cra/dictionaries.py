@@ -13,7 +13,7 @@ from settings.messages import available
 from stores import Store
 from stores.describe import StoredDictionary, dictionary_name, stored_dictionaries
 from trainers.cra.config import DataConfig
-from trainers.cra.intervention import EDGES, NODES
+from trainers.cra.intervention import EDGES, NODES, PARSED
 from trainers.errors import TrainingError
 
 _SWITCH = {"linguistic": "model.back", "visual": "model.front"}
@@ -33,7 +33,7 @@ def load_dictionary(store: Store, name: str, data: DataConfig) -> Tensor:
 
     Returns
     -------
-    Linguistic ``[K, 8, E]`` or visual ``[K, F]``, float32, of K clusters.
+    Linguistic ``[K, 8, E]``, changed as ``data.graphs`` says, or visual ``[K, F]``; float32, of K clusters.
 
     Raises
     ------
@@ -52,7 +52,18 @@ def load_dictionary(store: Store, name: str, data: DataConfig) -> Tensor:
     if not np.isfinite(values).all():
         raise TrainingError(f"{store.path}: {name} has centres that are not finite; {remedy}")
     tensor = torch.from_numpy(values)  # [K, 8 E] or [K, F]
-    return tensor.view(len(tensor), len(NODES), -1) if kind == "linguistic" else tensor
+    return _changed(tensor.view(len(tensor), len(NODES), -1), data.graphs) if kind == "linguistic" else tensor
+
+
+def _changed(centres: Tensor, graphs: str) -> Tensor:
+    """Return linguistic centres ``[K, 8, E]`` with what the parser found left, dealt anew or taken out."""
+    if graphs == "parsed":
+        return centres
+    changed, generator = centres.clone(), torch.Generator().manual_seed(0)
+    for node in PARSED:
+        order = torch.randperm(len(centres), generator=generator)
+        changed[:, NODES.index(node)] = centres[order, NODES.index(node)] if graphs == "shuffled" else 0
+    return changed
 
 
 def choose_dictionary(store: Store, name: str, data: DataConfig) -> StoredDictionary:

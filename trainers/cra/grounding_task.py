@@ -5,9 +5,10 @@ from __future__ import annotations
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from stores import Store
@@ -155,7 +156,7 @@ class GroundingTask(Task, Generic[Settings]):
         self._sampler.start(epoch, start_step)
         for batch in read_ahead(self._datasets[self.config.data.train], self._sampler):
             draws = [self._candidates.draw(self._index[question], epoch) for question in batch.question_ids]
-            yield training_inputs(batch, draws, self.encoder, questions=self.needs_questions)
+            yield self._perceived(training_inputs(batch, draws, self.encoder, questions=self.needs_questions))
 
     def splits(self) -> Sequence[str]:
         return [self.config.data.val, *self.config.data.tests]
@@ -171,8 +172,14 @@ class GroundingTask(Task, Generic[Settings]):
         order = BatchSampler(ShuffleSampler(self._shown[split], shuffle=False), self.config.data.batch)
         collected = Collected(self.config, self.store)
         for batch in read_ahead(dataset, order):
-            collected.add(batch, self.answer(evaluation_inputs(batch, self.encoder).to(device)))
+            inputs = self._perceived(evaluation_inputs(batch, self.encoder))
+            collected.add(batch, self.answer(inputs.to(device)))
         return collected.evaluation()
+
+    def _perceived(self, inputs: Inputs) -> Inputs:
+        """Return inputs with what the settings let the model perceive."""
+        hidden = self.config.data.inputs == "question"
+        return replace(inputs, video=torch.zeros_like(inputs.video)) if hidden else inputs
 
     def describe(self) -> dict[str, Json]:
         return {

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 NODES = ("question", "question_type", "subject", "verbs", "objects", "answer", "answer_verbs", "answer_objects")
 """Nodes of the semantic graph of a question and its answer, in the order of a dictionary's rows."""
+PARSED = ("subject", "verbs", "objects", "answer_verbs", "answer_objects")
+"""The nodes whose texts a parser finds."""
 EDGES = ((0, 5), (0, 1), (0, 2), (0, 3), (0, 4), (2, 4), (2, 3), (4, 3), (5, 6), (5, 7), (6, 7), (2, 5))
 """Edges (source, target) of the graph, as positions in ``NODES``; the same for every question."""
 

@@ -36,7 +36,8 @@ from tests._helpers.question_worlds import put_questions, put_table
 from trainers import checkpoint
 from trainers.cra import spans
 from trainers.cra.config import CraConfig
-from trainers.cra.intervention import EDGES, NODES
+from trainers.cra.dictionaries import load_dictionary
+from trainers.cra.intervention import EDGES, NODES, PARSED
 from trainers.cra.task import CraTask, build
 from trainers.distributed import Ranks
 from trainers.errors import TrainingError
@@ -354,3 +355,33 @@ def test_what_the_published_recipe_needs_and_lacks_is_said(tmp_path: Path) -> No
     root = small_world(tmp_path / "store")
     with pytest.warns(UserWarning, match="no question is paraphrased: .* name it as data.paraphrases"):
         task_of(root, settings(**{**PLAIN, "data": {"batch": 2, "paraphrase": 0.3}}))
+
+
+def test_a_model_that_perceives_questions_alone_sees_no_frame(world: Path) -> None:
+    blind = task_of(world, settings(data={"inputs": "question"}))
+    assert not next(iter(blind.batches(0, 0))).video.any()
+    seeing = task_of(world, settings())
+    assert next(iter(seeing.batches(0, 0))).video.any()
+    by_text: dict[tuple[str, ...], set[tuple[float, ...]]] = {}
+    found = evaluate(blind, "val", blind.config.loop, RANKS).predictions["scores"]
+    dataset = blind._datasets["val"].questions
+    for video_id, text, options in zip(dataset.video_ids, dataset.texts, dataset.options, strict=True):
+        rounded = tuple(np.round(found[f"{video_id}_0"], 5).tolist())
+        by_text.setdefault((text, *options), set()).add(rounded)
+    assert all(len(scores) == 1 for scores in by_text.values())  # equal questions of other videos, equal answers
+
+
+def test_what_the_parser_found_can_be_dealt_anew_or_taken_out_of_the_dictionary(world: Path) -> None:
+    with Store.open(world, lease=False) as store:
+        parsed, shuffled, dropped = (
+            load_dictionary(store, "linguistic_dictionary", settings(data={"graphs": graphs}).data)
+            for graphs in ("parsed", "shuffled", "dropped")
+        )
+    assert not torch.equal(shuffled, parsed)
+    for number, node in enumerate(NODES):
+        if node in PARSED:
+            assert not dropped[:, number].any()
+            assert sorted(shuffled[:, number].tolist()) == sorted(parsed[:, number].tolist())
+        else:
+            assert torch.equal(shuffled[:, number], parsed[:, number])
+            assert torch.equal(dropped[:, number], parsed[:, number])
