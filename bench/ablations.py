@@ -163,7 +163,7 @@ def experiments(method: str, split: str, seeds: Sequence[int], visual: Sequence[
 def scored_split(method: str, preset: str, overrides: Sequence[str]) -> str:
     """Return the split whose scores are shown: the last that the settings test, else the one they validate with."""
     raw, origin = settings.read(PRESETS, preset, None, list(overrides))
-    data = settings.validate(find_method(method).settings, raw, origin).data  # type: ignore[attr-defined]  # of both
+    data = settings.validate(find_method(method).settings, raw, origin).data
     return str((data.val, *data.tests)[-1])
 
 

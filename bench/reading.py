@@ -15,10 +15,10 @@ times and masks, which no other layout keeps.
 - LMDB is left out if the package lmdb is not installed. Lance is not safe under fork (a worker may wait for ever), so
   it has no figure with workers.
 
-The first figures are with a warm page cache, where copying the same bytes from memory row by row (memcpy) is the
-floor; then cold, with files evicted before the pass; then through a DataLoader with 0 and 2 workers (started before
-the clock), and through ``read_ahead``, our own way without workers. Peers take turns within every round, in an order
-drawn anew for each; figures are medians over rounds.
+The first figures are with a warm page cache, filled by reading each file once in order, where copying the same bytes
+from memory row by row (memcpy) is the floor; then cold, with files evicted before the pass; then through a DataLoader
+with 0 and 2 workers (started before the clock), and through ``read_ahead``, our own way without workers. Peers take
+turns within every round, in an order drawn anew for each; figures are medians over rounds.
 """
 
 from __future__ import annotations
@@ -70,6 +70,14 @@ def evict(files: Path) -> bool:
     """Drop a file, or every file of a folder, from the page cache; return whether the system did so."""
     paths = [files] if files.is_file() else sorted(path for path in files.rglob("*") if path.is_file())
     return sum(make_cold(path) for path in paths) == len(paths)
+
+
+def read_once(files: Path) -> None:
+    """Read a file, or every file of a folder, in order, so that pages are cached as on a machine that wrote none."""
+    for path in [files] if files.is_file() else sorted(path for path in files.rglob("*") if path.is_file()):
+        with path.open("rb", buffering=0) as file:
+            while file.read(1 << 20):
+                pass
 
 
 def microseconds(read: Read, order: Sequence[int], batch: int) -> float:
@@ -166,6 +174,9 @@ def _rate(batches: Callable[[], Iterable[Any]], rows: int) -> float:
 def measure(feature: Feature, peers: list[Peer], store: Path, rounds: int) -> dict[str, dict[str, float]]:
     """Measure every peer warm, cold and through loaders; return figures by peer."""
     order = np.random.default_rng(0).permutation(feature.rows)[: feature.reads].tolist()
+    for peer in peers:
+        evict(peer.files)
+        read_once(peer.files)
     figures = warm_figures(feature, peers, order, rounds)
     for peer in peers:
         if evict(peer.files):

@@ -19,15 +19,25 @@ from settings.messages import first_few, plural, printable
 from stores.command import make_console
 from trainers.cra import Interval
 from trainers.errors import EvaluationError
-from trainers.metrics import AvqaScores, GroundingScores, grounding_files
+from trainers.metrics import AvqaScores, GroundingScores, MomentScores, NumberScores, grounding_files
 from trainers.metrics import avqa as avqa_metric
 from trainers.metrics import grounding as grounding_metric
+from trainers.metrics import moments as moments_metric
+from trainers.metrics import videoqa as videoqa_metric
 
 app = job(__doc__)
 console = make_console()
 
+Format = Annotated[
+    str, typer.Option("--format", help="Format of the annotations, as of jobs/parse.py.", show_default=False)
+]
+AnnotationFile = Annotated[Path, typer.Option(help="The annotation file, or a folder that holds it.")]
+Split = Annotated[str, typer.Option(help="The split.")]
+
 _CSV_ALONE = "test-without-spans"
 """A split whose answers may be hidden, and that has no file of spans: they are in ``--annotations``."""
+_SHOWN = 5
+_MOMENTS = {"miou": "mIoU", "r1_30": "R1@.3", "r1_50": "R1@.5", "r1_70": "R1@.7"}
 _COLUMNS = {
     "acc_vqa": "VQA",
     "acc_gqa": "GQA",
@@ -173,13 +183,123 @@ def avqa(
         _show_avqa(scores)
 
 
+@app.command(cls=Command)
+def videoqa(
+    format_: Format,
+    annotations: AnnotationFile,
+    answers: Annotated[Path, typer.Option(help='JSON {"<question_id>": answer}: a text, an option, or a number.')],
+    split: Split = "test",
+    as_json: AsJson = False,
+) -> None:
+    """Answers to the questions of any dataset, by the rule of its own evaluator, which is named."""
+    table = read_annotations(format_, annotations, split)
+    scores = videoqa_metric.score(table, answers, format_, annotations)
+    if as_json:
+        emit(scores.to_json())
+    elif isinstance(scores, NumberScores):
+        _show_numbers(scores)
+    else:
+        _show_avqa(scores)
+
+
+@app.command(cls=Command)
+def moments(
+    format_: Format,
+    annotations: AnnotationFile,
+    spans: Annotated[Path | None, typer.Option(help='JSON {"<question_id>": [start, end]} in seconds.')] = None,
+    split: Split = "test",
+    fractions: Annotated[bool, typer.Option("--fractions", help="Spans are fractions of the video.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """IoU of predicted spans with those that queries describe, beside spans that need no model.
+
+    Rows of the annotations that cannot be read are left out, as 2D-TAN leaves out spans that end before they start.
+    They are listed, and the exit code is 3.
+    """
+    anomalies = Anomalies()
+    table = read_annotations(format_, annotations, split, anomalies)
+    if whole := next((error for error in anomalies.errors if error.ends_file), None):
+        raise EvaluationError(str(whole))
+    queries = moments_metric.queries_of(table, str(annotations))
+    predicted = None if spans is None else grounding_files.read_spans(spans, queries, fractions)
+    scores = moments_metric.score(queries, predicted)
+    refused = [str(error) for error in anomalies.errors]
+    if as_json:
+        emit({**scores.to_json(), "refused_rows": refused})
+    else:
+        _show_moments(scores)
+    for line in refused[:_SHOWN]:
+        print(f"left out: {printable(line)}", file=sys.stderr)
+    if refused:
+        print(f"{plural(len(refused), 'row')} of the annotations left out", file=sys.stderr)
+        raise typer.Exit(3)
+
+
+@app.command(cls=Command)
+def together(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run of jobs/train.py coqo.")],
+    questions_per_video: Annotated[
+        list[int], typer.Option(min=1, help="Answer so many questions of a video together; may be given several times.")
+    ],
+    split: Split = "test",
+    device: Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda or cuda:N.")] = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Answers to several questions of a video together, beside those to each question alone."""
+    from trainers.coqo.together import compare  # only here: torch takes seconds to import
+    from trainers.panels import open_run
+
+    scores = compare(open_run(run), split, questions_per_video, device)
+    if as_json:
+        emit(scores.to_json())
+        return
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    for title in ("questions together", *map(str, scores.groups)):
+        table.add_column(title, justify="right" if title.isdecimal() else "left")
+    groups = scores.groups.values()
+    for name in scores.groups[1].metrics:
+        table.add_row(_text(name), *(f"{group.metrics[name]:.2f}" for group in groups))
+    table.add_row("other answers than alone", *(str(group.changed) for group in groups))
+    table.add_row("left alone", *(str(group.left_alone) for group in groups))
+    console.print(table)
+    asked = f"{plural(scores.n, 'question')} of {plural(scores.videos, 'video')}"
+    console.print(f"{asked} that have two or more in {split}", markup=False)
+
+
+def _show_moments(scores: MomentScores) -> None:
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("%", no_wrap=True)
+    for title in (*_MOMENTS.values(), "n"):
+        table.add_column(title, justify="right", no_wrap=True)
+    lines = {f"({name})": rates for name, rates in scores.baselines.items()}
+    for label, rates in {**({"all": scores.overall} if scores.overall else {}), **lines}.items():
+        table.add_row(_text(label), *(f"{rates[name]:.2f}" for name in _MOMENTS), str(rates["n"]))
+    console.print(table)
+    console.print("in brackets: spans that need no model", markup=False)
+    _show_keys("missing", scores.missing)
+
+
+def _show_numbers(scores: NumberScores) -> None:
+    table = Table()
+    for name in ("", "mean squared error", "n"):
+        table.add_column(name, justify="right" if name else "left")
+    for rule, error in scores.mse.items():
+        table.add_row(rule, f"{error:.4f}", str(scores.n))
+    console.print(table)
+    console.print(f"exact after rounding: {scores.accuracy:.2f} %", markup=False)
+    console.print(_text(scores.rule))
+    _show_keys("unknown", scores.unknown)
+
+
 def _show_avqa(scores: AvqaScores) -> None:
     table = Table()
     for name in ("", "accuracy", "n"):
         table.add_column(name, justify="right" if name else "left")
-    for label, rate in {**scores.types, **scores.groups, "all": scores.overall}.items():
+    for label, rate in {**scores.types, **scores.groups, **scores.subsets, "all": scores.overall}.items():
         table.add_row(_text(label), "–" if rate.accuracy is None else f"{rate.accuracy:.2f}", str(rate.n))
     console.print(table)
+    if scores.rule:
+        console.print(_text(f"rule: {scores.rule}"))
     for name in ("missing", "unknown", "repeated"):
         _show_keys(name, getattr(scores, name))
     _show_keys("no possible answer", scores.outside)

@@ -339,6 +339,7 @@ def test_numbers_are_those_of_the_benches() -> None:
 
     numbers = (ROOT / "README.md").read_text().partition("## Numbers")[2].partition("\n## ")[0]
     assert f"H.264 clip | {target('decode', 0):.2f}×" in numbers
+    assert f"VGGish at once | {target('one-decode', 0):.2f}× |" in numbers
     seconds, gigabytes = target("planning-million", 0), target("planning-million", 1)
     assert f"3 features | {seconds:.1f} s, {gigabytes:.1f} GB |" in numbers
     assert f"on 2 CPUs | {target('parsing', 1):.0f}× |" in numbers

@@ -112,9 +112,16 @@ def train(
 
 def evaluate(task: Task, split: str, config: LoopConfig, ranks: Ranks) -> Evaluation:
     """Score a split with the model as it is."""
+    with answering(task, config, ranks):
+        return task.evaluate(split)
+
+
+@contextmanager
+def answering(task: Task, config: LoopConfig, ranks: Ranks) -> Iterator[None]:
+    """Let the model answer within the block: on its device, in evaluation mode, in its precision, without gradients."""
     task.model.to(ranks.device).eval()
     with torch.inference_mode(), _autocast(config, ranks.device):
-        return task.evaluate(split)
+        yield
 
 
 def settings_of(task: Task, config: LoopConfig, ranks: Ranks, store: Mapping[str, str] | None = None) -> dict[str, Any]:

@@ -16,7 +16,12 @@ from trainers.errors import TrainingError
 from trainers.folder import LAST, SETTINGS
 
 _SHOWN = 5  # differences in a message
-_ADDED = {"betas": [0.9, 0.999]}  # settings of the loop that older runs did not have, and what they had in their place
+_ADDED: Mapping[str, Mapping[str, Any]] = {
+    "loop": {"betas": [0.9, 0.999]},
+    "cra": {"data": {"inputs": "video_question", "graphs": "parsed"}},
+    "coqo": {"answer": {"head": "classes", "top": None, "minimum": 1, "loss": "cross_entropy", "rule": "raw"}},
+}
+"""Settings of the loop and of methods that older runs did not have, and what they had in their place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +81,19 @@ def task_description(settings: Mapping[str, Any]) -> dict[str, Any]:
     """
     task: dict[str, Any] = dict(settings["task"])
     if isinstance(task.get("method"), dict):
-        return {**task, "method": "coqo", "settings": task["method"]}
+        task = {**task, "method": "coqo", "settings": task["method"]}
+    if isinstance(task.get("settings"), dict):
+        task["settings"] = _completed(task["settings"], _ADDED.get(task.get("method", ""), {}))
     return task
+
+
+def _completed(given: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with what they lack, in every section."""
+    whole = {**added, **given}
+    for name, section in added.items():
+        if isinstance(section, dict) and isinstance(given.get(name), dict):
+            whole[name] = _completed(given[name], section)
+    return whole
 
 
 def read_task_description(folder: Path) -> dict[str, Any]:
@@ -119,7 +135,7 @@ def parse_settings(path: Path, text: str | bytes) -> dict[str, Any]:
     """
     try:
         settings: dict[str, Any] = json.loads(text)
-        loop, store = {**_ADDED, **settings.get("loop", {})}, dict(settings.get("store", {}))
+        loop, store = _completed(settings.get("loop", {}), _ADDED["loop"]), dict(settings.get("store", {}))
         return {**settings, "loop": loop, "store": store, "task": task_description(settings)}
     except (ValueError, KeyError, TypeError) as error:
         raise TrainingError(f"{path}: not a run's settings; name another --out") from error

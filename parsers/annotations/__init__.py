@@ -9,16 +9,38 @@ from typing import Protocol
 
 import pyarrow as pa
 
-from parsers.annotations import music_avqa, nextgqa, star, table
+from parsers.annotations import (
+    activitynet_captions,
+    activitynet_qa,
+    cg_bench,
+    charades_sta,
+    msvd_qa,
+    music_avqa,
+    nextgqa,
+    nextqa,
+    qvhighlights,
+    star,
+    table,
+    tgif_qa,
+)
 from parsers.annotations.anomalies import AnnotationError, Anomalies, Anomaly
-from parsers.annotations.schema import QUESTIONS, Question, questions_table
+from parsers.annotations.schema import QUESTIONS, Question, as_questions, questions_table
 from settings.messages import available, nearest, plural
 
-__all__ = ["FORMATS", "QUESTIONS", "AnnotationError", "Anomalies", "Anomaly", "annotation_file", "read_annotations"]
+__all__ = [
+    "FORMATS",
+    "QUESTIONS",
+    "AnnotationError",
+    "Anomalies",
+    "Anomaly",
+    "annotation_file",
+    "as_questions",
+    "read_annotations",
+]
 
 
 class _Format(Protocol):
-    """The two functions of a module that reads one format."""
+    """The two functions that read one format: a module's, or the methods of an object where formats share a module."""
 
     def official_names(self, split: str) -> list[str]:
         """Return the names of the split's file, the most likely first."""
@@ -31,6 +53,21 @@ FORMATS: Mapping[str, _Format] = {
     "nextgqa": nextgqa,
     "star": star,
     "music_avqa": music_avqa,
+    "msvd_qa": msvd_qa.MSVD,
+    "msrvtt_qa": msvd_qa.MSRVTT,
+    "activitynet_qa": activitynet_qa,
+    "tgif_action": tgif_qa.ACTION,
+    "tgif_transition": tgif_qa.TRANSITION,
+    "tgif_frameqa": tgif_qa.FRAMEQA,
+    "tgif_count": tgif_qa.COUNT,
+    "nextqa": nextqa,
+    "intentqa": nextqa,
+    "qvhighlights": qvhighlights.QVHIGHLIGHTS,
+    "rextime": qvhighlights.REXTIME,
+    "charades_sta": charades_sta,
+    "activitynet_captions": activitynet_captions.ACTIVITYNET,
+    "tacos": activitynet_captions.TACOS,
+    "cg_bench": cg_bench,
     "table": table,
 }
 """Every format by name."""
@@ -51,7 +88,7 @@ def read_annotations(
     Parameters
     ----------
     format
-        ``nextgqa``, ``star``, ``music_avqa`` or ``table``.
+        One of ``FORMATS``.
     path
         The annotation file, or a folder that holds it under its official name (``val.csv``, ``STAR_val.json``,
         ``avqa-val.json``), or several of these that make up the split. For NExT-GQA, ``gsub_<split>.json`` is looked

@@ -1,7 +1,7 @@
 """What speaks against the split that a user names: the file's name, and official splits by their size and ids.
 
-The sizes are those of ``docs/facts/cra.md`` sections 1.2 and 1.5 and ``docs/facts/coqo.md`` section 2.1; the ids are
-known where a file was at hand.
+The sizes are those of ``docs/facts/cra.md`` sections 1.2 and 1.5, ``docs/facts/coqo.md`` section 2.1, and
+``docs/facts/videoqa.md`` sections 0 and 8; the ids are known where a file was at hand.
 """
 
 from __future__ import annotations
@@ -18,6 +18,20 @@ OFFICIAL: Mapping[str, Mapping[str, int]] = {
     "nextgqa": {"train": 34132, "val": 3358, "test": 5553},
     "star": {"train": 45731, "val": 7098, "test": 7377},
     "music_avqa": {"train": 31927, "val": 4568, "test": 9129},
+    "msvd_qa": {"train": 30933, "val": 6415, "test": 13157},
+    "msrvtt_qa": {"train": 158581, "val": 12278, "test": 72821},
+    "activitynet_qa": {"train": 32000, "val": 18000, "test": 8000},
+    "tgif_action": {"test": 2274},
+    "tgif_transition": {"test": 6232},
+    "tgif_frameqa": {"test": 13691},
+    "tgif_count": {"test": 3554},
+    "nextqa": {"train": 34132, "val": 4996, "test": 8564},
+    "intentqa": {"val": 2044, "test": 2134},
+    "qvhighlights": {"train": 7218, "val": 1550, "test": 1542},
+    "charades_sta": {"train": 12408, "test": 3720},
+    "activitynet_captions": {"train": 37421, "val": 17505, "test": 17031},
+    "tacos": {"train": 9790, "val": 4436, "test": 4001},
+    "rextime": {"val": 921},
 }
 """Number of questions of the official splits, by format."""
 

@@ -91,7 +91,9 @@ def read_bytes(path: Path) -> bytes:
         raise AnnotationError(f"{path}: not readable ({error})") from error
 
 
-def csv_records(text: str, required: Sequence[str | tuple[str, ...]]) -> Iterator[Record | Broken]:
+def csv_records(
+    text: str, required: Sequence[str | tuple[str, ...]], delimiter: str = ","
+) -> Iterator[Record | Broken]:
     """Yield the rows of a csv file; every cell is text, and none counts as a missing value.
 
     Parameters
@@ -100,6 +102,8 @@ def csv_records(text: str, required: Sequence[str | tuple[str, ...]]) -> Iterato
         The content of the file.
     required
         The columns that must exist; a tuple names alternatives.
+    delimiter
+        The character between two cells.
 
     Raises
     ------
@@ -107,7 +111,7 @@ def csv_records(text: str, required: Sequence[str | tuple[str, ...]]) -> Iterato
         If the header cannot be used, or the file ends within a row.
     """
     lines = list(io.StringIO(text, newline=""))
-    rows = _csv_rows(lines)
+    rows = _csv_rows(lines, delimiter)
     line, header = next(rows, (1, []))
     if isinstance(header, Broken):
         raise FileProblem(header.code, header.message, header.line)
@@ -128,11 +132,11 @@ def csv_records(text: str, required: Sequence[str | tuple[str, ...]]) -> Iterato
     _check_cut(text, broken)
 
 
-def _csv_rows(lines: Sequence[str]) -> Iterator[tuple[int, list[str] | Broken]]:
+def _csv_rows(lines: Sequence[str], delimiter: str) -> Iterator[tuple[int, list[str] | Broken]]:
     """Yield (line, cells) of each row that is not blank; after a broken row, go on in the line after its first."""
     start = 0
     while start < len(lines):
-        reader = csv.reader((lines[i] for i in range(start, len(lines))), strict=True)
+        reader = csv.reader((lines[i] for i in range(start, len(lines))), strict=True, delimiter=delimiter)
         read = 0
         try:
             for cells in reader:

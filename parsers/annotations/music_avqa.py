@@ -1,7 +1,13 @@
-"""Reads MUSIC-AVQA: one JSON array per split, ``avqa-<split>.json`` (original, updated and v2.0 files).
+"""Reads MUSIC-AVQA and its family: one JSON array per split, ``avqa-<split>.json`` or ``<split>.json``.
 
 Source: ``data/json`` and ``data/json_update`` of GeWu-Lab/MUSIC-AVQA, described in ``docs/facts/coqo.md`` sections 1.3
-to 1.7. Version 2.0 has rows without ids, ids that are floats, and more keys.
+to 1.7. The family is described in ``docs/facts/videoqa.md`` section 7:
+
+- Version 2.0 (``test_balance.json`` and ``test_bias.json`` of DragonLiu1995/MUSIC-AVQA-v2.0) has rows without ids, ids
+  that are floats, and more keys.
+- MUSIC-AVQA-R and FortisAVQA (reml-group, of the same names) give one question in many wordings under one id, have no
+  ``templ_values`` where a text has no slots, and say in ``split`` whether its answer is a frequent one (``head``) or a
+  rare one (``tail``).
 """
 
 from __future__ import annotations
@@ -12,13 +18,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from parsers.annotations.anomalies import Anomalies, Anomaly
 from parsers.annotations.files import json_records, read_text
 from parsers.annotations.rows import QuestionBuilder, Row, RowError, shown
 from parsers.annotations.schema import Question
-from settings.messages import first_few
+from settings.messages import first_few, plural
 
 _ANSWERS = """two, cello, congas, zero, no, pipa, six, yes, one, four, three, seven, five, ukulele, right, piano, left,
 accordion, clarinet, guzheng, more than ten, nine, indoor, saxophone, drum, violin, middle, outdoor, bagpipe, bassoon,
@@ -33,46 +39,51 @@ TYPES = {
 }
 """Question types by modality, in the order of the published tables."""
 
-_KEYS = frozenset(("video_id", "question_id", "type", "question_content", "templ_values", "question_deleted", "anser"))
+SUBSETS = ("head", "tail")
+"""Parts of a test split by how frequent the answer is, in MUSIC-AVQA-R and FortisAVQA."""
+
+_KEYS = frozenset(
+    (
+        *("video_id", "question_id", "type", "question_content", "templ_values", "question_deleted", "anser"),
+        *("split", "x"),  # of FortisAVQA: k in equation 9 of its paper
+    )
+)
 _INDEX = {answer: index for index, answer in enumerate(ANSWERS)}
 _SLOT = re.compile(r"<[^<>]*>")
 _LONGEST_LITERAL = 1000
 _LINES_SHOWN = 10
+_REWORDED = "reworded_question"
 
 
 def official_names(split: str) -> list[str]:
-    """Return the name of the split's file."""
-    return [f"avqa-{split}.json"]
+    """Return the names of the split's file, the most likely first."""
+    return [f"avqa-{split}.json", f"{split}.json"]
 
 
 def read(path: Path, dataset: str, split: str, anomalies: Anomalies) -> list[Question]:
     """Return the questions of one split, with their slots filled."""
     builder = _Builder(str(path), dataset, split, anomalies)
     questions = builder.build_all(json_records(read_text(path)))
-    for name, (line, rows) in builder.extra_keys.items():
-        message = f"{rows} rows have this key, which the published files lack; ignored"
-        anomalies.append(Anomaly("note", "extra_key", str(path), line, "", name, message))
     return _distinct_ids(str(path), questions, builder.lines, anomalies)
 
 
 @dataclass(slots=True)
 class _Builder(QuestionBuilder):
-    """Keeps the line of each row, and of each unpublished key its first line and the number of rows that have it."""
+    """Keeps the line of each row."""
+
+    known: ClassVar[frozenset[str] | None] = _KEYS
 
     lines: dict[int, int] = field(default_factory=dict)
-    extra_keys: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def build(self, row: Row) -> Question:
         self.lines[row.index] = row.line
         row.key = self.invented_id(row)
         row.key = _question_id(row)
-        for name in row.fields.keys() - _KEYS:
-            line, rows = self.extra_keys.get(name, (row.line, 0))
-            self.extra_keys[name] = line, rows + 1
         modality, question_type = _type(row)
         template = row.text("question_content")
-        values = _strings(row, "templ_values")
-        if len(_SLOT.findall(template)) != len(values):
+        slots = len(_SLOT.findall(template))
+        values = [] if not slots and row.get("templ_values") is None else _strings(row, "templ_values")
+        if slots != len(values):
             raise RowError("wrong_slots", "templ_values", f"has {len(values)} values for the slots of {template!r}")
         fillers = iter(values)
         answer = None if self.hides_answer(row, "anser") else row.text("anser")
@@ -86,6 +97,7 @@ class _Builder(QuestionBuilder):
             modality=modality,
             template=template,
             template_values=tuple(values),
+            subset=_subset(row),
         )
 
 
@@ -106,6 +118,16 @@ def _type(row: Row) -> tuple[str, str]:
     if len(parts) != 2 or parts[1] not in TYPES.get(parts[0], ()):
         raise RowError("unknown_type", "type", f"is not one of the nine question types (got {shown(row.get('type'))})")
     return parts[0], parts[1]
+
+
+def _subset(row: Row) -> str | None:
+    """Return ``head`` or ``tail``; None if the file does not say."""
+    if row.get("split") is None:
+        return None
+    subset = row.text("split")
+    if subset not in SUBSETS:
+        raise RowError("unknown_subset", "split", f"is neither head nor tail (got {shown(subset)})")
+    return subset
 
 
 def _strings(row: Row, name: str) -> list[str]:
@@ -132,28 +154,42 @@ def _untaken(identity: str, number: int, taken: set[str]) -> str:
 def _distinct_ids(
     file: str, questions: Sequence[Question], lines: dict[int, int], anomalies: Anomalies
 ) -> list[Question]:
-    """Name the second row of an id ``<id>#2``, and so on; note every row of such an id.
+    """Name the second row of an id ``<id>#2``, and so on; flag every row of such an id.
 
     The original files give 27 (val) and 55 (test) ids twice, with contradictory answers. The update keeps neither
-    always the first nor always the last, so both stay.
+    always the first nor always the last, so both stay, and every such row is noted.
+
+    Where the texts of an id differ, they are wordings of one question: MUSIC-AVQA-R and FortisAVQA are made of them.
+    One note then speaks for the file.
     """
     positions: dict[str, list[int]] = defaultdict(list)
     for position, question in enumerate(questions):
         positions[question.question_id].append(position)
     distinct = list(questions)
     taken = set(positions)
+    reworded: list[int] = []
     for identity, places in positions.items():
         if len(places) == 1:
             continue
-        contradictory = len({questions[place].answer for place in places}) > 1
+        rows = [questions[place] for place in places]
+        contradictory = len({row.answer for row in rows}) > 1
+        is_reworded = len({row.question for row in rows}) > 1
         code = "contradictory_answer" if contradictory else "duplicate_question_id"
-        where = first_few([lines[questions[place].row] for place in places], _LINES_SHOWN)
+        if is_reworded:
+            code = _REWORDED
+            reworded.append(len(places))
+        where = first_few([lines[row.row] for row in rows], _LINES_SHOWN)
         for number, place in enumerate(places, 1):
             question = questions[place]
             name = identity if number == 1 else _untaken(identity, number, taken)
+            distinct[place] = replace(question, question_id=name, flags=(*question.flags, code))
+            if is_reworded:
+                continue
             message = f"question {identity!r} is given {len(places)} times (lines {where})"
             if contradictory:
                 message += f", answered {question.answer!r} here and differently elsewhere"
             anomalies.append(Anomaly("note", code, file, lines[question.row], name, "question_id", message))
-            distinct[place] = replace(question, question_id=name, flags=(*question.flags, code))
+    if reworded:
+        message = f"{sum(reworded)} rows are wordings of {plural(len(reworded), 'id')}; the second is called <id>#2, …"
+        anomalies.append(Anomaly("note", _REWORDED, file, 0, "", "question_id", message))
     return distinct

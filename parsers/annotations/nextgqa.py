@@ -53,20 +53,26 @@ def read_csv(path: Path, dataset: str, split: str, anomalies: Anomalies, whole_i
     With ``whole_ids``, ``qid`` alone is the question's id; otherwise it follows the video's id.
     """
     spans = _SpansFile.beside(path, split, anomalies)
-    required = _REQUIRED if split.startswith("test") else (*_REQUIRED, "answer")
-    rows: list[Record | Broken] = []
-    try:
-        rows.extend(csv_records(read_text(path), required))  # keeps those before a problem
-    except FileProblem as problem:
-        anomalies.append(problem.anomaly(str(path)))
-    builder = _Builder(str(path), dataset, split, anomalies, spans, whole_ids, _answers_are_indices(rows))
+    rows = csv_rows(path, split, anomalies)
+    builder = Builder(str(path), dataset, split, anomalies, spans, whole_ids, answers_are_indices(rows))
     questions = builder.build_all(rows)
     if spans is not None:
         spans.note_unused(anomalies)
     return questions
 
 
-def _answers_are_indices(rows: Sequence[Record | Broken]) -> bool:
+def csv_rows(path: Path, split: str, anomalies: Anomalies) -> list[Record | Broken]:
+    """Return the rows of a csv; where it stops being readable is an error, and the rows before it are kept."""
+    required = _REQUIRED if split.startswith("test") else (*_REQUIRED, "answer")
+    rows: list[Record | Broken] = []
+    try:
+        rows.extend(csv_records(read_text(path), required))
+    except FileProblem as problem:
+        anomalies.append(problem.anomaly(str(path)))
+    return rows
+
+
+def answers_are_indices(rows: Sequence[Record | Broken]) -> bool:
     """Return whether the answers are indices of options, not texts.
 
     They are in NExT-QA's own csv, and in any other if every answer can be an index and none is the text of an option.
@@ -86,7 +92,19 @@ def _answers_are_indices(rows: Sequence[Record | Broken]) -> bool:
 
 
 @dataclass(slots=True)
-class _Builder(QuestionBuilder):
+class Builder(QuestionBuilder):
+    """Builds the questions of one csv.
+
+    Attributes
+    ----------
+    spans
+        The file of spans; None gives the questions no spans.
+    whole_ids
+        Whether ``qid`` alone is a question's id; otherwise it follows the video's id.
+    answers_are_indices
+        Whether the answers are indices of options, not texts.
+    """
+
     spans: _SpansFile | None
     whole_ids: bool
     answers_are_indices: bool

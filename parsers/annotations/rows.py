@@ -8,12 +8,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from parsers.annotations.anomalies import Anomalies, Anomaly
 from parsers.annotations.files import Broken, FileProblem, Record, first_repeated
 from parsers.annotations.schema import Question
 from parsers.characters import format_characters, trimmed
+from settings.messages import plural
 
 MAX_TEXT = 10_000  # characters; the longest official question has fewer than 200
 MAX_KEY_BYTES = 512
@@ -243,6 +244,37 @@ def note_repeated(row: Row, options: Sequence[str], name: str) -> None:
         row.note("duplicate_option", name, f"{repeated!r} is given more than once")
 
 
+def find_letter(row: Row, name: str, options: Sequence[str]) -> int:
+    """Return the index of the option that a letter names: 0 for ``A``.
+
+    Raises
+    ------
+    RowError
+        If the field is not the letter of an option.
+    """
+    letter = row.text(name)
+    index = ord(letter) - ord("A") if len(letter) == 1 else -1
+    if not 0 <= index < len(options):
+        raise RowError("answer_not_in_options", name, f"{shown(letter)} is not the letter of {len(options)} options")
+    return index
+
+
+def option_list(row: Row, name: str) -> tuple[str, ...]:
+    """Return the texts of a list of two or more options; note one that is given more than once.
+
+    Raises
+    ------
+    RowError
+        If the field is not such a list.
+    """
+    values = row.required(name)
+    if not isinstance(values, list) or len(values) < 2:
+        raise RowError("wrong_type", name, f"must be a list of two or more texts (got {shown(values)})")
+    options = tuple(row.checked_text(name, value) for value in values)
+    note_repeated(row, options, name)
+    return options
+
+
 def option_names(fields: Iterable[str]) -> list[str]:
     """Return ``a0``, ``a1``, … up to the last such field; one that is missing in between is among them."""
     numbers = [int(match[1]) for name in fields if (match := _OPTION.fullmatch(name))]
@@ -255,6 +287,8 @@ class QuestionBuilder(ABC):
 
     Attributes
     ----------
+    known
+        The fields that the published files have; a field beside them is noted once and ignored. None notes none.
     file
         The annotation file, as messages name it.
     dataset, split
@@ -263,11 +297,14 @@ class QuestionBuilder(ABC):
         Receives the notes and errors.
     """
 
+    known: ClassVar[frozenset[str] | None] = None
+
     file: str
     dataset: str
     split: str
     anomalies: Anomalies
     _first_lines: dict[str, int] = field(default_factory=dict, init=False)
+    _extra: dict[str, tuple[int, int]] = field(default_factory=dict, init=False)
 
     @abstractmethod
     def build(self, row: Row) -> Question | None:
@@ -283,6 +320,7 @@ class QuestionBuilder(ABC):
         """Return the questions of all rows that are not refused, flagged with the codes of their notes."""
         questions = []
         for row in self._rows(records):
+            self._count_extra(row)
             try:
                 question = self.build(row)
             except RowError as error:
@@ -292,7 +330,20 @@ class QuestionBuilder(ABC):
             if question is not None:
                 self.anomalies.extend(row.notes)
                 questions.append(replace(question, flags=tuple(dict.fromkeys(note.code for note in row.notes))))
+        for name, (line, rows) in self._extra.items():
+            count = f"{plural(rows, 'row')} {'has' if rows == 1 else 'have'}"
+            message = f"{count} this key, which the published files lack; ignored"
+            self.anomalies.append(Anomaly("note", "extra_key", self.file, line, "", name, message))
         return questions
+
+    def _count_extra(self, row: Row) -> None:
+        """Count the fields of a row that the published files lack, each with the line in which it first occurs."""
+        if self.known is None:
+            return
+        for name in row.fields:
+            if name not in self.known:
+                line, rows = self._extra.get(name, (row.line, 0))
+                self._extra[name] = line, rows + 1
 
     def invented_id(self, row: Row) -> str:
         """Return the id of a question whose source gives none; rows are counted by file, so it names split and file."""

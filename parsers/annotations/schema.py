@@ -34,9 +34,10 @@ QUESTIONS = pa.schema(
         pa.field("template", pa.string()),
         pa.field("template_values", _TEXTS, nullable=False),
         pa.field("flags", _TEXTS, nullable=False),
+        pa.field("subset", pa.string()),
     ]
 )
-"""Columns of the ``questions`` table; ``Question`` says what they hold."""
+"""Columns of the ``questions`` table; ``Question`` says what they hold. Older stores lack ``subset``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,8 @@ class Question:
         The text before its slots were filled, and what fills them.
     flags
         Codes of the notes on this row.
+    subset
+        Part of the split that the dataset names, such as ``head`` and ``tail`` of FortisAVQA.
     """
 
     question_id: str
@@ -96,6 +99,15 @@ class Question:
     template: str | None = None
     template_values: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
+    subset: str | None = None
+
+
+def as_questions(stored: pa.Table) -> pa.Table:
+    """Return a stored part of the ``questions`` table with the columns of ``QUESTIONS``; what it lacks is null."""
+    for column in QUESTIONS:
+        if column.name not in stored.column_names:
+            stored = stored.append_column(column.with_nullable(True), pa.nulls(stored.num_rows, column.type))
+    return stored.select(QUESTIONS.names).cast(QUESTIONS)
 
 
 def questions_table(questions: Iterable[Question]) -> pa.Table:

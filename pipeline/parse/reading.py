@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from parsers.annotations import Anomalies, annotation_file, read_annotations
+from parsers.annotations import FORMATS, Anomalies, annotation_file, read_annotations
 from parsers.annotations.evidence import official_split, split_of_name
 from parsers.annotations.table import foreign_columns
 from pipeline.parse.request import ParseRequest
@@ -112,7 +112,9 @@ def find_doubts(request: ParseRequest, read: ReadSplit, others: pa.Table | None)
 
     ``others`` are the stored questions of the dataset's other splits.
     """
-    doubts = [doubt for file in read.files if (doubt := split_of_name(file, request.split))]
+    official = FORMATS[request.format].official_names(request.split)  # TGIF-QA's val is a part of its Train file
+    named = [file for file in read.files if file.name not in official]
+    doubts = [doubt for file in named if (doubt := split_of_name(file, request.split))]
     ids = read.questions["question_id"].to_pylist()
     if doubt := official_split(request.format, ids, request.split):
         doubts.append(doubt)

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from parsers import ConlluParser, ParserError, StanzaParser, parses_from_table, parses_table
-from parsers.annotations import QUESTIONS, AnnotationError, Anomalies
+from parsers.annotations import AnnotationError, Anomalies, as_questions
 from parsers.parse import PARSES, refused_from_table
 from pipeline.parse.local import choose_processes, parse_in_processes
 from pipeline.parse.reading import check_doubts, check_loss, find_doubts, read_split
@@ -263,8 +263,8 @@ class _Parse:
         read = read_split(self.request)
         anomalies, questions = read.anomalies, read.questions
         anomaly_rows = anomalies_table(anomalies, read.files[0].parent)
-        stored = self._stored("questions", self.part)
-        unchanged = stored is not None and stored.cast(QUESTIONS).equals(questions)
+        stored = self._stored_questions(self.part)
+        unchanged = stored is not None and stored.equals(questions)
         doubts = find_doubts(self.request, read, self._other_splits())
         check_doubts(self.request, doubts)
         if not unchanged:
@@ -302,7 +302,7 @@ class _Parse:
         entry = self._manifest.tables.get("questions")
         dataset = self.part.partition("/")[0]
         parts = [part for part in entry.parts if part != self.part and part.startswith(f"{dataset}/")] if entry else []
-        tables = [table for part in parts if (table := self._stored("questions", part)) is not None]
+        tables = [table for part in parts if (table := self._stored_questions(part)) is not None]
         return pa.concat_tables(tables) if tables else None
 
     @cached_property
@@ -317,6 +317,11 @@ class _Parse:
         if _entry(self._manifest, table, part) is None:
             return None
         return Store(self.root, self._manifest).table(table, part)
+
+    def _stored_questions(self, part: str) -> pa.Table | None:
+        """Return a stored part of the questions with today's columns."""
+        stored = self._stored("questions", part)
+        return None if stored is None else as_questions(stored)
 
     def _graphs_are_current(self) -> bool:
         """Return whether the stored graphs have this spec; they are committed together with their questions."""

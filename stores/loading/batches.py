@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
 import numpy as np
@@ -142,6 +142,8 @@ class VideoBatch(_Tensors):
         ``[B, N] int64``; -1 in padding or if unknown.
     q_mask
         ``[B, N] bool``: False in padding.
+    options
+        B lists of N lists of option texts; empty in padding and if a question is open.
     """
 
     video_ids: list[str]
@@ -155,6 +157,7 @@ class VideoBatch(_Tensors):
     modalities: list[list[str | None]]
     answer_index: torch.Tensor
     q_mask: torch.Tensor
+    options: list[list[list[str]]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.video_ids)

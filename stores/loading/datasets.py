@@ -283,7 +283,7 @@ class VideoDataset(_StoreDataset):
     ) -> None:
         super().__init__(store, split, features, dataset, preload, pin, allow_missing)
         read = self.questions
-        self._rows = Rows(read.ids, read.texts, read.answers, read.types, read.modalities)
+        self._rows = Rows(read.ids, read.texts, read.answers, read.types, read.modalities, read.options)
         self.questions_of = Groups(self.video_of, len(self.videos))
         """Rows of ``self.questions``, by video."""
 
@@ -320,7 +320,7 @@ class VideoDataset(_StoreDataset):
         def padded(column: list[Any], blank: Any) -> list[list[Any]]:
             return [column[start:end] + [blank] * (width - end + start) for start, end in pairwise(ends)]
 
-        ids, texts, answers, types, modalities = self._rows.take([row for rows in chosen for row in rows])
+        ids, texts, answers, types, modalities, options = self._rows.take([row for rows in chosen for row in rows])
         return VideoBatch(
             video_ids=self.videos.take(videos),
             features=features,
@@ -333,6 +333,7 @@ class VideoDataset(_StoreDataset):
             modalities=padded(modalities, None),
             answer_index=answer_index,
             q_mask=q_mask,
+            options=padded(options, []),
         )
 
 

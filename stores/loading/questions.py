@@ -35,6 +35,8 @@ class Questions:
         N lists of (start, end) in seconds, made on access.
     duration
         ``[N] float64`` in seconds; NaN if unknown.
+    subsets
+        N names of parts of the split, or None; older stores have none.
     """
 
     dataset: str
@@ -49,6 +51,7 @@ class Questions:
     modalities: Column[str | None]
     spans: Column[list[tuple[float, float]]]
     duration: torch.Tensor
+    subsets: Sequence[str | None] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -56,7 +59,7 @@ class Questions:
 
 _COLUMNS = (
     *("question_id", "video_id", "question", "options", "answer"),
-    *("answer_index", "type", "modality", "spans", "duration"),
+    *("answer_index", "type", "modality", "spans", "duration", "subset"),
 )
 
 
@@ -91,6 +94,7 @@ def load_questions(store: Store, split: str, dataset: str | None = None) -> Ques
         modalities=Column(kept.column("modality")),
         spans=Column(kept.column("spans"), null=list, change=_pairs),
         duration=torch.from_numpy(_numbers(kept, "duration", float("nan")).astype(np.float64)),
+        subsets=Column(kept.column("subset") if "subset" in kept.column_names else pa.nulls(kept.num_rows)),
     )
 
 

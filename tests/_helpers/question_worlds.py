@@ -63,6 +63,7 @@ QUESTIONS = pa.schema(
         ("modality", pa.string()),
         ("spans", pa.list_(pa.list_(pa.float64()))),
         ("duration", pa.float64()),
+        ("subset", pa.string()),
     ]
 )
 

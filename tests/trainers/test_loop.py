@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
@@ -17,7 +18,7 @@ from torch import nn
 
 from tests._helpers.toy_task import Clouds
 from tests.conftest import ROOT
-from trainers import checkpoint, schedule
+from trainers import checkpoint, find_method, resume, schedule
 from trainers.config import LoopConfig
 from trainers.distributed import Ranks
 from trainers.errors import TrainingError
@@ -180,6 +181,20 @@ def test_a_run_from_before_a_setting_goes_on_with_what_it_had(tmp_path: Path) ->
     run(tmp_path / "old", epochs=3, schedule="constant")
     with pytest.raises(TrainingError, match=r"loop\.betas: \[0\.9, 0\.999\] there, \[0\.9, 0\.95\] now"):
         run(tmp_path / "old", epochs=3, schedule="constant", betas=(0.9, 0.95))
+
+
+@pytest.mark.parametrize(
+    ("method", "later"), [("cra", ("data", "inputs")), ("cra", ("data", "graphs")), ("coqo", ("answer",))]
+)
+def test_a_run_of_a_method_from_before_a_setting_goes_on(method: str, later: tuple[str, ...]) -> None:
+    today = find_method(method).settings().model_dump(mode="json")
+    older = copy.deepcopy(today)
+    section = older
+    for name in later[:-1]:
+        section = section[name]
+    del section[later[-1]]
+    written = json.dumps({"task": {"method": method, "settings": older}, "loop": {}, "world": 1})
+    assert resume.parse_settings(Path("settings.json"), written)["task"]["settings"] == today
 
 
 def test_validation_may_be_rarer_than_epochs(tmp_path: Path) -> None:

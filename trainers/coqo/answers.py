@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -26,9 +27,27 @@ class AnswerVocabulary:
     answers: tuple[str, ...]
 
     @classmethod
-    def of(cls, dataset: str, train_answers: Iterable[str]) -> AnswerVocabulary:
-        """Return the 42 published answers for ``music_avqa``, else the distinct training answers, sorted."""
-        return cls(MUSIC_AVQA if dataset == "music_avqa" else tuple(sorted(set(train_answers))))
+    def of(
+        cls, dataset: str, train_answers: Iterable[str], top: int | None = None, minimum: int = 1
+    ) -> AnswerVocabulary:
+        """Return the 42 published answers for ``music_avqa``, else the distinct training answers, sorted.
+
+        Parameters
+        ----------
+        dataset
+            Name of the dataset.
+        train_answers
+            Answers of the training split.
+        top
+            Keep the so many most frequent ones, ties in alphabetical order; None keeps all.
+        minimum
+            Keep those that occur at least so often.
+        """
+        if dataset == "music_avqa":
+            return cls(MUSIC_AVQA)
+        counts = Counter(train_answers)
+        kept = [answer for answer, count in counts.items() if count >= minimum]
+        return cls(tuple(sorted(sorted(kept, key=lambda answer: (-counts[answer], answer))[:top])))
 
     def __len__(self) -> int:
         return len(self.answers)

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from settings import Section
 from trainers.config import LoopConfig, MethodSettings
+from trainers.metrics.numbers import NumberRule
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -194,6 +195,37 @@ class ModelConfig(Section):
         return self
 
 
+class AnswerConfig(Section):
+    """What a question is answered with."""
+
+    head: Literal["classes", "options", "number"] = "classes"
+    """One of a closed list of answers, one of the question's options, or a whole number."""
+    top: Count | None = None
+    """Classes are only the so many most frequent answers of the training split, ties in alphabetical order.
+
+    4,000 in HCRN. An answer that has no class is always wrong; a report says how many they are.
+    """
+    minimum: Count = 1
+    """Classes are only the answers that occur so often in the training split; 2 in ActivityNet-QA, 1,654 of 5,199."""
+    loss: Literal["cross_entropy", "hinge"] = "cross_entropy"
+    """The loss over options; ``hinge`` in HCRN."""
+    rule: NumberRule = "raw"
+    """How numbers are compared (``trainers/metrics/numbers.py``): training, rounding and the choice of the checkpoint
+    follow it. Reports give the error under every rule."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name, default, head in (
+            ("top", None, "classes"),
+            ("minimum", 1, "classes"),
+            ("loss", "cross_entropy", "options"),
+            ("rule", "raw", "number"),
+        ):
+            if self.head != head and getattr(self, name) != default:
+                raise ValueError(f"answer.{name}: belongs to answer.head={head}, which is {self.head} here")
+        return self
+
+
 class LossConfig(Section):
     """L = L_qa + inter * L_inter + intra * L_intra (sections 3.7 and 3.8); L_qa + match * L_match for AVST (4.2)."""
 
@@ -217,6 +249,7 @@ class CoqoConfig(MethodSettings):
 
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
+    answer: AnswerConfig = AnswerConfig()
     loss: LossConfig = LossConfig()
     loop: LoopConfig = LoopConfig(epochs=30, seed=1, schedule="staircase", decay_epochs=8, warmup_epochs=0.0)
 
@@ -245,4 +278,6 @@ class CoqoConfig(MethodSettings):
     def _check(self) -> Self:
         if self.model.method == "avst" and self.data.collective:
             raise ValueError("data.collective: avst trains on single questions; set it to false")
+        if self.data.dataset == "music_avqa" and (self.answer.top is not None or self.answer.minimum > 1):
+            raise ValueError("answer.top and answer.minimum: music_avqa has 42 published classes")
         return self

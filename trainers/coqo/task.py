@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow.compute as pc
@@ -15,6 +15,7 @@ from stores.loading import (
     CollectiveSampler,
     QuestionBatch,
     QuestionDataset,
+    Questions,
     ShuffleSampler,
     VideoBatch,
     VideoDataset,
@@ -26,15 +27,18 @@ from trainers.coqo.answers import AnswerVocabulary
 from trainers.coqo.attention import Steps
 from trainers.coqo.avst import AVST
 from trainers.coqo.config import CoqoConfig
-from trainers.coqo.data import Encoder, Inputs
+from trainers.coqo.data import Encoder, Inputs, Labels
 from trainers.coqo.hcrn import HCRN
+from trainers.coqo.heads import ClassHead, Head, NumberHead, OptionHead, OptionScores, whole_number
 from trainers.coqo.layout import Layout
 from trainers.coqo.losses import objective
 from trainers.coqo.model import Answers, CoQo, Sizes
 from trainers.coqo.question import Vocabulary
 from trainers.distributed import Ranks
 from trainers.errors import TrainingError
+from trainers.metrics import numbers
 from trainers.metrics.avqa import Question, score
+from trainers.metrics.rules import RULES
 from trainers.preload import keep
 from trainers.scaling import Standardise, standardise
 from trainers.task import Evaluation, Json, Task
@@ -91,29 +95,42 @@ class CoqoTask(Task):
     Answers are always given to single questions.
     """
 
-    select = "overall"
-
     def __init__(self, config: CoqoConfig, store: Store, ranks: Ranks) -> None:
         self.config, self.store, self.ranks = config, store, ranks
         data = config.data
         for split in (data.train, data.val, *data.tests):
             check(store, config.features, split, data.dataset).require(data.allow)
-        self.train = self._videos() if data.collective else self._questions(data.train)
+        self.select = "negative_mse" if config.answer.head == "number" else "overall"
+        self.train = self.videos(data.train) if data.collective else self._questions(data.train)
         self.scored = {split: self._questions(split) for split in (data.val, *data.tests)}
-        if not _known_questions(self.scored[data.val]):
+        if not known_questions(self.scored[data.val]):
             raise TrainingError(f"{store.path}: split {data.val!r} of {data.dataset!r} has no answers to validate with")
         keep([self.train, *self.scored.values()], data.preload, ranks.device)
         self.sampler = self._sampler()
         answers = [answer for answer in self.train.questions.answers if answer is not None]
-        self.encoder = Encoder(_vocabulary(store, config), AnswerVocabulary.of(data.dataset, answers))
-        if not set(answers) & set(self.encoder.answers.answers):
+        self.head: Head
+        labels: Labels | None
+        if config.answer.head == "classes":
+            classes = AnswerVocabulary.of(data.dataset, answers, config.answer.top, config.answer.minimum)
+            self.head, labels = ClassHead(classes), classes
+            answers = sorted(set(answers) & set(classes.answers))
+        elif config.answer.head == "options":
+            self.head, labels = OptionHead(config.model.dim, config.answer.loss), None
+        else:
+            self.head = labels = NumberHead(config.answer)
+        if not answers:
             raise TrainingError(f"{store.path}: split {data.train!r} of {data.dataset!r} has no answers to learn from")
+        for dataset in (self.train, *self.scored.values()):
+            self._check_answers(dataset.questions)
+        self.encoder = Encoder(_vocabulary(store, config), labels)
         self.sizes = self._sizes()
         torch.manual_seed(config.loop.seed)
         self.model = build_model(config, self.sizes)
         if data.standardise:
             scales = {name: standardise(self.train, name) for name in config.model.modalities}
             self.model = ScaledSteps(scales, self.model)
+        if self.head.takes_options:
+            self.model = OptionScores(self.model, config.model, self.sizes.words)
 
     def steps_per_epoch(self) -> int:
         return len(self.sampler)
@@ -125,11 +142,14 @@ class CoqoTask(Task):
             yield self.encoder.videos(batch) if isinstance(batch, VideoBatch) else self.encoder.questions(batch)
 
     def loss(self, batch: Inputs) -> dict[str, Tensor]:
-        return objective(self.answer(batch), batch.labels, self.config.loss, batch.known)
+        return objective(self.answer(batch), batch.labels, self.config.loss, batch.known, self.head.loss)
 
     def answer(self, batch: Inputs) -> Answers:
         """Answer the questions of a batch."""
-        answers: Answers = self.model(batch.words, batch.q_mask, batch.audio, batch.visual, batch.videos, batch.layout)
+        options = () if batch.options is None else (batch.options,)
+        answers: Answers = self.model(
+            batch.words, batch.q_mask, batch.audio, batch.visual, batch.videos, batch.layout, *options
+        )
         return answers
 
     def evaluate(self, split: str) -> Evaluation:
@@ -147,27 +167,44 @@ class CoqoTask(Task):
         times: dict[str, dict[str, list[float]]] = {}
         for batch in read_ahead(dataset, order):
             predicted = self.answer(self.encoder.questions(batch).to(self.ranks.device))
-            classes = predicted.logits[:, 0].argmax(-1).tolist()
-            answers |= zip(batch.question_ids, (self.encoder.answers.answers[index] for index in classes), strict=True)
+            answers |= zip(batch.question_ids, self.head.texts(predicted.logits[:, 0], batch.options), strict=True)
             for name, weights in predicted.attention.items():
                 valid, seconds, single = batch.valid[name], batch.times[name], weights[:, 0].float().cpu()
                 for row, (question, video) in enumerate(zip(batch.question_ids, batch.video_ids, strict=True)):
                     attention.setdefault(question, {})[name] = single[row][valid[row]].tolist()
                     if not (own := seconds[row][valid[row]]).isnan().any():
                         times.setdefault(video, {})[name] = own.tolist()
-        known = _known_questions(dataset)
-        if not known:
-            return Evaluation({}, {"answers": answers, "attention": attention, "times": times})
-        scores = score(known, {question.question_id: answers[question.question_id] for question in known})
-        rates = {"overall": scores.overall, **scores.groups, **scores.types}
-        metrics = {name: rate.accuracy for name, rate in rates.items() if rate.accuracy is not None}
+        metrics = self.score(known_questions(dataset), answers)
         return Evaluation(metrics, {"answers": answers, "attention": attention, "times": times})
+
+    def score(self, known: Sequence[Question], answers: Mapping[str, str]) -> dict[str, float]:
+        """Return the metrics of questions whose answers are known; none without such questions.
+
+        They follow the rule of the dataset (``trainers.metrics.rules``). ``outside_vocabulary`` is the percentage of
+        questions whose answer is not among the classes, which are always wrong; it is left out if there are none.
+        """
+        if not known:
+            return {}
+        if self.config.answer.head == "number":
+            truth = {question.question_id: float(whole_number(question.answer)) for question in known}
+            errors = numbers.score(truth, {name: float(answers[name]) for name in truth})
+            by_rule = {f"mse_{rule}": error for rule, error in errors.mse.items()}
+            return {"overall": errors.accuracy, **by_rule, "negative_mse": -errors.mse[self.config.answer.rule]}
+        rule = RULES.get(self.config.data.dataset)
+        scores = score(known, {question.question_id: answers[question.question_id] for question in known}, rule=rule)
+        rates = {"overall": scores.overall, **scores.groups, **scores.types, **scores.subsets}
+        metrics = {name: rate.accuracy for name, rate in rates.items() if rate.accuracy is not None}
+        if isinstance(self.head, ClassHead):
+            classes = set(self.head.vocabulary.answers)
+            if outside := sum(question.answer not in classes for question in known):
+                metrics["outside_vocabulary"] = 100 * outside / len(known)
+        return metrics
 
     def splits(self) -> Sequence[str]:
         return (self.config.data.val, *self.config.data.tests)
 
     def describe(self) -> dict[str, Json]:
-        vocabulary, answers = self.encoder.vocabulary, self.encoder.answers
+        vocabulary = self.encoder.vocabulary
         return {
             "method": "coqo",
             "settings": self.config.describe(),
@@ -177,15 +214,16 @@ class CoqoTask(Task):
                 "words": vocabulary.words,
                 "has_unknown": vocabulary.has_unknown,
             },
-            "answers": {"digest": answers.digest, "answers": answers.answers},
+            "answers": self.head.describe(),
             "sizes": {"audio": self.sizes.audio, "visual": self.sizes.visual},
             "feature_specs": {
                 name: self.store.spec_digest(self.config.feature(name)) for name in self.config.model.modalities
             },
         }
 
-    def _videos(self) -> VideoDataset:
-        return VideoDataset(self.store, self.config.data.train, self._views(), **self._reading())
+    def videos(self, split: str) -> VideoDataset:
+        """Return the videos of a split with their questions, as the settings read them."""
+        return VideoDataset(self.store, split, self._views(), **self._reading())
 
     def _questions(self, split: str) -> QuestionDataset:
         return QuestionDataset(self.store, split, self._views(), **self._reading())
@@ -209,6 +247,22 @@ class CoqoTask(Task):
             )
         items = ShuffleSampler(len(self.train), self.config.loop.seed, rank=ranks.rank, world=ranks.world)
         return BatchSampler(items, data.batch_questions)
+
+    def _check_answers(self, questions: Questions) -> None:
+        """Raise TrainingError if the head cannot answer the questions of a split, or not learn from them."""
+        where = f"{self.store.path}: split {questions.split!r} of {questions.dataset!r}"
+        if self.head.takes_options:
+            for name, options in zip(questions.ids, questions.options, strict=True):
+                if len(options) < 2:
+                    raise TrainingError(
+                        f"{where}: question {name!r} has {len(options)} options; answer.head=options needs 2 or more"
+                    )
+        elif isinstance(self.head, NumberHead):
+            for name, answer in zip(questions.ids, questions.answers, strict=True):
+                try:
+                    whole_number(answer or "0")
+                except TrainingError as error:
+                    raise TrainingError(f"{where}: question {name!r}: {error}") from error
 
     def _check_stride(self, name: str, row: int) -> None:
         """Raise TrainingError if the stride leaves one step of a row that has more."""
@@ -246,19 +300,26 @@ class CoqoTask(Task):
                 f"{self.store.path}: feature {self.config.data.visual!r}: steps have shape {shapes['visual']}; visual "
                 "steps must be vectors [C] or maps [H, W, C]"
             )
-        return Sizes(len(self.encoder.vocabulary), len(self.encoder.answers), **shapes)
+        return Sizes(len(self.encoder.vocabulary), self.head.outputs, **shapes)
 
 
-def _known_questions(dataset: QuestionDataset) -> list[Question]:
+def known_questions(dataset: QuestionDataset | VideoDataset) -> list[Question]:
     """Return the questions of a split whose answers are known, as the metric takes them."""
     table = dataset.questions
-    rows = zip(table.ids, table.types, table.modalities, table.answers, strict=True)
-    return [Question(name, name, kind, modality, answer) for name, kind, modality, answer in rows if answer is not None]
+    rows = zip(table.ids, table.types, table.modalities, table.answers, table.subsets, strict=True)
+    return [
+        Question(name, name, kind, modality, answer, subset)
+        for name, kind, modality, answer, subset in rows
+        if answer is not None
+    ]
 
 
 def _vocabulary(store: Store, config: CoqoConfig) -> Vocabulary:
     if config.model.question.vocabulary == "published":
         return Vocabulary.published()
     table: Any = store.table("questions")
-    texts = table.filter(pc.equal(table.column("dataset"), config.data.dataset)).column("question")
-    return Vocabulary.build(texts.unique().to_pylist())
+    own = table.filter(pc.equal(table.column("dataset"), config.data.dataset))
+    texts: Iterable[str] = own.column("question").unique().to_pylist()
+    if config.answer.head == "options":
+        texts = [*texts, *pc.list_flatten(own.column("options")).unique().to_pylist()]
+    return Vocabulary.build(texts)

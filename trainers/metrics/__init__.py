@@ -1,11 +1,26 @@
-"""Metrics of grounded and of audio-visual question answering, and the files that they are computed from.
+"""Metrics of grounded, audio-visual and video question answering, and the files that they are computed from.
 
-``grounding`` and ``avqa`` score predictions; ``grounding_files`` reads the annotations and predictions of the former.
-Importing them imports no torch.
+``grounding``, ``moments``, ``avqa`` and ``videoqa`` score predictions; ``grounding_files`` reads the annotations and
+predictions of the first. ``rules`` says what each dataset's own evaluator does. Importing them imports no torch.
 """
 
-from trainers.metrics import avqa, grounding, grounding_files
+from trainers.metrics import avqa, grounding, grounding_files, moments, numbers, videoqa
 from trainers.metrics.avqa import AvqaScores
 from trainers.metrics.grounding import GroundingScores
+from trainers.metrics.moments import MomentScores
+from trainers.metrics.numbers import NumberScores
+from trainers.metrics.rules import RULES
 
-__all__ = ["AvqaScores", "GroundingScores", "avqa", "grounding", "grounding_files"]
+__all__ = [
+    "RULES",
+    "AvqaScores",
+    "GroundingScores",
+    "MomentScores",
+    "NumberScores",
+    "avqa",
+    "grounding",
+    "grounding_files",
+    "moments",
+    "numbers",
+    "videoqa",
+]

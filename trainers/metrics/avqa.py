@@ -11,8 +11,8 @@ predictions name rows as the store does (``<id>#2``). The updated files have no 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from trainers.errors import EvaluationError
 from trainers.metrics.files import read_object
+from trainers.metrics.rules import Rule
 
 MODALITIES = ("Audio", "Visual", "Audio-Visual")
 """Groups of question types, in the order of published tables (``docs/facts/coqo.md`` section 1.8)."""
@@ -47,6 +48,8 @@ class Question:
         One of ``MODALITIES``; None if the dataset has no such groups.
     answer
         The right answer.
+    subset
+        Part of the split that the dataset names, such as ``head`` and ``tail``; None if it names none.
     """
 
     question_id: str
@@ -54,6 +57,7 @@ class Question:
     type: str
     modality: str | None
     answer: str
+    subset: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +85,8 @@ class AvqaScores:
     overall
         The rate of all questions.
     groups
-        Modality to rate, in the order of published tables; empty if the dataset has no modalities.
+        Modality to rate, in the order of published tables, or the groups of the dataset's rule; empty if the dataset
+        has neither.
     types
         Question type to rate, in the order of published tables. If the dataset has modalities, these include all nine
         types of MUSIC-AVQA.
@@ -96,6 +101,10 @@ class AvqaScores:
     right_but_for_spelling
         Those of ``outside`` whose answer would be right without regard to case and blanks. The metric compares texts
         exactly, as the published evaluator does, so they do not count.
+    subsets
+        Part of the split to rate, in alphabetical order; empty if the dataset names no parts.
+    rule
+        What the dataset's own evaluator does, in one line; empty if the dataset has no rule of its own.
     """
 
     overall: Rate
@@ -106,6 +115,8 @@ class AvqaScores:
     repeated: tuple[str, ...]
     outside: tuple[str, ...]
     right_but_for_spelling: tuple[str, ...]
+    subsets: dict[str, Rate] = field(default_factory=dict)
+    rule: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the attributes by name; a rate is ``{"accuracy": percent, "n": int}``."""
@@ -113,7 +124,10 @@ class AvqaScores:
 
 
 def score(
-    questions: Sequence[Question], predictions: Mapping[str, str], possible: Collection[str] | None = None
+    questions: Sequence[Question],
+    predictions: Mapping[str, str],
+    possible: Collection[str] | None = None,
+    rule: Rule | None = None,
 ) -> AvqaScores:
     """Compare predictions by question id with the annotated answers; a right one is the same text.
 
@@ -125,7 +139,11 @@ def score(
         Answers by question id.
     possible
         All answers that a prediction may be; by default, those of the annotations.
+    rule
+        How the dataset's own evaluator divides the questions; by default, by type and modality.
     """
+    if rule is not None:
+        questions = [replace(question, type=rule.merged.get(question.type, question.type)) for question in questions]
     answers = [_prediction(question, predictions) for question in questions]
     right = [answer == question.answer for answer, question in zip(answers, questions, strict=True)]
     musical = any(question.modality for question in questions)
@@ -140,15 +158,20 @@ def score(
     ]
     known = {name for question in questions for name in (question.question_id, question.published_id)}
 
-    def rates(names: Sequence[str], groups: Sequence[str | None]) -> dict[str, Rate]:
+    def rates(names: Iterable[str], groups: Sequence[str | None]) -> dict[str, Rate]:
         return {
             name: _rate([flag for flag, group in zip(right, groups, strict=True) if group == name]) for name in names
         }
 
+    kinds = [question.type for question in questions]
+    groups = rates(MODALITIES if musical else (), [question.modality for question in questions])
+    for name, own in rule.groups.items() if rule is not None else ():
+        groups[name] = _rate([flag for flag, kind in zip(right, kinds, strict=True) if kind in own])
+    subsets = [question.subset for question in questions]
     return AvqaScores(
         overall=_rate(right),
-        groups=rates(MODALITIES if musical else (), [question.modality for question in questions]),
-        types=rates(types, [question.type for question in questions]),
+        groups=groups,
+        types=rates(types, kinds),
         missing=tuple(q.question_id for answer, q in zip(answers, questions, strict=True) if answer is None),
         unknown=tuple(name for name in predictions if name not in known),
         repeated=tuple(name for name, count in rows.items() if count > 1),
@@ -156,7 +179,14 @@ def score(
         right_but_for_spelling=tuple(
             question.question_id for question, answer in outside if _plain(answer) == _plain(question.answer)
         ),
+        subsets=rates(sorted({subset for subset in subsets if subset is not None}), subsets),
+        rule="" if rule is None else rule.text,
     )
+
+
+def with_answer(question: Question, answer: str) -> Question:
+    """Return a question with another text for its answer."""
+    return replace(question, answer=answer)
 
 
 def questions_of(table: pa.Table, source: Path | None = None) -> list[Question]:
@@ -176,7 +206,8 @@ def questions_of(table: pa.Table, source: Path | None = None) -> list[Question]:
     """
     columns = ("question_id", "type", "modality", "answer", "flags")
     questions = []
-    for row in table.select(columns).to_pylist():
+    subsets = table["subset"].to_pylist() if "subset" in table.column_names else [None] * table.num_rows
+    for row, subset in zip(table.select(columns).to_pylist(), subsets, strict=True):
         name = row["question_id"]
         if row["answer"] is None:
             where = "" if source is None else f"{source}: "
@@ -185,7 +216,7 @@ def questions_of(table: pa.Table, source: Path | None = None) -> list[Question]:
             )
         repeated = not _REPEATED.isdisjoint(row["flags"])
         published = name.rpartition("#")[0] if repeated and "#" in name else name
-        questions.append(Question(name, published, row["type"], row["modality"], row["answer"]))
+        questions.append(Question(name, published, row["type"], row["modality"], row["answer"], subset))
     return questions
 
 

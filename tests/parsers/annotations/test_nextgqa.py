@@ -330,7 +330,7 @@ def test_without_a_list_of_anomalies_a_wrong_row_refuses_the_file(tmp_path: Path
 @pytest.mark.parametrize(
     ("format", "split", "dataset", "message"),
     [
-        ("nextqa", "val", None, "did you mean 'nextgqa'"),
+        ("nextgq", "val", None, "did you mean 'nextgqa'"),
         ("nextgqa", "../val", None, "split"),
         ("nextgqa", "val", "a/b", "dataset"),
     ],

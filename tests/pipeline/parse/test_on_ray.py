@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from stores import Store
-from tests._helpers import jobs
 from tests._helpers.annotation_files import next_csv, next_row
 from tests._helpers.deadly_parser import DeadlyParser
 from tests.conftest import ROOT
@@ -40,7 +39,7 @@ def test_ray_parses_as_the_local_executor_does(shared: Path, tmp_path: Path) -> 
     assert ray.returncode == 0, ray.stderr
     assert "1 parser on cpu" in ray.stderr
     assert json.loads(ray.stdout)["parsed"] == 14
-    jobs.job("parse", *base, *small, "--store", tmp_path / "local")
+    assert parse(*base, *small, "--store", tmp_path / "local").returncode == 0
     stores = [Store.open(tmp_path / name) for name in ("ray", "local")]
     for table in ("questions", "parses", "graphs"):
         assert stores[0].table(table).equals(stores[1].table(table))

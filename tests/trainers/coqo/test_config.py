@@ -7,12 +7,25 @@ from typing import Any
 import pytest
 
 import settings
+from parsers.annotations import FORMATS
 from trainers.config import PRESETS
-from trainers.coqo.config import CoqoConfig
+from trainers.coqo.config import AnswerConfig, CoqoConfig
 from trainers.coqo.model import Sizes
 from trainers.coqo.task import build_model
 
 NAMES = ("coqo", "coqo-single", "coqo-question", "coqo-audio", "coqo-visual", "coqo-small", "avst", "hcrn", "hcrn-qgt")
+
+
+VIDEOQA = {
+    "coqo-msvd": ("msvd_qa", {}),
+    "coqo-msrvtt": ("msrvtt_qa", {"top": 4000}),
+    "coqo-activitynet": ("activitynet_qa", {"minimum": 2}),
+    "coqo-tgif": ("tgif_frameqa", {}),
+    "coqo-tgif-action": ("tgif_action", {"head": "options", "loss": "hinge"}),
+    "coqo-tgif-transition": ("tgif_transition", {"head": "options", "loss": "hinge"}),
+    "coqo-tgif-count": ("tgif_count", {"head": "number", "rule": "hcrn"}),
+}
+"""Dataset of a preset, and its settings of the answer that are not the default ones."""
 
 
 def preset(name: str, *overrides: str) -> CoqoConfig:
@@ -28,6 +41,16 @@ def parameters(config: CoqoConfig) -> int:
 @pytest.mark.parametrize("name", NAMES)
 def test_presets_are_valid(name: str) -> None:
     assert preset(name).loop.epochs == (25 if name.startswith("hcrn") else 30)
+
+
+@pytest.mark.parametrize("name", VIDEOQA)
+@pytest.mark.parametrize("host", [(), ("model.method=hcrn", "model.hcrn.qgt=true"), ("model.method=hcrn",)])
+def test_presets_of_videoqa_take_a_format_and_each_host(name: str, host: tuple[str, ...]) -> None:
+    dataset, answer = VIDEOQA[name]
+    chosen = preset(name, *host)
+    assert dataset in FORMATS and chosen.dataset == dataset
+    assert chosen.answer.model_dump() == {**AnswerConfig().model_dump(), **answer}
+    assert chosen.features == (chosen.data.visual,)  # no sound
 
 
 def test_the_baselines_have_the_values_of_their_published_trainers() -> None:
