@@ -177,7 +177,7 @@ def test_a_disk_that_fails_in_mid_run_is_one_line_and_the_run_goes_on_later(tmp_
 def test_an_unknown_method_is_one_line_with_the_nearest_name(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["coko", "--store", str(tmp_path)])
     assert done.exit_code == 2
-    assert done.stderr == "error: method 'coko': unknown; available: coqo, cra; did you mean 'coqo'?\n"
+    assert done.stderr == "error: method 'coko': unknown; available: coqo, cra, frozenbilm; did you mean 'coqo'?\n"
 
 
 def test_a_batch_that_is_too_large_for_the_device_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
