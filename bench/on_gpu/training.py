@@ -21,6 +21,7 @@ from trainers.coqo.answers import MUSIC_AVQA, AnswerVocabulary
 from trainers.coqo.config import CoqoConfig
 from trainers.coqo.data import Encoder
 from trainers.coqo.data import Inputs as CoqoInputs
+from trainers.coqo.heads import ClassHead
 from trainers.coqo.model import Sizes
 from trainers.coqo.question import PUBLISHED_WORDS, Vocabulary
 from trainers.coqo.task import CoqoTask, build_model
@@ -117,7 +118,8 @@ class CoqoStep(_OneBatch, CoqoTask):
     """
 
     def __init__(self, config: CoqoConfig, sizes: Sizes, clock: _Clock) -> None:
-        self.config, self.sizes, self._clock = config, sizes, clock
+        self.config, self.sizes, self._clock, self.select = config, sizes, clock, "overall"
+        self.head = ClassHead(AnswerVocabulary.of("music_avqa", ()))
         torch.manual_seed(0)
         self.model = build_model(config, sizes)
 
