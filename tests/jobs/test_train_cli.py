@@ -105,9 +105,10 @@ def test_a_folder_that_is_taken_ends_every_rank_at_once(tmp_path: Path) -> None:
     assert not (out / OWNER).exists() and (out / "results.json").exists()
 
 
-def test_ray_is_not_started_for_a_folder_that_is_taken(tmp_path: Path) -> None:
+def test_ray_is_not_started_for_a_folder_that_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray Train writes into the folder before any rank could own it."""
     ray = pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_ADDRESS", "local")  # whatever clusters this machine has, or has had
     root, out = small_world(tmp_path / "store"), tmp_path / "run"
     with owning(out):
         refused = run(root, out, flags=("--ray-workers", "2"))
