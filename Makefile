@@ -1,7 +1,7 @@
 # make setup : a virtual environment with the reader (`reelstore`) and everything that the checkout runs
 # make demo  : set up, then the whole system on a toy world that it films itself
 # make test  : set up, then lint, types and every test
-# make bench : set up, then every bench but those that take long (half an hour); rewrites bench/RESULTS.md
+# make bench : set up, then every bench but those that take long (an hour); rewrites bench/RESULTS.md
 # make gpu   : set up, then the tests and the measurements that need a GPU (ten minutes)
 PYTHON ?= python3
 VENV ?= .venv

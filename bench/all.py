@@ -1,6 +1,6 @@
 """Run every bench, one after the other, and write ``bench/RESULTS.md`` from what they found.
 
-    python bench/all.py [NAMES …] [--long] [--out out/bench]    about half an hour; with --long, hours
+    python bench/all.py [NAMES …] [--long] [--out out/bench]    about an hour; with --long, hours
     python bench/all.py --quick [NAMES …]                       the same code in minutes; no figure means anything
     python bench/all.py --from-json DIR                         only write the page, from results that lie in DIR
 
