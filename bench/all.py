@@ -167,7 +167,10 @@ BENCHES = {
     "parsing": Bench("parsing.py", lacks=lacks_questions, given=questions, quick_given=True),
     "clustering": Bench("clustering.py"),
     "clustering-million": Bench(
-        "clustering.py", ("--members", "1500000", "--no-peer", "--graphs", "0", "--strings", "200000"), long=True
+        "clustering.py",
+        ("--members", "1500000", "--no-peer", "--graphs", "0", "--strings", "200000"),
+        long=True,
+        quick_as="clustering",
     ),
     "reading": Bench("reading.py"),
     "toyworld": Bench("toyworld.py", long=True),

@@ -279,6 +279,8 @@ def main() -> int:
     parser.add_argument("--dir", type=Path, help="where the store is made and removed again (default: a temporary one)")
     parser.add_argument("--part", choices=("fit", "array", "strings"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.strings = min(arguments.strings, 256)
     if arguments.part is not None:
         parts = {
             "fit": lambda: fit(arguments.dir, arguments.k),

@@ -49,7 +49,7 @@ def test_benches_that_take_long_run_only_where_that_is_asked_for() -> None:
     trainings = {"toyworld", "frozenbilm", "ablations-cra", "ablations-coqo"}
     assert {name for name in BENCHES if name not in select([], long=False)} == millions | trainings
     assert select([], long=True) == list(BENCHES)
-    twins = {"models-half-bare", "planning-million", "scale-million"}
+    twins = {"models-half-bare", "planning-million", "scale-million", "clustering-million"}
     assert set(BENCHES) - set(select([], long=False, quick=True)) == twins
     assert select(["toyworld", "decode"], long=False) == ["toyworld", "decode"]
 
