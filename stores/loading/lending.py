@@ -84,6 +84,11 @@ class LoanBlock(Block):
         """Whether a process that tells nobody when it is done may be reading it."""
         return bool((self._loans == _ABANDONED).any())
 
+    def abandon(self) -> None:
+        """Never fill it again, if it is in use here."""
+        if not super().free:
+            self._loans[-1] = _ABANDONED
+
     def lend(self, nbytes: int) -> tuple[Any, int, int] | None:
         """Open a loan of the first bytes, for ``borrow`` in another process; None if all loans are open."""
         unused = np.flatnonzero(self._loans == _NO_LOAN)
@@ -167,15 +172,17 @@ def borrow(file: Any, nbytes: int, number: int) -> Bytes:
     return memory
 
 
-def _abandon_open_loans() -> None:
-    """Before a fork: the child has the borrowed memory too, and may read it after this process is done with it."""
+def _abandon_what_is_used() -> None:
+    """Before a fork: the child has the shared memory too, and may read it after this process is done with it."""
     _forking.acquire()
     for loan in list(_open_loans):
         loan.abandon()
+    for block in list(_blocks.values()):
+        block.abandon()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_abandon_open_loans, after_in_parent=_forking.release, after_in_child=_forking.release)
+    os.register_at_fork(before=_abandon_what_is_used, after_in_parent=_forking.release, after_in_child=_forking.release)
 
 
 def _mapped(file: int, nbytes: int) -> tuple[Bytes, Bytes]:

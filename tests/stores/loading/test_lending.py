@@ -208,7 +208,7 @@ def test_the_small_tensors_of_a_batch_travel_by_value(root: Path) -> None:
 
 def test_a_worker_that_forks_shares_no_block_with_its_child(root: Path) -> None:
     got = next(iter(DataLoader(Forking(videos(root)), batch_sampler=[[0]], num_workers=1, collate_fn=identity)))
-    assert got == {"same": True, "child": True}
+    assert got == {"same": True, "child": True, "held": True}
 
 
 class Forking(Dataset[Any]):
@@ -219,17 +219,22 @@ class Forking(Dataset[Any]):
 
     def __getitems__(self, items: list[int]) -> dict[str, bool]:
         self.dataset.__getitems__([0, 1])  # leaves a free block
+        held = self.dataset.__getitems__([6, 7]).features["demo"]
         ours, theirs = multiprocessing.get_context("fork").Pipe()
         child = os.fork()
         if not child:
             values = self.dataset.__getitems__([2, 3]).features["demo"]
             theirs.send(bool((values.numpy() == expected([2, 3])).all()))
-            theirs.recv()
+            theirs.recv()  # the parent has dropped the batch that both had, and filled two more
+            theirs.send(bool((held.numpy() == expected([6, 7])).all()))
             os._exit(0)
+        del held
         assert ours.poll(30)
         values = self.dataset.__getitems__([4, 5]).features["demo"]
         right = bool((values.numpy() == expected([4, 5])).all())
+        more = self.dataset.__getitems__([8, 9]).features["demo"]
         answer = {"same": right, "child": ours.recv()}
-        ours.send("done")
+        ours.send("go on")
+        answer["held"] = ours.recv() and len(more) == 2
         os.waitpid(child, 0)
         return answer
