@@ -20,7 +20,7 @@ for index in range(6):
 PY
 
 ray start --head --num-cpus "$(nproc)" --port "${RAY_PORT:-6379}" --dashboard-port "${RAY_DASHBOARD_PORT:-8265}" \
-  --disable-usage-stats > "$out/ray_start.log" 2>&1 || { cat "$out/ray_start.log"; exit 1; }
+  --dashboard-agent-listen-port "${RAY_AGENT_PORT:-52365}" --disable-usage-stats > "$out/ray_start.log" 2>&1 || { cat "$out/ray_start.log"; exit 1; }
 trap 'ray stop > /dev/null 2>&1' EXIT
 ray job submit --working-dir . -- python jobs/extract.py "$out/videos" --store "$out/store" --preset demo
 python jobs/extract.py "$out/videos" --store "$out/store" --preset demo

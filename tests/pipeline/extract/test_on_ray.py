@@ -59,7 +59,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}",
     }
     port = free_port()
-    start = [str(BIN / "ray"), "start", "--head", "--num-cpus=2", f"--port={port}", f"--dashboard-port={dashboard}"]
+    # The default port of the agent that starts jobs is one a machine: of two clusters there, the later takes no jobs.
+    ports = [f"--port={port}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={free_port()}"]
+    start = [str(BIN / "ray"), "start", "--head", "--num-cpus=2", *ports]
     log = folder / "start.log"
     with log.open("wb") as file:
         head = subprocess.Popen(
@@ -94,10 +96,10 @@ def command(source: Path, store: Path, folder: Path) -> list[str]:
 
 
 def slow(folder: Path, seconds: float) -> Path:
-    """Write a configuration whose model takes so long for each video, and which commits often."""
+    """Write a configuration whose model takes so long for each video, and which commits every second one at the latest."""
     config = folder / "slow.yaml"
     card = f"'tests._helpers.cards:Card', grid: 2, faulty: none, slow_s: {seconds}"
-    config.write_text(RGB.replace("rgb_grid, grid: 2", card) + "run: {commit_seconds: 0.5}\n")
+    config.write_text(RGB.replace("rgb_grid, grid: 2", card) + "run: {commit_seconds: 0.5, shard_rows: 2}\n")
     return config
 
 
