@@ -96,7 +96,7 @@ def command(source: Path, store: Path, folder: Path) -> list[str]:
 
 
 def slow(folder: Path, seconds: float) -> Path:
-    """Write a configuration whose model takes so long for each video, and which commits every second one at the latest."""
+    """Write a configuration whose model takes so long for each video; shards are of two videos."""
     config = folder / "slow.yaml"
     card = f"'tests._helpers.cards:Card', grid: 2, faulty: none, slow_s: {seconds}"
     config.write_text(RGB.replace("rgb_grid, grid: 2", card) + "run: {commit_seconds: 0.5, shard_rows: 2}\n")
