@@ -177,6 +177,12 @@ BENCHES = {
     "frozenbilm": Bench("frozenbilm.py", long=True),
     "ablations-cra": Bench("ablations.py", ("cra", "--toyworld"), long=True),
     "ablations-coqo": Bench("ablations.py", ("coqo", "--toyworld"), long=True),
+    "ablations-cra-linked": Bench(
+        "ablations.py", ("cra", "--toyworld", "--world", "linked"), long=True, quick_as="ablations-cra"
+    ),
+    "ablations-coqo-linked": Bench(
+        "ablations.py", ("coqo", "--toyworld", "--world", "linked"), long=True, quick_as="ablations-coqo"
+    ),
 }
 
 

@@ -66,7 +66,7 @@ ABLATIONS = {
     f"{method}-{name}": experiment
     for method in ablations.TABLES
     for name, experiment in ablations.experiments(
-        method, "test", (0,), ["clip_t", "scene@v1"] if method == "coqo" else []
+        method, "test", (0,), ["clip_t", "scene@v1"] if method == "coqo" else [], "linked"
     ).items()
 }
 EXPERIMENTS = {**toyworld.EXPERIMENTS, **ABLATIONS}
