@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
 from typing import Any, TypedDict
 
 import numpy as np
@@ -14,6 +13,7 @@ from ..commit import check_identity, table_receipt
 from ..errors import StoreDamageError, StoreNotFoundError
 from ..format import MediaDamage, durable, layout, media_damage, schemas
 from ..format.indexed import IndexedRows, rows_by_shard
+from ..format.inside import Root, StorePath
 from ..format.manifest import SpecEntry, TablePart, load, versions
 from ..format.receipts import read_receipt, read_spec
 from ..format.rows import Array, Receipt
@@ -73,7 +73,7 @@ class VerificationSummary(TypedDict):
     problems: list[ProblemSummary]
 
 
-def verify(root: Path, deep: bool = False, version: int | None = None) -> Verification:
+def verify(root: Root, deep: bool = False, version: int | None = None) -> Verification:
     """Check every segment, receipt, shard and row of a version.
 
     The bytes of every row are compared with its digests.
@@ -95,8 +95,7 @@ def verify(root: Path, deep: bool = False, version: int | None = None) -> Verifi
     StoreFormatError
         If it was written by a newer Reelstore.
     """
-    root = root.absolute()
-    check_identity(root)
+    root = check_identity(root)
     number = versions(root)[-1] if version is None and versions(root) else version
     try:
         manifest = load(root, number)
@@ -117,7 +116,7 @@ def verify(root: Path, deep: bool = False, version: int | None = None) -> Verifi
     return result
 
 
-def damaged_versions(root: Path) -> list[int]:
+def damaged_versions(root: StorePath) -> list[int]:
     """Return the versions whose manifest is not as it was published."""
     damaged = []
     for version in versions(root):
@@ -130,7 +129,7 @@ def damaged_versions(root: Path) -> list[int]:
     return damaged
 
 
-def check_spec_file(root: Path, spec_digest: str, result: Verification) -> dict[str, Any] | None:
+def check_spec_file(root: StorePath, spec_digest: str, result: Verification) -> dict[str, Any] | None:
     """Read a spec; enter a problem and return None if it is missing or damaged."""
     try:
         return read_spec(root, spec_digest)
@@ -139,24 +138,23 @@ def check_spec_file(root: Path, spec_digest: str, result: Verification) -> dict[
         return None
 
 
-def check_table(root: Path, name: str, part_name: str, part: TablePart, result: Verification) -> bool:
+def check_table(root: StorePath, name: str, part_name: str, part: TablePart, result: Verification) -> bool:
     """Check the files of a table part, their receipts and their spec; return whether the files are sound."""
     spec = check_spec_file(root, part.spec_digest, result)
     sound = [check_file(root, file.path, file.bytes, file.sha256, result) for file in part.files]
     for file in part.files:
-        path = PurePosixPath(file.path).with_suffix(".json")
-        receipt = root / path
+        receipt = (root / file.path).with_suffix(".json")
         expected = table_receipt(name, part_name, part.spec_digest, spec, file) if spec else None
-        if expected and (not receipt.is_file() or receipt.read_bytes() != expected):
-            result.problems.append(Problem(str(path), "the table's receipt is missing or damaged"))
+        if expected and not _holds(receipt, expected):
+            result.problems.append(Problem(receipt.relative, "the table's receipt is missing or damaged"))
     return all(sound)
 
 
-def check_file(root: Path, path: str, size: int, sha256: str, result: Verification) -> bool:
+def check_file(root: StorePath, path: str, size: int, sha256: str, result: Verification) -> bool:
     """Compare a file with the size and digest in the manifest; return whether both match."""
     file = root / path
     try:
-        actual = file.stat().st_size
+        actual = file.status().st_size
         if actual != size:
             result.problems.append(Problem(path, f"{actual} bytes, the manifest says {size}"))
         elif durable.file_digest(file) != sha256:
@@ -166,10 +164,21 @@ def check_file(root: Path, path: str, size: int, sha256: str, result: Verificati
             return True
     except OSError as error:
         result.problems.append(Problem(path, f"cannot be read ({error.strerror})"))
+    except StoreDamageError as error:
+        result.problems.append(Problem(path, str(error)))
     return False
 
 
-def check_feature(root: Path, name: str, spec_digest: str, entry: SpecEntry, deep: bool, result: Verification) -> None:
+def _holds(path: StorePath, content: bytes) -> bool:
+    try:
+        return path.read_bytes() == content
+    except (OSError, StoreDamageError):
+        return False
+
+
+def check_feature(
+    root: StorePath, name: str, spec_digest: str, entry: SpecEntry, deep: bool, result: Verification
+) -> None:
     """Check everything that a feature has under one spec."""
     check_spec_file(root, spec_digest, result)
     sound = [check_file(root, ref.path, ref.bytes, ref.sha256, result) for ref in (*entry.index, *entry.shards)]
@@ -189,7 +198,7 @@ def check_feature(root: Path, name: str, spec_digest: str, entry: SpecEntry, dee
 
 
 def check_shard(
-    root: Path,
+    root: StorePath,
     name: str,
     spec_digest: str,
     record: Mapping[str, Any],
@@ -199,7 +208,7 @@ def check_shard(
 ) -> None:
     """Check a shard, given its record in the shard list and the rows of it that the index names."""
     path = layout.feature_directory(root, name, spec_digest) / f"{record['key'].hex()}.h5"
-    relative = path.relative_to(root).as_posix()
+    relative = path.relative
     try:
         receipt = read_receipt(path.with_suffix(".json"))
         reader = ShardReader(path, receipt, check_header=False)
@@ -245,7 +254,7 @@ def _have_other_cache_keys(reader: ShardReader, rows: IndexedRows) -> Array:
     return differ
 
 
-def _check_header(path: Path, receipt: Receipt, relative: str, result: Verification) -> None:
+def _check_header(path: StorePath, receipt: Receipt, relative: str, result: Verification) -> None:
     try:
         ShardReader(path, receipt).close()
     except StoreDamageError as error:
