@@ -32,12 +32,14 @@ from ..format.rows import Receipt
 from ..format.segments import SegmentLog, open_segment
 from ..format.shard import ShardReader, ShardWriter
 from ..format.soundness import sound_rows
+from .probe import container_problem, header_problem
 from .verification import (
     Verification,
-    check_file,
+    check_segment,
     check_shard,
     check_spec_file,
     check_table,
+    check_table_file,
     damaged_versions,
 )
 
@@ -92,7 +94,9 @@ def orphans(root: Root, manifest: Manifest, wanted: Iterable[tuple[str, str]] = 
                 receipt = read_receipt(path)
                 if (receipt.feature, receipt.spec_digest, receipt.id) != (name, spec_digest, path.stem):
                     continue
-                reader = ShardReader(path.with_suffix(".h5"), receipt)
+                if header_problem(path.with_suffix(".h5")) is not None:
+                    continue
+                reader = ShardReader(path.with_suffix(".h5"), receipt, check_header=False)
             except StoreDamageError:
                 continue
             if durable.file_digest(reader.path) == receipt.sha256 and sound_rows(reader, np.arange(receipt.rows)).all():
@@ -177,7 +181,7 @@ def repair(root: Root) -> Repair:
         tables, outcome.dropped_tables = _restored_tables(root, latest)
         update: dict[str, Any] = {"features": features, "tables": tables}
         for log in ("sources", "failures"):
-            update[log] = tuple(ref for ref in getattr(latest, log) if _sound(root, ref))
+            update[log] = tuple(ref for ref in getattr(latest, log) if _sound(root, ref, log))
         successor = latest.model_copy(update=update)
         return None if successor == latest else successor
 
@@ -216,8 +220,8 @@ def _rebuild_identity(root: StorePath) -> bool:
     return True
 
 
-def _sound(root: StorePath, ref: segments.SegmentRef) -> bool:
-    return check_file(root, ref.path, ref.bytes, ref.sha256, Verification(0))
+def _sound(root: StorePath, ref: segments.SegmentRef, log: str) -> bool:
+    return check_segment(root, ref, log, Verification(0))
 
 
 def _restore_spec(root: StorePath, spec_digest: str) -> bool:
@@ -264,7 +268,7 @@ def _restored_tables(root: StorePath, manifest: Manifest) -> tuple[dict[str, Tab
 def _restore_part(root: StorePath, name: str, part_name: str, part: TablePart) -> bool:
     """Restore the spec and receipts of a table part; return whether its files are sound."""
     if not _restore_spec(root, part.spec_digest) or not all(
-        check_file(root, file.path, file.bytes, file.sha256, Verification(0)) for file in part.files
+        check_table_file(root, file, Verification(0)) for file in part.files
     ):
         return False
     if not _part_is_sound(root, name, part_name, part):
@@ -291,7 +295,7 @@ def _restore_receipt(path: StorePath, name: str, spec_digest: str, record: Mappi
             return
     except StoreDamageError:
         pass
-    if not path.is_file() or durable.file_digest(path) != record["sha256"].hex():
+    if not path.is_file() or durable.file_digest(path) != record["sha256"].hex() or container_problem(path):
         return
     receipt = rebuild_receipt(path, name, spec_digest, read_spec(root, spec_digest), json.loads(record["numerics"]))
     durable.replace_file(path.with_suffix(".json"), root / layout.STAGING / layout.new_id(), receipt.encode())
@@ -300,8 +304,8 @@ def _restore_receipt(path: StorePath, name: str, spec_digest: str, record: Mappi
 def _without_damage(root: StorePath, name: str, spec_digest: str, entry: SpecEntry) -> tuple[SpecEntry, IndexedShards]:
     """Return an entry that names sound shards only, and the rows of the damaged ones."""
     directory = layout.feature_directory(root, name, spec_digest)
-    index_refs = [ref for ref in entry.index if _sound(root, ref)]
-    shard_refs = [ref for ref in entry.shards if _sound(root, ref)]
+    index_refs = [ref for ref in entry.index if _sound(root, ref, "index")]
+    shard_refs = [ref for ref in entry.shards if _sound(root, ref, "shards")]
     records = {record["key"]: record for record in SegmentLog(root, shard_refs, schemas.SHARDS)}
     index = SegmentLog(root, index_refs, schemas.INDEX).table()
     whole = len(index_refs) == len(entry.index) and len(shard_refs) == len(entry.shards)

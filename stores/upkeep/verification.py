@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,13 +15,14 @@ from ..errors import StoreDamageError, StoreNotFoundError
 from ..format import MediaDamage, durable, layout, media_damage, schemas
 from ..format.indexed import IndexedRows, rows_by_shard
 from ..format.inside import Root, StorePath
-from ..format.manifest import SpecEntry, TablePart, load, versions
+from ..format.manifest import SpecEntry, TableFile, TablePart, load, versions
 from ..format.receipts import read_receipt, read_spec
-from ..format.rows import Array, Receipt
-from ..format.segments import SegmentLog
+from ..format.rows import Array
+from ..format.segments import SegmentLog, SegmentRef
 from ..format.shard import ShardReader
 from ..format.soundness import sound_rows
 from ..wording import first_few
+from .probe import header_problem, segment_problem, table_problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,24 +98,52 @@ def verify(root: Root, deep: bool = False, version: int | None = None) -> Verifi
         If it was written by a newer Reelstore.
     """
     root = check_identity(root)
-    number = versions(root)[-1] if version is None and versions(root) else version
+    strange = _strangers(root)
+    number = version
     try:
+        number = versions(root)[-1] if version is None and versions(root) else version
         manifest = load(root, number)
     except StoreDamageError as error:
         damaged = Problem(f"{layout.VERSIONS}/{layout.version_file(number or 0)}", str(error))
-        return Verification(number or 0, problems=[damaged])
-    result = Verification(manifest.version)
+        return Verification(number or 0, problems=[*strange, damaged])
+    result = Verification(manifest.version, problems=strange)
     if deep:
         for other in damaged_versions(root):
             result.problems.append(Problem(f"{layout.VERSIONS}/{layout.version_file(other)}", "not a sound manifest"))
-    for ref in (*manifest.failures, *manifest.sources):
-        check_file(root, ref.path, ref.bytes, ref.sha256, result)
+    for log, refs in (("failures", manifest.failures), ("sources", manifest.sources)):
+        for ref in refs:
+            check_segment(root, ref, log, result)
     for name, part_name, part in manifest.table_parts():
         check_table(root, name, part_name, part, result)
     for name, feature in sorted(manifest.features.items()):
         for spec_digest, entry in sorted(feature.specs.items()):
             check_feature(root, name, spec_digest, entry, deep, result)
     return result
+
+
+def _strangers(root: StorePath) -> list[Problem]:
+    """Return a problem for everything that no store contains: links, and what is neither file nor folder."""
+    problems = []
+    for name in (layout.IDENTITY, layout.CARD, layout.REPORT, *layout.DIRECTORIES):
+        folders = 2 if name in (layout.FEATURES, layout.TABLES) else int(name in layout.DIRECTORIES)
+        problems += _strangers_below(root / name, folders)
+    return problems
+
+
+def _strangers_below(path: StorePath, folders: int) -> list[Problem]:
+    """Check what lies at a path: folders down to a depth, then files."""
+    try:
+        mode = path.status().st_mode
+        if stat.S_ISLNK(mode):
+            return [Problem(path.relative, "a symbolic link; no part of a store may be one")]
+        if not (stat.S_ISDIR(mode) if folders else stat.S_ISREG(mode)):
+            return [Problem(path.relative, "not a folder" if folders else "not a regular file")]
+        entries = path.entries() if folders else []
+    except FileNotFoundError:  # another writer or gc has removed it; what a version needs is missed below
+        return []
+    except OSError as error:
+        return [Problem(path.relative, f"cannot be read ({error.strerror})")]
+    return [problem for entry in entries for problem in _strangers_below(entry, folders - 1)]
 
 
 def damaged_versions(root: StorePath) -> list[int]:
@@ -141,7 +171,7 @@ def check_spec_file(root: StorePath, spec_digest: str, result: Verification) -> 
 def check_table(root: StorePath, name: str, part_name: str, part: TablePart, result: Verification) -> bool:
     """Check the files of a table part, their receipts and their spec; return whether the files are sound."""
     spec = check_spec_file(root, part.spec_digest, result)
-    sound = [check_file(root, file.path, file.bytes, file.sha256, result) for file in part.files]
+    sound = [check_table_file(root, file, result) for file in part.files]
     for file in part.files:
         receipt = (root / file.path).with_suffix(".json")
         expected = table_receipt(name, part_name, part.spec_digest, spec, file) if spec else None
@@ -169,6 +199,26 @@ def check_file(root: StorePath, path: str, size: int, sha256: str, result: Verif
     return False
 
 
+def check_table_file(root: StorePath, file: TableFile, result: Verification) -> bool:
+    """Compare a Parquet file with the manifest, and read it; return whether it is sound."""
+    return check_file(root, file.path, file.bytes, file.sha256, result) and _is_read(
+        file.path, table_problem(root, file), result
+    )
+
+
+def check_segment(root: StorePath, ref: SegmentRef, log: str, result: Verification) -> bool:
+    """Compare a segment of a log with the manifest, and read it; return whether it is sound."""
+    return check_file(root, ref.path, ref.bytes, ref.sha256, result) and _is_read(
+        ref.path, segment_problem(root, ref, log), result
+    )
+
+
+def _is_read(path: str, problem: str | None, result: Verification) -> bool:
+    if problem is not None:
+        result.problems.append(Problem(path, problem))
+    return problem is None
+
+
 def _holds(path: StorePath, content: bytes) -> bool:
     try:
         return path.read_bytes() == content
@@ -181,7 +231,8 @@ def check_feature(
 ) -> None:
     """Check everything that a feature has under one spec."""
     check_spec_file(root, spec_digest, result)
-    sound = [check_file(root, ref.path, ref.bytes, ref.sha256, result) for ref in (*entry.index, *entry.shards)]
+    logs = [("index", ref) for ref in entry.index] + [("shards", ref) for ref in entry.shards]
+    sound = [check_segment(root, ref, log, result) for log, ref in logs]
     if not all(sound):
         return
     where = f"{name}@{spec_digest[:8]}"
@@ -240,8 +291,8 @@ def check_shard(
             result.problems.append(
                 Problem(relative, "a bit outside the rows changed (sha256 differs from the receipt)")
             )
-        else:
-            _check_header(path, receipt, relative, result)
+        elif problem := header_problem(path):
+            result.problems.append(Problem(relative, problem))
     reader.close()
 
 
@@ -252,13 +303,6 @@ def _have_other_cache_keys(reader: ShardReader, rows: IndexedRows) -> Array:
     stated = reader.column("cache_key")[rows.numbers[inside]]
     differ[inside] = (stated != rows.cache_keys[inside]).any(axis=1)
     return differ
-
-
-def _check_header(path: StorePath, receipt: Receipt, relative: str, result: Verification) -> None:
-    try:
-        ShardReader(path, receipt).close()
-    except StoreDamageError as error:
-        result.problems.append(Problem(relative, str(error)))
 
 
 def summary(result: Verification) -> VerificationSummary:
