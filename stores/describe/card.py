@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from ..format import durable, layout
+from ..format.inside import Root, StorePath
 from ..format.manifest import load
 from ..store import Store
 from .coverage import coverage, coverage_lines
 from .inspect import count_media_damage, rounding_errors, weights_of
 
 
-def write_card(root: Path) -> str:
+def write_card(root: Root) -> str:
     """Write the card of the latest version into the store, and return its text."""
-    text = render_card(Store(root.absolute(), load(root)))
+    root = StorePath.of(root)
+    text = render_card(Store(root.root, load(root)))
     durable.replace_file(root / layout.CARD, root / layout.STAGING / f"{layout.new_id()}.md", text.encode())
     return text
 
