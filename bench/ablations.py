@@ -217,6 +217,7 @@ def main() -> int:
     parser.add_argument("--preset", help="preset of the method (default: cra or coqo, or that of the toy world)")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE", help="in all rows")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="tables to make (default: all)")
+    parser.add_argument("--rows", nargs="+", metavar="NAME", help="rows to make, beside the one of the whole method")
     parser.add_argument("--seeds", type=parse_seeds, help="as 0-2 or 0,1 (default: 0-2; worlds 10-12)")
     parser.add_argument("--split", help="the split to show (default: the last that the preset tests, else its val)")
     parser.add_argument("--visual", nargs="+", default=[], metavar="FEATURE", help="also train CoQo on these")
@@ -245,7 +246,11 @@ def main() -> int:
     for name in names:
         if name not in known:
             parser.error(f"{method} has no table {name!r}{nearest(name, known)} ({available(known)})")
-    chosen = {name: with_overrides(known[name], shared) for name in names}
+    rows = {row for name in names for row in known[name].variants}
+    for row in arguments.rows or ():
+        if row not in rows:
+            parser.error(f"no row is named {row!r}{nearest(row, rows)} ({available(sorted(rows))})")
+    chosen = {name: with_overrides(with_rows(known[name], arguments.rows), shared) for name in names}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) if arguments.quick else arguments.dir.absolute()
         if arguments.toyworld:
@@ -270,6 +275,16 @@ def tested(method: str, world: str) -> tuple[str, ...]:
     if method != "cra" or len(splits) < 3:
         return ()
     return (f"data.tests=[{', '.join(sorted(splits, key='test_ood'.__eq__))}]",)
+
+
+def with_rows(experiment: Experiment, rows: Sequence[str] | None) -> Experiment:
+    """Return an experiment with some of its rows, and those that they are compared with; None keeps all."""
+    if rows is None:
+        return experiment
+    kept = {*rows, *(experiment.against[row] for row in rows if row in experiment.against), *WHOLE.values()}
+    variants = {name: overrides for name, overrides in experiment.variants.items() if name in kept}
+    against = {name: other for name, other in experiment.against.items() if name in kept}
+    return replace(experiment, variants=variants, against=against)
 
 
 def with_overrides(experiment: Experiment, overrides: Sequence[str]) -> Experiment:

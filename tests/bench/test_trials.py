@@ -101,6 +101,15 @@ def test_cra_is_tested_on_every_split_of_a_world_whose_links_are_broken_one_by_o
     assert {split for split, _ in rates.metrics.values()} == {"val"} and not rates.against
 
 
+def test_a_table_of_some_rows_keeps_what_they_are_compared_with() -> None:
+    hosts = ablations.experiments("coqo", "test", (0,))["hosts"]
+    assert list(ablations.with_rows(hosts, ["HCRN with QGT"]).variants) == ["CoQo", "HCRN", "HCRN with QGT"]
+    parts = ablations.experiments("cra", "test", (0,))["parts"]
+    some = ablations.with_rows(parts, ["without CMA"])
+    assert list(some.variants) == ["CRA", "without CMA"] and some.against == {"without CMA": "CRA"}
+    assert ablations.with_rows(parts, None) is parts
+
+
 def test_only_toy_worlds_have_a_spatial_table_and_kinds_have_folders_of_their_own(tmp_path: Path) -> None:
     assert "spatial" in ablations.experiments("coqo", "test", (0,), world="shapes")
     assert "spatial" not in ablations.experiments("coqo", "test", (0,))
