@@ -5,6 +5,7 @@ python jobs/extract.py SOURCE --store DIR --preset demo
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -49,6 +50,9 @@ def main(
     key: Annotated[
         Literal["stem", "relpath"] | None, typer.Option(help="How files get their keys (default: stem).")
     ] = None,
+    source_root: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Refuse files that do not lie in DIR, links resolved.")
+    ] = None,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try failed rows again, permanent failures too.")
     ] = False,
@@ -68,6 +72,7 @@ def main(
 ) -> None:
     short = {
         "source.key": key,
+        "source.root": source_root and json.dumps(str(Path(source_root).absolute())),
         "run.decode_workers": decode_workers,
         "run.gpus": gpus,
         "run.memory_gb": memory,

@@ -10,8 +10,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 TEXT_BYTES = 4 << 30
 """Most bytes of a file that is read whole: annotations, parses, tables, predictions."""
@@ -52,7 +52,7 @@ def check_folder(folder: str | Path) -> None:
                 check_regular(path)
 
 
-def open_regular(path: str | Path, most: int | None = None) -> BinaryIO:
+def open_regular(path: str | Path, most: int | None = None) -> BufferedReader:
     """Open a regular file of at most ``most`` bytes for reading, without ever waiting for it.
 
     Raises

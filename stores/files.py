@@ -8,8 +8,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 TEXT_BYTES = 1 << 30
 """Most bytes of a list of keys, an index or a table of times."""
@@ -33,7 +33,7 @@ def check_regular(path: Path) -> os.stat_result:
     return _checked(path.stat(), path)
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BufferedReader:
     """Open a regular file for reading, without ever waiting for it.
 
     Raises
