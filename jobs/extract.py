@@ -15,6 +15,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # the checkout: only the
 import typer
 
 from jobs._cli import (
+    AllowCode,
     AllowFailures,
     AsJson,
     ConfigFile,
@@ -58,6 +59,7 @@ def main(
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Compute wanted rows even if they are stored.")] = False,
     prune: Annotated[bool, typer.Option("--prune", help="Drop rows of videos that are no longer in SOURCE.")] = False,
+    allow_code: AllowCode = False,
     allow_failures: AllowFailures = False,
     decode_workers: Annotated[int | None, typer.Option(min=1, help="Decode workers (default: from the CPUs).")] = None,
     gpus: Annotated[int | None, typer.Option(min=0, help="GPUs to use (default: all that are visible).")] = None,
@@ -83,7 +85,7 @@ def main(
     request = ExtractRequest(
         source=source,
         store=store,
-        config=load_config(preset, config, overrides),
+        config=load_config(preset, config, overrides, allow_code),
         executor=executor,
         plan_only=plan,
         options=PlanOptions(retry_failed, force, prune, frozenset(only or ()), limit),

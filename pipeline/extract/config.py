@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 import settings
-from extractors import Extractor, ExtractorError, build
+from extractors import Extractor, ExtractorError, build, check_code
 from pipeline.extract.remote import MAX_BYTES, PROTOCOLS, STALL_S, Bounds
 from pipeline.media import Limits, Policy, SamplingError, policy_from_spec
 from pipeline.shared import ConfigError, MachineConfig
@@ -166,8 +166,17 @@ def preset_names() -> list[str]:
     return settings.preset_names(PRESETS)
 
 
-def load_config(preset: str | None = None, file: Path | None = None, overrides: Sequence[str] = ()) -> Config:
+def load_config(
+    preset: str | None = None, file: Path | None = None, overrides: Sequence[str] = (), allow_code: bool = False
+) -> Config:
     """Read a preset or a file, apply ``a.b=c`` overrides in order, validate.
+
+    Parameters
+    ----------
+    preset, file, overrides
+        The settings.
+    allow_code
+        Whether an extractor may be ``package.module:Class``, which is imported here, if no installed package names it.
 
     Raises
     ------
@@ -178,6 +187,7 @@ def load_config(preset: str | None = None, file: Path | None = None, overrides: 
         preset = "demo"
     try:
         raw, origin = settings.read(PRESETS, preset, file, overrides)
+        check_code(raw, origin, allow_code)
         return settings.validate(Config, raw, origin)
     except settings.SettingsError as error:
         raise ConfigError(str(error)) from error
