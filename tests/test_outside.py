@@ -79,7 +79,7 @@ def opened_by(node: ast.Call) -> str | None:
             return None
     elif isinstance(function, ast.Attribute) and function.attr in CALLS:
         name, of = function.attr, function.value.id if isinstance(function.value, ast.Name) else ""
-        if of in ("files", "lane", "self") or of[:1].isupper() and name == "open":  # Store.open
+        if of in ("files", "lane", "self") or (of[:1].isupper() and name == "open"):  # Store.open
             return None
         if name not in ANY_OBJECT and of not in LIBRARIES:
             return None

@@ -179,8 +179,8 @@ def _decode_file(
     _decode_streams(request, media, assembly)
     features, failures = assembly.features()
     deferred = assembly.deferred(request, copied="://" in unit.uri)
-    seconds = time.perf_counter() - started
-    return Decoded(unit, source, assembly.duration_s, features, failures, assembly.frames, seconds, deferred)
+    duration_s, seconds = assembly.duration_s, time.perf_counter() - started
+    return Decoded(unit, source, duration_s, features, failures, assembly.frames, seconds, deferred, media.sandbox)
 
 
 def decode_instead(

@@ -125,6 +125,8 @@ class Decoded:
         Seconds that it took.
     deferred
         What is still to be decoded.
+    sandbox
+        What kept the decoder from doing anything else; None if the file was not decoded.
     """
 
     unit: Unit
@@ -135,6 +137,7 @@ class Decoded:
     frames: int
     seconds: float
     deferred: DeferredPictures | None = None
+    sandbox: str | None = None
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -43,7 +43,7 @@ def read_frames(path: str | Path, times: Sequence[float], start_s: float = 0.0, 
 
     thumbnails: list[Frame] = []
     try:
-        with open_regular(path) as file, av.open(file, options=_ALONE) as container:
+        with open_regular(path) as file, av.open(file, "r", options=_ALONE) as container:
             stream = container.streams.best("video")
             if stream is None:
                 raise TrainingError(f"{path}: no video stream")
@@ -93,7 +93,7 @@ def read_waveform(path: Path, start_s: float = 0.0, seconds: float = math.inf) -
     import av  # only panels decode
 
     try:
-        with open_regular(path) as file, av.open(file, options=_ALONE) as container:
+        with open_regular(path) as file, av.open(file, "r", options=_ALONE) as container:
             if not container.streams.audio:
                 return None
             resampler = av.AudioResampler("flt", "mono", RATE)
