@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from .commit import check_identity, create_store
-from .errors import MissingKeyError, RaggedRowsError, StoreError
+from .errors import MissingKeyError, RaggedRowsError, StoreDamageError, StoreError
 from .format import leases, schemas
 from .format.feature_files import FeatureFiles, Places
 from .format.inside import StorePath
@@ -229,7 +229,11 @@ class Store:
 
     def numerics(self, name: str) -> list[dict[str, Any]]:
         """Return the distinct numerics (device, dtype, …) under which a feature's present rows were computed."""
-        return [json.loads(text) for text in self._feature(name).numerics()]
+        texts = self._feature(name).numerics()
+        try:
+            return [json.loads(text) for text in texts]
+        except (ValueError, RecursionError) as error:
+            raise StoreDamageError(f"{self.path}: feature {name!r}: the numerics of a shard are damaged") from error
 
     def __contains__(self, name_and_key: tuple[str, str]) -> bool:
         name, key = name_and_key

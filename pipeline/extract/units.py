@@ -28,6 +28,8 @@ class RunContext:
         Name to feature.
     media, limits
         How files are decoded.
+    source_root
+        The folder that every local file must lie in; None for anywhere.
     id
         Of the run: its copies of remote files bear it.
     """
@@ -36,6 +38,7 @@ class RunContext:
     features: Mapping[str, Feature]
     media: MediaConfig
     limits: Limits
+    source_root: Path | None = None
     id: str = field(default_factory=new_id)
 
     def wanted_features(self, units: Sequence[Unit]) -> list[Feature]:
@@ -123,6 +126,8 @@ class Decoded:
         Seconds that it took.
     deferred
         What is still to be decoded.
+    sandbox
+        What kept the decoder from doing anything else; None if the file was not decoded.
     """
 
     unit: Unit
@@ -133,6 +138,7 @@ class Decoded:
     frames: int
     seconds: float
     deferred: DeferredPictures | None = None
+    sandbox: str | None = None
 
     @property
     def names(self) -> tuple[str, ...]:

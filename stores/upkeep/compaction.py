@@ -174,7 +174,8 @@ def _groups(
         path = layout.feature_directory(root, name, feature.current) / f"{record['key'].hex()}.h5"
         receipt = read_receipt(path.with_suffix(".json"))
         reader = ShardReader(path, receipt)
-        groups.setdefault((record["numerics"], _form(receipt)), []).append(_Small(reader, _rows(reader, rows)))
+        numerics = layout.canonical_json(receipt.numerics).decode()
+        groups.setdefault((numerics, _form(receipt)), []).append(_Small(reader, _rows(reader, rows)))
     for (numerics, _), group in sorted(groups.items(), key=lambda named: named[0]):
         yield numerics, group
 

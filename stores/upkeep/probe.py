@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,7 @@ class _Child:
             )
         ours.settimeout(DEADLINE_S)
         self._channel = ours.makefile("rwb")
+        ours.close()  # the channel keeps it open
 
     def ask(self, *question: Any) -> Any:
         """Return the answer; raise ``EOFError`` if there is none."""
@@ -125,6 +127,8 @@ class _Child:
 
     def end(self) -> str:
         """End it, and say how it ended."""
+        with suppress(OSError):
+            self._channel.close()
         try:
             ended = self._process.wait(1)  # the channel closes a little before
         except subprocess.TimeoutExpired:
@@ -134,6 +138,8 @@ class _Child:
 
     def kill(self) -> None:
         """End it at once."""
+        with suppress(OSError):
+            self._channel.close()
         self._process.kill()
         self._process.wait()
 

@@ -297,7 +297,11 @@ def _restore_receipt(path: StorePath, name: str, spec_digest: str, record: Mappi
         pass
     if not path.is_file() or durable.file_digest(path) != record["sha256"].hex() or container_problem(path):
         return
-    receipt = rebuild_receipt(path, name, spec_digest, read_spec(root, spec_digest), json.loads(record["numerics"]))
+    try:
+        numerics = json.loads(record["numerics"])
+    except (ValueError, RecursionError):
+        return
+    receipt = rebuild_receipt(path, name, spec_digest, read_spec(root, spec_digest), numerics)
     durable.replace_file(path.with_suffix(".json"), root / layout.STAGING / layout.new_id(), receipt.encode())
 
 
@@ -323,7 +327,7 @@ def _without_damage(root: StorePath, name: str, spec_digest: str, entry: SpecEnt
             check_shard(root, name, spec_digest, records[shard], rows, True, check)
         if shard not in records or not check.ok:
             damaged[shard] = rows
-    if whole and not damaged:
+    if whole and not damaged and index.num_rows == entry.rows:
         return entry, {}
     gone = pa.array(sorted(damaged), pa.binary(16))
     kept = index.filter(pc.invert(pc.is_in(index.column("shard"), value_set=gone)))

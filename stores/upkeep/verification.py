@@ -284,8 +284,9 @@ def check_shard(
         what = "bytes do not match the row digest" if is_damaged[place] else "cache key differs from the index"
         result.problems.append(Problem(relative, f"row {number}, key {key!r}: {what}", key))
     if deep and not len(damaged):
-        identity = (receipt.id, receipt.feature, receipt.spec_digest, receipt.sha256)
-        if identity != (path.stem, name, spec_digest, record["sha256"].hex()):
+        numerics = layout.canonical_json(receipt.numerics).decode()
+        identity = (receipt.id, receipt.feature, receipt.spec_digest, receipt.sha256, numerics)
+        if identity != (path.stem, name, spec_digest, record["sha256"].hex(), record["numerics"]):
             result.problems.append(Problem(relative, "its receipt is not the one that was committed"))
         elif durable.file_digest(path) != receipt.sha256:
             result.problems.append(
