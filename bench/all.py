@@ -182,7 +182,12 @@ BENCHES = {
     "ablations-cra-linked": Bench(
         "ablations.py", ("cra", *LINKED, "--epochs", "10"), long=True, quick_as="ablations-cra"
     ),
-    "ablations-coqo-linked": Bench("ablations.py", ("coqo", *LINKED), long=True, quick_as="ablations-coqo"),
+    "ablations-coqo-linked": Bench(
+        "ablations.py",
+        ("coqo", *LINKED, "--set", "loss.intra=0.1", "--set", "loop.lr=1e-3"),
+        long=True,
+        quick_as="ablations-coqo",
+    ),
 }
 
 
