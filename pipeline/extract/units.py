@@ -13,7 +13,7 @@ from pipeline.extract.features import Feature
 from pipeline.extract.plan import Unit
 from pipeline.media import DecodeRequest, Header, Limits, MediaProcess, Picks, Samples
 from stores.commit import SourceRecord
-from stores.format import STAGING, RoundingError, Row, new_id
+from stores.format import STAGING, RoundingError, Row, StorePath, durable, new_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +57,9 @@ class RunContext:
 
     def remove_copies(self) -> None:
         """Remove what is left of the run's copies of remote files."""
-        for path in (self.store / STAGING).glob(f"{self.id}-*.copy"):
-            path.unlink(missing_ok=True)
+        for path in (StorePath.of(self.store) / STAGING).files(".copy"):
+            if path.name.startswith(f"{self.id}-"):
+                durable.unlink(path)
 
 
 @dataclass(frozen=True, slots=True)
