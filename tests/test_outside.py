@@ -43,9 +43,9 @@ ALLOWED: dict[str, dict[str, tuple[int, str]]] = {
     "pipeline.media.child": {"read_text": (1, "of /proc")},
     "pipeline.media.inputs": {"os.open": (1, "the way of the decoding child")},
     "pipeline.media.source": {"av.open": (1, "the file is open already")},
-    "pipeline.shared.events": {"read_bytes": (1, "the store's own")},
     "pipeline.shared.sizing": {"read_text": (1, "of /proc and /sys")},
     "pipeline.extract.remote": {"fsspec.open": (1, "allowed by its protocol, bounded in bytes and time")},
+    "stores.exchange.published": {"os.open": (1, "a file of its own export")},
     "stores.exchange.files": {
         "h5py.File": (1, "FileRows has asked for every file"),
         "open_memmap": (1, "FileRows has asked for every file"),

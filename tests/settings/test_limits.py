@@ -31,12 +31,11 @@ MERGED = "a0: &a0 {k: v}\n" + "".join(
         (MERGED, r"line \d: more than 20000 values, with aliases written out"),
         ("a:\n" + "- 0\n" * 30_000, "line 20001: more than 20000 values"),
         ("a: " + "[" * 150 + "]" * 150, "more than 100 levels"),
-        ("a: " + "[" * 3_000, "not valid YAML"),
         ("a: 1" + ":1" * 2_000, "a number of 4001 characters"),
         ("a: &a {b: [1, {c: *a}]}", "a value that holds itself"),
         ("a: " + "x" * (1 << 20), "larger than 1 MiB"),
     ],
-    ids=["aliases", "merges", "values", "levels", "brackets", "number", "circle", "bytes"],
+    ids=["aliases", "merges", "values", "levels", "number", "circle", "bytes"],
 )
 def test_a_hostile_file_is_one_line(text: str, words: str, tmp_path: Path) -> None:
     path = tmp_path / "hostile.yaml"
