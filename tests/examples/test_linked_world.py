@@ -205,6 +205,15 @@ def test_what_jumps_does_not_tell_which_tone_it_makes() -> None:
     assert 0.3 < np.mean(guess) < 0.42
 
 
+def test_words_alone_do_not_give_the_answer() -> None:
+    """Who answers each question by the most frequent answer to the same words is right in less than half."""
+    answers: dict[str, Counter[str]] = {}
+    for question in large().avqa:
+        answers.setdefault(question.question, Counter())[question.answer] += 1
+    right = sum(counter.most_common(1)[0][1] for counter in answers.values())
+    assert right / len(large().avqa) < 0.5
+
+
 def test_the_middle_shape_is_clearly_closer_to_one_side() -> None:
     for scene in large().scenes:
         if scene.key.startswith("band"):
