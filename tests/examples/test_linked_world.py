@@ -141,8 +141,14 @@ def closest(stage: dict[str, Voiced], place: str) -> str:
     return "left" if middle - left < right - middle else "right"
 
 
-def av_answer(question: AvQuestion) -> str:
-    """The answer, worked out from the words of the question and the script alone."""
+def jumps_most(question: AvQuestion, _tone: str) -> str:
+    """The place of a shape that jumps more often than the others: the best guess of who only sees."""
+    stage = band_scene(question)
+    return max(stage, key=lambda place: len(stage[place].acts))
+
+
+def av_answer(question: AvQuestion, maker: Callable[[AvQuestion, str], str] = seen_while_heard) -> str:
+    """The answer, worked out from the words, the script and a rule for which shape makes a tone."""
     stage, words = band_scene(question), question.question.split()
     place_of = {actor.colour: place for place, actor in stage.items()}
     beeps = sorted(
@@ -160,18 +166,18 @@ def av_answer(question: AvQuestion) -> str:
         case ["how", "many", *_, "twice"]:
             return counts[sum(len(actor.acts) > 1 for actor in stage.values())]
         case ["does", "the", colour, *_, tone, "tone"]:
-            return "yes" if stage[seen_while_heard(question, tone)].colour == colour else "no"
+            return "yes" if stage[maker(question, tone)].colour == colour else "no"
         case ["where", *_, tone, "tone"]:
-            return seen_while_heard(question, tone)
+            return maker(question, tone)
         case ["what", "colour", *_, "left" | "right" as side, "of", "the", colour, "shape"]:
             step = -1 if side == "left" else 1
             return stage[list(PLACES)[list(PLACES).index(place_of[colour]) + step]].colour
         case [*_, "nearest", "to", "the", "one", "that", "makes", "the", tone, "tone"]:
-            return stage[closest(stage, seen_while_heard(question, tone))].colour
+            return stage[closest(stage, maker(question, tone))].colour
         case [*_, "nearest", "to", "the", colour, "shape"]:
             return stage[closest(stage, place_of[colour])].colour
         case [*_, tone, "tone"]:
-            return stage[seen_while_heard(question, tone)].colour
+            return stage[maker(question, tone)].colour
     raise AssertionError(question.question)
 
 
@@ -212,6 +218,12 @@ def test_words_alone_do_not_give_the_answer() -> None:
         answers.setdefault(question.question, Counter())[question.answer] += 1
     right = sum(counter.most_common(1)[0][1] for counter in answers.values())
     assert right / len(large().avqa) < 0.5
+
+
+def test_who_only_sees_has_half_of_the_audio_visual_answers() -> None:
+    questions = [question for question in large().avqa if question.modality == "Audio-Visual"]
+    right = np.mean([av_answer(question, jumps_most) == question.answer for question in questions])
+    assert 0.4 < right < 0.55, right
 
 
 def test_the_middle_shape_is_clearly_closer_to_one_side() -> None:
