@@ -1,0 +1,258 @@
+"""Charts as SVG of our own: axes with ticks, numbers on hover, the colours of the page.
+
+Positions along x are percentages, so a chart fills whatever width there is, while text and lines keep their size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from markupsafe import Markup
+
+from ..format.rows import Array
+from ..wording import plural
+
+BINS = 24
+HEIGHT = 140
+"""Height of the area between the axes, in CSS pixels."""
+_X_AXIS = 40
+_ROW = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A rectangle between the axes.
+
+    Attributes
+    ----------
+    start, end
+        Its sides on the x axis, in the axis's unit.
+    low, high
+        Its lower and upper side, as shares of the height, from 0 to 1.
+    told
+        What is shown on hover.
+    kind
+        Its class in the style sheet.
+    """
+
+    start: float
+    end: float
+    low: float
+    high: float
+    told: str
+    kind: str = "bar"
+
+
+def ticks(low: float, high: float, most: int = 5) -> list[float]:
+    """Return at most ``most`` + 1 round numbers from ``low`` to ``high``, 1, 2 or 5 times a power of ten apart."""
+    if not high > low:
+        return [low]
+    raw = (high - low) / most
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw * (1 - 1e-9))
+    first = math.ceil(low / step - 1e-9)
+    last = math.floor(high / step + 1e-9)
+    return [round(number * step, 12) for number in range(first, last + 1)]
+
+
+def short(number: float) -> str:
+    """Return a number as an axis shows it: ``1.5k``, ``2M``, ``0.05``."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= size:
+            return f"{number / size:.4g}{unit}"
+    return f"{number:.4g}"
+
+
+def histogram(values: Sequence[float] | Array, what: str, unit: str, bins: int = BINS) -> Markup:
+    """Draw how many of the values lie in each of some bins of equal width.
+
+    Parameters
+    ----------
+    values
+        Finite numbers, at least one.
+    what, unit
+        What they are (``durations``), and their unit (``s``, or nothing), for the labels.
+    bins
+        Number of bins; fewer where the values are a few whole numbers.
+    """
+    numbers = np.asarray(values, np.float64)
+    low, high = float(numbers.min()), float(numbers.max())
+    if (numbers == np.rint(numbers)).all() and high - low < bins:
+        edges = np.arange(math.floor(low), math.floor(high) + 2) - 0.5  # whole numbers: a bar around each
+        names = [short(number) for number in range(math.floor(low), math.floor(high) + 1)]
+    else:
+        span = (high - low) or abs(high) or 1.0
+        edges = np.linspace(low if high > low else low - span / 2, high if high > low else low + span / 2, bins + 1)
+        names = [f"{start:.4g} to {end:.4g}" for start, end in zip(edges[:-1], edges[1:], strict=True)]
+    counts, _ = np.histogram(numbers, edges)
+    top = int(counts.max())
+    marks = [
+        Mark(float(start), float(end), 0, count / top, f"{name} {unit}".rstrip() + f": {count}")
+        for start, end, count, name in zip(edges[:-1], edges[1:], counts.tolist(), names, strict=True)
+    ]
+    spread = f"from {low:.4g} to {high:.4g} {unit}".rstrip()
+    label = f"Histogram of {what} of {plural(len(numbers), 'value')}, {spread}, median {np.median(numbers):.4g}"
+    return frame(marks, (float(edges[0]), float(edges[-1])), label, unit, y_ticks=_counts(top))
+
+
+def _counts(top: float) -> list[tuple[float, str]]:
+    """Return ticks of a y axis from 0 to ``top``, as (share of the height, text)."""
+    return [(number / top, short(number)) for number in ticks(0, top, 4)] if top else [(0.0, "0")]
+
+
+def rates(ends: Sequence[float], amounts: Sequence[float], what: str, unit: str) -> Markup:
+    """Draw how much was done per second in each of some intervals.
+
+    Parameters
+    ----------
+    ends
+        Where each interval ends, in seconds from 0, ascending; each begins where the one before it ends.
+    amounts
+        How much was done in each.
+    what, unit
+        What the amounts are (``rows``), and where the seconds begin, for the labels.
+    """
+    starts = [0.0, *ends[:-1]]
+    speeds = [
+        amount / max(end - start, 1e-3) for start, end, amount in zip(starts, ends, amounts, strict=True)
+    ]
+    top = max(speeds) or 1.0
+    scale, time_unit = _clock(ends[-1])
+    marks = [
+        Mark(start / scale, end / scale, 0, speed / top, f"{start:.0f} to {end:.0f} s: {amount:g} {what}, {speed:.3g}/s")
+        for start, end, amount, speed in zip(starts, ends, amounts, speeds, strict=True)
+    ]
+    label = f"{what.capitalize()} per second over {ends[-1]:.0f} s, at most {top:.3g}; {sum(amounts):g} {what} in all"
+    return frame(marks, (0.0, ends[-1] / scale), label, f"{time_unit} {unit}", y_ticks=_counts(top))
+
+
+def _clock(seconds: float) -> tuple[float, str]:
+    return next((size, unit) for size, unit in ((3600, "h"), (60, "min"), (1, "s")) if seconds >= 2 * size or size == 1)
+
+
+def frame(
+    marks: Iterable[Mark],
+    span: tuple[float, float],
+    label: str,
+    x_title: str,
+    *,
+    y_ticks: Sequence[tuple[float, str]] = (),
+    height: int = HEIGHT,
+    behind: Markup | None = None,
+) -> Markup:
+    """Draw rectangles between two axes.
+
+    Parameters
+    ----------
+    marks
+        What is drawn.
+    span
+        Both ends of the x axis.
+    label
+        What a screen reader says instead of the picture.
+    x_title
+        What stands at the right end of the x axis.
+    y_ticks
+        Pairs of a share of the height and a text.
+    height
+        Height between the axes in CSS pixels.
+    behind
+        SVG that is drawn first, behind the marks.
+    """
+    low, width = span[0], (span[1] - span[0]) or 1.0
+    parts = [
+        Markup('<svg class="chart" role="img" aria-label="{}" height="{}">').format(label, height + _X_AXIS),
+        behind or Markup(""),
+    ]
+    for share, text in y_ticks:
+        y = _px(height * (1 - share))
+        parts.append(
+            Markup('<line class="grid" x1="0" x2="100%" y1="{0}" y2="{0}"/><text class="y" x="-8" y="{1}">{2}</text>').format(
+                y, _px(height * (1 - share) + 4), text
+            )
+        )
+    for mark in marks:
+        start, end = 100 * (mark.start - low) / width, 100 * (mark.end - low) / width
+        parts.append(
+            Markup('<rect class="{}" x="{}%" width="{}%" y="{}" height="{}"><title>{}</title></rect>').format(
+                mark.kind,
+                _px(start),
+                _px(max(end - start, 0)),
+                _px(height * (1 - mark.high)),
+                _px(height * (mark.high - mark.low)),
+                mark.told,
+            )
+        )
+    parts.append(Markup('<line class="axis" x1="0" x2="100%" y1="{0}" y2="{0}"/>').format(height))
+    for number in ticks(*span):
+        at = 100 * (number - low) / width
+        parts.append(
+            Markup('<line class="axis" x1="{0}%" x2="{0}%" y1="{1}" y2="{2}"/><text class="x" x="{0}%" y="{3}">{4}</text>').format(
+                _px(at), height, height + 4, height + 18, short(number)
+            )
+        )
+    parts.append(Markup('<text class="unit" x="100%" y="{}">{}</text></svg>').format(height + 35, x_title))
+    return Markup("").join(parts)
+
+
+def timeline(rows: Sequence[tuple[str, Sequence[Mark]]], seconds: float, label: str) -> Markup:
+    """Draw spans of a video, a line for each row; the sides ``low`` and ``high`` of their marks do not count.
+
+    Parameters
+    ----------
+    rows
+        Short name and spans of each row, the topmost first.
+    seconds
+        Length of the video or clip.
+    label
+        What a screen reader says instead of the picture.
+    """
+    count = len(rows)
+    marks = [
+        Mark(mark.start, mark.end, 1 - (place + 0.8) / count, 1 - (place + 0.2) / count, mark.told, mark.kind)
+        for place, (_, spans) in enumerate(rows)
+        for mark in spans
+    ]
+    names = [(1 - (place + 0.5) / count, name) for place, (name, _) in enumerate(rows)]
+    return frame(marks, (0.0, seconds), label, "s", y_ticks=names, height=_ROW * count)
+
+
+def strip(kinds: Sequence[str], told: Sequence[str], label: str) -> Markup:
+    """Draw one cell for each step of a row, in the colour of its kind."""
+    count = len(kinds)
+    cells = [
+        Markup('<rect class="{}" x="{}%" width="{}%" y="0" height="18"><title>{}</title></rect>').format(
+            kind, _px(100 * at / count), _px(100 / count), text
+        )
+        for at, (kind, text) in enumerate(zip(kinds, told, strict=True))
+    ]
+    return Markup('<svg class="strip" role="img" aria-label="{}" height="18">{}</svg>').format(
+        label, Markup("").join(cells)
+    )
+
+
+def image(source: str, height: int) -> Markup:
+    """Return a picture that fills the area between the axes, for ``frame(behind=...)``."""
+    return Markup(
+        '<image href="{}" x="0" y="0" width="100%" height="{}" preserveAspectRatio="none" class="pixels"/>'
+    ).format(source, height)
+
+
+def wave(peaks: Sequence[tuple[float, float]], height: int) -> Markup:
+    """Draw the least and greatest sample of equal pieces of a waveform, each from -1 to 1."""
+    middle = height / 2
+    lines = [
+        Markup('<line x1="{0}%" x2="{0}%" y1="{1}" y2="{2}"/>').format(
+            _px(100 * (at + 0.5) / len(peaks)), _px(middle * (1 - high) - 0.25), _px(middle * (1 - low) + 0.25)
+        )
+        for at, (low, high) in enumerate(peaks)
+    ]
+    return Markup('<g class="wave">{}</g>').format(Markup("").join(lines))
+
+
+def _px(number: float) -> str:
+    return f"{number:.2f}".rstrip("0").rstrip(".")
+
