@@ -19,8 +19,6 @@ from ..describe import (
     describe_key,
     describe_store,
     find_dictionary,
-    render_page,
-    write_page,
 )
 from ..exchange import StoreRows, open_other
 from ..exchange import compare as compare_rows
@@ -138,16 +136,35 @@ def _show_dictionary(value: DictionaryDescription) -> None:
 
 def report(
     directory: Directory,
-    out: Annotated[Path | None, typer.Option(help="The file to write (default: report.html in the store).")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder for the pages, or a file ending in .html for the first of them, with the others in a folder "
+            "of the same name beside it (default: report.html in the store)."
+        ),
+    ] = None,
     version: Annotated[int | None, typer.Option(help="Look at this version (default: the latest).")] = None,
+    videos: Annotated[
+        int | None,
+        typer.Option(min=0, help="Videos that get a page of their own, evenly spaced over the keys (default: 48)."),
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="KEY", help="Give pages to these videos instead; may be repeated.")
+    ] = None,
+    decode: Annotated[
+        bool, typer.Option(help="Show frames and sound, decoded anew from videos that are still as they were.")
+    ] = True,
 ) -> None:
-    """Write one HTML page: how much of what is wanted is there, how it was made, and what is missing and why."""
+    """Write pages for a browser: how much of what is wanted is there, how it was made, what failed, what it shows."""
+    if only and videos is not None:
+        raise typer.BadParameter("does not go with --only; name one of the two", param_hint="--videos")
+    from ..pages import Options, write_pages  # only here: templates take a while to import
+
+    chosen = Options(only=tuple(dict.fromkeys(only or ())), decode=decode)
+    if videos is not None:
+        chosen = dataclasses.replace(chosen, videos=videos)
     with Store.open(directory, version, lease=False) as store:
-        if out is None:
-            out = write_page(store)
-        else:
-            out.write_text(render_page(store), encoding="utf-8")
-    print(out)
+        print(write_pages(store, out, chosen))
 
 
 def compare(

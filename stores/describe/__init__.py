@@ -1,4 +1,4 @@
-"""Describe a store for a person: inspection, the dataset card, the HTML page, dictionaries, versions."""
+"""Describe a store for a person: inspection, the dataset card, dictionaries, versions, where rows came from."""
 
 from ..format.layout import MEMBERS
 from .card import render_card, write_card
@@ -15,7 +15,7 @@ from .dictionaries import (
     stored_dictionaries,
 )
 from .inspect import KeyDescription, StoreDescription, describe_key, describe_store, rounding_errors
-from .page import render_page, write_page
+from .origins import Origin, RowName, find_origins
 from .versions import Difference, KeyChanges, VersionDescription, diff, history
 
 __all__ = [
@@ -28,7 +28,9 @@ __all__ = [
     "Difference",
     "KeyChanges",
     "KeyDescription",
+    "Origin",
     "PlanCoverage",
+    "RowName",
     "SplitCoverage",
     "StoreDescription",
     "StoredDictionary",
@@ -41,11 +43,10 @@ __all__ = [
     "dictionary_name",
     "diff",
     "find_dictionary",
+    "find_origins",
     "history",
     "render_card",
-    "render_page",
     "rounding_errors",
     "stored_dictionaries",
     "write_card",
-    "write_page",
 ]

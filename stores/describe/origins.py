@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..format import schemas
+from ..format import ShardReader, schemas
 from ..format.segments import SegmentLog
 from ..store import Store
 
@@ -37,8 +38,7 @@ class RowName:
         """Return the name of the row of the first of the features that has one for the key; None if none has."""
         for feature in features:
             if (feature, key) in store:
-                places = store.places(feature, [key])
-                reader, row = store.shard(feature, places.shards[int(places.shard[0])]), int(places.row[0])
+                reader, row = locate(store, feature, key)
                 start, seconds = reader.clip(row)
                 # The bounds as they were given: a clip may have either, both or none.
                 ends = (None, start + seconds, round(start + seconds, 3), round(start + seconds, 6))
@@ -58,6 +58,18 @@ class Origin:
     uri: str
     size: int
     content_id: str
+
+
+def locate(store: Store, feature: str, key: str) -> tuple[ShardReader, int]:
+    """Return the shard that holds a row, and its position there.
+
+    Raises
+    ------
+    MissingKeyError
+        If the feature has no row of the key.
+    """
+    path, row = store.place(feature, key)
+    return store.shard(feature, PurePath(path).stem), row
 
 
 def cache_key(content_id: str, bounds: _Bounds, spec_digest: str) -> bytes:
@@ -88,7 +100,9 @@ def find_origins(store: Store, keys: Sequence[str], features: Sequence[str] = ()
     table = SegmentLog(store.path, store.manifest.sources, schemas.SOURCES).table()
     contents = [content for content in table.column("content_id").unique().to_pylist() if content]
     found = dict(_content_of(names, contents))
-    matching = table.filter(pc.is_in(table.column("content_id"), value_set=pa.array(sorted({*found.values()}))))
+    matching = table.filter(
+        pc.is_in(table.column("content_id"), value_set=pa.array(sorted({*found.values()}), pa.string()))
+    )
     origins: dict[str, list[Origin]] = {}
     for record in matching.to_pylist():
         origin = Origin(record["key"].decode("utf-8", "surrogateescape"), record["size"], record["content_id"])
@@ -117,4 +131,3 @@ def _content_of(names: dict[str, RowName], contents: Sequence[str]) -> Iterator[
             return
         if (content_id := next(filter(name.is_from, contents), None)) is not None:
             yield key, content_id
-

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from markupsafe import Markup
@@ -16,9 +17,11 @@ from ..format.rows import Array
 from ..wording import plural
 
 BINS = 24
+RATE_BINS = 48
 HEIGHT = 140
 """Height of the area between the axes, in CSS pixels."""
-_X_AXIS = 40
+_X_TICKS, _X_AXIS = 24, 40
+_SHORT = 3
 _ROW = 20
 
 
@@ -43,7 +46,7 @@ class Mark:
     low: float
     high: float
     told: str
-    kind: str = "bar"
+    kind: str = "column"
 
 
 def ticks(low: float, high: float, most: int = 5) -> list[float]:
@@ -80,13 +83,14 @@ def histogram(values: Sequence[float] | Array, what: str, unit: str, bins: int =
     """
     numbers = np.asarray(values, np.float64)
     low, high = float(numbers.min()), float(numbers.max())
-    if (numbers == np.rint(numbers)).all() and high - low < bins:
+    whole = bool((numbers == np.rint(numbers)).all()) and high - low < bins
+    if whole:
         edges = np.arange(math.floor(low), math.floor(high) + 2) - 0.5  # whole numbers: a bar around each
         names = [short(number) for number in range(math.floor(low), math.floor(high) + 1)]
     else:
         span = (high - low) or abs(high) or 1.0
         edges = np.linspace(low if high > low else low - span / 2, high if high > low else low + span / 2, bins + 1)
-        names = [f"{start:.4g} to {end:.4g}" for start, end in zip(edges[:-1], edges[1:], strict=True)]
+        names = [f"{start:.4g} to {end:.4g}" for start, end in pairwise(edges)]
     counts, _ = np.histogram(numbers, edges)
     top = int(counts.max())
     marks = [
@@ -95,7 +99,7 @@ def histogram(values: Sequence[float] | Array, what: str, unit: str, bins: int =
     ]
     spread = f"from {low:.4g} to {high:.4g} {unit}".rstrip()
     label = f"Histogram of {what} of {plural(len(numbers), 'value')}, {spread}, median {np.median(numbers):.4g}"
-    return frame(marks, (float(edges[0]), float(edges[-1])), label, unit, y_ticks=_counts(top))
+    return frame(marks, (float(edges[0]), float(edges[-1])), label, unit, y_ticks=_counts(top), whole=whole)
 
 
 def _counts(top: float) -> list[tuple[float, str]]:
@@ -103,30 +107,30 @@ def _counts(top: float) -> list[tuple[float, str]]:
     return [(number / top, short(number)) for number in ticks(0, top, 4)] if top else [(0.0, "0")]
 
 
-def rates(ends: Sequence[float], amounts: Sequence[float], what: str, unit: str) -> Markup:
-    """Draw how much was done per second in each of some intervals.
+def rates(times: Sequence[float], amounts: Sequence[float], what: str, begun: str) -> Markup:
+    """Draw how much was done per second over a run, in pieces of equal length.
 
     Parameters
     ----------
-    ends
-        Where each interval ends, in seconds from 0, ascending; each begins where the one before it ends.
+    times
+        When something was finished, in seconds from the start, ascending, the last above 0: it was worked on since the
+        one before it.
     amounts
-        How much was done in each.
-    what, unit
+        How much was finished then.
+    what, begun
         What the amounts are (``rows``), and where the seconds begin, for the labels.
     """
-    starts = [0.0, *ends[:-1]]
-    speeds = [
-        amount / max(end - start, 1e-3) for start, end, amount in zip(starts, ends, amounts, strict=True)
-    ]
-    top = max(speeds) or 1.0
-    scale, time_unit = _clock(ends[-1])
+    done = np.cumsum([0.0, *amounts])
+    edges = np.linspace(0, times[-1], min(RATE_BINS, len(times)) + 1)  # no finer than what is known
+    speeds = np.diff(np.interp(edges, [0.0, *times], done)) / (edges[1] - edges[0])
+    top = float(speeds.max()) or 1.0
+    scale, unit = _clock(times[-1])
     marks = [
-        Mark(start / scale, end / scale, 0, speed / top, f"{start:.0f} to {end:.0f} s: {amount:g} {what}, {speed:.3g}/s")
-        for start, end, amount, speed in zip(starts, ends, amounts, speeds, strict=True)
+        Mark(start / scale, end / scale, 0, speed / top, f"{start:.4g} to {end:.4g} s: {speed:.4g} {what} per second")
+        for start, end, speed in zip(edges[:-1].tolist(), edges[1:].tolist(), speeds.tolist(), strict=True)
     ]
-    label = f"{what.capitalize()} per second over {ends[-1]:.0f} s, at most {top:.3g}; {sum(amounts):g} {what} in all"
-    return frame(marks, (0.0, ends[-1] / scale), label, f"{time_unit} {unit}", y_ticks=_counts(top))
+    label = f"{what.capitalize()} per second over {times[-1]:.0f} s, at most {top:.3g}; {done[-1]:g} {what} in all"
+    return frame(marks, (0.0, times[-1] / scale), label, f"{unit} {begun}", y_ticks=_counts(top))
 
 
 def _clock(seconds: float) -> tuple[float, str]:
@@ -142,6 +146,7 @@ def frame(
     y_ticks: Sequence[tuple[float, str]] = (),
     height: int = HEIGHT,
     behind: Markup | None = None,
+    whole: bool = False,
 ) -> Markup:
     """Draw rectangles between two axes.
 
@@ -154,26 +159,31 @@ def frame(
     label
         What a screen reader says instead of the picture.
     x_title
-        What stands at the right end of the x axis.
+        What the x axis shows: below it at its right end, or, if it is short, as a unit after the last number.
     y_ticks
         Pairs of a share of the height and a text.
     height
         Height between the axes in CSS pixels.
     behind
-        SVG that is drawn first, behind the marks.
+        SVG that is drawn before the marks.
+    whole
+        Whether the x axis has ticks at whole numbers only.
     """
     low, width = span[0], (span[1] - span[0]) or 1.0
+    apart = len(x_title) > _SHORT
     parts = [
-        Markup('<svg class="chart" role="img" aria-label="{}" height="{}">').format(label, height + _X_AXIS),
-        behind or Markup(""),
+        Markup('<svg class="chart" role="img" aria-label="{}" height="{}">').format(
+            label, height + (_X_AXIS if apart else _X_TICKS)
+        )
     ]
     for share, text in y_ticks:
         y = _px(height * (1 - share))
         parts.append(
-            Markup('<line class="grid" x1="0" x2="100%" y1="{0}" y2="{0}"/><text class="y" x="-8" y="{1}">{2}</text>').format(
-                y, _px(height * (1 - share) + 4), text
-            )
+            Markup(
+                '<line class="grid" x1="0" x2="100%" y1="{0}" y2="{0}"/><text class="y" x="-8" y="{1}">{2}</text>'
+            ).format(y, _px(height * (1 - share) + 4), text)
         )
+    parts.append(behind or Markup(""))
     for mark in marks:
         start, end = 100 * (mark.start - low) / width, 100 * (mark.end - low) / width
         parts.append(
@@ -187,15 +197,23 @@ def frame(
             )
         )
     parts.append(Markup('<line class="axis" x1="0" x2="100%" y1="{0}" y2="{0}"/>').format(height))
-    for number in ticks(*span):
+    numbers = [number for number in ticks(*span) if not whole or number == round(number)]
+    for number in numbers:
         at = 100 * (number - low) / width
         parts.append(
-            Markup('<line class="axis" x1="{0}%" x2="{0}%" y1="{1}" y2="{2}"/><text class="x" x="{0}%" y="{3}">{4}</text>').format(
-                _px(at), height, height + 4, height + 18, short(number)
+            Markup(
+                '<line class="axis" x1="{0}%" x2="{0}%" y1="{1}" y2="{2}"/><text class="x" x="{0}%" y="{3}">{4}</text>'
+            ).format(
+                _px(at),
+                height,
+                height + 4,
+                height + 18,
+                f"{short(number)} {x_title}".rstrip() if number == numbers[-1] and not apart else short(number),
             )
         )
-    parts.append(Markup('<text class="unit" x="100%" y="{}">{}</text></svg>').format(height + 35, x_title))
-    return Markup("").join(parts)
+    if apart:
+        parts.append(Markup('<text class="unit" x="100%" y="{}">{}</text>').format(height + 35, x_title))
+    return Markup("").join([*parts, Markup("</svg>")])
 
 
 def timeline(rows: Sequence[tuple[str, Sequence[Mark]]], seconds: float, label: str) -> Markup:
@@ -243,16 +261,15 @@ def image(source: str, height: int) -> Markup:
 
 def wave(peaks: Sequence[tuple[float, float]], height: int) -> Markup:
     """Draw the least and greatest sample of equal pieces of a waveform, each from -1 to 1."""
-    middle = height / 2
-    lines = [
-        Markup('<line x1="{0}%" x2="{0}%" y1="{1}" y2="{2}"/>').format(
-            _px(100 * (at + 0.5) / len(peaks)), _px(middle * (1 - high) - 0.25), _px(middle * (1 - low) + 0.25)
+    middle, width = height / 2, 100 / len(peaks)
+    pieces = [
+        Markup('<rect x="{}%" width="{}%" y="{}" height="{}"/>').format(
+            _px(width * at), _px(width), _px(middle * (1 - high) - 0.5), _px(middle * (high - low) + 1)
         )
         for at, (low, high) in enumerate(peaks)
     ]
-    return Markup('<g class="wave">{}</g>').format(Markup("").join(lines))
+    return Markup('<g class="wave">{}</g>').format(Markup("").join(pieces))
 
 
 def _px(number: float) -> str:
     return f"{number:.2f}".rstrip("0").rstrip(".")
-

@@ -97,11 +97,11 @@ def _arrow(start: tuple[int, int], end: tuple[int, int], triple: Triple, repeate
         leaves, enters, bend = start[0] + _BOX // 2, end[0] + _BOX // 2, 24
         y1, y2 = y1 + 13, y2 + 13
         path = f"M{leaves} {y1} C{leaves} {y1 + bend} {enters} {y2 + bend} {enters} {y2}"
-        x, y = (leaves + enters) / 2, max(y1, y2) + bend
+        x, y = (leaves + enters) // 2, max(y1, y2) + bend
     else:
-        middle = (leaves + enters) / 2
+        middle = (leaves + enters) // 2
         path = f"M{leaves} {y1} C{middle} {y1} {middle} {y2} {enters - 2} {y2}"
-        x, y = middle, (y1 + y2) / 2 - 5
+        x, y = middle, (y1 + y2) // 2 - 5
     return Markup(
         '<g class="edge {}"><path d="{}"/><path class="head" d="M{} {} l-7 -4 v8 z"/>'
         '<text x="{}" y="{}"><title>{}</title>{}</text></g>'

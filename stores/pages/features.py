@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from ..describe.coverage import PlanCoverage
 from ..describe.inspect import FeatureDescription
+from ..describe.origins import locate
 from ..format.media_damage import MediaDamage
 from ..format.rounding import RoundingError
 from ..format.rows import Array
@@ -62,15 +63,15 @@ def _charts(
     """Return each distribution with its heading, of those that are known."""
     durations = [seconds for key in keys if not math.isnan(seconds := store.clip(name, key)[1])]
     told: list[tuple[str, Any, str, str]] = [
-        ("Duration of the video or clip, s", durations, "durations", "s"),
-        ("Valid steps of a row", [int(mask.sum()) for mask in masks], "valid steps", "steps"),
-        ("Norm of a step (L2, valid steps)", norms, "norms", ""),
+        ("Rows by duration of the video or clip", durations, "durations", "s"),
+        ("Rows by valid steps", [int(mask.sum()) for mask in masks], "valid steps", "steps"),
+        ("Valid steps by L2 norm", norms, "norms", ""),
     ]
     return [(title, charts.histogram(values, what, unit)) for title, values, what, unit in told if len(values)]
 
 
 def _norms(store: Store, name: str, keys: Sequence[str]) -> tuple[int, Array]:
-    """Return of how many rows norms were taken, and the L2 norm of each of their valid steps, of those that are finite."""
+    """Return how many rows were measured, and the L2 norm of each of their valid steps that is finite."""
     if not keys:
         return 0, np.empty(0)
     shape, dtype = store.shape(name, keys[0])
@@ -83,8 +84,8 @@ def _norms(store: Store, name: str, keys: Sequence[str]) -> tuple[int, Array]:
 
 def step_norms(store: Store, name: str, key: str) -> Array:
     """Return the L2 norm of each valid step of a row, ``[valid] float64``."""
-    reader = store.places(name, [key])
-    values = store.shard(name, reader.shards[int(reader.shard[0])]).values(int(reader.row[0]))
+    reader, row = locate(store, name, key)
+    values = reader.values(row)
     flat = values[store.valid(name, key)].reshape(-1, math.prod(values.shape[1:])).astype(np.float64)
     norms: Array = np.sqrt(np.einsum("ij,ij->i", flat, flat))
     return norms

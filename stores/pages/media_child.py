@@ -1,7 +1,7 @@
-"""A process that decodes videos for their pages: small pictures at given seconds, and its sound as numbers.
+"""A process that decodes videos for their pages: small pictures at given seconds, and their sound as numbers.
 
-It reads JSON objects from stdin, a line each, and answers each with a line on stdout. It imports av, numpy and the standard library alone, and
-nothing of ours: a file that brings the decoder down takes only this process with it.
+It reads JSON objects from stdin, a line each, and answers each with a line on stdout. It imports av, numpy and the
+standard library alone, and nothing of ours: a file that brings the decoder down takes only this process with it.
 """
 
 from __future__ import annotations
@@ -101,11 +101,12 @@ def pictures(request: dict[str, Any]) -> Iterator[bytes]:
 
 def _frames(path: str) -> Iterator[Any]:
     with av.open(path) as container:
-        stream = container.streams.best("video")
+        stream: Any = container.streams.best("video")
         if stream is None:
             raise ValueError("no video stream")
         stream.thread_type = "NONE"  # as many processes as there are cores run already
-        for frame in container.decode(stream):
+        frames: Any = container.decode(stream)  # PyAV types them as frames of any stream
+        for frame in frames:
             if frame.time is None:
                 raise ValueError("its frames have no times")
             yield frame
@@ -167,9 +168,9 @@ def describe_sound(samples: Array) -> dict[str, Any]:
 
 
 def log_mel(samples: Array) -> Array:
-    """Return ``ln(mel + 0.01)``, ``[BANDS, columns] float64``, as VGGish's front end takes it, in a few hundred columns.
+    """Return ``ln(mel + 0.01)``, ``[BANDS, columns] float64``, with the frames and bands of VGGish's front end.
 
-    Of a long waveform, frames at equal distances are taken: a picture has no room for more.
+    At most ``COLUMNS`` frames are taken, at equal distances: a picture has no room for more.
     """
     count = max(1, 1 + (len(samples) - WINDOW) // HOP)
     starts = np.linspace(0, (count - 1) * HOP, min(count, COLUMNS)).round().astype(np.int64)

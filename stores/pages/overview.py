@@ -65,7 +65,9 @@ def _of_coverage(described: StoreDescription) -> Iterator[Warned]:
         if lacking:
             least = min(split["questions_with"][name] for name in lacking)
             where = f"{split['dataset']}/{split['split']}"
-            text = f"{where}: not every question has a row of {first_few(lacking)}; at least {least:,} of {total:,} have"
+            text = (
+                f"{where}: not every question has a row of {first_few(lacking)}; at least {least:,} of {total:,} have"
+            )
             yield Warned("bad", text)
 
 
@@ -95,8 +97,7 @@ def question_types(store: Store) -> list[dict[str, Any]]:
     for dataset, split in splits_of(table):
         rows = rows_of_split(table, dataset, split)
         counts = {
-            record["values"] or "untyped": record["counts"]
-            for record in rows.column("type").value_counts().to_pylist()
+            record["values"] or "untyped": record["counts"] for record in rows.column("type").value_counts().to_pylist()
         }
         listed.append(
             {

@@ -1,9 +1,8 @@
-"""What the event logs tell of the runs that filled a store: when, from what, how fast, and how to try failures again."""
+"""What the event logs tell of the runs that filled a store: when, from what, how fast; how to try failures again."""
 
 from __future__ import annotations
 
 import json
-import math
 import shlex
 import time
 from collections.abc import Iterator, Sequence
@@ -19,7 +18,6 @@ from . import charts
 
 SHOWN = 50
 """The page shows at most this many runs, the latest."""
-MOST_BARS = 60
 _FAILURE = b'"event": "failure"'
 
 
@@ -101,17 +99,14 @@ class Run:
         rows = [(moment - self.started, count) for moment, count in self.commits if count]
         if not rows or rows[-1][0] <= 0:
             return None
-        size = math.ceil(len(rows) / MOST_BARS)
-        pieces = [rows[first : first + size] for first in range(0, len(rows), size)]
-        ends = [piece[-1][0] for piece in pieces]
-        return charts.rates(ends, [sum(count for _, count in piece) for piece in pieces], "rows", "since the start")
+        return charts.rates([moment for moment, _ in rows], [count for _, count in rows], "rows", "since the start")
 
 
 def read_runs(store: Store) -> tuple[list[Run], int]:
-    """Return the latest runs up to the pinned version that wrote something, the latest first, and how many there are."""
+    """Return the latest runs up to the pinned version, the latest first, and how many logs there are."""
     logs = sorted((store.path / layout.EVENTS).glob("*.jsonl"), reverse=True)
     runs = [run for log in logs[:SHOWN] if (run := _read(log, store.version)).started]
-    return runs, len(logs)
+    return sorted(runs, key=lambda run: (-run.started, run.log)), len(logs)
 
 
 def _read(log: Path, version: int) -> Run:

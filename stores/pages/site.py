@@ -233,10 +233,15 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["printable"] = printable
+    environment.filters["printable"] = _shown
     environment.filters["plural"] = plural
     environment.globals |= {"percent": percent, "draw_graph": draw_graph, "histogram": charts.histogram}
     return environment
+
+
+def _shown(text: object) -> str:
+    """Return a text of the data set with what a terminal or browser would interpret escaped; nothing for None."""
+    return "" if text is None else printable(str(text))
 
 
 def _read(store: Store, options: Options) -> _Contents:
@@ -247,7 +252,9 @@ def _read(store: Store, options: Options) -> _Contents:
         known = pc.is_in(pa.array(paged, pa.string()).cast(pa.large_binary()), value_set=keys).to_pylist()
         for key, is_known in zip(paged, known, strict=True):
             if not is_known:
-                raise MissingKeyError(f"{store.path}: no row, failure or question for key {key!r} in version {store.version}")
+                raise MissingKeyError(
+                    f"{store.path}: no row, failure or question for key {key!r} in version {store.version}"
+                )
         listed = sorted({*listed, *paged}, key=str.encode)
     else:
         paged = videos.choose(pa.array(listed, pa.large_string()).cast(pa.large_binary()), options.videos)
@@ -290,7 +297,9 @@ def _listing(contents: _Contents) -> list[dict[str, Any]]:
     store, keys = contents.store, contents.listed
     binary = pa.array(keys, pa.large_string()).cast(pa.large_binary())
     has = {
-        name: pc.is_in(binary, value_set=store.index(name).column("key").combine_chunks().cast(pa.large_binary())).to_pylist()
+        name: pc.is_in(
+            binary, value_set=store.index(name).column("key").combine_chunks().cast(pa.large_binary())
+        ).to_pylist()
         for name in store.features
     }
     asked = questions.counts(store, keys)

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from markupsafe import Markup
 
-from ..describe.origins import Origin
+from ..describe.origins import Origin, locate
 from ..format.rows import Array
 from ..store import Store
 from . import bitmaps, charts
@@ -53,7 +53,9 @@ class Row:
     @property
     def has_pictures(self) -> bool:
         """Whether it was computed from frames at known times."""
-        return self.media.get("video_stream") is not None and bool(np.isfinite(self.times).all()) and len(self.times) > 0
+        return (
+            self.media.get("video_stream") is not None and bool(np.isfinite(self.times).all()) and len(self.times) > 0
+        )
 
 
 def all_keys(store: Store) -> pa.Array:
@@ -64,7 +66,7 @@ def all_keys(store: Store) -> pa.Array:
         table = store.table("questions", columns=("video_id",))
         columns += [table.column("video_id")] if "video_id" in table.column_names else []
     uniques = [column.unique().cast(pa.large_binary()) for column in columns]
-    keys = pa.concat_arrays([*uniques, pa.array([], pa.large_binary())]).unique()
+    keys = pa.concat_arrays([*uniques, pa.array([], pa.large_binary())]).unique().drop_null()
     return keys.take(pc.sort_indices(keys))
 
 
@@ -164,7 +166,7 @@ def describe(
         "timeline": _timeline(shown, pictured, start, seconds) if seconds else None,
         "strips": [(row.feature, _strip(row), len(row.valid)) for row in rows if len(row.valid)],
         "sound": _sound(decoded.sound, seconds) if decoded.sound is not None else None,
-        "heat": [(row.feature, heat) for row in rows if (heat := _heat(store, row, key)) is not None],
+        "heat": [heat for row in rows if (heat := _heat(store, row, key)) is not None],
         "questions": shown,
         "asked": len(questions),
     }
@@ -175,7 +177,7 @@ def _length(rows: Sequence[Row], questions: Sequence[Mapping[str, Any]]) -> floa
     known = [row.seconds for row in rows if math.isfinite(row.seconds)]
     if known:
         return known[0]
-    told = [question["duration"] for question in questions if question.get("duration")]
+    told = [float(question["duration"]) for question in questions if question.get("duration")]
     ends = [end for question in questions for _, end in _spans(question)]
     return max([*told, *ends, 0.0])
 
@@ -227,7 +229,12 @@ def _timeline(
     if pictured is not None:
         width = seconds * 0.004
         times = shown_times(pictured)
-        rows.append(("frames", [Mark(max(0, time - width / 2), time + width / 2, 0, 1, f"{time:.2f} s", "tick") for time in times]))
+        rows.append(
+            (
+                "frames",
+                [Mark(max(0, time - width / 2), time + width / 2, 0, 1, f"{time:.2f} s", "tick") for time in times],
+            )
+        )
     for number, question in enumerate(questions, 1):
         marks = [
             Mark(max(0.0, start - start_s), min(seconds, end - start_s), 0, 1, f"{start:g} to {end:g} s", "span")
@@ -251,7 +258,9 @@ def _strip(row: Row) -> Markup:
         time = row.times[place]
         kinds.append(state)
         told.append(f"step {place}{'' if math.isnan(time) else f', {time:.2f} s'}: {state}")
-    label = f"{int(row.valid.sum())} of {len(row.valid)} steps of {row.feature} are valid, {int(row.damaged.sum())} damaged"
+    label = (
+        f"{int(row.valid.sum())} of {len(row.valid)} steps of {row.feature} are valid, {int(row.damaged.sum())} damaged"
+    )
     return charts.strip(kinds, told, label)
 
 
@@ -260,7 +269,9 @@ def _sound(sound: Sound, seconds: float) -> dict[str, Markup]:
     loudest = max((max(abs(low), abs(high)) for low, high in sound.peaks), default=0.0)
     bands = len(sound.levels)
     mel = [1127 * math.log1p(hertz / 700) for hertz in _BAND_HZ]
-    shares = [((place - mel[0]) / (mel[-1] - mel[0]), charts.short(hertz)) for place, hertz in zip(mel, _BAND_HZ, strict=True)]
+    shares = [
+        ((place - mel[0]) / (mel[-1] - mel[0]), charts.short(hertz)) for place, hertz in zip(mel, _BAND_HZ, strict=True)
+    ]
     picture = charts.image(bitmaps.data_uri(bitmaps.png(sound.levels)), _SOUND_HEIGHT)
     span = (0.0, seconds)
     return {
@@ -276,22 +287,23 @@ def _sound(sound: Sound, seconds: float) -> dict[str, Markup]:
     }  # fmt: skip
 
 
-def _heat(store: Store, row: Row, key: str) -> Markup | None:
-    """Draw the cosine of every two steps of a row; None if there is one step, or the row is very large."""
+def _heat(store: Store, row: Row, key: str) -> tuple[str, Markup] | None:
+    """Draw the cosine of every two steps of a row, with a caption; None for one step, or a very large row."""
     steps = row.shape[0]
     if steps < 2 or math.prod(row.shape) * np.dtype(row.dtype).itemsize > _ROW_BYTES:
         return None
     places = sample(steps, _HEAT)
-    found = store.places(row.feature, [key])
-    values = store.shard(row.feature, found.shards[int(found.shard[0])]).values(int(found.row[0]))
+    reader, number = locate(store, row.feature, key)
+    values = reader.values(number)
     cosines = similarity(np.stack([values[place] for place in places]))
     levels = bitmaps.levels_of(cosines, -1.0, 1.0)
-    shown = bitmaps.levels_of(cosines, float(min(0.0, cosines.min())), 1.0)
     off = cosines[~np.eye(len(places), dtype=bool)]
+    shown = bitmaps.levels_of(cosines, float(off.min()), 1.0)
     label = (
         f"Cosine of every two steps of {row.feature}: from {off.min():.2f} to {off.max():.2f}, mean {off.mean():.2f}"
     )
-    picture = Markup(
+    caption = f"{row.feature}, steps 0 to {steps - 1}: dark {off.min():.2f}, bright 1"
+    return caption, Markup(
         '<img class="heat" src="{}" alt="{}" width="{}" height="{}" data-cosines="{}" data-steps="{}">'
     ).format(
         bitmaps.data_uri(bitmaps.png(shown)),
@@ -301,4 +313,3 @@ def _heat(store: Store, row: Row, key: str) -> Markup | None:
         base64.b64encode(levels.tobytes()).decode(),
         ",".join(map(str, places)),
     )
-    return picture

@@ -103,7 +103,11 @@ def _weights(spec: Mapping[str, Any]) -> str:
     weights = _part(spec, "model").get("weights")
     if weights is None:
         return "none: nothing in it is learned" if _part(spec, "model") else ""
-    return ", ".join(f"{name} {value}" for name, value in weights.items()) if isinstance(weights, Mapping) else str(weights)
+    return (
+        ", ".join(f"{name} {value}" for name, value in weights.items())
+        if isinstance(weights, Mapping)
+        else str(weights)
+    )
 
 
 def _values(spec: Mapping[str, Any]) -> str:
