@@ -17,6 +17,7 @@ from .dictionaries import (
 from .inspect import KeyDescription, StoreDescription, describe_key, describe_store, rounding_errors
 from .origins import Origin, RowName, find_origins
 from .versions import Difference, KeyChanges, VersionDescription, diff, history
+from .videos import VideoRow, count_questions, facts_of, rows_of
 
 __all__ = [
     "KINDS",
@@ -35,6 +36,8 @@ __all__ = [
     "StoreDescription",
     "StoredDictionary",
     "VersionDescription",
+    "VideoRow",
+    "count_questions",
     "coverage",
     "coverage_lines",
     "describe_dictionary",
@@ -42,11 +45,13 @@ __all__ = [
     "describe_store",
     "dictionary_name",
     "diff",
+    "facts_of",
     "find_dictionary",
     "find_origins",
     "history",
     "render_card",
     "rounding_errors",
+    "rows_of",
     "stored_dictionaries",
     "write_card",
 ]

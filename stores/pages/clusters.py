@@ -9,6 +9,7 @@ from typing import Any
 from ..describe.dictionaries import describe_dictionary, stored_dictionaries
 from ..store import Store
 
+_COLUMNS = {"cluster", "count", "empty"}
 NEAREST = 4
 """Members shown of a cluster."""
 PICTURED = 12
@@ -24,9 +25,14 @@ class Moment:
 
 
 def describe(store: Store) -> list[dict[str, Any]]:
-    """Return the dictionaries of a store: what the pages show of each, its clusters the largest first."""
+    """Return the dictionaries of a store: what the pages show of each, its clusters the largest first.
+
+    A table of that name which another program wrote, without the columns of a dictionary, is left out.
+    """
     found = []
     for stored in stored_dictionaries(store):
+        if not _COLUMNS.issubset(store.table(stored.table, stored.part).column_names):
+            continue
         described = describe_dictionary(store, stored, nearest=NEAREST)
         clusters = sorted(described["clusters"], key=lambda cluster: (-cluster["count"], cluster["cluster"]))
         sizes = [cluster["count"] for cluster in clusters]

@@ -25,7 +25,7 @@ def of_videos(store: Store, keys: Sequence[str]) -> dict[str, list[dict[str, Any
     """Return the questions of each of some videos, in the order of the tables; each with its ``triples``."""
     records = _matching(store, "questions", keys, _COLUMNS)
     graphs = {
-        _identity(record): [_triple(triple) for triple in record["triples"] or ()]
+        _identity(record): [_triple(triple) for triple in record.get("triples") or ()]
         for record in _matching(store, "graphs", keys, ("question_id", "video_id", *SPLIT_COLUMNS, "triples"))
     }
     found: dict[str, list[dict[str, Any]]] = {}
@@ -48,18 +48,6 @@ def listed(store: Store) -> tuple[list[dict[str, Any]], int]:
         first += table.num_rows
         found += table.take(pa.array(inside)).to_pylist()
     return [{name: record.get(name) for name in _COLUMNS} for record in found], total
-
-
-def counts(store: Store, keys: Sequence[str]) -> dict[str, int]:
-    """Return how many questions each of some videos has, of those that have any."""
-    if "questions" not in store.tables:
-        return {}
-    table = store.table("questions", columns=("video_id",))
-    if "video_id" not in table.column_names:
-        return {}
-    column = table.column("video_id")
-    of_these = column.filter(pc.is_in(column, value_set=pa.array(keys, column.type)))
-    return {record["values"]: record["counts"] for record in of_these.value_counts().to_pylist()}
 
 
 def _matching(store: Store, name: str, keys: Sequence[str], columns: Sequence[str]) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from ..describe.coverage import percent
 from ..describe.inspect import StoreDescription, describe_store
 from ..describe.origins import find_origins
 from ..describe.versions import history
+from ..describe.videos import count_questions, rows_of
 from ..errors import MissingKeyError, StoreError
 from ..format import layout
 from ..store import Store
@@ -302,7 +303,7 @@ def _listing(contents: _Contents) -> list[dict[str, Any]]:
         ).to_pylist()
         for name in store.features
     }
-    asked = questions.counts(store, keys)
+    asked = count_questions(store, keys)
     failed: dict[str, list[str]] = {}
     for failure in contents.described["failures"]:
         failed.setdefault(failure["video_id"], []).append(failure["class"])
@@ -329,7 +330,7 @@ class _Pictures:
     def __init__(self, contents: _Contents, dictionaries: Sequence[dict[str, Any]]) -> None:
         store = contents.store
         self.questions = questions.of_videos(store, contents.paged)
-        self.rows = {key: videos.rows_of(store, key) for key in contents.paged}
+        self.rows = {key: rows_of(store, key) for key in contents.paged}
         moments = clusters.moments(dictionaries) if contents.options.decode else []
         keys = list(dict.fromkeys([*contents.paged, *(moment.key for moment in moments)]))
         self.origins = find_origins(store, keys)
@@ -346,7 +347,7 @@ class _Pictures:
             nearest.setdefault(moment.key, []).append(moment.time_s)
         wanted = {}
         for key in keys:
-            rows = self.rows[key] if key in self.rows else videos.rows_of(store, key)
+            rows = self.rows[key] if key in self.rows else rows_of(store, key)
             one = videos.wanted_of(rows, self.origins.get(key, []), nearest.get(key, ()), whole=key in self.rows)
             if one is not None:
                 wanted[key] = one

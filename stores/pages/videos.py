@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ import pyarrow.compute as pc
 from markupsafe import Markup
 
 from ..describe.origins import Origin, locate
-from ..format.rows import Array
+from ..describe.videos import VideoRow, facts_of
 from ..store import Store
 from . import bitmaps, charts
 from .charts import Mark
@@ -32,30 +31,6 @@ _HEAT = 96
 _ROW_BYTES = 64 << 20
 _SOUND_HEIGHT = 96
 _BAND_HZ = (125, 500, 1000, 2000, 4000, 7500)
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One row of a video, without its values."""
-
-    feature: str
-    shape: tuple[int, ...]
-    dtype: str
-    times: Array
-    valid: Array
-    damaged: Array
-    start_s: float
-    seconds: float
-    media: dict[str, Any]
-    digest: str
-    shard: str
-
-    @property
-    def has_pictures(self) -> bool:
-        """Whether it was computed from frames at known times."""
-        return (
-            self.media.get("video_stream") is not None and bool(np.isfinite(self.times).all()) and len(self.times) > 0
-        )
 
 
 def all_keys(store: Store) -> pa.Array:
@@ -76,22 +51,8 @@ def choose(keys: pa.Array, most: int) -> list[str]:
     return chosen
 
 
-def rows_of(store: Store, key: str) -> list[Row]:
-    """Return the rows of a video in all features."""
-    rows = []
-    for name in store.features:
-        if (name, key) in store:
-            shape, dtype = store.shape(name, key)
-            start, seconds = store.clip(name, key)
-            times, valid, damaged = store.times(name, key), store.valid(name, key), store.damaged(name, key)
-            shard, _ = store.place(name, key)
-            media, digest = store.media(name, key), store.digest(name, key)
-            rows.append(Row(name, shape, dtype, times, valid, damaged, start, seconds, media, digest, shard))
-    return rows
-
-
 def wanted_of(
-    rows: Sequence[Row], origins: Sequence[Origin], nearest: Sequence[float] = (), whole: bool = True
+    rows: Sequence[VideoRow], origins: Sequence[Origin], nearest: Sequence[float] = (), whole: bool = True
 ) -> Wanted | None:
     """Return what is decoded of a video; None if no row says where its frames are.
 
@@ -114,27 +75,27 @@ def wanted_of(
     return Wanted(origins, of.media, of.start_s, seconds, times, sound=sound is not None and seconds > 0)
 
 
-def times_of(rows: Sequence[Row]) -> list[float]:
+def times_of(rows: Sequence[VideoRow]) -> list[float]:
     """Return the seconds of the frames that the page of a video shows."""
     row = _pictured(rows)
     return shown_times(row) if row is not None else []
 
 
-def shown_times(row: Row) -> list[float]:
+def shown_times(row: VideoRow) -> list[float]:
     """Return the seconds of at most ``FRAMES`` steps, evenly spaced over those that are valid and differ in time."""
     distinct = np.unique(row.times[row.valid]) if row.valid.any() else np.unique(row.times)
     times: list[float] = distinct[sample(len(distinct), FRAMES)].tolist()
     return times
 
 
-def _pictured(rows: Sequence[Row]) -> Row | None:
+def _pictured(rows: Sequence[VideoRow]) -> VideoRow | None:
     return next((row for row in rows if row.has_pictures), None)
 
 
 def describe(
     store: Store,
     key: str,
-    rows: Sequence[Row],
+    rows: Sequence[VideoRow],
     questions: Sequence[dict[str, Any]],
     decoded: Decoded,
     origins: Sequence[Origin],
@@ -146,7 +107,7 @@ def describe(
     shown = questions[:QUESTIONS]
     return {
         "key": key,
-        "facts": facts(rows, origins, len(questions)),
+        "facts": facts_of(rows, origins, len(questions)),
         "rows": [
             {
                 "feature": row.feature,
@@ -172,7 +133,7 @@ def describe(
     }
 
 
-def _length(rows: Sequence[Row], questions: Sequence[Mapping[str, Any]]) -> float:
+def _length(rows: Sequence[VideoRow], questions: Sequence[Mapping[str, Any]]) -> float:
     """Return the length of a video or clip in seconds; 0 if nothing tells it."""
     known = [row.seconds for row in rows if math.isfinite(row.seconds)]
     if known:
@@ -182,47 +143,12 @@ def _length(rows: Sequence[Row], questions: Sequence[Mapping[str, Any]]) -> floa
     return max([*told, *ends, 0.0])
 
 
-def facts(rows: Sequence[Row], origins: Sequence[Origin], questions: int) -> list[tuple[str, str]]:
-    """Return what is known of a video itself, as (subject, value)."""
-    media: dict[str, Any] = {}
-    for row in rows:
-        media.update({name: value for name, value in row.media.items() if value is not None})
-    told = []
-    if origins:
-        told.append(("source", origins[0].uri))
-        told.append(("bytes", f"{origins[0].size:,}, sha256 {origins[0].content_id[:16]}…"))
-    if rows and math.isfinite(rows[0].seconds):
-        clip = f", from {rows[0].start_s:.2f} s of its file" if rows[0].start_s else ""
-        told.append(("length", f"{rows[0].seconds:.2f} s{clip}"))
-    if picture := _picture(media):
-        told.append(("picture", picture))
-    if sound := _sound_words(media):
-        told.append(("sound", sound))
-    told.append(("questions", f"{questions:,}"))
-    return told
-
-
-def _picture(media: Mapping[str, Any]) -> str:
-    if not media.get("width"):
-        return ""
-    rate = f", {media['frame_rate']:.4g} frames per second" if media.get("frame_rate") else ""
-    turned = f", turned by {media['rotation_clockwise']}°" if media.get("rotation_clockwise") else ""
-    return f"{media['width']} × {media['height']}, {media.get('codec', 'codec not known')}{rate}{turned}"
-
-
-def _sound_words(media: Mapping[str, Any]) -> str:
-    audio = media.get("audio")
-    if isinstance(audio, Mapping) and audio.get("codec"):
-        return f"{audio['codec']}, {audio.get('layout', '')} at {audio.get('rate')} Hz ({media.get('audio_state')})"
-    return "a track is there" if media.get("audio_stream") is not None else "none" if media.get("codec") else ""
-
-
 def _spans(question: Mapping[str, Any]) -> list[tuple[float, float]]:
     return [(float(span[0]), float(span[1])) for span in question.get("spans") or () if len(span) == 2]
 
 
 def _timeline(
-    questions: Sequence[Mapping[str, Any]], pictured: Row | None, start_s: float, seconds: float
+    questions: Sequence[Mapping[str, Any]], pictured: VideoRow | None, start_s: float, seconds: float
 ) -> Markup | None:
     """Draw the shown frames and the spans of questions; None if there is neither."""
     rows: list[tuple[str, list[Mark]]] = []
@@ -249,7 +175,7 @@ def _timeline(
     return charts.timeline(rows, seconds, label)
 
 
-def _strip(row: Row) -> Markup:
+def _strip(row: VideoRow) -> Markup:
     """Draw which steps are valid, padding or damaged; of many steps, a sample."""
     places = sample(len(row.valid), _CELLS)
     kinds, told = [], []
@@ -287,7 +213,7 @@ def _sound(sound: Sound, seconds: float) -> dict[str, Markup]:
     }  # fmt: skip
 
 
-def _heat(store: Store, row: Row, key: str) -> tuple[str, Markup] | None:
+def _heat(store: Store, row: VideoRow, key: str) -> tuple[str, Markup] | None:
     """Draw the cosine of every two steps of a row, with a caption; None for one step, or a very large row."""
     steps = row.shape[0]
     if steps < 2 or math.prod(row.shape) * np.dtype(row.dtype).itemsize > _ROW_BYTES:
