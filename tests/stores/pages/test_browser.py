@@ -103,7 +103,8 @@ def seen(site: Path) -> dict[str, dict[str, Any]]:
     harness.write_text(HARNESS.replace("PAGES", pages).replace("WIDTHS", json.dumps(WIDTHS)))
     done = subprocess.run(
         [
-            BROWSER or "", "--headless", "--hide-scrollbars", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files",
+            BROWSER or "", "--headless", "--hide-scrollbars", "--no-sandbox", "--disable-gpu",
+            "--allow-file-access-from-files",
             "--window-size=1300,1000", "--virtual-time-budget=60000", "--dump-dom", harness.as_uri(),
         ],
         capture_output=True, text=True, timeout=120,
