@@ -44,6 +44,7 @@ ROOM_MAY_IMPORT = {
     "stores.describe": {"stores.errors", "stores.wording", "stores.format", "stores.joins", "stores.store"},
     "stores.pages": {
         "stores.errors",
+        "stores.files",
         "stores.wording",
         "stores.format",
         "stores.joins",

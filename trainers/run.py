@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from stores import Store
-from stores.format import layout
+from stores.format import StorePath, layout
 from trainers import checkpoint
 from trainers.config import LoopConfig, MethodSettings
 from trainers.distributed import Ranks, join, leave
@@ -211,7 +211,7 @@ def _run(
 
 def _identity(store: Store) -> dict[str, str]:
     """Return what tells a version of a store from that of any other: its manifest, which is written once."""
-    manifest = store.path / layout.VERSIONS / layout.version_file(store.version)
+    manifest = StorePath.of(store.path) / layout.VERSIONS / layout.version_file(store.version)
     return {"path": os.path.realpath(store.path), "manifest": hashlib.sha256(manifest.read_bytes()).hexdigest()}
 
 

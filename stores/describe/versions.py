@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from ..errors import StoreDamageError
 from ..format import schemas
 from ..format.indexed import by_shard
-from ..format.manifest import Manifest, TablePart, load, versions
+from ..format.manifest import Manifest, TablePart, first_manifest, load, versions
 from ..format.rows import Array
 from ..format.segments import SegmentRef
 from ..joins import rows_of_split, splits_of
@@ -52,21 +52,19 @@ def history(root: Path, latest: int | None = None, until: int | None = None) -> 
         The last version to describe; None for the newest.
     """
     described: list[VersionDescription] = []
-    before = Manifest(version=-1, nonce="", created_at="")
-    known = [version for version in versions(root) if until is None or version <= until]
-    if latest is not None and len(known) > latest:
-        shown, before = known[-latest:], _last_readable(root, known[:-latest]) or before
-    else:
-        shown = known
+    before: Manifest | None = None
+    shown = [version for version in versions(root) if until is None or version <= until]
+    if latest is not None and len(shown) > latest:
+        before, shown = _last_readable(root, shown[:-latest]), shown[-latest:]
     for version in shown:
         try:
             manifest = load(root, version)
         except StoreDamageError as error:
             described.append(VersionDescription(version, "", None, [str(error)]))
             continue
-        changes = _changes(before, manifest)
-        if before.version != version - 1:  # what it changed itself cannot be told
-            since = "holds" if before.version < 0 else f"since version {before.version}"
+        changes = _changes(before or first_manifest(), manifest)
+        if version and (before is None or before.version != version - 1):  # what it changed itself cannot be told
+            since = "holds" if before is None else f"since version {before.version}"
             changes = [f"{since}: {change}" for change in changes]
         described.append(VersionDescription(version, manifest.created_at, manifest.command, changes))
         before = manifest

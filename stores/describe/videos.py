@@ -89,9 +89,10 @@ def facts_of(rows: Sequence[VideoRow], origins: Sequence[Origin], questions: int
 def _picture(media: Mapping[str, Any]) -> str:
     if not media.get("width"):
         return ""
-    rate = f", {media['frame_rate']:.4g} frames per second" if media.get("frame_rate") else ""
+    rate = media.get("frame_rate")
+    frames = f", {rate:.4g} frames per second" if isinstance(rate, int | float) else ""
     turned = f", turned by {media['rotation_clockwise']}°" if media.get("rotation_clockwise") else ""
-    return f"{media['width']} × {media['height']}, {media.get('codec', 'codec not known')}{rate}{turned}"
+    return f"{media['width']} × {media.get('height')}, {media.get('codec', 'codec not known')}{frames}{turned}"
 
 
 def _sound_words(media: Mapping[str, Any]) -> str:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..describe.origins import Origin
+from ..files import open_regular
 from ..format.rows import Array
 from ..wording import one_line
 
@@ -200,7 +201,7 @@ def _has_bytes(path: Path, origin: Origin) -> bool:
     try:
         if path.stat().st_size != origin.size:
             return False
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest() == origin.content_id
     except OSError:
         return False

@@ -11,8 +11,10 @@ import json
 import math
 import os
 import resource
+import stat
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from typing import Any
 
@@ -99,8 +101,19 @@ def pictures(request: dict[str, Any]) -> Iterator[bytes]:
         yield last
 
 
+@contextmanager
+def _open(path: str) -> Iterator[Any]:
+    """Open a regular file, and nothing that it names: a list of segments may name other files and servers."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError("not a regular file")
+        with av.open(file, options={"protocol_whitelist": "none"}) as container:
+            yield container
+
+
 def _frames(path: str) -> Iterator[Any]:
-    with av.open(path) as container:
+    with _open(path) as container:
         stream: Any = container.streams.best("video")
         if stream is None:
             raise ValueError("no video stream")
@@ -137,7 +150,7 @@ def waveform(path: str, start_s: float, seconds: float) -> Array | None:
 
     Where the file has no sound, as before a track begins, there are zeros.
     """
-    with av.open(path) as container:
+    with _open(path) as container:
         if not container.streams.audio:
             return None
         resampler = av.AudioResampler("flt", "mono", RATE)

@@ -2,23 +2,50 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 from markupsafe import Markup
+from pydantic import BaseModel, Field, ValidationError
 
-from ..format import layout
+from ..format import StorePath, layout
 from ..store import Store
 from . import charts
 
 SHOWN = 50
 """The page shows at most this many runs, the latest."""
 _FAILURE = b'"event": "failure"'
+
+
+_Count = Annotated[int, Field(ge=0, lt=1 << 62)]
+_Seconds = Annotated[float, Field(ge=0, lt=1e11)]
+
+
+class _Event(BaseModel):
+    """What the pages read of a line of a log; other fields are left alone."""
+
+    event: str
+    time: _Seconds
+    version: int = 0
+    source: str = ""
+    part: str = ""
+    rows: _Count = 0
+    parses: _Count = 0
+    stopped_by: str | None = None
+    wall_s: _Seconds = 0.0
+    compute_s: _Seconds = 0.0
+    videos_done: _Count = 0
+    bytes_written: _Count = 0
+    frames_decoded: _Count = 0
+    steps_computed: _Count = 0
+    decode_s: _Seconds | None = None
+    model_s: _Seconds | None = None
+    write_s: _Seconds | None = None
+    waiting_s: _Seconds | None = None
 
 
 @dataclass(slots=True)
@@ -33,8 +60,10 @@ class Run:
         Unix seconds of its first event.
     stage
         ``extract`` or ``parse``.
-    plan, summary
-        Fields of these events; empty if the log has none, as ``summary`` of a run that was killed.
+    what
+        What it read: a source of videos, or a split's questions.
+    summary
+        What it says of itself at its end; None if it was killed.
     commits
         Unix seconds of each commit, with its rows.
     failures
@@ -44,8 +73,8 @@ class Run:
     log: str
     started: float = 0.0
     stage: str = ""
-    plan: dict[str, Any] = field(default_factory=dict)
-    summary: dict[str, Any] = field(default_factory=dict)
+    what: str = ""
+    summary: _Event | None = None
     commits: list[tuple[float, int]] = field(default_factory=list)
     failures: int = 0
 
@@ -55,44 +84,37 @@ class Run:
         return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(self.started))
 
     @property
-    def what(self) -> str:
-        """What it read: a source of videos, or a split's questions."""
-        return str(self.plan.get("source") or self.plan.get("part") or "")
-
-    @property
     def seconds(self) -> float:
         """How long it took: as it says itself, else until the last commit."""
-        wall = self.summary.get("wall_s")
-        return float(wall) if wall else max(0.0, (self.commits[-1][0] if self.commits else self.started) - self.started)
+        if self.summary is not None and self.summary.wall_s:
+            return self.summary.wall_s
+        return (self.commits[-1][0] if self.commits else self.started) - self.started
 
     @property
     def end(self) -> str:
         """How it ended."""
-        if not self.summary:
+        if self.summary is None:
             return "has no end: it was killed, or is going on"
-        stopped = self.summary.get("stopped_by")
-        return f"stopped by {stopped}" if stopped else "finished"
+        return f"stopped by {self.summary.stopped_by}" if self.summary.stopped_by else "finished"
 
     def facts(self) -> list[tuple[str, str]]:
         """Return its throughput, of what it measured, as (subject, value)."""
-        told, seconds = self.summary, self.summary.get("compute_s") or 0.0
         facts = [("rows committed", f"{sum(rows for _, rows in self.commits):,}")]
-        if seconds and told.get("videos_done"):
-            facts.append(("videos per hour", f"{told['videos_done'] / seconds * 3600:,.0f}"))
-        if seconds and told.get("bytes_written"):
-            facts.append(("MB written per hour", f"{told['bytes_written'] / seconds * 3600 / 1e6:,.1f}"))
-        for name, title in (("frames_decoded", "frames decoded"), ("steps_computed", "steps computed")):
-            if told.get(name):
-                facts.append((title, f"{told[name]:,}"))
-        for name, title in (
-            ("decode_s", "s of decoding"),
-            ("model_s", "s in models"),
-            ("write_s", "s of writing"),
-            ("waiting_s", "s of waiting"),
-        ):
-            if name in told:
-                facts.append((title, f"{told[name]:,.1f}"))
-        return facts
+        told = self.summary
+        if told is None:
+            return facts
+        if told.compute_s:
+            per_hour = 3600 / told.compute_s
+            facts.append(("videos per hour", f"{told.videos_done * per_hour:,.0f}"))
+            facts.append(("MB written per hour", f"{told.bytes_written * per_hour / 1e6:,.1f}"))
+        facts += [("frames decoded", f"{told.frames_decoded:,}"), ("steps computed", f"{told.steps_computed:,}")]
+        spent = (
+            ("s of decoding", told.decode_s),
+            ("s in models", told.model_s),
+            ("s of writing", told.write_s),
+            ("s of waiting", told.waiting_s),
+        )
+        return facts + [(title, f"{seconds:,.1f}") for title, seconds in spent if seconds is not None]
 
     def chart(self) -> Markup | None:
         """Draw rows committed per second over the run; None if it has no two moments to draw between."""
@@ -104,31 +126,31 @@ class Run:
 
 def read_runs(store: Store) -> tuple[list[Run], int]:
     """Return the latest runs up to the pinned version, the latest first, and how many logs there are."""
-    logs = sorted((store.path / layout.EVENTS).glob("*.jsonl"), reverse=True)
+    logs = (StorePath.of(store.path) / layout.EVENTS).files(".jsonl")[::-1]
     runs = [run for log in logs[:SHOWN] if (run := _read(log, store.version)).started]
     return sorted(runs, key=lambda run: (-run.started, run.log)), len(logs)
 
 
-def _read(log: Path, version: int) -> Run:
+def _read(log: StorePath, version: int) -> Run:
     run = Run(log.name)
     for line in log.read_bytes().splitlines():
         if _FAILURE in line[:200]:
             run.failures += 1
             continue
         try:
-            event = json.loads(line)
-            name, moment = event["event"], float(event["time"])
-        except (ValueError, KeyError, TypeError):  # the last line of a run that was killed
+            event = _Event.model_validate_json(line)
+        except ValidationError:  # the last line of a run that was killed; and logs are not sealed
             continue
-        if event.get("version", 0) > version:
+        if event.version > version:
             continue
-        run.started = run.started or moment
-        if name in ("plan", "parse_plan"):
-            run.stage, run.plan = ("parse" if name == "parse_plan" else "extract"), event
-        elif name in ("summary", "parse_summary"):
+        run.started = run.started or event.time
+        if event.event in ("plan", "parse_plan"):
+            run.stage, run.what = ("parse" if event.event == "parse_plan" else "extract"), event.source or event.part
+        elif event.event in ("summary", "parse_summary"):
             run.summary = event
-        elif name == "commit":
-            run.commits.append((moment, int(event.get("rows", event.get("parses", 0)))))
+        elif event.event == "commit":
+            run.commits.append((max(event.time, run.started), event.rows or event.parses))
+    run.commits.sort()
     return run
 
 

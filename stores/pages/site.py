@@ -145,8 +145,8 @@ def write_pages(store: Store, out: Path | None = None, options: Options = Option
 
 def _check_replaceable(folder: Path) -> None:
     """Refuse a folder that pages would destroy."""
-    if not folder.is_dir():
-        if folder.exists() or folder.is_symlink():
+    if folder.is_symlink() or not folder.is_dir():
+        if folder.is_symlink() or folder.exists():
             raise StoreError(f"{folder}: not a folder; name another place for the pages")
         return
     if not (folder / MARKER).exists() and any(folder.iterdir()):

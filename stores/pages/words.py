@@ -112,6 +112,6 @@ def _weights(spec: Mapping[str, Any]) -> str:
 
 def _values(spec: Mapping[str, Any]) -> str:
     steps = "T" if spec.get("steps") is None else str(spec["steps"])
-    shape = " × ".join([steps, *map(str, spec.get("step_shape", []))])
+    shape = " × ".join([steps, *map(str, spec["step_shape"] if isinstance(spec.get("step_shape"), list) else [])])
     units = spec.get("units")
     return f"{shape} {spec.get('dtype', '')}".rstrip() + (f": {units}" if units else "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from settings.files import read_text
 from settings.messages import available, one_line
 from stores import Store
 from stores.loading import load_questions
@@ -27,7 +28,7 @@ def open_run(folder: Path) -> FinishedRun:
     """
     path = folder / RESULTS
     try:
-        results = json.loads(path.read_text())
+        results = json.loads(read_text(path))
         stopped_by = results["stopped_by"]
         settings: MethodSettings = find_method(results["method"]).settings.model_validate(
             read_task_description(folder)["settings"]
@@ -45,7 +46,7 @@ def open_run(folder: Path) -> FinishedRun:
         raise TrainingError(_no_run(folder)) from error
     except OSError as error:
         raise TrainingError(f"{path}: no finished run ({error.strerror or one_line(error)})") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise TrainingError(f"{path}: no finished run ({type(error).__name__}: {one_line(error)})") from error
     if not run.splits:
         raise TrainingError(f"{path}: the run was stopped by {stopped_by}; finish it first")

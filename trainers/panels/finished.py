@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from settings.files import TEXT_BYTES, read_text
 from settings.messages import printable
 from stores.loading import Questions
 from trainers.errors import TrainingError
@@ -95,8 +96,8 @@ class ShownQuestion:
         """
         path = self._path(stem)
         try:
-            value: dict[str, Any] = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
+            value: dict[str, Any] = json.loads(read_text(path, TEXT_BYTES))
+        except (OSError, ValueError, RecursionError) as error:
             raise TrainingError(f"{path}: not readable ({error}); train again") from error
         return value
 

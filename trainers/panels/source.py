@@ -6,6 +6,7 @@ import hashlib
 import warnings
 from pathlib import Path
 
+from settings.files import open_regular
 from stores import Store
 from stores.describe import RowName, find_origins
 from trainers.errors import TrainingError
@@ -65,7 +66,7 @@ def source_of(store: Store, features: tuple[str, ...], key: str, given: Path | N
 
 def _content_id(path: Path) -> str:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise TrainingError(f"{path}: not readable ({error.strerror})") from error
