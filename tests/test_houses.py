@@ -35,6 +35,7 @@ ROOM_MAY_IMPORT = {
     "pipeline.refresh": {"pipeline.extract", "pipeline.parse", "pipeline.cluster", "pipeline.shared"},
     "stores.errors": set[str](),
     "stores.wording": set[str](),
+    "stores.files": set[str](),
     "stores.format": {"stores.errors", "stores.wording"},
     "stores.changes": {"stores.format"},
     "stores.joins": set[str](),
@@ -54,6 +55,7 @@ ROOM_MAY_IMPORT = {
     "stores.loading": {"stores.errors", "stores.wording", "stores.format", "stores.joins", "stores.store"},
     "stores.exchange": {
         "stores.errors",
+        "stores.files",
         "stores.wording",
         "stores.format",
         "stores.commit",

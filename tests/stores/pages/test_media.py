@@ -143,8 +143,8 @@ def test_the_child_imports_nothing_of_ours() -> None:
     lines = media.CHILD.read_text().splitlines()
     names = {line.split()[1].split(".")[0] for line in lines if line.startswith(("import", "from"))}
     assert names == {
-        "__future__", "base64", "json", "math", "os", "resource", "stat", "sys", "collections", "contextlib", "fractions", "typing", "av",
-        "numpy",
+        "__future__", "base64", "json", "math", "os", "resource", "stat", "sys", "collections",
+        "contextlib", "fractions", "typing", "av", "numpy",
     }  # fmt: skip
 
 
