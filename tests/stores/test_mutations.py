@@ -16,7 +16,7 @@ from stores.describe.card import render_card
 from stores.describe.inspect import describe_key, describe_store
 from stores.describe.versions import history
 from stores.format import layout
-from stores.pages import Place, render
+from stores.pages import Options, Place, render
 from stores.upkeep.compaction import compact
 from stores.upkeep.gc import collect
 from stores.upkeep.repairing import repair
@@ -64,7 +64,7 @@ def read_all(root: Path) -> None:
 def describe(root: Path) -> object:
     with Store.open(root, lease=False) as store:
         describe_store(store), render_card(store), describe_key(store, "clip0")
-        return dict(render(store, Place.of(root / "out")))
+        return dict(render(store, Place.of(root / "out"), Options(videos=3)))
 
 
 OPERATIONS: dict[str, Callable[[Path], object]] = {

@@ -238,8 +238,12 @@ def test_the_command_destroys_nothing_and_says_what_is_wrong(tmp_path: Path) -> 
     mine.mkdir()
     (mine / "thesis.tex").write_text("all of it")
     (tmp_path / "file").write_text("")
+    (tmp_path / "pages").mkdir()
+    (tmp_path / "pages" / site.MARKER).touch()
+    (tmp_path / "link").symlink_to(tmp_path / "pages")
     before = files_under(tmp_path)
     for out, message in (
+        (tmp_path / "link", "not a folder"),
         (mine, "holds something else than pages of a store"),
         (tmp_path / "mine.html", "holds something else than pages of a store"),
         (tmp_path / "file", "not a folder"),

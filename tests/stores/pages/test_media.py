@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import shutil
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 
 from stores import Store
-from stores.describe import find_origins, rows_of
+from stores.describe import Origin, find_origins, rows_of
 from stores.describe.videos import VideoRow
 from stores.pages import bitmaps, media
 from stores.pages.media import Decoded, Wanted, decode_all
@@ -106,6 +107,20 @@ def test_a_file_that_is_not_what_it_was_is_not_shown(world: Path, tmp_path: Path
     assert f"None are shown: {tmp_path / 'videos' / 'gone.mp4'} cannot be read here." in told["video-0001.html"]
     assert f"None are shown: {plain} has changed since its rows were computed." in told["video-0003.html"]
     assert not any(name.startswith(("video-0001-", "video-0003-")) for name in files) and "video-0002-01.jpg" in files
+
+
+def test_a_list_of_files_shows_none_of_them(world: Path, tmp_path: Path) -> None:
+    """A source may be a playlist that names any file or server."""
+    listing = tmp_path / "listing.m3u8"
+    late = world / "videos" / "late.ts"
+    listing.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:1.6,\nfile://{late}\n#EXT-X-ENDLIST\n")
+    data = listing.read_bytes()
+    origin = Origin(str(listing), len(data), hashlib.sha256(data).hexdigest())
+    (listed,), (itself,) = (
+        decode_all([Wanted([one], {}, 0.0, 1.0, [0.5])])
+        for one in (origin, Origin(str(late), late.stat().st_size, hashlib.sha256(late.read_bytes()).hexdigest()))
+    )
+    assert listed.pictures == [] and "cannot be decoded" in listed.problem and len(itself.pictures) == 1
 
 
 def deadly(folder: Path, body: str) -> Path:

@@ -35,6 +35,8 @@ def test_a_run_tells_its_throughput(tmp_path: Path) -> None:
     )
     log(root, "20260101T000000-00", {**PLAN, "time": 2000.0}, {"event": "commit", "version": 9}, tail='{"event": "su')
     log(root, "20260102T000000-bb", {"event": "parse_plan", "part": "n/val", "time": 900.0})
+    with (root / "events" / "20260101T000000-aa.jsonl").open("a") as file:  # logs are not sealed
+        file.write('[]\n{"event": "summary", "time": 1e400}\n{"event": "commit", "time": 1040, "rows": "many"}\n\xff\n')
     with Store.open(root, lease=False) as store:
         found, count = runs.read_runs(store)
     assert count == 3 and [run.started for run in found] == [2000.0, 1000.0, 900.0]
