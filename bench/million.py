@@ -7,7 +7,7 @@ run: 4096 rows per shard and commit, keys in random order, so every segment of t
 ``questions`` table has one question for each key. Everything is then measured in fresh processes: ``rows``,
 ``questions`` and ``check`` from Python, where the imports do not count, and the commands, where they do. ``gc`` only
 says what it would remove: once with the usual grace, where it keeps every version, and once without, where it keeps
-one.
+one. ``report`` writes the pages beside the store; its videos do not exist, so nothing is decoded.
 
 ``--keep DIR`` leaves the store in DIR, and uses the one that is there. A million keys of three features take about ten
 minutes to make and 1.1 GB.
