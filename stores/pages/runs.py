@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +18,8 @@ from . import charts
 
 SHOWN = 50
 """The page shows at most this many runs, the latest."""
+_NARROWING = ("--only", "--limit")
+_OTHER = ("--retry-failed", "--plan", "--force", "--json")
 _FAILURE = b'"event": "failure"'
 
 
@@ -154,8 +156,16 @@ def _read(log: StorePath, version: int) -> Run:
     return run
 
 
-def retry_command(store: Store, commands: Iterator[str] | Sequence[str]) -> str:
-    """Return the command line that tries failed rows again.
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """The command line that tries failed rows again; ``lacks_settings`` if ``SETTINGS`` stands for those of the run."""
+
+    command: str
+    lacks_settings: bool = False
+
+
+def retry_command(store: Store, commands: Iterable[str]) -> Retry:
+    """Return how failed rows are tried again: as the last extraction was started, without what narrows it down.
 
     Parameters
     ----------
@@ -170,7 +180,16 @@ def retry_command(store: Store, commands: Iterator[str] | Sequence[str]) -> str:
         except ValueError:
             continue
         if words and Path(words[0]).stem == "extract":
-            left = [word for word in words[1:] if word not in ("--retry-failed", "--plan")]
-            return shlex.join(["python", "jobs/extract.py", *left, "--retry-failed"])
+            return Retry(shlex.join(["python", "jobs/extract.py", *_widened(words[1:]), "--retry-failed"]))
     source = next((run.what for run in read_runs(store)[0] if run.stage == "extract" and run.what), "SOURCE")
-    return shlex.join(["python", "jobs/extract.py", source, "--store", str(store.path), "--retry-failed"])
+    settings = ["--store", str(store.path), "--config", "SETTINGS", "--retry-failed"]
+    return Retry(shlex.join(["python", "jobs/extract.py", source, *settings]), lacks_settings=True)
+
+
+def _widened(words: Sequence[str]) -> Iterator[str]:
+    """Yield the words of a command without the options that narrow it down or are given anew."""
+    skip = False
+    for word in words:
+        if not skip and word.partition("=")[0] not in (*_NARROWING, *_OTHER):
+            yield word
+        skip = not skip and word in _NARROWING

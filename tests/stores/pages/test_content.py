@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tarfile
 from pathlib import Path
 from urllib.parse import unquote
@@ -87,7 +88,7 @@ def test_failures_have_path_class_attempts_and_the_command(pages: dict[str, Page
     failed = pages["failures"]
     assert ["bad", "demo", "corrupt permanent", "2", HOSTILE, "/videos/bad.mp4"] in failed.rows
     assert ["demo", "corrupt", "tries again only with --retry-failed", "2"] in failed.rows
-    assert f"python jobs/extract.py SOURCE --store '{hostile}' --retry-failed" in failed.text
+    assert f"python jobs/extract.py SOURCE --store '{hostile}' --config SETTINGS --retry-failed" in failed.text
 
 
 def test_a_video_shows_its_rows_questions_and_graph(pages: dict[str, Page]) -> None:
@@ -149,6 +150,28 @@ def test_pages_can_be_used_without_eyes_or_mouse(pages: dict[str, Page]) -> None
                 tag == element and of == attribute and bool(value) for tag, of, value in shown.attributes
             ), (name, element)
         assert ("html", "lang", "en") in shown.attributes and shown.values("aria-current") == ["page"], name
+
+
+def luminance(colour: str) -> float:
+    """Return the relative luminance of ``#rgb`` or ``#rrggbb`` (WCAG 2.2)."""
+    digits = colour[1:] if len(colour) == 7 else "".join(2 * digit for digit in colour[1:])
+    channels = [int(digits[at : at + 2], 16) / 255 for at in (0, 2, 4)]
+    linear = [each / 12.92 if each <= 0.04045 else ((each + 0.055) / 1.055) ** 2.4 for each in channels]
+    return sum(weight * each for weight, each in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def test_text_stands_out_in_light_and_in_dark() -> None:
+    """By a ratio of 4.5 for text, and of 3 for what is drawn."""
+    style = (ROOT / "stores/pages/templates/style.css").read_text()
+    light, dark = (
+        dict(re.findall(r"--([a-z-]+): (#[0-9a-f]+)", block)) for block in re.findall(r":root {(.*?)}", style, re.S)
+    )
+    assert set(light) == set(dark)
+    for colours in (light, dark):
+        for back in ("page", "card", "soft-note", "soft-bad"):
+            for front, least in (("ink", 4.5), ("dim", 4.5), ("link", 4.5), ("good", 4.5), ("bad", 4.5), ("fill", 3)):
+                bright, dim = sorted((luminance(colours[back]), luminance(colours[front])), reverse=True)
+                assert (bright + 0.05) / (dim + 0.05) >= least, (back, front)
 
 
 def test_an_empty_store_has_all_pages(tmp_path: Path) -> None:

@@ -57,11 +57,11 @@ def test_failed_rows_are_tried_again_by_the_command_that_computed_them(tmp_path:
     root = store_with(tmp_path / "my store")
     log(root, "20260101T000000-aa", PLAN)
     with Store.open(root, lease=False) as store:
-        again = f"python jobs/extract.py '/data/my videos' --store '{root}' --retry-failed"
-        assert runs.retry_command(store, []) == again
-        again = "extract.py 'my videos' --store s --retry-failed --preset demo"
-        commands = ["parse.py x", "no 'end", again, "extract.py other"]
-        assert runs.retry_command(store, commands) == (
+        again = f"python jobs/extract.py '/data/my videos' --store '{root}' --config SETTINGS --retry-failed"
+        assert runs.retry_command(store, ["refresh.py x.yaml"]) == runs.Retry(again, lacks_settings=True)
+        last = "extract.py 'my videos' --store s --only a --only --limit --limit=5 --retry-failed --preset demo --json"
+        commands = ["parse.py x", "no 'end", last, "extract.py other"]
+        assert runs.retry_command(store, commands) == runs.Retry(
             "python jobs/extract.py 'my videos' --store s --preset demo --retry-failed"
         )
 
