@@ -126,7 +126,8 @@ def _show_key(store: Store, key: str) -> None:
     rows = {row.feature: row for row in rows_of(store, key)}
     console.print(f"{key!r} in {store.path}, version {store.version}", markup=False)
     origins = find_origins(store, [key]).get(key, [])
-    for subject, value in facts_of([*rows.values()], origins, count_questions(store, [key]).get(key, 0)):
+    failed_from = [failure["uri"] for failure in described["failures"] if failure["uri"]]
+    for subject, value in facts_of([*rows.values()], origins, count_questions(store, [key]).get(key, 0), failed_from):
         console.print(f"  {subject + ':':11}{printable(value)}", markup=False)
     table = Table()
     for column in ("feature", "row", "valid steps", "damaged"):

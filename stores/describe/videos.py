@@ -66,8 +66,20 @@ def count_questions(store: Store, keys: Sequence[str]) -> dict[str, int]:
     return {record["values"]: record["counts"] for record in of_these.value_counts().to_pylist()}
 
 
-def facts_of(rows: Sequence[VideoRow], origins: Sequence[Origin], questions: int) -> list[tuple[str, str]]:
-    """Return what is known of a video itself, as (subject, value)."""
+def facts_of(
+    rows: Sequence[VideoRow], origins: Sequence[Origin], questions: int, failed: Sequence[str] = ()
+) -> list[tuple[str, str]]:
+    """Return what is known of a video itself, as (subject, value).
+
+    Parameters
+    ----------
+    rows, origins
+        Its rows, and the sources that they were computed from.
+    questions
+        How many questions are about it.
+    failed
+        The sources from which a row was tried and failed.
+    """
     media: dict[str, Any] = {}
     for row in rows:
         media.update({name: value for name, value in row.media.items() if value is not None})
@@ -75,6 +87,8 @@ def facts_of(rows: Sequence[VideoRow], origins: Sequence[Origin], questions: int
     if origins:
         told.append(("source", origins[0].uri))
         told.append(("bytes", f"{origins[0].size:,}, sha256 {origins[0].content_id[:16]}…"))
+    elif failed:
+        told.append(("source", failed[0]))
     if rows and math.isfinite(rows[0].seconds):
         clip = f", from {rows[0].start_s:.2f} s of its file" if rows[0].start_s else ""
         told.append(("length", f"{rows[0].seconds:.2f} s{clip}"))

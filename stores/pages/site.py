@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..describe.coverage import percent
-from ..describe.inspect import StoreDescription, describe_store
+from ..describe.inspect import FailureRecord, StoreDescription, describe_store
 from ..describe.origins import find_origins
 from ..describe.versions import history
 from ..describe.videos import count_questions, rows_of
@@ -93,6 +93,7 @@ class _Contents:
     keys: pa.Array
     listed: list[str]
     paged: list[str]
+    failed: dict[str, list[FailureRecord]]
     page_of: dict[str, str] = field(default_factory=dict)
 
 
@@ -261,7 +262,12 @@ def _read(store: Store, options: Options) -> _Contents:
         listed = sorted({*listed, *paged}, key=str.encode)
     else:
         paged = videos.choose(pa.array(listed, pa.large_string()).cast(pa.large_binary()), options.videos)
-    contents = _Contents(store, describe_store(store), options, keys, listed, paged)
+    described = describe_store(store)
+    failed: dict[str, list[FailureRecord]] = {key: [] for key in listed}
+    for failure in described["failures"]:
+        if failure["video_id"] in failed:
+            failed[failure["video_id"]].append(failure)
+    contents = _Contents(store, described, options, keys, listed, paged, failed)
     contents.page_of = {key: f"video-{number:04d}.html" for number, key in enumerate(paged, 1)}
     return contents
 
@@ -306,9 +312,6 @@ def _listing(contents: _Contents) -> list[dict[str, Any]]:
         for name in store.features
     }
     asked = count_questions(store, keys)
-    failed: dict[str, list[str]] = {}
-    for failure in contents.described["failures"]:
-        failed.setdefault(failure["video_id"], []).append(failure["class"])
     listed = []
     for at, key in enumerate(keys):
         held = [name for name in has if has[name][at]]
@@ -320,7 +323,7 @@ def _listing(contents: _Contents) -> list[dict[str, Any]]:
                 "rows": len(held),
                 "lacking": [name for name in has if not has[name][at]],
                 "questions": asked.get(key, 0),
-                "failed": ", ".join(sorted(set(failed.get(key, ())))),
+                "failed": ", ".join(sorted({failure["class"] for failure in contents.failed[key]})),
             }
         )
     return listed
@@ -375,12 +378,11 @@ def _video(contents: _Contents, pictures: _Pictures, key: str) -> tuple[Mapping[
     decoded = pictures.decoded.get(key, Decoded())
     if not contents.options.decode:
         decoded = Decoded(problem="frames were not asked for")
-    described = videos.describe(
-        contents.store, key, rows, pictures.questions.get(key, []), decoded, pictures.origins.get(key, [])
-    )
+    failed = contents.failed.get(key, [])
+    asked, origins = pictures.questions.get(key, []), pictures.origins.get(key, [])
+    described = videos.describe(contents.store, key, rows, asked, decoded, origins, [each["uri"] for each in failed])
     stem = contents.page_of[key].removesuffix(".html")
     files = [(f"{stem}-{number:02d}.jpg", picture) for number, picture in enumerate(decoded.pictures, 1)]
-    failed = [failure for failure in contents.described["failures"] if failure["video_id"] == key]
     lacking = [name for name in contents.store.features if name not in {row.feature for row in rows}]
     frames = [(name, time) for (name, _), time in zip(files, described["times"], strict=False)]
     return {**described, "frames": frames, "failed": failed, "lacking": lacking}, files

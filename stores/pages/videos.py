@@ -99,15 +99,16 @@ def describe(
     questions: Sequence[dict[str, Any]],
     decoded: Decoded,
     origins: Sequence[Origin],
+    failed: Sequence[str],
 ) -> dict[str, Any]:
-    """Return what the page of a video shows, except the names of its pictures."""
+    """Return what the page of a video shows, except the names of its pictures; ``failed`` are sources that failed."""
     pictured = _pictured(rows)
     seconds = _length(rows, questions)
     start = rows[0].start_s if rows else 0.0
     shown = questions[:QUESTIONS]
     return {
         "key": key,
-        "facts": facts_of(rows, origins, len(questions)),
+        "facts": facts_of(rows, origins, len(questions), failed),
         "rows": [
             {
                 "feature": row.feature,

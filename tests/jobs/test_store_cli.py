@@ -90,6 +90,7 @@ def test_inspect_tells_a_person_about_one_key(root: Path) -> None:
     assert cells == [["demo", "3×4 float16", "2 of 3", "0"], ["other", "failed as timeout", "", ""]]
     assert "other: timeout after 2 attempts: no [frames]" in told
     failed = store("inspect", root, "bad").stdout
+    assert "source:    x" in failed
     assert "failed as corrupt" in failed and "\x1b" not in failed and "demo: corrupt after 1 attempt" in failed
 
 

@@ -104,6 +104,7 @@ def test_a_video_shows_its_rows_questions_and_graph(pages: dict[str, Page]) -> N
     timeline = "Timeline of 1.0 s with 1 spans of 1 questions"  # the span starts a quarter into the clip
     assert [mark for mark in numbered["a"].attributes if mark[1] == "aria-label" and mark[2] == timeline]
     assert ("rect", "x", "25%") in numbered["a"].attributes and ("rect", "width", "25%") in numbered["a"].attributes
+    assert "source/videos/bad.mp4" in numbered["bad"].text
     assert "without a row ofdemo" in numbered["x"].text and "None are about this video" in numbered["b"].text
     listing = pages["videos"]
     assert ["x", "–", "0 of 1", "1", "demo", ""] in listing.rows
