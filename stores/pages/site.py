@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import shutil
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,13 +19,14 @@ from ..describe.inspect import FailureRecord, StoreDescription, describe_store
 from ..describe.origins import find_origins
 from ..describe.versions import history
 from ..describe.videos import count_questions, rows_of
-from ..errors import MissingKeyError, StoreError
+from ..errors import MissingKeyError
 from ..format import layout
 from ..store import Store
 from ..wording import plural, printable
 from . import charts, clusters, features, overview, questions, runs, videos
 from .drawing import draw_graph
 from .media import Decoded, decode_all
+from .place import FRONT, Place
 
 VIDEOS = 48
 """Videos that have a page of their own, unless another number is asked for."""
@@ -33,9 +34,6 @@ FAILURES = 500
 """The page of failures lists at most this many."""
 VERSIONS = 100
 """The page of versions lists at most this many, the latest."""
-MARKER = ".reelstore-pages"
-"""File that says that a folder holds pages and nothing else, so that it may be replaced."""
-_FRONT = "index.html"
 _TEMPLATES = Path(__file__).with_name("templates")
 
 
@@ -56,31 +54,6 @@ class Options:
     videos: int = VIDEOS
     only: tuple[str, ...] = ()
     decode: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where pages go: the first page, and the folder of all others."""
-
-    front: Path
-    folder: Path
-
-    @classmethod
-    def of(cls, out: Path) -> Place:
-        """Return the place that a path means: a file that ends in ``.html``, with its folder beside it, or a folder."""
-        if out.suffix.lower() in (".html", ".htm"):
-            return cls(out, out.with_suffix(""))
-        return cls(out / _FRONT, out)
-
-    @property
-    def to_folder(self) -> str:
-        """The beginning of a link from the first page to another one."""
-        return "" if self.front.parent == self.folder else quote(f"{self.folder.name}/")
-
-    @property
-    def to_front(self) -> str:
-        """The link from another page to the first one."""
-        return quote(self.front.name) if self.front.parent == self.folder else quote(f"../{self.front.name}")
 
 
 @dataclass(slots=True)
@@ -120,48 +93,10 @@ def write_pages(store: Store, out: Path | None = None, options: Options = Option
         If they cannot be written.
     """
     place = Place.of(store.path / layout.REPORT if out is None else out)
-    folder = place.folder
-    _check_replaceable(folder)
-    fresh = folder.with_name(f".{folder.name}.{layout.new_id()[:8]}")
-    fresh.mkdir()
-    try:
-        (fresh / MARKER).touch()
-        front = b""
+    with place.replaced() as write:
         for name, data in render(store, place, options):
-            if name == _FRONT:
-                front = data
-            else:
-                (fresh / name).write_bytes(data)
-        if place.front.parent == folder:
-            (fresh / place.front.name).write_bytes(front)
-        _replace(folder, fresh)
-    except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise
-    if place.front.parent != folder:
-        staged = place.front.with_name(f".{place.front.name}.{layout.new_id()[:8]}")
-        staged.write_bytes(front)
-        staged.replace(place.front)
+            write(name, data)
     return place.front
-
-
-def _check_replaceable(folder: Path) -> None:
-    """Refuse a folder that pages would destroy."""
-    if folder.is_symlink() or not folder.is_dir():
-        if folder.is_symlink() or folder.exists():
-            raise StoreError(f"{folder}: not a folder; name another place for the pages")
-        return
-    if not (folder / MARKER).exists() and any(folder.iterdir()):
-        raise StoreError(f"{folder}: holds something else than pages of a store; name another folder")
-
-
-def _replace(folder: Path, fresh: Path) -> None:
-    """Put a folder in the place of another one."""
-    old = folder.with_name(f"{fresh.name}.old")
-    if folder.exists():
-        folder.rename(old)
-    fresh.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def render(store: Store, place: Place, options: Options = Options()) -> Iterator[tuple[str, bytes]]:
@@ -175,7 +110,7 @@ def render(store: Store, place: Place, options: Options = Options()) -> Iterator
     shared = _shared(contents)
 
     def page(name: str, template: str, **values: Any) -> tuple[str, bytes]:
-        links = (place.to_folder, quote(place.front.name)) if name == _FRONT else ("", place.to_front)
+        links = (place.to_folder, quote(place.front.name)) if name == FRONT else ("", place.to_front)
         text = templates.get_template(f"{template}.html.j2").render(
             **shared, **values, base=links[0], front=links[1], current=template
         )
@@ -191,7 +126,7 @@ def render(store: Store, place: Place, options: Options = Options()) -> Iterator
     dictionaries = clusters.describe(store)
     asked, asked_total = questions.listed(store)
     yield page(
-        _FRONT,
+        FRONT,
         "index",
         warnings=overview.warnings_of(store, described),
         features=described_features,
@@ -239,7 +174,9 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters["printable"] = _shown
     environment.filters["plural"] = plural
+    environment.filters["shell"] = shlex.quote
     environment.globals |= {"percent": percent, "draw_graph": draw_graph, "histogram": charts.histogram}
+    environment.globals["cells"] = videos.CELLS
     return environment
 
 
@@ -359,10 +296,10 @@ class _Pictures:
         found = dict(zip(wanted, decode_all(list(wanted.values())), strict=True))
         for key, decoded in found.items():
             at = dict(zip(wanted[key].times, decoded.pictures, strict=False))
-            for time in nearest.get(key, ()):
-                if time in at:
-                    self.names[key, time] = f"nearest-{len(self._files) + 1:04d}.jpg"
-                    self._files.append((self.names[key, time], at[time]))
+            for second in nearest.get(key, ()):
+                if second in at:
+                    self.names[key, second] = f"nearest-{len(self._files) + 1:04d}.jpg"
+                    self._files.append((self.names[key, second], at[second]))
             if key in self.rows:
                 shown = videos.times_of(self.rows[key])
                 self.decoded[key] = replace(decoded, pictures=[at[time] for time in shown if time in at])

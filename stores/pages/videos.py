@@ -26,7 +26,8 @@ FRAMES = 16
 """Frames shown of a video."""
 QUESTIONS = 60
 """Questions shown of a video."""
-_CELLS = 240
+CELLS = 240
+"""Most cells of a mask."""
 _HEAT = 96
 _ROW_BYTES = 64 << 20
 _SOUND_HEIGHT = 96
@@ -178,7 +179,7 @@ def _timeline(
 
 def _strip(row: VideoRow) -> Markup:
     """Draw which steps are valid, padding or damaged; of many steps, a sample."""
-    places = sample(len(row.valid), _CELLS)
+    places = sample(len(row.valid), CELLS)
     kinds, told = [], []
     for place in places:
         state = "damaged" if row.damaged[place] else "valid" if row.valid[place] else "padding"
@@ -229,7 +230,8 @@ def _heat(store: Store, row: VideoRow, key: str) -> tuple[str, Markup] | None:
     label = (
         f"Cosine of every two steps of {row.feature}: from {off.min():.2f} to {off.max():.2f}, mean {off.mean():.2f}"
     )
-    caption = f"{row.feature}, steps 0 to {steps - 1}: dark {off.min():.2f}, bright 1"
+    some = f", {len(places)} of them" if len(places) < steps else ""
+    caption = f"{row.feature}, steps 0 to {steps - 1}{some}: dark {off.min():.2f}, bright 1"
     return caption, Markup(
         '<img class="heat" src="{}" alt="{}" width="{}" height="{}" data-cosines="{}" data-steps="{}">'
     ).format(

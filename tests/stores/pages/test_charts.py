@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from markupsafe import Markup
 
@@ -44,6 +44,7 @@ def counts(svg: Markup) -> list[int]:
     return [int(count) for count in re.findall(r"<title>[^<]*: (\d+)</title>", svg)]
 
 
+@settings(max_examples=30)
 @given(st.lists(st.floats(-1e6, 1e6, allow_nan=False), min_size=1, max_size=50))
 def test_a_histogram_holds_every_value(values: list[float]) -> None:
     drawn = charts.histogram(values, "norms", "")

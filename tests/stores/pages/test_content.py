@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import tarfile
+import time
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -17,6 +19,7 @@ from stores import Store
 from stores.commit import Changes, Failure, commit, create_store, write_table
 from stores.describe import render_card
 from stores.pages import site
+from stores.pages.place import MARKER
 from tests._helpers.building import NUMERICS, SPEC, commit_rows, files_under, row, store_with
 from tests._helpers.dictionaries import fill
 from tests._helpers.pages import Page, files_of, pages_of
@@ -251,6 +254,12 @@ def test_the_command_writes_one_page_and_its_folder_and_replaces_them(tmp_path: 
     assert {path: (root / path).read_bytes() for path in files_under(root) - before} == first
     assert store_job("report", root, "--videos", 1).exit_code == 0
     assert "report/video-0002.html" not in files_under(root) and "report/video-0001.html" in files_under(root)
+    for name, age in ((".report.0000aaaa", 2), (".report.0000bbbb", 0)):  # of runs that were killed
+        (root / name).mkdir()
+        (root / name / MARKER).touch()
+        os.utime(root / name / MARKER, (time.time() - age * 86_400,) * 2)
+    assert store_job("report", root).exit_code == 0
+    assert [path.name for path in root.glob(".report*")] == [".report.0000bbbb"]
     folder = tmp_path / "site"
     assert store_job("report", root, "--out", folder).stdout.strip() == str(folder / "index.html")
     assert store_job("verify", root, "--deep").exit_code == 0 and store_job("gc", root).exit_code == 0
@@ -263,12 +272,13 @@ def test_the_command_destroys_nothing_and_says_what_is_wrong(tmp_path: Path) -> 
     (mine / "thesis.tex").write_text("all of it")
     (tmp_path / "file").write_text("")
     (tmp_path / "pages").mkdir()
-    (tmp_path / "pages" / site.MARKER).touch()
+    (tmp_path / "pages" / MARKER).touch()
     (tmp_path / "link").symlink_to(tmp_path / "pages")
     before = files_under(tmp_path)
     for out, message in (
         (tmp_path / "link", "not a folder"),
         (mine, "holds something else than pages of a store"),
+        (mine / "..", "holds something else than pages of a store"),
         (tmp_path / "mine.html", "holds something else than pages of a store"),
         (tmp_path / "file", "not a folder"),
         (tmp_path / "no" / "where.html", "No such file or directory"),
