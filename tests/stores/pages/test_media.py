@@ -49,7 +49,7 @@ def number_of(picture: bytes) -> int:
     """Return the number of the frame that a picture shows: its upper rows are noise that no other frame has."""
     pixels = np.asarray(Image.open(io.BytesIO(picture)).convert("L"), np.float64)
     seen = pixels[:16].reshape(8, 2, 64, 2).mean(axis=(1, 3)).ravel()
-    noise = [np.random.default_rng(number).integers(0, 256, (8, 64, 1)).ravel() for number in range(80)]
+    noise = [np.random.default_rng(number).integers(0, 256, (8, 64, 1)).ravel() for number in range(600)]
     return int(np.argmax([np.corrcoef(seen, each)[0, 1] for each in noise]))
 
 
@@ -66,6 +66,15 @@ def test_each_picture_is_the_frame_of_its_step(world: Path) -> None:
         assert [number_of(picture) for picture in decoded.pictures] == numbers, one.origins
         assert Image.open(io.BytesIO(decoded.pictures[0])).size == (128, 96)
     assert asked[1][1].record["zero_s"] > 0 and asked[2][1].start_s == 1.0
+
+
+def test_frames_far_apart_are_sought_and_are_the_same(tmp_path: Path) -> None:
+    """In a file with an index the decoder skips what is between them; the last second is after the last frame."""
+    data = film(tmp_path / "long.mp4", seconds=24.0, audio=None).read_bytes()
+    origin = Origin(str(tmp_path / "long.mp4"), len(data), hashlib.sha256(data).hexdigest())
+    times = [0.0, 0.039, 0.04, 9.99, 10.0, 10.5, 19.98, 23.96, 30.0]
+    (found,) = decode_all([Wanted([origin], {"zero_s": 0.0}, 0.0, 24.0, times)])
+    assert [number_of(picture) for picture in found.pictures] == [0, 0, 1, 249, 250, 262, 499, 599, 599]
 
 
 def test_the_sound_is_a_tone_of_440_hz(world: Path) -> None:
