@@ -34,6 +34,7 @@ ROOM_MAY_IMPORT = {
     "pipeline.cluster": {"pipeline.shared"},
     "pipeline.refresh": {"pipeline.extract", "pipeline.parse", "pipeline.cluster", "pipeline.shared"},
     "stores.errors": set[str](),
+    "stores.files": set[str](),
     "stores.wording": set[str](),
     "stores.files": set[str](),
     "stores.format": {"stores.errors", "stores.wording"},
