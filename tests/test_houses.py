@@ -36,7 +36,6 @@ ROOM_MAY_IMPORT = {
     "stores.errors": set[str](),
     "stores.files": set[str](),
     "stores.wording": set[str](),
-    "stores.files": set[str](),
     "stores.format": {"stores.errors", "stores.wording"},
     "stores.changes": {"stores.format"},
     "stores.joins": set[str](),
