@@ -44,6 +44,15 @@ ROOM_MAY_IMPORT = {
     "stores.store": {"stores.errors", "stores.wording", "stores.format", "stores.commit"},
     "stores.upkeep": {"stores.errors", "stores.progress", "stores.wording", "stores.format", "stores.commit"},
     "stores.describe": {"stores.errors", "stores.wording", "stores.format", "stores.joins", "stores.store"},
+    "stores.pages": {
+        "stores.errors",
+        "stores.files",
+        "stores.wording",
+        "stores.format",
+        "stores.joins",
+        "stores.store",
+        "stores.describe",
+    },
     "stores.loading": {"stores.errors", "stores.wording", "stores.format", "stores.joins", "stores.store"},
     "stores.exchange": {
         "stores.errors",
@@ -63,6 +72,7 @@ ROOM_MAY_IMPORT = {
         "stores.store",
         "stores.upkeep",
         "stores.describe",
+        "stores.pages",
         "stores.exchange",
     },
     "stores.testing": {"stores.format", "stores.commit", "stores.store", "stores.upkeep"},
