@@ -14,15 +14,7 @@ PACKAGE = ROOT / "stores"
 DOORS = {"format/inside.py", "format/durable.py"}
 """The modules that call the system."""
 OUTSIDE = ("exchange/", "command/", "testing.py", "files.py", "pages/place", "pages/media")
-    "exchange/",
-    "command/",
-    "testing.py",
-    "files.py",
-    "pages/place.py",
-    "pages/media.py",
-    "pages/media_child.py",
-)
-"""What reads and writes files that users name, pages and videos among them; the stores among these are opened by ``Store`` and ``commit``."""
+"""What reads and writes files that users name, pages and videos among them; ``Store`` opens the stores among these."""
 
 OF_OS = {
     *(
