@@ -32,9 +32,15 @@ __all__ = [
     "AsJson",
     "Command",
     "ConfigFile",
+    "DecodeWorkers",
     "Executor",
+    "Gpus",
+    "Limit",
+    "Memory",
+    "Only",
     "Overrides",
     "PlanOnly",
+    "RetryFailed",
     "ShowConfig",
     "ShowSchema",
     "StageCommand",
@@ -68,6 +74,14 @@ AllowFailures = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object on stdout.")]
 
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Compute at most N videos.")]
+Only = Annotated[list[str] | None, typer.Option("--only", metavar="KEY", help="Only this video key; repeatable.")]
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Try failed rows again, permanent failures too.")]
+DecodeWorkers = Annotated[
+    int | None, typer.Option("--decode-workers", min=1, help="Decode workers (default: from the CPUs).")
+]
+Gpus = Annotated[int | None, typer.Option("--gpus", min=0, help="GPUs to use (default: all that are visible).")]
+Memory = Annotated[float | None, typer.Option("--memory", min=0.5, help="Memory to plan for, in GiB.")]
 ShowConfig = Annotated[
     bool, typer.Option("--show-config", help="Print the settings that these options make, as YAML; do nothing.")
 ]

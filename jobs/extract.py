@@ -19,9 +19,15 @@ from jobs._cli import (
     AllowFailures,
     AsJson,
     ConfigFile,
+    DecodeWorkers,
     Executor,
+    Gpus,
+    Limit,
+    Memory,
+    Only,
     Overrides,
     PlanOnly,
+    RetryFailed,
     ShowConfig,
     ShowSchema,
     StageCommand,
@@ -49,30 +55,28 @@ def main(
     set_: Overrides = None,
     executor: Executor = "auto",
     plan: PlanOnly = False,
-    limit: Annotated[int | None, typer.Option(min=1, help="Compute at most N videos.")] = None,
-    only: Annotated[list[str] | None, typer.Option(metavar="KEY", help="Only this video key; repeatable.")] = None,
+    limit: Limit = None,
+    only: Only = None,
     key: Annotated[
         Literal["stem", "relpath"] | None, typer.Option(help="How files get their keys (default: stem).")
     ] = None,
     source_root: Annotated[
         str | None, typer.Option(metavar="DIR", help="Refuse files that do not lie in DIR, links resolved.")
     ] = None,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Try failed rows again, permanent failures too.")
-    ] = False,
+    retry_failed: RetryFailed = False,
     force: Annotated[bool, typer.Option("--force", help="Compute wanted rows even if they are stored.")] = False,
     prune: Annotated[bool, typer.Option("--prune", help="Drop rows of videos that are no longer in SOURCE.")] = False,
     allow_code: AllowCode = False,
     allow_failures: AllowFailures = False,
-    decode_workers: Annotated[int | None, typer.Option(min=1, help="Decode workers (default: from the CPUs).")] = None,
-    gpus: Annotated[int | None, typer.Option(min=0, help="GPUs to use (default: all that are visible).")] = None,
+    decode_workers: DecodeWorkers = None,
+    gpus: Gpus = None,
     wait_for_cpus: Annotated[
         int | None, typer.Option(min=0, help="On Ray: wait until the cluster has N CPUs.", metavar="N")
     ] = None,
     wait_for_gpus: Annotated[
         int | None, typer.Option(min=0, help="On Ray: wait until the cluster has N GPUs.", metavar="N")
     ] = None,
-    memory: Annotated[float | None, typer.Option(min=0.5, help="Memory to plan for, in GiB.")] = None,
+    memory: Memory = None,
     as_json: AsJson = False,
     show_config: ShowConfig = False,
     show_schema: ShowSchema = False,

@@ -17,9 +17,15 @@ from jobs._cli import (
     AllowCode,
     AllowFailures,
     AsJson,
+    DecodeWorkers,
     Executor,
+    Gpus,
+    Limit,
+    Memory,
+    Only,
     Overrides,
     PlanOnly,
+    RetryFailed,
     ShowConfig,
     ShowSchema,
     StageCommand,
@@ -28,6 +34,7 @@ from jobs._cli import (
     job,
     show_settings,
 )
+from pipeline.extract import PlanOptions
 from pipeline.refresh import Dataset, load_dataset, refresh
 from pipeline.shared import UsageError
 from stores.command import say_error
@@ -54,6 +61,12 @@ def main(
     no_compact: Annotated[
         bool, typer.Option("--no-compact", help="Leave small shards as they are, whatever the dataset file says.")
     ] = False,
+    limit: Limit = None,
+    only: Only = None,
+    retry_failed: RetryFailed = False,
+    decode_workers: DecodeWorkers = None,
+    gpus: Gpus = None,
+    memory: Memory = None,
     allow_code: AllowCode = False,
     allow_failures: AllowFailures = False,
     as_json: AsJson = False,
@@ -63,7 +76,9 @@ def main(
     def settings() -> Dataset:
         if dataset is None:
             raise UsageError("--show-config: name the dataset file")
-        return load_dataset(dataset, set_ or (), allow_code)
+        machine = {"run.decode_workers": decode_workers, "run.gpus": gpus, "run.memory_gb": memory}
+        loaded = load_dataset(dataset, set_ or (), allow_code)
+        return loaded.with_overrides([f"{name}={value}" for name, value in machine.items() if value is not None])
 
     show_settings(show_config, show_schema, Dataset, settings)
     result = refresh(
@@ -75,6 +90,7 @@ def main(
         strict,
         not no_compact,
         allow_code,
+        options=PlanOptions(retry_failed, prune=prune, only=frozenset(only or ()), limit=limit),
     )
     code = 2 if result.failed else exit_code(result, allow_failures)
     if as_json:

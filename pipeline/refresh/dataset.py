@@ -118,6 +118,13 @@ class Dataset(Section):
     compact: CompactStage = CompactStage()
     """When small shards are merged."""
 
+    def with_overrides(self, overrides: Sequence[str]) -> Dataset:
+        """Return the dataset with more overrides ``a.b=c`` for the settings of its videos."""
+        if self.videos is None or not overrides:
+            return self
+        videos = self.videos.model_copy(update={"set": (*self.videos.set, *overrides)})
+        return self.model_copy(update={"videos": videos})
+
     @model_validator(mode="after")
     def _write_places_of_their_own(self) -> Dataset:
         for number, annotation in enumerate(self.annotations):

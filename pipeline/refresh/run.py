@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Any
 
 from extractors import ExtractorError
 from parsers import ParserError
+from pipeline.extract import PlanOptions
 from pipeline.refresh.dataset import Dataset
 from pipeline.refresh.stages import Stage, make_stages
 from pipeline.shared import ExecutorName, PreflightError, StageRequest, StageResult, Terminal, UsageError
@@ -93,6 +95,7 @@ def refresh(
     compact: bool = True,
     allow_code: bool = False,
     terminal: Terminal | None = None,
+    options: PlanOptions | None = None,
 ) -> RefreshResult:
     """Check every stage, then run all of them in order.
 
@@ -116,6 +119,8 @@ def refresh(
         As in ``load_config``, for the settings of the videos.
     terminal
         Where a person reads what happens.
+    options
+        How the videos are planned; ``prune`` counts for them too.
 
     Raises
     ------
@@ -124,7 +129,8 @@ def refresh(
     """
     shown = terminal or Terminal()
     common = StageRequest(store=dataset.store, executor=executor, plan_only=plan_only)
-    stages = make_stages(dataset, prune, replace, strict, compact, allow_code)
+    chosen = dataclasses.replace(options or PlanOptions(), prune=prune)
+    stages = make_stages(dataset, chosen, replace, strict, compact, allow_code)
     _check(stages, common, shown)
     done: dict[str, StageResult] = {}
     for stage in stages:

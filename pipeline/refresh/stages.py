@@ -113,7 +113,7 @@ class CompactResult(StageResult):
 
 def make_stages(
     dataset: Dataset,
-    prune: bool = False,
+    options: PlanOptions,
     replace: bool = False,
     strict: bool = False,
     compact: bool = True,
@@ -123,7 +123,7 @@ def make_stages(
     stages = []
     if dataset.videos is not None:
         videos = dataset.videos
-        run = partial(_extract, videos, prune, allow_code)
+        run = partial(_extract, videos, options, allow_code)
         stages.append(Stage("videos", f"videos: {videos.source}", (), partial(_check_videos, videos, allow_code), run))
     for annotation in dataset.annotations:
         files = ", ".join(annotation.files)
@@ -135,7 +135,7 @@ def make_stages(
     if dataset.annotations:
         parts = {annotation.part for annotation in dataset.annotations}
         title = "what left the dataset file"
-        stages.append(Stage("left", title, (), _check_nothing, partial(_leave, parts, prune)))
+        stages.append(Stage("left", title, (), _check_nothing, partial(_leave, parts, options.prune)))
     for name, encoder in _named_encoders(dataset):
         title = f"option embeddings: {encoder.name}"
         stages.append(Stage(name, title, questions, partial(_check_encoder, encoder), partial(_embed, encoder)))
@@ -253,7 +253,9 @@ def _latest(common: StageRequest) -> Iterator[Store | None]:
         yield store
 
 
-def _extract(stage: VideoStage, prune: bool, allow_code: bool, common: StageRequest, terminal: Terminal) -> StageResult:
+def _extract(
+    stage: VideoStage, options: PlanOptions, allow_code: bool, common: StageRequest, terminal: Terminal
+) -> StageResult:
     return extract(
         ExtractRequest(
             store=common.store,
@@ -261,7 +263,7 @@ def _extract(stage: VideoStage, prune: bool, allow_code: bool, common: StageRequ
             plan_only=common.plan_only,
             source=stage.source,
             config=_config_of(stage, allow_code),
-            options=PlanOptions(prune=prune),
+            options=options,
         ),
         terminal,
     )

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from extractors.text import TextModel
 from extractors.text.hashed import HashedText
 from pipeline.cluster import embedding
+from pipeline.extract import PlanOptions
 from pipeline.parse import run as parsing
 from pipeline.parse.local import parse_in_processes
 from pipeline.refresh import RefreshResult, load_dataset, refresh
@@ -391,3 +392,20 @@ def test_what_left_the_dataset_file_is_named_and_pruned_if_asked(videos: Path) -
         assert "visual_dictionary" not in store.tables and store.keys("rgb") == ["v1"]
     before = load(videos / "store").version
     assert run(path, prune=True).summary()["left"]["left"] == {} and load(videos / "store").version == before
+
+
+def test_only_some_videos_are_computed_when_asked(videos: Path) -> None:
+    path = dataset_file(videos, videos={"source": "videos", "config": "rgb.yaml"})
+    run(path, options=PlanOptions(only=frozenset({"v2"})))
+    with Store.open(videos / "store") as store:
+        assert store.keys("rgb") == ["v2"]
+    run(path, options=PlanOptions(limit=1))
+    with Store.open(videos / "store") as store:
+        assert len(store.keys("rgb")) == 2
+
+
+def test_overrides_are_those_of_the_videos(videos: Path) -> None:
+    dataset = load_dataset(dataset_file(videos, videos={"source": "videos", "config": "rgb.yaml", "set": ["a.b=1"]}))
+    more = dataset.with_overrides(["run.gpus=0"]).videos
+    assert more is not None and more.set == ("a.b=1", "run.gpus=0")
+    assert dataset.with_overrides([]) is dataset
