@@ -139,6 +139,8 @@ MILLION = ("--files", "1000000", "--features", "3", "--runs", "3")
 VGGISH = ("--model", "vggish", "--steps", "60", "--micro-batch", "30", "--threads", "1")
 HALF = ("--compute-dtype", "bfloat16", "--threads", "1")
 
+LINKED = ("--toyworld", "--world", "linked")
+
 # The order of the page.
 BENCHES = {
     "decode": Bench("decode.py", ("--runs", "5")),
@@ -177,6 +179,15 @@ BENCHES = {
     "frozenbilm": Bench("frozenbilm.py", long=True),
     "ablations-cra": Bench("ablations.py", ("cra", "--toyworld"), long=True),
     "ablations-coqo": Bench("ablations.py", ("coqo", "--toyworld"), long=True),
+    "ablations-cra-linked": Bench(
+        "ablations.py", ("cra", *LINKED, "--epochs", "10"), long=True, quick_as="ablations-cra"
+    ),
+    "ablations-coqo-linked": Bench(
+        "ablations.py",
+        ("coqo", *LINKED, "--set", "loss.intra=0.1", "--set", "loop.lr=1e-3"),
+        long=True,
+        quick_as="ablations-coqo",
+    ),
 }
 
 

@@ -33,6 +33,7 @@ sys.path[0] = str(ROOT)  # the checkout: only the reader is ever installed
 from bench import trials
 from bench.report import Report, bench_parser, prose
 from bench.trials import Experiment, Place, Places, command, parse_seeds, tables
+from examples.toyworld.kinds import DEFAULT
 from settings.messages import available, nearest
 
 NOTES = (
@@ -211,19 +212,20 @@ EXPERIMENTS = {
 }
 
 
-def world_folder(folder: Path, seed: int, videos: int | None = None) -> Path:
-    """Return the folder of a world, named by its seed, the code that makes it and its size if that is another."""
+def world_folder(folder: Path, seed: int, videos: int | None = None, kind: str = DEFAULT) -> Path:
+    """Return the folder of a world: its seed, the code that makes it, and its kind and size if they are others."""
     sources = [*sorted((ROOT / "examples").rglob("*.py")), ROOT / "pipeline/presets/toyworld.yaml"]
     code = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
-    return folder / (f"world-{seed}-{code[:8]}" + (f"-{videos}" if videos else ""))
+    others = (kind if kind != DEFAULT else "", str(videos or ""))
+    return folder / "-".join(("world", str(seed), code[:8], *filter(None, others)))
 
 
-def make_world(world: Path, seed: int, workers: int, videos: int | None = None) -> None:
+def make_world(world: Path, seed: int, workers: int, videos: int | None = None, kind: str = DEFAULT) -> None:
     """Film a world and build its store, unless that is done."""
     marker = world / "made"
     if not marker.exists():
         size = ("--videos", videos) if videos else ()
-        command("-m", "examples.toyworld", "--seed", seed, "--out", world, "--workers", workers, *size)
+        command("-m", "examples.toyworld", "--seed", seed, "--out", world, "--workers", workers, "--kind", kind, *size)
         command("jobs/refresh.py", world / "dataset.yaml", "--executor", "local")
         marker.touch()
 
@@ -265,11 +267,13 @@ def places(worlds: Mapping[int, Path], preset: str = "") -> Places:
     )
 
 
-def make_worlds(folder: Path, seeds: Iterable[int], workers: int, videos: int | None = None) -> dict[int, Path]:
+def make_worlds(
+    folder: Path, seeds: Iterable[int], workers: int, videos: int | None = None, kind: str = DEFAULT
+) -> dict[int, Path]:
     """Make the worlds of seeds, unless that is done; return their folders."""
-    worlds = {seed: world_folder(folder, seed, videos) for seed in sorted(set(seeds))}
+    worlds = {seed: world_folder(folder, seed, videos, kind) for seed in sorted(set(seeds))}
     for seed, world in worlds.items():
-        make_world(world, seed, workers, videos)
+        make_world(world, seed, workers, videos, kind)
     return worlds
 
 

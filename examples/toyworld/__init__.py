@@ -3,7 +3,20 @@
 ``python -m examples.toyworld --seed 0 --out DIR`` writes it; ``examples/toyworld/world.py`` describes what it contains.
 """
 
+from examples.toyworld.kinds import KINDS, Kind
 from examples.toyworld.make import Written, build, write
 from examples.toyworld.world import Act, Actor, AvQuestion, GroundingQuestion, Scene, World
 
-__all__ = ["Act", "Actor", "AvQuestion", "GroundingQuestion", "Scene", "World", "Written", "build", "write"]
+__all__ = [
+    "KINDS",
+    "Act",
+    "Actor",
+    "AvQuestion",
+    "GroundingQuestion",
+    "Kind",
+    "Scene",
+    "World",
+    "Written",
+    "build",
+    "write",
+]

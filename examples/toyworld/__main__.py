@@ -12,8 +12,22 @@ from typing import Annotated
 
 import typer
 
+from examples.toyworld.kinds import DEFAULT, KINDS
 from examples.toyworld.make import write
-from examples.toyworld.world import World
+from settings.messages import available, nearest
+
+
+def known(kind: str) -> str:
+    """Return a kind.
+
+    Raises
+    ------
+    typer.BadParameter
+        If there is no such kind.
+    """
+    if kind not in KINDS:
+        raise typer.BadParameter(f"no kind of world is named {kind!r}{nearest(kind, KINDS)} ({available(KINDS)})")
+    return kind
 
 
 def main(
@@ -21,11 +35,13 @@ def main(
     seed: Annotated[int, typer.Option(min=0, help="Each seed gives another world.")] = 0,
     workers: Annotated[int | None, typer.Option(min=1, help="Encoding processes (default: one per CPU).")] = None,
     videos: Annotated[int | None, typer.Option(min=1, help="Videos in all, roughly (default: 1380).")] = None,
+    kind: Annotated[str, typer.Option(callback=known, help=f"What the world is about ({available(KINDS)}).")] = DEFAULT,
 ) -> None:
     """Write a toy world: videos, questions about them, and the truth."""
-    world = World(seed) if videos is None else World(seed).resized(videos)
+    usual = KINDS[kind].world(seed)
     started = time.perf_counter()
-    written = write(world, out, workers or len(os.sched_getaffinity(0)))
+    world = usual if videos is None else usual.resized(videos)
+    written = write(world, out, workers or len(os.sched_getaffinity(0)), kind)
     print(
         f"{len(written.scenes)} videos, {len(written.grounding)} grounding and {len(written.avqa)} audio-visual "
         f"questions in {out} ({time.perf_counter() - started:.0f} s)"

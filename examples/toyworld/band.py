@@ -20,7 +20,7 @@ and when it beeps, so the pictures do not reveal what sounds.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -53,26 +53,31 @@ _UNSEEN = 0.75  # probability that the colour that is not on stage sounds
 
 _WHERE = {"left": "on the left", "middle": "in the middle", "right": "on the right"}
 
-_Row = tuple[str, str, str, str]  # type, modality, question, answer
+Row = tuple[str, str, str, str]
+"""Type, modality, question and answer."""
 
 
 def video(world: World, index: int) -> tuple[Scene, tuple[AvQuestion, ...]]:
     """Draw the script of band video ``index`` and its questions."""
     rng = np.random.default_rng([world.seed, _STREAM, index])
     scene = _draw_scene(rng, f"band_{index:05d}")
-    rows = list(_questions(rng, scene))
+    return scene, asked(rng, scene.key, list(_questions(rng, scene)))
+
+
+def asked(rng: np.random.Generator, key: str, rows: Sequence[Row]) -> tuple[AvQuestion, ...]:
+    """Put the questions of a video in a random order, and each into a random split."""
     questions = []
     for number, position in enumerate(rng.permutation(len(rows)).tolist()):
         type_, modality, text, answer = rows[position]
         split = _SPLIT_OF_TEN[int(rng.integers(10))]
-        questions.append(AvQuestion(f"{scene.key}_{number}", scene.key, split, type_, modality, text, answer))
-    return scene, tuple(questions)
+        questions.append(AvQuestion(f"{key}_{number}", key, split, type_, modality, text, answer))
+    return tuple(questions)
 
 
 def _draw_scene(rng: np.random.Generator, key: str) -> Scene:
     """Put three shapes of three colours on stage; one to three of them beep, and the fourth colour may sound unseen."""
     seconds = int(rng.integers(15, 17))
-    colours = _shuffled(rng, COLOURS)
+    colours = shuffled(rng, COLOURS)
     beeping = set(rng.permutation(len(PLACES))[: rng.integers(1, len(PLACES) + 1)].tolist())
     if rng.random() < _UNSEEN:
         beeping.add(len(PLACES))
@@ -123,16 +128,16 @@ def _overlap(one: Interval, two: Interval) -> float:
     return min(one[1], two[1]) - max(one[0], two[0])
 
 
-def _questions(rng: np.random.Generator, scene: Scene) -> Iterator[_Row]:
+def _questions(rng: np.random.Generator, scene: Scene) -> Iterator[Row]:
     """Yield type, modality, text and answer of one question per template."""
     stage = dict(zip(PLACES, scene.actors, strict=False))
     length = {actor.colour: _length(actor) for actor in scene.actors}
     heard = sorted((place for place in stage if stage[place].beeps), key=lambda place: stage[place].beeps[0])
 
     yield "Audio Counting", "Audio", "how many different tones are heard", COUNTS[sum(map(bool, length.values()))]
-    one, two = _shuffled(rng, COLOURS)[:2]
+    one, two = shuffled(rng, COLOURS)[:2]
     text = f"is the {one} tone heard longer than the {two} tone"
-    yield "Audio Comparative", "Audio", text, _yes(length.get(one, 0) > length.get(two, 0))
+    yield "Audio Comparative", "Audio", text, yes(length.get(one, 0) > length.get(two, 0))
 
     yield "Visual Counting", "Visual", "how many shapes jump", COUNTS[sum(bool(actor.acts) for actor in stage.values())]
     seen = pick(rng, tuple(PLACES))
@@ -142,25 +147,26 @@ def _questions(rng: np.random.Generator, scene: Scene) -> Iterator[_Row]:
 
     seen = pick(rng, tuple(PLACES))
     existential = ("Audio-Visual Existential", "Audio-Visual")
-    yield *existential, f"does the shape {_WHERE[seen]} beep", _yes(bool(stage[seen].beeps))
+    yield *existential, f"does the shape {_WHERE[seen]} beep", yes(bool(stage[seen].beeps))
     seen = pick(rng, tuple(PLACES))
     jumps = [(act.start_s, act.end_s) for act in stage[seen].acts]
     together = any(_overlap(jump, beep) > 0 for jump in jumps for beep in stage[seen].beeps)
-    yield *existential, f"does the shape {_WHERE[seen]} jump while it beeps", _yes(together)
+    yield *existential, f"does the shape {_WHERE[seen]} jump while it beeps", yes(together)
 
     yield "Audio-Visual Counting", "Audio-Visual", "how many of the shapes on stage beep", COUNTS[len(heard)]
     word, which = (("first", 0), ("last", -1))[int(rng.integers(2))]
     yield "Audio-Visual Location", "Audio-Visual", f"where is the shape that starts to beep {word}", heard[which]
-    here, there = _shuffled(rng, PLACES)[:2]
+    here, there = shuffled(rng, PLACES)[:2]
     text = f"does the shape {_WHERE[here]} beep longer than the shape {_WHERE[there]}"
     longer = length[stage[here].colour] > length[stage[there].colour]
-    yield "Audio-Visual Comparative", "Audio-Visual", text, _yes(longer)
+    yield "Audio-Visual Comparative", "Audio-Visual", text, yes(longer)
     word, which = (("first", 0), ("last", -1))[int(rng.integers(2))]
     text = f"what colour is the shape that starts to beep {word}"
     yield "Audio-Visual Temporal", "Audio-Visual", text, stage[heard[which]].colour
 
 
-def _shuffled(rng: np.random.Generator, names: Iterable[str]) -> list[str]:
+def shuffled(rng: np.random.Generator, names: Iterable[str]) -> list[str]:
+    """Return the names in a random order."""
     ordered = list(names)
     return [ordered[number] for number in rng.permutation(len(ordered)).tolist()]
 
@@ -169,5 +175,6 @@ def _length(actor: Actor) -> float:
     return sum(end - start for start, end in actor.beeps)
 
 
-def _yes(true: bool) -> str:
+def yes(true: bool) -> str:
+    """Return ``yes`` or ``no``."""
     return "yes" if true else "no"

@@ -16,7 +16,6 @@ from examples.toyworld.world import (
     FPS,
     HEIGHT,
     SAMPLE_RATE,
-    TONES_HZ,
     WIDTH,
     Act,
     Actor,
@@ -32,9 +31,10 @@ _WHITE = (255, 255, 255)
 
 def pictures(scene: Scene) -> Iterator[NDArray[np.uint8]]:
     """Yield the frames of a scene, uint8 [HEIGHT, WIDTH, 3] RGB, frame i at i / FPS seconds."""
-    empty = _backdrop(scene)
-    for index in range(scene.seconds * FPS):
-        frame = empty.copy()
+    names = [scene.background_at(index / FPS) for index in range(scene.seconds * FPS)]
+    empty = {name: _backdrop(scene, name) for name in dict.fromkeys(names)}
+    for index, name in enumerate(names):
+        frame = empty[name].copy()
         for actor in scene.actors:
             _draw(frame, actor, index / FPS)
         yield frame
@@ -48,14 +48,14 @@ def sound(scene: Scene) -> NDArray[np.float32]:
             first, last = round(start_s * SAMPLE_RATE), round(end_s * SAMPLE_RATE)
             time = np.arange(last - first) / SAMPLE_RATE
             envelope = np.clip(np.minimum(time, time[::-1]) / _FADE_S, 0, 1)
-            mix[first:last] += _AMPLITUDE * envelope * np.sin(math.tau * TONES_HZ[actor.colour] * time)
+            mix[first:last] += _AMPLITUDE * envelope * np.sin(math.tau * actor.tone_hz * time)
     return mix.astype(np.float32)
 
 
-def _backdrop(scene: Scene) -> NDArray[np.uint8]:
+def _backdrop(scene: Scene, background: str) -> NDArray[np.uint8]:
     """Draw the empty stage: one dull colour, lighter towards the bottom, with a grain that stands still."""
     rng = np.random.default_rng(scene.seed)
-    colour = np.array(BACKGROUNDS[scene.background], np.float64) + rng.uniform(-6, 6, 3)
+    colour = np.array(BACKGROUNDS[background], np.float64) + rng.uniform(-6, 6, 3)
     slope = np.linspace(-8, 8, HEIGHT)[:, None, None]
     grain = rng.uniform(-4, 4, (HEIGHT, WIDTH, 1))
     return np.clip(colour + slope + grain, 0, 255).round().astype(np.uint8)

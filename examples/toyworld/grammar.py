@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from examples.toyworld.wording import WORDINGS
 from examples.toyworld.world import ACTIONS
 
 _Word = tuple[str, str, str, str]  # form, lemma, UPOS, deprel; the head is given beside it
@@ -38,10 +39,10 @@ def _tree(words: list[str]) -> list[tuple[_Word, int]]:
             return [((action, action, "VERB", "root"), 0)]
         case [colour, kind]:
             return [((colour, colour, "ADJ", "amod"), 2), ((kind, kind, "NOUN", "root"), 0)]
-        case ["which", "shape", verb]:
+        case ["which" | "what" as which, "shape" | "figure" as noun, verb]:
             return [
-                (("which", "which", "DET", "det"), 2),
-                (("shape", "shape", "NOUN", "nsubj"), 3),
+                ((which, which, "DET", "det"), 2),
+                ((noun, noun, "NOUN", "nsubj"), 3),
                 (_verb(verb, "root"), 0),
             ]
         case ["what", "does", "the", colour, kind, "do", *clause]:
@@ -51,15 +52,26 @@ def _tree(words: list[str]) -> list[tuple[_Word, int]]:
                 *_subject(colour, kind, 5, 6),
                 (("do", "do", "VERB", "root"), 0),
             ]
-            return main + _clause(clause) if clause else main
+            return main + _clause(clause, 6) if clause else main
+        case ["what", noun, "does", "the", colour, kind, verb, *clause] if (noun, verb) in WORDINGS:
+            main = [
+                (("what", "what", "DET", "det"), 2),
+                ((noun, noun, "NOUN", "obj"), 7),
+                (("does", "do", "AUX", "aux"), 7),
+                *_subject(colour, kind, 6, 7),
+                ((verb, verb, "VERB", "root"), 0),
+            ]
+            return main + _clause(clause, 7) if clause else main
     raise ValueError(f"{' '.join(words)!r} is not a sentence of the toy world")
 
 
-def _clause(words: list[str]) -> list[tuple[_Word, int]]:
-    """Parse a clause such as ``after the blue ring jumps``: words 7 to 11, attached to the main verb at 6."""
+def _clause(words: list[str], main: int) -> list[tuple[_Word, int]]:
+    """Parse a clause such as ``after the blue ring jumps``, which follows the main verb at ``main``."""
+    noun, own = main + 4, main + 5
     match words:
         case ["after" | "before" as mark, "the", colour, kind, verb]:
-            return [((mark, mark, "SCONJ", "mark"), 11), *_subject(colour, kind, 10, 11), (_verb(verb, "advcl"), 6)]
+            subject = _subject(colour, kind, noun, own)
+            return [((mark, mark, "SCONJ", "mark"), own), *subject, (_verb(verb, "advcl"), main)]
     raise ValueError(f"{' '.join(words)!r} is not a clause of the toy world")
 
 

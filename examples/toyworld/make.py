@@ -1,10 +1,10 @@
 """Write a world: videos, annotation files in published layouts, and the truth.
 
 OUT/videos/<video_id>.mp4
-OUT/grounding/{train,val,test,test_ood}.csv      NExT-GQA's 13 columns
+OUT/grounding/{train,val,test,test_ood}.csv      NExT-GQA's 13 columns; the kind linked has more splits
 OUT/grounding/gsub_{val,test,test_ood}.json      true spans; train has none, as in NExT-GQA
 OUT/grounding/parses.conllu                      the correct parse of every text that graphs are made from
-OUT/avqa/{train,val,test}.jsonl                  one object per question
+OUT/avqa/{train,val,test}.jsonl                  one object per question; not of kinds without band videos
 OUT/dataset.yaml                                 all of it for jobs/refresh.py, which puts the store beside it
 OUT/truth.json                                   the world, every script and every question with its bias
 """
@@ -22,14 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from examples.clips import encode
-from examples.toyworld import band, stage
 from examples.toyworld.draw import pictures, sound
 from examples.toyworld.grammar import conllu
+from examples.toyworld.kinds import DEFAULT, KINDS, Kind
 from examples.toyworld.world import (
     FPS,
     HEIGHT,
     SAMPLE_RATE,
-    SPLITS,
     WIDTH,
     AvQuestion,
     GroundingQuestion,
@@ -53,10 +52,17 @@ class Written:
     avqa: tuple[AvQuestion, ...]
 
 
-def build(world: World) -> Written:
-    """Draw all scripts and questions; nothing is rendered."""
-    staged = [stage.video(world, split, index) for split in SPLITS for index in range(world.videos(split))]
-    played = [band.video(world, index) for index in range(world.band)]
+def build(world: World, kind: str = DEFAULT) -> Written:
+    """Draw all scripts and questions of a world of a kind; nothing is rendered.
+
+    Raises
+    ------
+    KeyError
+        If there is no such kind.
+    """
+    of = KINDS[kind]
+    staged = [of.stage(world, split, index) for split, size in of.splits.items() for index in range(world.videos(size))]
+    played = [of.band(world, index) for index in range(world.band)] if of.band is not None else []
     return Written(
         scenes=tuple(scene for scene, _ in (*staged, *played)),
         grounding=tuple(question for _, questions in staged for question in questions),
@@ -64,7 +70,7 @@ def build(world: World) -> Written:
     )
 
 
-def write(world: World, out: Path, workers: int = 1) -> Written:
+def write(world: World, out: Path, workers: int = 1, kind: str = DEFAULT) -> Written:
     """Build a world and write its files, replacing those of the same names.
 
     Parameters
@@ -75,9 +81,16 @@ def write(world: World, out: Path, workers: int = 1) -> Written:
         Folder to write to; it is made if missing.
     workers
         Encoding processes; the bytes are the same whatever their number.
+    kind
+        One of ``KINDS``.
+
+    Raises
+    ------
+    KeyError
+        If there is no such kind.
     """
-    built = build(world)
-    for name in ("videos", "grounding", "avqa"):
+    built, of = build(world, kind), KINDS[kind]
+    for name in ("videos", "grounding", *(("avqa",) if of.band is not None else ())):
         (out / name).mkdir(parents=True, exist_ok=True)
     paths = [out / "videos" / f"{scene.key}.mp4" for scene in built.scenes]
     if workers > 1:
@@ -87,30 +100,35 @@ def write(world: World, out: Path, workers: int = 1) -> Written:
         for scene, path in zip(built.scenes, paths, strict=True):
             write_video(scene, path)
     scenes = {scene.key: scene for scene in built.scenes}
-    for split in SPLITS:
+    for split in of.splits:
         questions = [question for question in built.grounding if question.split == split]
         _write_csv(out / "grounding" / f"{split}.csv", questions, scenes)
         if split != "train":
             _write_json(out / "grounding" / f"gsub_{split}.json", _spans(questions, scenes))
-    for split in AV_SPLITS:
+    for split in _av_splits(of):
         lines = [json.dumps(asdict(question)) for question in built.avqa if question.split == split]
         (out / "avqa" / f"{split}.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     sentences = conllu(text for question in built.grounding for text in (question.question, question.answer))
     (out / "grounding" / "parses.conllu").write_text(sentences, encoding="utf-8")
-    _write_json(out / "dataset.yaml", _dataset())  # JSON is YAML
-    _write_json(out / "truth.json", {"world": asdict(world), **asdict(built)})
+    _write_json(out / "dataset.yaml", _dataset(of))  # JSON is YAML
+    named = {"kind": kind} if kind != DEFAULT else {}
+    _write_json(out / "truth.json", {**named, "world": asdict(world), **asdict(built)})
     return built
 
 
-def _dataset() -> dict[str, Any]:
+def _av_splits(kind: Kind) -> tuple[Split, ...]:
+    return AV_SPLITS if kind.band is not None else ()
+
+
+def _dataset(kind: Kind) -> dict[str, Any]:
     """Describe to ``jobs/refresh.py`` the store of a world: features, questions, graphs and dictionaries."""
     grounding = [
         {"path": f"grounding/{split}.csv", "format": "nextgqa", "split": split, "dataset": "toy_grounding"}
-        for split in SPLITS
+        for split in kind.splits
     ]
     avqa = [
         {"path": f"avqa/{split}.jsonl", "format": "table", "split": split, "dataset": "toy_avqa", "graphs": False}
-        for split in AV_SPLITS
+        for split in _av_splits(kind)
     ]
     common = {"dataset": "toy_grounding", "split": "train"}
     encoder = {"name": "hashed", "size": TEXT_DIM}

@@ -58,17 +58,17 @@ def video(world: World, split: Split, index: int) -> tuple[Scene, tuple[Groundin
     rng = np.random.default_rng([world.seed, SPLITS.index(split), index])
     background = pick(rng, tuple(BACKGROUNDS))
     # Shapes 0, 1 and 2 act with a bias; shape 2 enters twice; shape 3 is the only one with its action.
-    cast = _draw_cast(rng)
+    cast = draw_cast(rng)
     parts = [_biased_part(world, rng, split, kind, background) for _, kind in cast[:3]]
-    encore = _Part(pick(rng, _others(parts[2].action)))
+    encore = _Part(pick(rng, others(parts[2].action)))
     used = {part.action for part in (*parts, encore)}
     unique = _Part(pick(rng, [action for action in _ACTIONS if action not in used]))
-    other = _Part(pick(rng, _others(unique.action)))
+    other = _Part(pick(rng, others(unique.action)))
 
     order, first, second = _draw_order(rng)
     later = bool(rng.integers(2))
     returns = (encore, parts[2]) if later else (parts[2], encore)
-    spans = _draw_spans(rng, seconds := int(rng.integers(14, 17)))
+    spans = draw_spans(rng, seconds := int(rng.integers(14, 17)), _ENTRANCES)
     performed = [parts[0], parts[1], unique, other]
     acts: list[list[Act]] = [[] for _ in cast]
     for shape, part in zip((0, 1, 3, 4), performed, strict=True):
@@ -134,10 +134,10 @@ def _biased_part(world: World, rng: np.random.Generator, split: Split, kind: str
         favoured, strength = FAVOURED_BY_BACKGROUND[background], world.visual_bias
     if split == "test_ood":
         strength = world.ood_bias
-    return _Part(favoured if rng.random() < strength else pick(rng, _others(favoured)), bias, favoured)
+    return _Part(favoured if rng.random() < strength else pick(rng, others(favoured)), bias, favoured)
 
 
-def _draw_cast(rng: np.random.Generator) -> list[tuple[str, str]]:
+def draw_cast(rng: np.random.Generator) -> list[tuple[str, str]]:
     """Draw five shapes (colour, kind); the first two each share colour with one other shape and kind with another."""
     while True:
         cast = [_CAST[number] for number in rng.choice(len(_CAST), 5, replace=False).tolist()]
@@ -158,16 +158,17 @@ def _draw_order(rng: np.random.Generator) -> tuple[list[int], int, int]:
             return order, first, second
 
 
-def _draw_spans(rng: np.random.Generator, seconds: int) -> list[tuple[float, float]]:
-    """Draw the six entrances in seconds: whole frames, with at least one empty frame between two entrances."""
-    lengths = rng.integers(14, 23, _ENTRANCES)
-    slack = seconds * FPS - int(lengths.sum()) - (_ENTRANCES - 1)
-    gaps = rng.multinomial(slack, [1 / (_ENTRANCES + 1)] * (_ENTRANCES + 1))
-    edges = np.cumsum(np.stack([gaps[:_ENTRANCES] + (np.arange(_ENTRANCES) > 0), lengths], 1).ravel()) / FPS
-    spans = [(float(start), float(end)) for start, end in edges.reshape(_ENTRANCES, 2)]
+def draw_spans(rng: np.random.Generator, seconds: int, entrances: int) -> list[tuple[float, float]]:
+    """Draw the entrances in seconds: whole frames, with at least one empty frame between two entrances."""
+    lengths = rng.integers(14, 23, entrances)
+    slack = seconds * FPS - int(lengths.sum()) - (entrances - 1)
+    gaps = rng.multinomial(slack, [1 / (entrances + 1)] * (entrances + 1))
+    edges = np.cumsum(np.stack([gaps[:entrances] + (np.arange(entrances) > 0), lengths], 1).ravel()) / FPS
+    spans = [(float(start), float(end)) for start, end in edges.reshape(entrances, 2)]
     assert all(end < start for (_, end), (start, _) in pairwise(spans))
     return spans
 
 
-def _others(action: str) -> list[str]:
+def others(action: str) -> list[str]:
+    """Return all other actions, in their order."""
     return [other for other in _ACTIONS if other != action]

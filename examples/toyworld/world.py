@@ -1,6 +1,7 @@
 """Define the toy world: shapes that act at known seconds, each colour with a tone of its own.
 
-Two sets of videos share the same shapes, colours and actions.
+Two sets of videos share the same shapes, colours and actions. This is the kind of world that is called ``shapes``;
+``kinds.py`` lists the others.
 
 *Stage* videos are for grounded question answering (``stage.py``): five shapes enter one after another, each for about
 two seconds, and leave. A question is about one entrance; all others are distractors. Two kinds of bias are planted in
@@ -29,7 +30,7 @@ import numpy as np
 
 Rgb = tuple[int, int, int]
 Interval = tuple[float, float]
-Split = Literal["train", "val", "test", "test_ood"]
+Split = Literal["train", "val", "test", "test_ood", "test_wording", "test_backdrop"]
 Bias = Literal["language", "visual", "none"]
 
 WIDTH, HEIGHT, FPS = 96, 64, 10
@@ -101,6 +102,11 @@ class Actor:
         """Colour and kind, as questions name the shape."""
         return f"{self.colour} {self.kind}"
 
+    @property
+    def tone_hz(self) -> float:
+        """Frequency of its tone: that of its colour."""
+        return TONES_HZ[self.colour]
+
 
 @dataclass(frozen=True, slots=True)
 class Scene:
@@ -111,6 +117,10 @@ class Scene:
     background: str
     seed: int
     actors: tuple[Actor, ...]
+
+    def background_at(self, time_s: float) -> str:
+        """Return the background at a second of the video: always the same."""
+        return self.background
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,8 +204,8 @@ class World:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}: {getattr(self, name)} is not a probability")
 
-    def videos(self, split: Split) -> int:
-        """Return the number of stage videos of a split."""
+    def videos(self, split: str) -> int:
+        """Return the number of stage videos of a split that is named as an attribute."""
         return int(getattr(self, split))
 
     def resized(self, videos: int) -> World:

@@ -66,7 +66,7 @@ ABLATIONS = {
     f"{method}-{name}": experiment
     for method in ablations.TABLES
     for name, experiment in ablations.experiments(
-        method, "test", (0,), ["clip_t", "scene@v1"] if method == "coqo" else []
+        method, "test", (0,), ["clip_t", "scene@v1"] if method == "coqo" else [], "linked"
     ).items()
 }
 EXPERIMENTS = {**toyworld.EXPERIMENTS, **ABLATIONS}
@@ -87,3 +87,47 @@ def test_every_variant_has_settings_that_are_valid(name: str, tmp_path: Path) ->
 def test_seeds() -> None:
     assert trials.parse_seeds("10-14") == [10, 11, 12, 13, 14]
     assert trials.parse_seeds("0,2") == [0, 2]
+
+
+def test_cra_is_tested_on_every_split_of_a_world_whose_links_are_broken_one_by_one() -> None:
+    [override] = ablations.tested("cra", "linked")
+    assert override == "data.tests=[test, test_wording, test_backdrop, test_ood]"
+    assert ablations.scored_split("cra", "cra-toyworld", [override]) == "test_ood"
+    assert ablations.tested("coqo", "linked") == ablations.tested("cra", "shapes") == ablations.tested("cra", "") == ()
+    parts = ablations.experiments("cra", "test_ood", (0,), world="linked")["parts"]
+    splits = {split for split, _ in parts.metrics.values()}
+    assert splits == {"test", "test_wording", "test_backdrop", "test_ood"}
+    rates = ablations.experiments("cra", "val", (0,), world="linked")["rates"]
+    assert {split for split, _ in rates.metrics.values()} == {"val"} and not rates.against
+
+
+def test_a_table_of_some_rows_keeps_what_they_are_compared_with() -> None:
+    hosts = ablations.experiments("coqo", "test", (0,))["hosts"]
+    assert list(ablations.with_rows(hosts, ["HCRN with QGT"]).variants) == ["CoQo", "HCRN", "HCRN with QGT"]
+    parts = ablations.experiments("cra", "test", (0,))["parts"]
+    some = ablations.with_rows(parts, ["without CMA"])
+    assert list(some.variants) == ["CRA", "without CMA"] and some.against == {"without CMA": "CRA"}
+    assert ablations.with_rows(parts, None) is parts
+
+
+def test_only_toy_worlds_have_a_spatial_table_and_kinds_have_folders_of_their_own(tmp_path: Path) -> None:
+    assert "spatial" in ablations.experiments("coqo", "test", (0,), world="shapes")
+    assert "spatial" not in ablations.experiments("coqo", "test", (0,))
+    folders = {toyworld.world_folder(tmp_path, 0, videos, kind) for videos in (None, 40) for kind in ("shapes", "free")}
+    assert len(folders) == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["cra", "--store", "s", "--world", "linked"], "--world: only toy worlds have a kind; give --toyworld too"),
+        (["coqo", "--toyworld", "--world", "free"], "--world free: has no videos for coqo"),
+    ],
+)
+def test_worlds_that_do_not_fit_are_refused(
+    words: list[str], told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["ablations.py", *words])
+    with pytest.raises(SystemExit) as ended:
+        ablations.main()
+    assert ended.value.code == 2 and told in capsys.readouterr().err
