@@ -17,7 +17,7 @@ import torch
 from stores import Store
 from stores.format import layout
 from trainers import checkpoint
-from trainers.config import LoopConfig, MethodSettings
+from trainers.config import MethodSettings
 from trainers.distributed import Ranks, join, leave
 from trainers.errors import TrainingError
 from trainers.folder import BEST, LAST, remove_staged, replace_file, write_results
@@ -25,6 +25,7 @@ from trainers.loop import TOO_FEW, evaluate, settings_of, train
 from trainers.methods import Method, find_method
 from trainers.obstacles import Obstacles, ObstaclesError
 from trainers.owner import owning, refuse_owned
+from trainers.predictions import SplitPredictions, write_predictions
 from trainers.progress import Progress
 from trainers.results import TrainRequest, TrainResult
 from trainers.resume import read_settings, require_method, require_same_run, require_same_start
@@ -191,7 +192,7 @@ def _run(
     with Store.open(request.store, request.version) as store:
         task = _build(method, settings, store, ranks)
         outcome = train(task, loop, out, ranks, progress, _identity(store), launched.stop)
-        scores = _score(task, loop, out, ranks) if ranks.is_first and not outcome.stopped_by else _Scores({}, ())
+        scores = _score(task, settings, out, ranks) if ranks.is_first and not outcome.stopped_by else _Scores({}, ())
     result = TrainResult(
         method=request.method,
         store=request.store,
@@ -223,16 +224,19 @@ class _Scores:
     files: tuple[str, ...]
 
 
-def _score(task: Task, loop: LoopConfig, out: Path, ranks: Ranks) -> _Scores:
+def _score(task: Task, settings: MethodSettings, out: Path, ranks: Ranks) -> _Scores:
     """Score every split with the best checkpoint, and write its predictions beside it."""
     checkpoint.load_best(out / BEST, task.model)
     metrics: dict[str, dict[str, float]] = {}
     files = [str(out / BEST)]
     for split in task.splits():
-        evaluation = evaluate(task, split, loop, ranks)
+        evaluation = evaluate(task, split, settings.loop, ranks)
         metrics[split] = dict(evaluation.metrics)
         for stem, value in evaluation.predictions.items():
             path = out / f"{stem}_{split}.json"
             replace_file(path, (json.dumps(value) + "\n").encode())
             files.append(str(path))
+        if evaluation.questions:
+            rows = SplitPredictions(settings.dataset, split, tuple(evaluation.questions))
+            files.append(str(write_predictions(out, rows)))
     return _Scores(metrics, tuple(files))
