@@ -61,6 +61,23 @@ class Journal:
                 self._events.close()
 
 
+def read_journal(folder: Path) -> list[dict[str, Any]]:
+    """Return what a run logged, one entry per line: ``step``, ``epoch``, ``kind``, and values by name.
+
+    Raises
+    ------
+    TrainingError
+        If ``metrics.jsonl`` is missing or is not a journal.
+    """
+    path = folder / JOURNAL
+    if not path.exists():
+        raise TrainingError(f"{path}: no such file; name the --out of a run of jobs/train.py")
+    lines = _whole_lines(path)
+    for number, line in enumerate(lines, 1):
+        _step(path, number, line)
+    return [json.loads(line) for line in lines]
+
+
 class _Events:
     """A TensorBoard event file of scalars, written at once.
 

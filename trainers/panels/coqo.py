@@ -150,7 +150,7 @@ def draw(panel: Panel) -> bytes:
 
 
 def to_html(panel: Panel, image: bytes | None = None) -> str:
-    """Draw a panel as an HTML page that needs no other file but the video; ``image`` is what ``draw`` returned, if it did.
+    """Draw a panel as an HTML page that needs no other file but the video; ``image`` is what ``draw`` returned.
 
     Raises
     ------

@@ -189,7 +189,7 @@ def _draw_options(axes: Axes, panel: Panel) -> None:
 
 
 def to_html(panel: Panel, image: bytes | None = None) -> str:
-    """Draw a panel as an HTML page that needs no other file but the video; ``image`` is what ``draw`` returned, if it did.
+    """Draw a panel as an HTML page that needs no other file but the video; ``image`` is what ``draw`` returned.
 
     Raises
     ------

@@ -112,7 +112,8 @@ def page(
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{html.escape(f"{title} – {name}")}</title>
 <style>body{{font-family:sans-serif;max-width:1400px;margin:1em auto;padding:0 1em}}
-img{{width:100%}}figure{{display:inline-block;margin:0 1em 1em 0}}video{{max-width:100%;width:24em}}{style}</style></head>
+img{{width:100%}}figure{{display:inline-block;margin:0 1em 1em 0}}video{{max-width:100%;width:24em}}{style}</style>
+</head>
 <body><h1>{html.escape(title)}</h1>
 <p>{html.escape(name)}</p>
 <p>{summary}</p>
