@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from html import escape
+from itertools import pairwise
 
 from markupsafe import Markup
 
@@ -89,7 +90,8 @@ class Plot:
         middle = (_LEFT + right) / 2, (_TOP + bottom) / 2
         axes.append(
             f'<text x="{middle[0]}" y="{_HEIGHT - 5}" text-anchor="middle">{escape(self._x_label)}</text>'
-            f'<text transform="translate(10 {middle[1]}) rotate(-90)" text-anchor="middle">{escape(self._y_label)}</text>'
+            f'<text transform="translate(10 {middle[1]}) rotate(-90)" text-anchor="middle">'
+            f"{escape(self._y_label)}</text>"
         )
         body = "".join([*axes, *self._parts])
         label = escape(self._label)
@@ -137,4 +139,4 @@ def _thinned(values: Sequence[float]) -> list[float]:
     if count <= _MOST_POINTS:
         return list(values)
     edges = [round(part * count / _MOST_POINTS) for part in range(_MOST_POINTS + 1)]
-    return [sum(values[low:high]) / (high - low) for low, high in zip(edges[:-1], edges[1:], strict=True)]
+    return [sum(values[low:high]) / (high - low) for low, high in pairwise(edges)]

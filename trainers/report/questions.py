@@ -69,12 +69,14 @@ def _unbroken(span: Span) -> str:
 
 
 def paired_columns(first: str, second: str) -> tuple[Column, ...]:
+    """Return the columns of a table of two runs, of which the labels are given."""
     names = [Column(f"predicted: {run}") for run in (first, second)]
     numbers = [Column(f"{what}: {run}", "number") for what in ("confidence", "IoU") for run in (first, second)]
     return (*COLUMNS[:4], COLUMNS[5], *names, Column("outcome", choose=True), *numbers)
 
 
 def paired_rows(pairs: Iterable[Pair]) -> Iterator[list[Any]]:
+    """Yield the rows of a table of two runs; the last value is the place of a panel, which none has."""
     for a, b in pairs:
         outcome = "not scored"
         if a.right is not None:

@@ -92,7 +92,7 @@ def intervals(videos: Sequence[str], measures: Mapping[str, Measure], draws: int
         shares = np.full(len(names), 1 / len(names))
         for start in range(0, draws, _AT_ONCE):
             counts = generator.multinomial(len(names), shares, min(_AT_ONCE, draws - start))
-            drawn.append(counts @ sums)
+            drawn.append(counts.astype(np.float64) @ sums)
     found = {}
     for number, (name, measure) in enumerate(measures.items()):
         low = high = None
