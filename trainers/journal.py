@@ -1,23 +1,21 @@
-"""What a run logs for programs: JSON lines and TensorBoard events."""
+"""What a run logs for programs: JSON lines, and what its loggers get of them."""
 
 from __future__ import annotations
 
 import json
-import os
-import socket
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from trainers.errors import TrainingError
 from trainers.folder import JOURNAL, replace_file, writing
+from trainers.loggers import Loggers
 
 
 class Journal:
-    """``metrics.jsonl`` of one run and, if wanted, its TensorBoard events.
+    """``metrics.jsonl`` of one run; its loggers get the same, and what differs between two equal runs.
 
-    A run that resumes appends to them, after dropping what an earlier process logged after the checkpoint.
+    A run that resumes appends to it, after dropping what an earlier process logged after the checkpoint.
 
     Parameters
     ----------
@@ -25,8 +23,8 @@ class Journal:
         Folder of the run.
     step
         The optimiser step of the checkpoint that the run resumes from, else 0.
-    tensorboard
-        Also write TensorBoard events.
+    loggers
+        The loggers, started; by default none.
 
     Raises
     ------
@@ -36,29 +34,28 @@ class Journal:
         If the disk fails; the error names the file. The methods raise it, too.
     """
 
-    def __init__(self, folder: Path, step: int, tensorboard: bool) -> None:
+    def __init__(self, folder: Path, step: int, loggers: Loggers | None = None) -> None:
         path = folder / JOURNAL
         kept = [line for number, line in enumerate(_whole_lines(path), 1) if _step(path, number, line) <= step]
         replace_file(path, "".join(kept).encode())
         self._path = path
         self._file: IO[str] = path.open("a", buffering=1, encoding="utf-8")
-        self._events = _Events(folder / "tensorboard", step) if tensorboard else None
+        self._loggers = Loggers(folder) if loggers is None else loggers
 
     def write(self, step: int, epoch: int, kind: str, values: Mapping[str, float]) -> None:
         """Log the values of optimiser step ``step``; ``kind`` is ``train`` or a split."""
         with writing(self._path):
             self._file.write(json.dumps({"step": step, "epoch": epoch, "kind": kind, **values}) + "\n")
-        if self._events is not None:
-            self._events.write(step, {f"{kind}/{name}": value for name, value in values.items()})
+        self._loggers.scalars(step, {f"{kind}/{name}": value for name, value in values.items()})
+
+    def machine(self, step: int, values: Mapping[str, float]) -> None:
+        """Give the loggers what depends on the machine, such as speed and memory: equal runs have equal journals."""
+        self._loggers.scalars(step, {f"machine/{name}": value for name, value in values.items()})
 
     def close(self) -> None:
-        """Close the files; each line is in them already."""
-        try:
-            with writing(self._path):
-                self._file.close()
-        finally:
-            if self._events is not None:
-                self._events.close()
+        """Close the file; each line is in it already."""
+        with writing(self._path):
+            self._file.close()
 
 
 def read_journal(folder: Path) -> list[dict[str, Any]]:
@@ -76,44 +73,6 @@ def read_journal(folder: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, 1):
         _step(path, number, line)
     return [json.loads(line) for line in lines]
-
-
-class _Events:
-    """A TensorBoard event file of scalars, written at once.
-
-    TensorBoard's own writer has a thread, which prints a traceback when the disk is full.
-    """
-
-    def __init__(self, folder: Path, step: int) -> None:
-        # Slow to import, and not needed by every run.
-        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-        from tensorboard.summary.writer.record_writer import RecordWriter
-        from torch.utils.tensorboard.summary import scalar
-
-        self._event: Callable[..., Any] = Event
-        self._scalar: Callable[..., Any] = scalar
-        folder.mkdir(parents=True, exist_ok=True)
-        self._path = folder / f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}"
-        self._file = self._path.open("ab")
-        self._records = RecordWriter(self._file)
-        self._add(file_version="brain.Event:2")
-        # TensorBoard then leaves out what an earlier process logged after the checkpoint.
-        self._add(step=step + 1, session_log=SessionLog(status=SessionLog.START))
-
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Add one event per value."""
-        for name, value in values.items():
-            self._add(step=step, summary=self._scalar(name, value))
-
-    def _add(self, **fields: Any) -> None:
-        with writing(self._path):
-            self._records.write(self._event(wall_time=time.time(), **fields).SerializeToString())
-            self._file.flush()
-
-    def close(self) -> None:
-        """Close the file."""
-        with writing(self._path):
-            self._file.close()
 
 
 def _step(path: Path, number: int, line: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,31 +73,61 @@ def draw_worst(
     """
     if not rows:
         return WorstPanels(())
-    try:
-        finder = Finder(run)
-    except StoreError as error:
-        say(f"{split}: no panels: {one_line(error)}")
-        return WorstPanels(tuple(ShownPanel(row, None) for row in rows), (f"No panels: {one_line(error)}.",))
     say(f"{split}: drawing {plural(len(rows), 'panel')}")
     (folder / name).mkdir()
     shown = []
-    with finder:
-        for number, row in enumerate(rows, 1):
-            shown.append(_draw(finder, run, split, row, folder, f"{name}/{number}.png"))
+    for number, panel in enumerate(panels_of(run, split, rows), 1):
+        image = None if panel.picture is None else f"{name}/{number}.png"
+        if image is not None and panel.picture is not None:
+            (folder / image).write_bytes(panel.picture)
+        shown.append(ShownPanel(panel.row, image, panel.clips, panel.note))
     without = sum(not panel.clips for panel in shown)
     notes = (f"{plural(without, 'video')} of these cannot be read here, or changed.",) if without else ()
     return WorstPanels(tuple(shown), notes)
 
 
-def _draw(finder: Finder, run: FinishedRun, split: str, row: Prediction, folder: Path, image: str) -> ShownPanel:
+@dataclass(frozen=True, slots=True)
+class DrawnPanel:
+    """A question with the picture of its panel.
+
+    Attributes
+    ----------
+    row
+        The question.
+    picture
+        A PNG; None if it could not be drawn.
+    clips
+        What a page plays of the video.
+    note
+        Why the picture or its frames are missing; empty if they are not.
+    """
+
+    row: Prediction
+    picture: bytes | None
+    clips: tuple[Clip, ...] = ()
+    note: str = ""
+
+
+def panels_of(run: FinishedRun, split: str, rows: Sequence[Prediction]) -> Iterator[DrawnPanel]:
+    """Draw the panels of some questions of a split, one after another; what cannot be drawn has a note."""
+    try:
+        finder = Finder(run)
+    except StoreError as error:
+        yield from (DrawnPanel(row, None, note=one_line(error)) for row in rows)
+        return
+    with finder:
+        for row in rows:
+            yield _drawn(finder, run, split, row)
+
+
+def _drawn(finder: Finder, run: FinishedRun, split: str, row: Prediction) -> DrawnPanel:
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         try:
             question = finder.find(row.question_id, split=split)
             picture, _ = find_method(run.method).draw(question)
         except (TrainingError, StoreError) as error:
-            return ShownPanel(row, None, note=one_line(error))
-    (folder / image).write_bytes(picture)
+            return DrawnPanel(row, None, note=one_line(error))
     spans = {"true span": row.true_spans, "predicted span": () if row.span is None else (row.span,)}
     note = "; ".join(one_line(str(warning.message)) for warning in told if warning.category is UserWarning)
-    return ShownPanel(row, image, tuple(question.clips(spans)), note)
+    return DrawnPanel(row, picture, tuple(question.clips(spans)), note)
