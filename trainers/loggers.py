@@ -226,7 +226,7 @@ class _TensorBoard(Logger):
 
 
 class _Wandb(Logger):
-    """Weights & Biases, as its environment says (``WANDB_MODE``, ``WANDB_PROJECT``, …), with files in the run's folder."""
+    """Weights & Biases, as its environment says (``WANDB_MODE``, ``WANDB_PROJECT``); files are in the run's folder."""
 
     def __init__(self, folder: Path) -> None:
         import wandb
