@@ -23,7 +23,8 @@ def resident_pages(path: Path) -> int:
     OSError
         If the system refuses, as it may for files that we neither own nor may write.
     """
-    view = map_file(path, path.stat().st_size)
+    with path.open("rb") as file:
+        view = map_file(file.fileno(), path.stat().st_size)
     pages = np.zeros(-(-view.size // mmap.PAGESIZE), np.uint8)
     if _libc.mincore(view.ctypes.data, view.size, pages.ctypes.data):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(path))

@@ -29,7 +29,7 @@ from bench.processes import run
 from bench.report import Column, Report, Table, Target, bench_parser, prose
 from stores.changes import Changes, Placed
 from stores.commit import commit, create_store, place_shard, write_spec
-from stores.format import Receipt, Row, ShardWriter, durable, layout
+from stores.format import Receipt, Row, ShardWriter, StorePath, durable, layout
 
 SPEC = {"name": "bench", "steps": 32, "step_shape": [768], "dtype": "float16"}
 WINDOW = 1000
@@ -79,7 +79,7 @@ def count_bytes() -> Callable[[], int]:
     real = durable.write_new
     total = 0
 
-    def write_new(path: Path, data: bytes | memoryview) -> None:
+    def write_new(path: StorePath, data: bytes | memoryview) -> None:
         nonlocal total
         total += len(data)
         real(path, data)
@@ -148,7 +148,7 @@ def measure_one_row(root: Path) -> int:
     receipt = writer.finish()
     path = layout.feature_directory(root, "bench", receipt.spec_digest) / f"{receipt.id}.h5"
     own = row.values.nbytes + row.time_s.nbytes + row.valid.nbytes
-    return path.stat().st_size + path.with_suffix(".json").stat().st_size - own
+    return path.status().st_size + path.with_suffix(".json").status().st_size - own
 
 
 def measure_opening(root: Path, key: str, repeats: int = 5) -> dict[str, float]:

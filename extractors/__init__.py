@@ -7,7 +7,7 @@ open_clip nor timm, so that planning and decoding never pay for them. Only ``loa
 from extractors.base import Extractor, ExtractorError, Model, ModelOutputError, OutputSpec, Steps, WeightsError
 from extractors.batching import MicroBatcher
 from extractors.faults import MachineFaultError, is_machine_fault, is_out_of_memory, names_machine
-from extractors.registry import build, names
+from extractors.registry import build, check_code, names
 
 __all__ = [
     "Extractor",
@@ -20,6 +20,7 @@ __all__ = [
     "Steps",
     "WeightsError",
     "build",
+    "check_code",
     "is_machine_fault",
     "is_out_of_memory",
     "names",

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 
 from extractors import tensors
 from extractors.base import ExtractorError, WeightsError
+from settings.files import check_folder
 from settings.messages import first_few, one_line
 
 REFUSALS = (RuntimeError, ValueError, TypeError, AttributeError, KeyError, AssertionError, OSError, ImportError)
@@ -146,6 +147,7 @@ def read_config(folder: Path) -> Any:
         If it is not the configuration of a model.
     """
     try:
+        check_folder(folder)
         return transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except REFUSALS as error:
         raise ExtractorError(

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from extractors.base import WeightsError
+from settings.files import read_text
 from settings.messages import one_line
 
 _T = TypeVar("_T")
@@ -117,8 +118,8 @@ class ModelFiles:
         """Read a JSON object of the model. Raises WeightsError if it is missing or is no such object."""
         path = self.file(name)
         try:
-            value = json.loads(path.read_text("utf-8"))
-        except (OSError, ValueError) as error:
+            value = json.loads(read_text(path))
+        except (OSError, ValueError, RecursionError) as error:
             raise WeightsError(f"{path} cannot be read: {one_line(error)}") from error
         if not isinstance(value, dict):
             raise WeightsError(f"{path} is not a JSON object")

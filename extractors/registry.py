@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from extractors.base import Description, Extractor, ExtractorError, is_built_in
-from settings.messages import available, nearest
+from settings import SettingsError
+from settings.messages import available, nearest, one_line
 
 _Described = TypeVar("_Described", bound=Description)
+
+_LONGEST_NAME = 100
 
 _ENTRIES = {
     "beats": "extractors.beats:Beats",
@@ -115,6 +118,48 @@ def build_named(cls: type[_Described], name: str, options: Mapping[str, Any]) ->
         raise ExtractorError(f"{name}: {_first_problem(error, cls)}") from error
     except ExtractorError as error:
         raise type(error)(f"{name}: {error}") from error
+
+
+def check_code(raw: object, origin: str, allowed: bool) -> None:
+    """Refuse settings that name code, ``package.module:Class``, unless that is allowed: reading them imports it.
+
+    A class that an installed package names by an entry point of the group ``reelstore.extractors`` is allowed.
+
+    Parameters
+    ----------
+    raw
+        Settings as they were read: mappings, lists and values. Code may stand under ``extractor`` and, for text
+        encoders, under ``name``.
+    origin
+        What to call them in the message.
+    allowed
+        Whether all code is.
+
+    Raises
+    ------
+    SettingsError
+        With one line that names the key and the option that allows it.
+    """
+    if allowed:
+        return
+    for key, name in _named_code(raw):
+        if name not in _entries().values():
+            raise SettingsError(
+                f"{origin}: {key}: {one_line(name, _LONGEST_NAME)} is code, which settings may not run unasked; "
+                "if you trust it, give --allow-code (with --plan as well)"
+            )
+
+
+def _named_code(raw: object, path: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
+    """Yield (key, value) of what names a class in settings."""
+    if isinstance(raw, Mapping):
+        for key, value in raw.items():
+            if key in ("extractor", "name") and isinstance(value, str) and ":" in value:
+                yield ".".join((*path, key)), value
+            yield from _named_code(value, (*path, str(key)))
+    elif isinstance(raw, list):
+        for number, value in enumerate(raw):
+            yield from _named_code(value, (*path, str(number)))
 
 
 def _import(base: type[_Described], noun: str, target: str) -> type[_Described]:

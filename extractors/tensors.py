@@ -22,7 +22,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from extractors.base import FetchedWeights, Json, WeightsError
 from extractors.weights import FACTS_KEY, check_pin, digest
-from settings.messages import first_few, one_line, plural
+from settings.files import NOTE_BYTES, check_regular, read_bytes
+from settings.messages import first_few, one_line, plural, why_not_loaded
 
 if TYPE_CHECKING:
     import torch
@@ -165,6 +166,7 @@ def _read_safetensors(path: Path, shapes_only: bool) -> Any:
     from safetensors.torch import load_file
 
     try:
+        check_regular(path)
         if not shapes_only:
             return load_file(path)
         with safe_open(path, "pt") as file:
@@ -178,6 +180,7 @@ def _read_torchscript(path: Path) -> Any:
     import torch
 
     try:
+        check_regular(path)
         return torch.jit.load(path, map_location="cpu").state_dict()  # type: ignore[no-untyped-call]  # torch does not annotate it
     except (OSError, RuntimeError, ValueError) as error:
         raise _unreadable(path, "weights file", error) from error
@@ -205,6 +208,7 @@ def read_pickle(path: Path, title: str, allowed: Sequence[Any] = (), *, shapes_o
     import torch
 
     try:
+        check_regular(path)
         with torch.serialization.safe_globals(list(allowed)):
             return torch.load(path, map_location="meta" if shapes_only else "cpu", weights_only=True)
     except _UNPICKLING_ERRORS as error:
@@ -213,11 +217,12 @@ def read_pickle(path: Path, title: str, allowed: Sequence[Any] = (), *, shapes_o
 
 def _unreadable(path: Path, title: str, error: Exception) -> WeightsError:
     logger.debug("%s %s cannot be read", title, path, exc_info=True)
-    return WeightsError(f"{title} {path} cannot be read: {one_line(error, _LONGEST_REASON)}")
+    return WeightsError(f"{title} {path} cannot be read: {why_not_loaded(error, _LONGEST_REASON)}")
 
 
 def _is_torchscript(path: Path) -> bool:
     try:
+        check_regular(path)
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("/constants.pkl") for name in archive.namelist())
     except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):  # torch then says what is wrong with it
@@ -340,7 +345,7 @@ def read_index(directory: Path) -> list[FetchedWeights]:
     if not path.exists():
         return []
     try:
-        return _Index.model_validate_json(path.read_bytes()).files
+        return _Index.model_validate_json(read_bytes(path, NOTE_BYTES)).files
     except OSError as error:
         raise WeightsError(f"{path}: {error.strerror or error}") from error
     except ValidationError as error:

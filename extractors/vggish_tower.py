@@ -34,6 +34,7 @@ from extractors import hub, tensors, weights
 from extractors.base import Execution, ExtractorError, Json, OutputSpec, WeightsError
 from extractors.torch_model import TorchModel, dtype_of
 from extractors.weights import PinnedWeights, WeightsFile
+from settings.files import check_regular
 from settings.messages import one_line
 
 _WIDTH = 128
@@ -156,6 +157,7 @@ def read_pca(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
 
 def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
     try:
+        check_regular(path)
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except (OSError, EOFError, ValueError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from extractors.base import Json, WeightsError
-from settings.messages import available
+from settings.files import open_regular
+from settings.messages import available, one_line
 
 FACTS_KEY = "reelstore"
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
@@ -113,7 +114,7 @@ def digest(path: Path) -> str:
         If the file cannot be read.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             stat = os.fstat(file.fileno())
             key = (str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino)
             if key not in _DIGESTS:
@@ -210,14 +211,15 @@ def facts(path: Path) -> dict[str, Any]:
     if path.suffix != ".safetensors":
         return {}
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(length)) if length <= _MAX_HEADER_BYTES else None
-            carried = json.loads(header.get("__metadata__", {}).get(FACTS_KEY, "{}")) if header else None
+            beside = header.get("__metadata__", {}) if header and isinstance(header, dict) else None
+            carried = json.loads(beside.get(FACTS_KEY, "{}")) if isinstance(beside, dict) else None
     except OSError as error:
         raise WeightsError(f"weights file {path}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise WeightsError(f"weights file {path} is not a safetensors file: {error}") from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise WeightsError(f"weights file {path} is not a safetensors file: {one_line(error)}") from error
     if not isinstance(carried, dict):
         raise WeightsError(f"weights file {path} is not a safetensors file: bad header")
     return carried

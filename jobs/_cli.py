@@ -23,6 +23,7 @@ from stores.command import OneLineErrors, emit, group, signal_code
 from trainers.errors import EvaluationError, TrainingError
 
 __all__ = [
+    "AllowCode",
     "AllowFailures",
     "AsJson",
     "Command",
@@ -51,6 +52,10 @@ StoreFolder = Annotated[
     str, typer.Option("--store", help="The store directory; it is made if it does not exist.", show_default=False)
 ]
 PlanOnly = Annotated[bool, typer.Option("--plan", help="Print what would be done and why; do nothing.")]
+AllowCode = Annotated[
+    bool,
+    typer.Option("--allow-code", help="Import what settings name as package.module:Class, if no package installs it."),
+]
 AllowFailures = Annotated[
     bool, typer.Option("--allow-failures", help="Exit 0 even if something that was wanted is missing.")
 ]

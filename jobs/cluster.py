@@ -16,7 +16,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # the checkout: only the
 
 import typer
 
-from jobs._cli import AllowFailures, AsJson, ConfigFile, Overrides, PlanOnly, StageCommand, finish, job
+from jobs._cli import AllowCode, AllowFailures, AsJson, ConfigFile, Overrides, PlanOnly, StageCommand, finish, job
 from pipeline.cluster import ClusterRequest, cluster, load_cluster_config
 from pipeline.shared import ExecutorName, Terminal
 from stores.describe import DictionaryKind
@@ -45,6 +45,7 @@ def main(
     set_: Overrides = None,
     executor: Annotated[ExecutorName, typer.Option(help="Without effect: clustering runs in this process.")] = "auto",
     plan: PlanOnly = False,
+    allow_code: AllowCode = False,
     allow_failures: AllowFailures = False,
     as_json: AsJson = False,
 ) -> None:
@@ -56,7 +57,7 @@ def main(
     request = ClusterRequest(
         store=store,
         kind=kind,
-        config=load_cluster_config(config, overrides),
+        config=load_cluster_config(config, overrides, allow_code),
         feature=feature,
         dataset=dataset,
         split=split,

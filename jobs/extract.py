@@ -5,6 +5,7 @@ python jobs/extract.py SOURCE --store DIR --preset demo
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,6 +15,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # the checkout: only the
 import typer
 
 from jobs._cli import (
+    AllowCode,
     AllowFailures,
     AsJson,
     ConfigFile,
@@ -49,11 +51,15 @@ def main(
     key: Annotated[
         Literal["stem", "relpath"] | None, typer.Option(help="How files get their keys (default: stem).")
     ] = None,
+    source_root: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Refuse files that do not lie in DIR, links resolved.")
+    ] = None,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try failed rows again, permanent failures too.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Compute wanted rows even if they are stored.")] = False,
     prune: Annotated[bool, typer.Option("--prune", help="Drop rows of videos that are no longer in SOURCE.")] = False,
+    allow_code: AllowCode = False,
     allow_failures: AllowFailures = False,
     decode_workers: Annotated[int | None, typer.Option(min=1, help="Decode workers (default: from the CPUs).")] = None,
     gpus: Annotated[int | None, typer.Option(min=0, help="GPUs to use (default: all that are visible).")] = None,
@@ -68,6 +74,7 @@ def main(
 ) -> None:
     short = {
         "source.key": key,
+        "source.root": source_root and json.dumps(str(Path(source_root).absolute())),
         "run.decode_workers": decode_workers,
         "run.gpus": gpus,
         "run.memory_gb": memory,
@@ -78,7 +85,7 @@ def main(
     request = ExtractRequest(
         source=source,
         store=store,
-        config=load_config(preset, config, overrides),
+        config=load_config(preset, config, overrides, allow_code),
         executor=executor,
         plan_only=plan,
         options=PlanOptions(retry_failed, force, prune, frozenset(only or ()), limit),

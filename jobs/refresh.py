@@ -13,7 +13,18 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # the checkout: only the
 
 import typer
 
-from jobs._cli import AllowFailures, AsJson, Executor, Overrides, PlanOnly, StageCommand, emit, exit_code, job
+from jobs._cli import (
+    AllowCode,
+    AllowFailures,
+    AsJson,
+    Executor,
+    Overrides,
+    PlanOnly,
+    StageCommand,
+    emit,
+    exit_code,
+    job,
+)
 from pipeline.refresh import load_dataset, refresh
 from stores.command import say_error
 
@@ -39,10 +50,20 @@ def main(
     no_compact: Annotated[
         bool, typer.Option("--no-compact", help="Leave small shards as they are, whatever the dataset file says.")
     ] = False,
+    allow_code: AllowCode = False,
     allow_failures: AllowFailures = False,
     as_json: AsJson = False,
 ) -> None:
-    result = refresh(load_dataset(dataset, set_ or ()), executor, plan, prune, replace, strict, not no_compact)
+    result = refresh(
+        load_dataset(dataset, set_ or (), allow_code),
+        executor,
+        plan,
+        prune,
+        replace,
+        strict,
+        not no_compact,
+        allow_code,
+    )
     code = 2 if result.failed else exit_code(result, allow_failures)
     if as_json:
         emit({"exit_code": code, "stages": result.summary()})

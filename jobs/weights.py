@@ -21,7 +21,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # the checkout: only the
 import typer
 
 from extractors import Extractor, ExtractorError
-from jobs._cli import AsJson, Command, ConfigFile, Overrides, emit, job
+from jobs._cli import AllowCode, AsJson, Command, ConfigFile, Overrides, emit, job
 from pipeline.extract import load_config
 from pipeline.extract.checking import TEXTS, TowerCheck, check_towers
 
@@ -73,11 +73,13 @@ def check(
     text: Annotated[
         list[str] | None, typer.Option(help="What CLIP's frames are compared with; repeatable (default: a few scenes).")
     ] = None,
+    allow_code: AllowCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Load each tower of a preset, compute a few steps, and print what a night of extraction would rely on."""
     found = []
-    for tower in check_towers(load_config(preset=preset, file=config, overrides=set_ or ()), media, text or TEXTS):
+    read = load_config(preset, config, set_ or (), allow_code)
+    for tower in check_towers(read, media, text or TEXTS):
         found.append(tower)
         print("\n".join(_lines(tower, media)), file=sys.stderr if as_json else sys.stdout, flush=True)
     if as_json:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from parsers.conllu import from_conllu
 from parsers.parse import Parse, ParserError
+from settings.files import read_bytes
 from settings.messages import first_few
 
 _EPOCH = 2
@@ -43,7 +44,7 @@ class ConlluParser:
     @cached_property
     def _data(self) -> bytes:
         try:
-            return self.path.read_bytes()
+            return read_bytes(self.path)
         except (OSError, ValueError) as error:  # a name with a NUL
             raise ParserError(f"{str(self.path)!r}: not readable ({getattr(error, 'strerror', error)})") from error
 

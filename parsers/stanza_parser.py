@@ -20,13 +20,14 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from parsers.characters import without_format
 from parsers.parse import Parse, ParserError, Refused, Token
-from settings.messages import one_line
+from settings.files import open_regular, read_text
+from settings.messages import one_line, why_not_loaded
 
 if TYPE_CHECKING:
     from stanza import Pipeline
@@ -124,7 +125,7 @@ class StanzaParser:
         """
         files = {}
         for path in self._files():
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 files[path.relative_to(self.model_dir).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
         identity = {
             "epoch": _EPOCH,
@@ -291,7 +292,7 @@ class StanzaParser:
             )
         except _LOADING_ERRORS as error:
             logger.debug("Stanza's models in %s do not load", self.model_dir, exc_info=True)
-            reason = one_line(error, _LONGEST_REASON)
+            reason = why_not_loaded(error, _LONGEST_REASON)
             raise ParserError(
                 f"Stanza's models in {self.model_dir} do not load{self._damaged(files)}: {reason}"
             ) from error
@@ -324,8 +325,8 @@ class StanzaParser:
         """Return what ``resources.json`` says about the language. Raises ParserError if it cannot be read."""
         path = self.model_dir / "resources.json"
         try:
-            languages = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            languages = json.loads(read_text(path))
+        except (OSError, ValueError, RecursionError) as error:
             raise ParserError(f"{path} cannot be read ({error}); {self._advice()}") from error
         resources: dict[str, Any] = languages.get(self.lang, {}) if isinstance(languages, dict) else {}
         if "packages" not in resources:
@@ -383,7 +384,8 @@ class StanzaParser:
         resources = self._resources()
         for path in files:
             listed = resources.get(path.parent.name, {}).get(path.stem, {}).get("md5")
-            actual = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+            with open_regular(path) as file:
+                actual = hashlib.file_digest(file, partial(hashlib.md5, usedforsecurity=False)).hexdigest()
             if listed is not None and actual != listed:
                 return f" ({path} has md5 {actual}, but {listed} is listed; download it again)"
         return ""

@@ -24,7 +24,8 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from settings.messages import available, nearest, printable
+from settings.files import read_bytes
+from settings.messages import available, nearest, one_line, printable
 
 __all__ = [
     "Section",
@@ -39,6 +40,12 @@ __all__ = [
 
 _LONGEST_SHOWN = 200
 _SHOWN_PROBLEMS = 8
+_WORDED_PROBLEMS = 64  # of a hostile file with as many wrong keys as it has bytes
+_SETTINGS_BYTES = 1 << 20
+_MOST_VALUES = 20_000  # far above the longest real file
+_MOST_LEVELS = 100
+_LONGEST_NUMBER = 1000
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")  # 1:1:1 is one, to the base of sixty
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -54,7 +61,16 @@ class SettingsError(Exception):
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """Loads YAML in which a key given twice is an error, not a silent override."""
+    """Loads YAML in which a key given twice is an error, not a silent override, and which ends with too many values."""
+
+    values = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        node = super().compose_node(parent, index)
+        self.values += 1
+        if node is not None and self.values > _MOST_VALUES:
+            raise _refused(node, f"more than {_MOST_VALUES} values")
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         first_lines: dict[Any, int] = {}
@@ -64,10 +80,69 @@ class _UniqueKeyLoader(yaml.SafeLoader):
             if not isinstance(key, Hashable):
                 continue  # refused below
             if key in first_lines:
-                where = f"{node.start_mark.name}: line {line}"
-                raise SettingsError(f"{where}: key {key!r} is given twice (first in line {first_lines[key]})")
+                shown = one_line(repr(key), _LONGEST_SHOWN)
+                raise _refused(key_node, f"key {shown} is given twice (first in line {first_lines[key]})")
             first_lines[key] = line
         return super().construct_mapping(node, deep)
+
+
+def _load(text: str | bytes, name: str) -> Any:
+    """Load one YAML document, whose size with all its aliases written out is bounded.
+
+    Raises
+    ------
+    SettingsError, yaml.YAMLError, ValueError, RecursionError
+        If it gives a key twice or is too large; is not YAML; holds a value that is none; is nested too deeply.
+    """
+    loader = _UniqueKeyLoader(text)
+    loader.name = name
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _check_size(node)
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _refused(node: yaml.Node, problem: str) -> SettingsError:
+    return SettingsError(f"{node.start_mark.name}: line {node.start_mark.line + 1}: {problem}")
+
+
+def _check_size(root: yaml.Node) -> None:
+    """Raise ``SettingsError`` if a document is large or deep once its aliases are written out, or holds itself."""
+    sizes: dict[int, tuple[int, int]] = {}  # of a node that is done: values in it, and levels
+    open_nodes: set[int] = set()
+    stack = [root]
+    while stack:
+        node = stack[-1]
+        children = _children(node)
+        if id(node) in open_nodes:
+            stack.pop()
+            open_nodes.discard(id(node))
+            inside = [sizes[id(child)] for child in children]
+            values, levels = 1 + sum(count for count, _ in inside), 1 + max((deep for _, deep in inside), default=0)
+            if values > _MOST_VALUES:
+                raise _refused(node, f"more than {_MOST_VALUES} values, with aliases written out")
+            if levels > _MOST_LEVELS:
+                raise _refused(node, f"more than {_MOST_LEVELS} levels, with aliases written out")
+            sizes[id(node)] = values, levels
+        elif id(node) in sizes:
+            stack.pop()
+        else:
+            if node.tag in _NUMBERS and len(node.value) > _LONGEST_NUMBER:
+                raise _refused(node, f"a number of {len(node.value)} characters")
+            if any(id(child) in open_nodes for child in children) or node in children:
+                raise _refused(node, "not valid YAML (a value that holds itself)")
+            open_nodes.add(id(node))
+            stack += [child for child in children if id(child) not in sizes]
+
+
+def _children(node: yaml.Node) -> list[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        return [child for pair in node.value for child in pair]
+    return list(node.value) if isinstance(node, yaml.SequenceNode) else []
 
 
 def preset_names(folder: Path) -> list[str]:
@@ -114,12 +189,11 @@ def read_yaml(path: Path, origin: str) -> dict[str, Any]:
         If the file is missing, not UTF-8, not YAML, not a mapping, or gives a key twice.
     """
     try:
-        with path.open(encoding="utf-8") as file:
-            raw = yaml.load(file, Loader=_UniqueKeyLoader)
+        raw = _load(read_bytes(path, _SETTINGS_BYTES).decode("utf-8"), str(path))
     except FileNotFoundError as error:
         raise SettingsError(f"{origin}: no such file") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{origin}: not readable ({error})") from error
+        raise SettingsError(f"{origin}: not readable ({getattr(error, 'strerror', None) or error})") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark else ""
@@ -145,7 +219,7 @@ def override(raw: dict[str, Any], text: str) -> None:
     if not equals or not all(path):
         raise SettingsError(f"{option}: must look like a.b=c")
     try:
-        value = yaml.safe_load(value_text)
+        value = _load(value_text, option)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise SettingsError(f"{option}: the value is not valid YAML") from error
     section = raw
@@ -172,22 +246,25 @@ def validate(model: type[_Model], raw: dict[str, Any], origin: str) -> _Model:
 
 def describe(error: ValidationError, model: type[BaseModel]) -> str:
     """Return the problems of a validation in one line, as ``key: what is wrong; key: what is wrong``."""
-    problems = list(dict.fromkeys(_describe(problem, model) for problem in error.errors()))
-    more = [f"and {len(problems) - _SHOWN_PROBLEMS} more"] if len(problems) > _SHOWN_PROBLEMS else []
+    found = error.errors(include_url=False)
+    problems = list(dict.fromkeys(_describe(problem, model) for problem in found[:_WORDED_PROBLEMS]))
+    rest = len(problems[_SHOWN_PROBLEMS:]) + len(found[_WORDED_PROBLEMS:])
+    more = [f"and {rest} more"] if rest else []
     return "; ".join([*problems[:_SHOWN_PROBLEMS], *more])
 
 
 def _describe(problem: Mapping[str, Any], model: type[BaseModel]) -> str:
-    where = ".".join(str(part) for part in problem["loc"])
+    where = ".".join(one_line(str(part), _LONGEST_SHOWN) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         known = _known_keys(model, problem["loc"][:-1])
-        hint = nearest(str(problem["loc"][-1]), known) or (f"; {available(known)}" if known else "")
+        hint = nearest(str(problem["loc"][-1])[:_LONGEST_SHOWN], known) or (f"; {available(known)}" if known else "")
         return f"{where}: unknown key{hint}"
     if problem["type"] == "value_error":
-        return str(problem["ctx"]["error"])
+        return one_line(problem["ctx"]["error"])
     if problem["type"] == "missing":
         return f"{where}: required, but not given"
-    return f"{where}: {problem['msg'][0].lower()}{problem['msg'][1:]} (got {problem['input']!r})"
+    given = one_line(repr(problem["input"]), _LONGEST_SHOWN)
+    return f"{where}: {problem['msg'][0].lower()}{problem['msg'][1:]} (got {given})"
 
 
 def _known_keys(model: type[BaseModel], path: Sequence[int | str]) -> list[str]:

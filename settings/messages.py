@@ -7,10 +7,12 @@ installed alone and has its own copy of these few lines in ``stores/wording.py``
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Sequence
 
 _LONGEST_LINE = 500
 _FEW = 3
+_NAMED_IN_PICKLE = re.compile(r"GLOBAL ([\w.<>]{1,200}?)\.?(?=\s|$)")
 
 
 def one_line(error: BaseException | str, longest: int = _LONGEST_LINE) -> str:
@@ -22,6 +24,18 @@ def one_line(error: BaseException | str, longest: int = _LONGEST_LINE) -> str:
     if not text and not isinstance(error, str):
         return type(error).__name__
     return text if len(text) <= longest else f"{text[:longest]}…"
+
+
+def why_not_loaded(error: BaseException, longest: int = _LONGEST_LINE) -> str:
+    """Word why a library does not load a file of tensors, as ``one_line`` does, without its advice.
+
+    torch advises to load what it has refused with ``weights_only=False``, which runs the file's code.
+    """
+    text = str(error)
+    if "weights_only" not in text and "Weights only" not in text:
+        return one_line(error, longest)
+    named = _NAMED_IN_PICKLE.search(text)
+    return f"it names {printable(named[1])}, which is code" if named else "it is no file of tensors alone"
 
 
 def printable(text: str) -> str:

@@ -15,9 +15,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from settings import SettingsError
+from settings.files import read_text
 
 VARIABLE = "RAY_ADDRESS"
 TIMEOUT_S = 3.0
+_ADDRESS_BYTES = 1 << 16
 
 _CLIENT_PORT = 10001
 _REMEDY = f"start the cluster, correct {VARIABLE}, or unset it to use Ray on this machine"
@@ -102,7 +104,7 @@ def _noted(environment: Mapping[str, str]) -> tuple[Path, str] | None:
     folder = environment.get("RAY_TMPDIR", environment.get("TMPDIR", "/tmp"))  # where Ray looks, on Linux
     file = Path(folder) / "ray" / "ray_current_cluster"
     try:
-        address = file.read_text(encoding="utf-8").strip()
+        address = read_text(file, _ADDRESS_BYTES).strip()
     except (OSError, UnicodeDecodeError):
         return None
     return (file, address) if address else None

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from .changes import Changes, Failure, PartUpdate, Placed, SourceRecord
 from .errors import StoreError, StoreFormatError, StoreNotFoundError
 from .format import durable, layout, schemas, segments
+from .format.inside import Root, StorePath
 from .format.manifest import (
     FeatureEntry,
     Manifest,
@@ -46,11 +47,12 @@ __all__ = [
     "write_table",
 ]
 
+_LARGEST_IDENTITY = 1 << 16
 _FRESH_SECONDS = 24 * 3600.0
 """A spec's file older than this is written anew, because ``gc`` removes unused files by their age."""
 
 
-def create_store(root: Path) -> Path:
+def create_store(root: Root) -> Path:
     """Create an empty store at ``root``, or accept an existing one, and return its absolute path.
 
     Raises
@@ -58,15 +60,14 @@ def create_store(root: Path) -> Path:
     StoreFormatError
         If the directory contains something else, or a newer store.
     """
-    root = root.absolute()
+    root = StorePath.of(root)
     identity = root / layout.IDENTITY
-    if not identity.exists():
+    if not root.exists() or not identity.exists():
         ours = {layout.IDENTITY, *layout.DIRECTORIES}  # another process may be creating the same store
-        others = [path.name for path in root.iterdir() if path.name not in ours] if root.is_dir() else []
+        others = [name for name in root.listing() if name not in ours]
         if others:
-            raise StoreFormatError(
-                f"{root}: not a store and not empty (contains {sorted(others)[0]!r}); name a new directory"
-            )
+            raise StoreFormatError(f"{root}: not a store and not empty (contains {others[0]!r}); name a new directory")
+        durable.make_directory(root)
         for name in layout.DIRECTORIES:
             durable.make_directory(root / name)
         first = root / layout.VERSIONS / layout.version_file(0)
@@ -76,12 +77,12 @@ def create_store(root: Path) -> Path:
         record = {"format": layout.FORMAT, "format_version": layout.FORMAT_VERSION}
         _publish_once(root, identity, json.dumps(record).encode() + b"\n")
         durable.sync_directory(root)
-        durable.sync_directory(root.parent)
+        durable.sync_directory(StorePath(root.root.parent))
     check_identity(root)
-    return root
+    return root.root
 
 
-def _publish_once(root: Path, target: Path, data: bytes) -> None:
+def _publish_once(root: StorePath, target: StorePath, data: bytes) -> None:
     """Create a file with its whole content, unless another process was faster."""
     staged = root / layout.STAGING / layout.new_id()
     durable.write_new(staged, data)
@@ -91,8 +92,8 @@ def _publish_once(root: Path, target: Path, data: bytes) -> None:
         durable.unlink(staged)
 
 
-def check_identity(root: Path) -> None:
-    """Check that ``root`` is a store that this Reelstore can read.
+def check_identity(root: Root) -> StorePath:
+    """Check that ``root`` is a store that this Reelstore can read, and return its path.
 
     Raises
     ------
@@ -101,12 +102,13 @@ def check_identity(root: Path) -> None:
     StoreFormatError
         If its identity file is damaged, or was written by a newer Reelstore.
     """
+    root = StorePath.of(root)
     identity = root / layout.IDENTITY
     try:
-        record = json.loads(identity.read_text())
+        record = json.loads(identity.read_bytes(_LARGEST_IDENTITY))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise StoreNotFoundError(f"{root}: no store here ({layout.IDENTITY} is missing)") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise StoreFormatError(f"{identity}: cannot be read ({error})") from error
     if not isinstance(record, dict) or record.get("format") != layout.FORMAT:
         raise StoreFormatError(f"{identity}: not a {layout.FORMAT} store")
@@ -118,19 +120,21 @@ def check_identity(root: Path) -> None:
             f"{identity}: {layout.FORMAT} format {version} is newer than format {layout.FORMAT_VERSION}, "
             "which this Reelstore reads; upgrade Reelstore"
         )
+    return root
 
 
-def write_spec(root: Path, spec: Mapping[str, Any]) -> str:
+def write_spec(root: Root, spec: Mapping[str, Any]) -> str:
     """Write a spec to a file named by its digest, and return the digest.
 
     A damaged file is replaced. So is one more than a day old: ``gc`` keeps only young files that no version names, and
     the rows that need this spec are not committed yet.
     """
+    root = StorePath.of(root)
     spec_digest = layout.digest(spec)
     target = root / layout.SPECS / f"{spec_digest}.json"
     text = layout.spec_text(spec)
     try:
-        kept = target.read_bytes() == text and time.time() - target.stat().st_mtime < _FRESH_SECONDS
+        kept = target.read_bytes() == text and time.time() - target.status().st_mtime < _FRESH_SECONDS
     except FileNotFoundError:
         kept = False
     if not kept:
@@ -138,7 +142,7 @@ def write_spec(root: Path, spec: Mapping[str, Any]) -> str:
     return spec_digest
 
 
-def place_shard(root: Path, receipt: Receipt, aliases: Mapping[str, Sequence[str]] | None = None) -> list[Placed]:
+def place_shard(root: Root, receipt: Receipt, aliases: Mapping[str, Sequence[str]] | None = None) -> list[Placed]:
     """Return the index records of a finished shard, to be committed as ``Changes.placed``.
 
     ``aliases`` maps a key of the shard to further video keys with the same content and clip bounds.
@@ -158,7 +162,7 @@ def place_shard(root: Path, receipt: Receipt, aliases: Mapping[str, Sequence[str
     return placed
 
 
-def commit(root: Path, changes: Changes) -> Manifest:
+def commit(root: Root, changes: Changes) -> Manifest:
     """Publish ``changes`` as a new version, or nothing if they change nothing, and return the latest manifest.
 
     If the latest version already has a row with the same key and cache key, that row stays, so two writers of the same
@@ -171,6 +175,7 @@ def commit(root: Path, changes: Changes) -> Manifest:
     InvalidKeyError
         If a key is not acceptable.
     """
+    root = StorePath.of(root)
 
     def build(latest: Manifest) -> Manifest | None:
         features = dict(latest.features)
@@ -240,7 +245,7 @@ def _with_current(entry: FeatureEntry | None, spec_digest: str) -> FeatureEntry:
 
 
 def _with_rows(
-    root: Path,
+    root: StorePath,
     entry: SpecEntry,
     placed: Sequence[Placed],
     receipts: Sequence[Receipt],
@@ -293,7 +298,7 @@ def _with_rows(
     )
 
 
-def _exists(root: Path, row: Placed, shard: bytes, known_shards: SegmentLog) -> bool:
+def _exists(root: StorePath, row: Placed, shard: bytes, known_shards: SegmentLog) -> bool:
     """Return whether a shard of the row's feature is listed and its file is there."""
     path = layout.feature_directory(root, row.feature, row.spec_digest) / f"{shard.hex()}.h5"
     return known_shards.get(shard) is not None and path.exists()
@@ -312,7 +317,7 @@ def shard_table(receipts: Sequence[Receipt]) -> pa.Table:
     return pa.table(columns, schema=schemas.SHARDS)
 
 
-def _without_rows(root: Path, entry: FeatureEntry, keys: Sequence[str]) -> FeatureEntry:
+def _without_rows(root: StorePath, entry: FeatureEntry, keys: Sequence[str]) -> FeatureEntry:
     """Hide keys from the current spec of a feature."""
     current = entry.specs[entry.current]
     wanted = [layout.check_key(key) for key in dict.fromkeys(keys)]
@@ -336,7 +341,7 @@ def _without_rows(root: Path, entry: FeatureEntry, keys: Sequence[str]) -> Featu
 
 
 def _with_failures(
-    root: Path, latest: Manifest, failures: Sequence[Failure], settled: set[tuple[str, str, str]]
+    root: StorePath, latest: Manifest, failures: Sequence[Failure], settled: set[tuple[str, str, str]]
 ) -> tuple[segments.SegmentRef, ...]:
     """Append failures to their log, and hide those that are ``settled``."""
     log = SegmentLog(root, latest.failures, schemas.FAILURES)
@@ -356,7 +361,9 @@ def _with_failures(
     return segments.append(root, layout.FAILURES, latest.failures, table, suffix=".parquet")
 
 
-def _with_sources(root: Path, latest: Manifest, sources: Sequence[SourceRecord]) -> tuple[segments.SegmentRef, ...]:
+def _with_sources(
+    root: StorePath, latest: Manifest, sources: Sequence[SourceRecord]
+) -> tuple[segments.SegmentRef, ...]:
     """Append to the log of sources what differs from it."""
     keys = [source.uri.encode("utf-8", "surrogateescape") for source in sources]
     log = SegmentLog(root, latest.sources, schemas.SOURCES).find(keys)
@@ -393,7 +400,7 @@ def _with_tables(latest: Manifest, changes: Changes) -> dict[str, TableEntry]:
     return {name: entry for name, entry in updated.items() if entry.parts}
 
 
-def write_table(root: Path, name: str, spec: Mapping[str, Any], table: pa.Table, part: str = "") -> TablePart:
+def write_table(root: Root, name: str, spec: Mapping[str, Any], table: pa.Table, part: str = "") -> TablePart:
     """Write one part of a table as one Parquet file with its receipt, to be committed through ``Changes.tables``.
 
     Parameters
@@ -412,6 +419,7 @@ def write_table(root: Path, name: str, spec: Mapping[str, Any], table: pa.Table,
     InvalidKeyError
         If ``name`` is not acceptable as a name, or ``part`` not as a key.
     """
+    root = StorePath.of(root)
     if part:
         layout.check_key(part)
     spec_digest = write_spec(root, spec)
@@ -426,7 +434,7 @@ def write_table(root: Path, name: str, spec: Mapping[str, Any], table: pa.Table,
     durable.rename(staged, directory / f"{identity}.parquet")
     path = directory / f"{identity}.parquet"
     file = TableFile(
-        path=path.relative_to(root).as_posix(),
+        path=path.relative,
         rows=table.num_rows,
         bytes=data.size,
         sha256=durable.file_digest(path),

@@ -16,9 +16,10 @@ import numpy as np
 import pyarrow as pa
 
 from .commit import check_identity, create_store
-from .errors import MissingKeyError, RaggedRowsError, StoreError
+from .errors import MissingKeyError, RaggedRowsError, StoreDamageError, StoreError
 from .format import leases, schemas
 from .format.feature_files import FeatureFiles, Places
+from .format.inside import StorePath
 from .format.manifest import Manifest, TablePart, load
 from .format.mapped import empty_half_page_off, will_read
 from .format.media_damage import damaged_steps
@@ -75,7 +76,7 @@ class Store:
     ...     values, times = store.row("clip", key), store.times("clip", key)
     """
 
-    def __init__(self, path: Path, manifest: Manifest, lease: Path | None = None) -> None:
+    def __init__(self, path: Path, manifest: Manifest, lease: StorePath | None = None) -> None:
         self.path = path
         self.manifest = manifest
         self._pid = os.getpid()
@@ -116,10 +117,9 @@ class Store:
         StoreDamageError
             If the manifest is damaged.
         """
-        root = Path(path).absolute()
-        check_identity(root)
+        root = check_identity(Path(path))
         manifest = load(root, version)
-        return cls(root, manifest, leases.take(root, manifest.version) if lease else None)
+        return cls(root.root, manifest, leases.take(root, manifest.version) if lease else None)
 
     def __repr__(self) -> str:
         return f"Store({str(self.path)!r}, version={self.version})"
@@ -229,7 +229,11 @@ class Store:
 
     def numerics(self, name: str) -> list[dict[str, Any]]:
         """Return the distinct numerics (device, dtype, …) under which a feature's present rows were computed."""
-        return [json.loads(text) for text in self._feature(name).numerics()]
+        texts = self._feature(name).numerics()
+        try:
+            return [json.loads(text) for text in texts]
+        except (ValueError, RecursionError) as error:
+            raise StoreDamageError(f"{self.path}: feature {name!r}: the numerics of a shard are damaged") from error
 
     def __contains__(self, name_and_key: tuple[str, str]) -> bool:
         name, key = name_and_key
@@ -327,7 +331,7 @@ class Store:
     def place(self, name: str, key: str) -> tuple[str, int]:
         """Return (path of the shard relative to the store, row in it)."""
         reader, row = self._locate(name, key)
-        return reader.path.relative_to(self.path).as_posix(), row
+        return reader.path.relative, row
 
     def places(self, name: str, keys: Sequence[str] | pa.Array) -> Places:
         """Find the rows of many keys in one pass over the index, without opening a shard."""
@@ -440,7 +444,9 @@ class Store:
         """
         entries = self._chosen_parts(name, part)
         tables = [
-            read_table_file(self.path / file.path, columns, where or {}) for entry in entries for file in entry.files
+            read_table_file(StorePath.of(self.path) / file.path, file.rows, columns, where or {})
+            for entry in entries
+            for file in entry.files
         ]
         try:
             same = all(table.schema.equals(tables[0].schema) for table in tables)

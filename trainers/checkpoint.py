@@ -16,7 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
-from settings.messages import one_line
+from settings.files import check_regular
+from settings.messages import one_line, why_not_loaded
 from trainers.errors import TrainingError
 from trainers.folder import BEST, LAST, replace_file
 from trainers.resume import task_description
@@ -52,13 +53,14 @@ def load_last(folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
+        check_regular(path)
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()  # torch itself does not look at the checksums, and would load other weights
         if damaged is not None:
             raise EOFError(f"{damaged} is damaged")
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
-        raise TrainingError(f"{path}: not readable ({one_line(error)}); remove it to start anew") from error
+        raise TrainingError(f"{path}: not readable ({why_not_loaded(error)}); remove it to start anew") from error
     return state
 
 
@@ -84,7 +86,7 @@ def read_description(path: Path) -> dict[str, Any]:
     try:
         description = json.loads(text)
         return {**description, "task": task_description(description)}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise TrainingError(f"{path}: what its header says of the run is damaged") from error
 
 
@@ -106,6 +108,7 @@ def load_best(path: Path, model: nn.Module) -> None:
 
 def _opened(path: Path) -> Any:
     try:
+        check_regular(path)
         return safe_open(path, "pt")
     except (OSError, SafetensorError) as error:
         raise TrainingError(f"{path}: not readable ({one_line(error)})") from error

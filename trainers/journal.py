@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from settings.files import TEXT_BYTES, read_text
 from trainers.errors import TrainingError
 from trainers.folder import JOURNAL, replace_file, writing
 from trainers.loggers import Loggers
@@ -89,6 +90,6 @@ def _whole_lines(path: Path) -> list[str]:
     if not path.exists():
         return []
     try:
-        return [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+        return [line for line in read_text(path, TEXT_BYTES).splitlines(keepends=True) if line.endswith("\n")]
     except UnicodeDecodeError as error:
         raise TrainingError(f"{path}: not a training journal; move the file away to continue") from error

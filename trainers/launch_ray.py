@@ -19,6 +19,7 @@ import ray
 from ray.train import RunConfig, ScalingConfig, TrainingFailedError, get_context
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
+from settings.files import read_text
 from settings.messages import plural
 from settings.ray_address import check_ray_address
 from settings.workers import hush_ray, runtime_environment
@@ -92,7 +93,7 @@ def launch(request: TrainRequest, workers: int, device: str) -> TrainResult:
     finally:
         if owned:
             ray.shutdown()
-    return TrainResult.from_json(json.loads((out / RESULTS).read_text()))
+    return TrainResult.from_json(json.loads(read_text(out / RESULTS)))
 
 
 def _worker(fields: dict[str, Any]) -> None:

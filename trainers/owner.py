@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
+from settings.files import NOTE_BYTES, read_bytes
 from trainers.errors import TrainingError
 from trainers.folder import OWNER, writing
 
@@ -101,7 +102,7 @@ def refuse_owned(folder: Path) -> None:
     """Raise TrainingError if a run is going on in a folder, or if that cannot be known; change nothing."""
     path = folder / OWNER
     try:
-        owner = _parsed(path, path.read_bytes())
+        owner = _parsed(path, read_bytes(path, NOTE_BYTES))
     except FileNotFoundError:
         return
     if not owner.is_gone:
@@ -173,7 +174,7 @@ def _parsed(path: Path, data: bytes) -> Owner:
         owner = Owner(**json.loads(data))
         if type(owner.pid) is not int or owner.pid < 1 or not isinstance(owner.host, str):
             raise ValueError("no process")
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise TrainingError(
             f"{path}: does not say which run owns this folder; if none is going on here, remove the file"
         ) from error

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from settings.files import NOTE_BYTES, read_bytes, read_text
 from stores import Store
 from stores.errors import StoreNotFoundError
 from stores.format import newest_version
@@ -106,8 +107,8 @@ def read_task_description(folder: Path) -> dict[str, Any]:
     """
     path = folder / SETTINGS
     try:
-        return task_description(json.loads(path.read_text()))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return task_description(json.loads(read_text(path)))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise TrainingError(f"{path}: not a run's settings; name another --out") from error
 
 
@@ -122,7 +123,7 @@ def read_settings(folder: Path) -> dict[str, Any] | None:
     path = folder / SETTINGS
     if not path.exists():
         return None
-    return parse_settings(path, path.read_bytes())
+    return parse_settings(path, read_bytes(path, NOTE_BYTES))
 
 
 def parse_settings(path: Path, text: str | bytes) -> dict[str, Any]:
@@ -137,7 +138,7 @@ def parse_settings(path: Path, text: str | bytes) -> dict[str, Any]:
         settings: dict[str, Any] = json.loads(text)
         loop, store = _completed(settings.get("loop", {}), _ADDED["loop"]), dict(settings.get("store", {}))
         return {**settings, "loop": loop, "store": store, "task": task_description(settings)}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise TrainingError(f"{path}: not a run's settings; name another --out") from error
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from stores import Store
-from stores.format import layout
+from stores.format import StorePath, layout
 from trainers import checkpoint
 from trainers.config import MethodSettings
 from trainers.distributed import Ranks, join, leave
@@ -250,7 +250,7 @@ def _log_panels(out: Path, most: int, step: int, loggers: Loggers) -> None:
 
 def _identity(store: Store) -> dict[str, str]:
     """Return what tells a version of a store from that of any other: its manifest, which is written once."""
-    manifest = store.path / layout.VERSIONS / layout.version_file(store.version)
+    manifest = StorePath.of(store.path) / layout.VERSIONS / layout.version_file(store.version)
     return {"path": os.path.realpath(store.path), "manifest": hashlib.sha256(manifest.read_bytes()).hexdigest()}
 
 

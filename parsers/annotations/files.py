@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from parsers.annotations.anomalies import AnnotationError, Anomaly
+from settings import files
 from settings.messages import available, one_line
 
 _NO_TEXT = {
@@ -84,11 +85,11 @@ def read_bytes(path: Path) -> bytes:
         If there is no such file, or it is not readable.
     """
     try:
-        return path.read_bytes()
+        return files.read_bytes(path)
     except FileNotFoundError as error:
         raise AnnotationError(f"{path}: no such file") from error
     except (OSError, ValueError) as error:
-        raise AnnotationError(f"{path}: not readable ({error})") from error
+        raise AnnotationError(f"{path}: not readable ({getattr(error, 'strerror', None) or error})") from error
 
 
 def csv_records(

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import settings
-from extractors import ExtractorError
+from extractors import ExtractorError, check_code
 from parsers import Dictionary, DictionaryError, KMeansParameters, Vectors, fit_dictionary
 from parsers.components import EDGES, NODES
 from parsers.confounders import record, too_few_members
@@ -153,8 +153,10 @@ class ClusterResult(StageResult):
         return {**(asdict(self.dictionary) if self.dictionary else {}), **stopped}
 
 
-def load_cluster_config(file: Path | None, overrides: Sequence[str]) -> ClusterConfig:
+def load_cluster_config(file: Path | None, overrides: Sequence[str], allow_code: bool = False) -> ClusterConfig:
     """Read a file, or the defaults, with ``a.b=c`` overrides on top, and validate.
+
+    ``allow_code`` says whether the encoder may be ``package.module:Class``, which is imported here.
 
     Raises
     ------
@@ -165,7 +167,9 @@ def load_cluster_config(file: Path | None, overrides: Sequence[str]) -> ClusterC
         raw = settings.read_yaml(file, str(file)) if file is not None else {}
         for text in overrides:
             settings.override(raw, text)
-        return settings.validate(ClusterConfig, raw, str(file) if file is not None else "settings")
+        origin = str(file) if file is not None else "settings"
+        check_code(raw, origin, allow_code)
+        return settings.validate(ClusterConfig, raw, origin)
     except settings.SettingsError as error:
         raise ConfigError(str(error)) from error
 

@@ -35,6 +35,7 @@ from stores.format import (
     RoundingError,
     ShardReader,
     ShardWriter,
+    StorePath,
     feature_directory,
     pooled_by_kind,
     read_receipt,
@@ -116,11 +117,11 @@ def rows_of(root: Path, feature: str, spec_digest: str, index: pa.Table) -> Iter
             yield key.decode("utf-8"), OlderRow(spec_digest, shard, row, cache_key)
 
 
-def _shard_path(root: Path, row: CarriedRow) -> Path:
+def _shard_path(root: Path, row: CarriedRow) -> StorePath:
     return _shard_file(feature_directory(root, row.feature, row.older.spec_digest), row.older.shard)
 
 
-def _shard_file(directory: Path, shard: bytes) -> Path:
+def _shard_file(directory: StorePath, shard: bytes) -> StorePath:
     return directory / f"{shard.hex()}.h5"
 
 
@@ -189,7 +190,7 @@ class Surveyor:
         Shards are opened once.
         """
         records: list[tuple[dict[str, Any], dict[str, Any]]] = [({}, {}) for _ in rows]
-        by_shard: dict[Path, list[int]] = {}
+        by_shard: dict[StorePath, list[int]] = {}
         for number, row in enumerate(rows):
             by_shard.setdefault(_shard_path(self._root, row), []).append(number)
         for path, numbers in by_shard.items():
@@ -266,7 +267,7 @@ def copy_rows(
     StoreDamageError
         If a row is damaged.
     """
-    groups: dict[tuple[str, Path], list[CarriedRow]] = {}
+    groups: dict[tuple[str, StorePath], list[CarriedRow]] = {}
     for row in rows:
         groups.setdefault((row.feature, _shard_path(root, row)), []).append(row)
     copies: dict[tuple[str, str], _Copy] = {}

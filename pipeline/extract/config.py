@@ -14,10 +14,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 import settings
-from extractors import Extractor, ExtractorError, build
+from extractors import Extractor, ExtractorError, build, check_code
+from pipeline.extract.remote import MAX_BYTES, PROTOCOLS, STALL_S, Bounds
 from pipeline.media import Limits, Policy, SamplingError, policy_from_spec
 from pipeline.shared import ConfigError, MachineConfig
 from settings import Section
+from settings.files import TEXT_BYTES
 
 PRESETS = Path(__file__).parents[1] / "presets"
 
@@ -77,6 +79,10 @@ class MediaConfig(Section):
     """Memory that a decoding child may use beyond its own size, in MiB."""
     recycle_after: Annotated[int, Field(ge=1)] = 300
     """Number of videos after which a decoding child is replaced."""
+    max_bytes: Annotated[int, Field(ge=1)] = MAX_BYTES
+    """Largest file that is copied from a remote filesystem, in bytes."""
+    stall_s: Annotated[float, Field(gt=0)] = STALL_S
+    """Seconds in which a remote filesystem sends nothing, or less than 64 KiB of a file, after which it is given up."""
     truncated: Literal["fail", "keep"] = "fail"
     """What a file gives that ends before its container says: a failure, or rows of what is there; it is in the spec."""
     damage: Literal["conceal", "fail"] = "conceal"
@@ -84,6 +90,10 @@ class MediaConfig(Section):
     marked, or a failure; it is in the spec."""
     audio_absent: Literal["fail", "mask"] = "mask"
     """What a video without sound gives: a failure, or steps that are not valid; it is in the spec of sound."""
+
+    def bounds(self) -> Bounds:
+        """Return what a remote file may cost."""
+        return Bounds(self.max_bytes, self.stall_s)
 
 
 class RunConfig(MachineConfig):
@@ -113,6 +123,15 @@ class SourceConfig(Section):
 
     key: Literal["stem", "relpath"] = "stem"
     """How a file of a directory or glob gets its video key: its name without suffix, or its relative path."""
+
+    protocols: tuple[str, ...] = PROTOCOLS
+    """The protocols that URIs may have; each one of a chain (``zip://a.mp4::https://…``) must be listed."""
+
+    root: Path | None = None
+    """A folder that every file must lie in, links resolved; anywhere if not given."""
+
+    table_bytes: Annotated[int, Field(ge=1)] = TEXT_BYTES
+    """Largest table of videos, in bytes; it is read whole."""
 
 
 class Config(Section):
@@ -147,8 +166,17 @@ def preset_names() -> list[str]:
     return settings.preset_names(PRESETS)
 
 
-def load_config(preset: str | None = None, file: Path | None = None, overrides: Sequence[str] = ()) -> Config:
+def load_config(
+    preset: str | None = None, file: Path | None = None, overrides: Sequence[str] = (), allow_code: bool = False
+) -> Config:
     """Read a preset or a file, apply ``a.b=c`` overrides in order, validate.
+
+    Parameters
+    ----------
+    preset, file, overrides
+        The settings.
+    allow_code
+        Whether an extractor may be ``package.module:Class``, which is imported here, if no installed package names it.
 
     Raises
     ------
@@ -159,6 +187,7 @@ def load_config(preset: str | None = None, file: Path | None = None, overrides: 
         preset = "demo"
     try:
         raw, origin = settings.read(PRESETS, preset, file, overrides)
+        check_code(raw, origin, allow_code)
         return settings.validate(Config, raw, origin)
     except settings.SettingsError as error:
         raise ConfigError(str(error)) from error

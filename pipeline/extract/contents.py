@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.extract.identity import describe_os_error, hash_content, remote_status, source_status
+from pipeline.extract.identity import describe_os_error, hash_content, source_status
+from pipeline.extract.remote import DEFAULT_BOUNDS, Bounds, remote_status
 from pipeline.extract.sources import SourceItem, Sources
 from pipeline.extract.threads import map_in_threads
 from stores.commit import SourceRecord
@@ -60,6 +62,7 @@ def read_contents(
     items: Sources,
     known: Callable[[Positions], Mask],
     on_hashed: Callable[[int, int], None] | None,
+    bounds: Bounds = DEFAULT_BOUNDS,
 ) -> Contents:
     """Read the files of a source: their statuses, and the content ids that planning must know.
 
@@ -74,8 +77,10 @@ def read_contents(
         compared.
     on_hashed
         Called with (files hashed, files to hash).
+    bounds
+        How long a remote filesystem may take to answer.
     """
-    size, stamp, unreadable = _statuses(items)
+    size, stamp, unreadable = _statuses(items, bounds)
     log = SegmentLog(root, manifest.sources, schemas.SOURCES).table()
     content_id = _known_contents(items.column("uri"), size, stamp, log)
     new = np.flatnonzero(pc.and_(size.is_valid(), content_id.is_null()))
@@ -97,7 +102,7 @@ def read_contents(
     return Contents(size, stamp, content_id, dict(sorted(unreadable.items())), list(dict.fromkeys(hashed)))
 
 
-def _statuses(items: Sources) -> tuple[pa.Array, pa.Array, dict[int, tuple[str, str]]]:
+def _statuses(items: Sources, bounds: Bounds) -> tuple[pa.Array, pa.Array, dict[int, tuple[str, str]]]:
     """Return size and stamp of each file, and what is wrong with those that have none; each is asked for once."""
     size, stamp = items.column("size"), items.column("stamp")
     missing = np.flatnonzero(size.is_null())
@@ -109,7 +114,8 @@ def _statuses(items: Sources) -> tuple[pa.Array, pa.Array, dict[int, tuple[str, 
         places.setdefault((item.uri, item.image_rate), []).append(position)
     unreadable: dict[int, tuple[str, str]] = {}
     found: dict[int, tuple[int, str]] = {}
-    for positions, answer in zip(places.values(), map_in_threads(_status, asked, _ASKERS), strict=True):
+    asking = map_in_threads(partial(_status, bounds), asked, _ASKERS)
+    for positions, answer in zip(places.values(), asking, strict=True):
         for position in positions:
             if isinstance(answer, OSError):
                 unreadable[position] = describe_os_error(answer)
@@ -121,10 +127,10 @@ def _statuses(items: Sources) -> tuple[pa.Array, pa.Array, dict[int, tuple[str, 
     return size, _put(stamp, where, pa.array([answer[1] for answer in answers], pa.string())), unreadable
 
 
-def _status(item: SourceItem) -> tuple[int, str] | OSError:
+def _status(bounds: Bounds, item: SourceItem) -> tuple[int, str] | OSError:
     try:
         if item.is_remote:
-            return remote_status(item.uri)
+            return remote_status(item.uri, bounds)
         return source_status(Path(item.uri), item.image_rate)
     except OSError as error:
         return error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import socket
@@ -10,16 +9,17 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
-import fsspec
 import numpy as np
 
 from extractors import ExtractorError, MachineFaultError
 from pipeline.extract.config import MediaConfig
 from pipeline.extract.features import Feature
-from pipeline.extract.identity import cache_key, describe_os_error, hash_content, remote_status, source_status
+from pipeline.extract.identity import cache_key, describe_os_error, hash_content, source_status
 from pipeline.extract.plan import Unit
+from pipeline.extract.remote import copy_remote, remote_status
+from pipeline.extract.sources import outside
 from pipeline.extract.units import Decoded, DeferredPictures, PreparedSteps, RunContext, UnitFailure, UnitUnchanged
 from pipeline.media import (
     Audio,
@@ -46,7 +46,6 @@ from stores.format import DAMAGED_STEPS, IDENTITY, Array
 
 logger = logging.getLogger("reelstore.extract.decode_unit")
 
-_COPY_CHUNK = 1 << 20
 _ATTEMPTS_WHILE_CHANGING = 2
 # Failures that a machine without a working decoder, or without its filesystem, would have with every file.
 _OF_A_PROCESS = frozenset({"crash", "oom", "timeout"})
@@ -116,12 +115,13 @@ def _decode_once(
     context: RunContext, unit: Unit, media: MediaProcess, started: float, seen: _Seen
 ) -> Decoded | UnitUnchanged:
     if "://" in unit.uri:
-        size, stamp = remote_status(unit.uri)
+        bounds = context.media.bounds()
+        size, stamp = remote_status(unit.uri, bounds)
         local = context.copy_path()
         decoded: Decoded | UnitUnchanged | None = None
         try:
-            content_id = copy_remote(unit.uri, local)
-            if remote_status(unit.uri) != (size, stamp):
+            content_id = copy_remote(unit.uri, local, bounds)
+            if remote_status(unit.uri, bounds) != (size, stamp):
                 raise _ChangedError
             seen.source = SourceRecord(unit.uri, size, stamp, content_id)
             decoded = _decode_file(context, unit, local, seen.source, media, started)
@@ -130,6 +130,8 @@ def _decode_once(
             if not (isinstance(decoded, Decoded) and decoded.deferred is not None):
                 local.unlink(missing_ok=True)
     path = Path(unit.uri)
+    if (stray := outside(context.source_root, path, unit.image_rate)) is not None:
+        raise MediaError("unreadable", f"{stray} lies outside of {context.source_root} (source.root)")
     size, stamp = source_status(path, unit.image_rate)
     untouched = unit.content_id is not None and (size, stamp) == (unit.size, unit.stamp)
     if not untouched and len(unit.keys) > 1:
@@ -145,17 +147,6 @@ def _decode_once(
     if source_status(path, unit.image_rate) != (size, stamp):
         raise _ChangedError
     return decoded
-
-
-def copy_remote(uri: str, target: Path) -> str:
-    """Copy a remote file, hash it on the way, and return its content id."""
-    hasher = hashlib.sha256()
-    with fsspec.open(uri, "rb") as remote, target.open("xb") as local:
-        reader: IO[bytes] = remote
-        while chunk := reader.read(_COPY_CHUNK):
-            hasher.update(chunk)
-            local.write(chunk)
-    return hasher.hexdigest()
 
 
 def _decode_file(
@@ -188,8 +179,8 @@ def _decode_file(
     _decode_streams(request, media, assembly)
     features, failures = assembly.features()
     deferred = assembly.deferred(request, copied="://" in unit.uri)
-    seconds = time.perf_counter() - started
-    return Decoded(unit, source, assembly.duration_s, features, failures, assembly.frames, seconds, deferred)
+    duration_s, seconds = assembly.duration_s, time.perf_counter() - started
+    return Decoded(unit, source, duration_s, features, failures, assembly.frames, seconds, deferred, media.sandbox)
 
 
 def decode_instead(

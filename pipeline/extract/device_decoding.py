@@ -21,11 +21,12 @@ from typing import Any
 import numpy as np
 
 from extractors import Extractor, ExtractorError, MachineFaultError, Steps, is_machine_fault
-from pipeline.extract.decode_unit import copy_remote, decode_instead, share_of
+from pipeline.extract.decode_unit import decode_instead, share_of
 from pipeline.extract.features import Feature
 from pipeline.extract.identity import describe_os_error, source_status
+from pipeline.extract.remote import copy_remote
 from pipeline.extract.units import Decoded, DeferredPictures, PreparedSteps, RunContext
-from pipeline.media import MediaProcess, RefusalError, read_picks
+from pipeline.media import MediaError, MediaProcess, RefusalError, read_picks
 from pipeline.media.torchcodec_backend import libraries, why_unavailable
 from settings.messages import one_line
 
@@ -121,7 +122,7 @@ class DeviceDecoder:
                 # Whoever read the copy died before its rows were finished.
                 path = context.copy_path()
                 deferred = replace(deferred, request=replace(deferred.request, path=str(path)))
-                if copy_remote(decoded.unit.uri, path) != decoded.source.content_id:
+                if copy_remote(decoded.unit.uri, path, context.media.bounds()) != decoded.source.content_id:
                     raise _ChangedError
             try:
                 prepared = self._on_device(deferred)
@@ -137,6 +138,8 @@ class DeviceDecoder:
             prepared, failures = {}, dict.fromkeys(deferred.policies, ("model_error", one_line(error)))
         except _ChangedError:
             prepared, failures = {}, dict.fromkeys(deferred.policies, _CHANGED)
+        except MediaError as error:
+            prepared, failures = {}, dict.fromkeys(deferred.policies, (error.failure_class, error.message))
         except OSError as error:
             prepared, failures = {}, dict.fromkeys(deferred.policies, describe_os_error(error))
         finally:

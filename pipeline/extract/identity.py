@@ -1,22 +1,19 @@
-"""Decides when two files, two contents or two rows are the same: content ids, stamps, cache keys, remote statuses."""
+"""Decides when two files, two contents or two rows are the same: content ids, stamps, cache keys."""
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
-import stat
 from pathlib import Path
 
-import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.media import FailureClass, list_images
+from settings.files import check_regular, open_regular
 from settings.messages import one_line
 
 _HASHED_AT_ONCE = 65536  # rows whose texts are Python objects at a time
-_FILE_TYPES = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a directory"}
 
 
 def hash_content(path: Path, image_rate: float | None = None) -> str:
@@ -31,18 +28,12 @@ def hash_content(path: Path, image_rate: float | None = None) -> str:
         If it cannot be read, or is neither.
     """
     if image_rate is None:
-        with open(path, "rb", opener=_without_waiting) as file:
-            local_status(os.fstat(file.fileno()))
+        with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     hasher = hashlib.sha256(f"images {image_rate!r}\n".encode())
     for name in _image_names(path):
         hasher.update(os.fsencode(name) + b"\0" + hash_content(path / name).encode() + b"\n")
     return hasher.hexdigest()
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    """Open a file; a FIFO that has taken its place since it was listed must not wait for a writer."""
-    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def source_status(path: Path, image_rate: float | None) -> tuple[int, str]:
@@ -54,11 +45,11 @@ def source_status(path: Path, image_rate: float | None) -> tuple[int, str]:
         If it cannot be read, or is neither.
     """
     if image_rate is None:
-        return local_status(path.stat())
+        return local_status(check_regular(path))
     hasher = hashlib.sha256(repr(image_rate).encode())
     total = 0
     for name in _image_names(path):
-        size, stamp = local_status((path / name).stat())
+        size, stamp = local_status(check_regular(path / name))
         total += size
         hasher.update(os.fsencode(name) + f"\0{size}:{stamp}\n".encode())
     return total, hasher.hexdigest()[:32]
@@ -69,17 +60,7 @@ def _image_names(folder: Path) -> list[str]:
 
 
 def local_status(status: os.stat_result) -> tuple[int, str]:
-    """Return size and stamp (modification time and inode) of a local file: while both stay equal, it is untouched.
-
-    Raises
-    ------
-    OSError
-        If it is not a regular file: opening a FIFO or a device may never return.
-    """
-    if not stat.S_ISREG(status.st_mode):
-        raise OSError(
-            errno.EINVAL, f"not a regular file but {_FILE_TYPES.get(stat.S_IFMT(status.st_mode), 'a device')}"
-        )
+    """Return size and stamp (modification time and inode) of a regular file: while both stay equal, it is untouched."""
     return status.st_size, f"{status.st_mtime_ns}:{status.st_ino}"
 
 
@@ -121,23 +102,6 @@ def cache_keys(content_id: pa.Array, start_s: pa.Array, end_s: pa.Array, spec_di
             clips = zip(ids.to_pylist(), starts, ends, strict=True)
             keys.append([cache_key(content, first, last, spec_digest) for content, first, last in clips])
     return pa.concat_arrays([pa.array(chunk, pa.binary(32)) for chunk in ([], *keys)])
-
-
-def remote_status(uri: str) -> tuple[int, str]:
-    """Return size and stamp (the etag or the like) of a remote file.
-
-    Raises
-    ------
-    OSError
-        If the file cannot be reached.
-    """
-    filesystem, path = fsspec.core.url_to_fs(uri)
-    info = filesystem.info(path)
-    stamp = next(
-        (str(info[name]) for name in ("ETag", "etag", "md5Hash", "mtime", "LastModified", "created") if info.get(name)),
-        "",
-    )
-    return int(info.get("size") or 0), stamp
 
 
 def describe_os_error(error: OSError) -> tuple[FailureClass, str]:

@@ -7,6 +7,7 @@ finished and raises it again, so that the run can commit promptly.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -20,7 +21,10 @@ from pipeline.shared import StopRequestedError
 
 @dataclass(slots=True)
 class StageTimes:
-    """Seconds spent and items done, for the summary; decode seconds are summed over workers."""
+    """Seconds spent and items done, for the summary; decode seconds are summed over workers.
+
+    ``sandboxes`` counts the videos by what kept their decoder from doing anything else (``pipeline.media.sandbox``).
+    """
 
     decode_s: float = 0.0
     model_s: float = 0.0
@@ -28,6 +32,7 @@ class StageTimes:
     waiting_s: float = 0.0
     frames: int = 0
     steps: int = 0
+    sandboxes: Counter[str] = field(default_factory=Counter)
 
     def add(self, other: StageTimes) -> None:
         """Add the times and counts of another account."""
@@ -37,6 +42,7 @@ class StageTimes:
         self.waiting_s += other.waiting_s
         self.frames += other.frames
         self.steps += other.steps
+        self.sandboxes += other.sandboxes
 
 
 @dataclass(frozen=True, slots=True)

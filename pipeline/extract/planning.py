@@ -24,6 +24,7 @@ from pipeline.extract.contents import Contents, Mask, Positions, read_contents
 from pipeline.extract.features import Feature
 from pipeline.extract.identity import cache_key, failure_content_id
 from pipeline.extract.plan import COMPUTED, Plan, PlanOptions, Reason, Unit
+from pipeline.extract.remote import DEFAULT_BOUNDS, Bounds
 from pipeline.extract.sources import SourceItem, Sources
 from pipeline.extract.stored import Selection, StoredFeature, find_rows
 from stores.commit import Failure, Placed, SourceRecord
@@ -41,6 +42,7 @@ def make_plan(
     options: PlanOptions | None = None,
     on_hashed: Callable[[int, int], None] | None = None,
     prover: Prover | None = None,
+    bounds: Bounds = DEFAULT_BOUNDS,
 ) -> Plan:
     """Compare what is wanted with what is stored.
 
@@ -58,6 +60,8 @@ def make_plan(
         Called with (files hashed, files to hash) while content ids are computed.
     prover
         Says which rows of older specs need no computing; without one, all of them do.
+    bounds
+        How long a remote filesystem may take to answer.
 
     Returns
     -------
@@ -81,7 +85,7 @@ def make_plan(
             known |= feature.are_known(some, found[positions])
         return known
 
-    contents = read_contents(root, manifest, items, known, on_hashed)
+    contents = read_contents(root, manifest, items, known, on_hashed, bounds)
     plan.sources = contents.hashed
     plan.wanted = len(items) * len(features)
     done = np.full(len(items), not options.force)

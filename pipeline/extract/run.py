@@ -19,7 +19,7 @@ from pipeline.extract.local import LocalExecutor
 from pipeline.extract.outcomes import Executor, Outcome, UnitDone, consume
 from pipeline.extract.plan import LACKING, Plan, PlanOptions, Reason
 from pipeline.extract.planning import make_plan
-from pipeline.extract.sources import Sources, read_source
+from pipeline.extract.sources import Rules, Sources, read_source
 from pipeline.extract.summary import (
     ExtractResult,
     PlanSummary,
@@ -101,7 +101,8 @@ class _Extraction:
     def execute(self) -> ExtractResult:
         with _no_cycle_collection():
             source = self.request.config.source
-            listing = read_source(self.request.source, source.key, source.image_rate)
+            rules = Rules(source.protocols, source.root, source.table_bytes, self.request.config.media.stall_s)
+            listing = read_source(self.request.source, source.key, source.image_rate, rules)
         items = listing.items
         if listing.ignored:
             self.terminal.line(listing.describe_ignored())
@@ -146,6 +147,7 @@ class _Extraction:
                 self.request.options,
                 on_hashed,
                 Surveyor(self.root, self._context().media_process, on_read),
+                self.request.config.media.bounds(),
             )
         self.terminal.close()
         return plan
@@ -247,7 +249,7 @@ class _Extraction:
 
     def _context(self) -> RunContext:
         config = self.request.config
-        return RunContext(self.root, self.features, config.media, config.limits())
+        return RunContext(self.root, self.features, config.media, config.limits(), config.source.root)
 
     def _carry(self, plan: Plan, ledger: Ledger) -> StopRequestedError | None:
         """Copy the rows that older specs lend; return the stop, if one came."""

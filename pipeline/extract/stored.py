@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +68,7 @@ class StoredFeature:
         self._root = root
         self._index = _index(root, manifest, feature.name, feature.spec_digest)
         directory = feature_directory(root, feature.name, feature.spec_digest)
-        present = {name for name in os.listdir(directory) if name.endswith(".h5")} if directory.is_dir() else set()
+        present = {name for name in directory.listing() if name.endswith(".h5")}
         named = self._index.column("shard").unique().to_pylist()
         self._shards = {shard for shard in named if f"{shard.hex()}.h5" in present}
         self._lost = pa.array(sorted(shard for shard in named if shard not in self._shards), pa.binary(16))

@@ -112,6 +112,9 @@ class RunSummary:
         The version of the store afterwards.
     videos_done, frames_decoded, steps_computed, bytes_written
         How much was done.
+    sandbox
+        Number of videos by what kept their decoder from doing anything else: ``seccomp`` (it could open no file, reach
+        no network and start no process), ``seccomp, files may be opened`` or ``rlimits``.
     wall_s, compute_s, decode_s, model_s, write_s, waiting_s
         Seconds: in all, of the executor, and of these in decoders (summed over workers), in models, in writing, and
         spent waiting for decoders.
@@ -134,6 +137,7 @@ class RunSummary:
     waiting_s: float
     frames_decoded: int
     steps_computed: int
+    sandbox: dict[str, int]
 
     @classmethod
     def of_run(cls, plan: Plan, progress: Progress, version: int, wall_s: float, compute_s: float) -> RunSummary:
@@ -158,6 +162,7 @@ class RunSummary:
             waiting_s=round(times.waiting_s, 3),
             frames_decoded=times.frames,
             steps_computed=times.steps,
+            sandbox=dict(sorted(times.sandboxes.items())),
         )
 
 

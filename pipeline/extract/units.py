@@ -13,7 +13,7 @@ from pipeline.extract.features import Feature
 from pipeline.extract.plan import Unit
 from pipeline.media import DecodeRequest, Header, Limits, MediaProcess, Picks, Samples
 from stores.commit import SourceRecord
-from stores.format import STAGING, RoundingError, Row, new_id
+from stores.format import STAGING, RoundingError, Row, StorePath, durable, new_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,8 @@ class RunContext:
         Name to feature.
     media, limits
         How files are decoded.
+    source_root
+        The folder that every local file must lie in; None for anywhere.
     id
         Of the run: its copies of remote files bear it.
     """
@@ -36,6 +38,7 @@ class RunContext:
     features: Mapping[str, Feature]
     media: MediaConfig
     limits: Limits
+    source_root: Path | None = None
     id: str = field(default_factory=new_id)
 
     def wanted_features(self, units: Sequence[Unit]) -> list[Feature]:
@@ -54,8 +57,9 @@ class RunContext:
 
     def remove_copies(self) -> None:
         """Remove what is left of the run's copies of remote files."""
-        for path in (self.store / STAGING).glob(f"{self.id}-*.copy"):
-            path.unlink(missing_ok=True)
+        for path in (StorePath.of(self.store) / STAGING).files(".copy"):
+            if path.name.startswith(f"{self.id}-"):
+                durable.unlink(path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +126,8 @@ class Decoded:
         Seconds that it took.
     deferred
         What is still to be decoded.
+    sandbox
+        What kept the decoder from doing anything else; None if the file was not decoded.
     """
 
     unit: Unit
@@ -132,6 +138,7 @@ class Decoded:
     frames: int
     seconds: float
     deferred: DeferredPictures | None = None
+    sandbox: str | None = None
 
     @property
     def names(self) -> tuple[str, ...]:

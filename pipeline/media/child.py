@@ -1,25 +1,37 @@
 """Decodes untrusted files in a process of its own: ``python -m pipeline.media.child MEMORY_MB PARENT_PID [BACKEND]``.
 
-It reads one request per line from stdin and writes events to what was stdout when it started. It imports the standard
-library, av, numpy and this project's light modules, and nothing else unless an opt-in backend needs it. It dies with
-its parent, may not grow beyond its own size plus a budget, writes no files and leaves no core.
+It receives requests on stdin, a socket, with the file of each open, and writes events to what was stdout when it
+started. It imports the standard library, av, numpy and this project's light modules, and nothing else unless an opt-in
+backend needs it. It dies with its parent, may not grow beyond its own size plus a budget, leaves no core, and cannot
+open files, reach a network or start processes (``pipeline.media.sandbox``).
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import importlib
 import os
+import pkgutil
 import resource
 import signal
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import av
+
+from pipeline.media import sandbox
 from pipeline.media.decoding import decode
+from pipeline.media.foreign import BACKENDS
+from pipeline.media.inputs import LOCAL, Files, HandedFiles, receive_message
+from pipeline.media.recipes import recipe
 from pipeline.media.types import DecodeRequest, MediaError
-from pipeline.media.wire import send_done, send_event, send_failure
+from pipeline.media.wire import send_done, send_event, send_failure, send_hello, send_wanted
 
 _PR_SET_PDEATHSIG = 1
 _STDERR_BYTES = 1 << 20  # enough for the last words of a process; a library that floods cannot fill the disk
@@ -30,21 +42,40 @@ def main(arguments: list[str]) -> None:
     """Serve requests until stdin ends."""
     memory_mb, parent = int(arguments[0]), int(arguments[1])
     die_with(parent)
-    channel = claim_stdout()
+    backend = arguments[2] if len(arguments) > 2 else "pyav"
+    write = writer(claim_stdout())
     limit_resources()
-    if arguments[2:] == ["torchcodec"]:
+    if backend == "torchcodec":
         watch_memory(memory_mb)
     else:
         limit_address_space(memory_mb)
-    write = writer(channel)
-    for line in sys.stdin.buffer:
-        serve(DecodeRequest.from_json(line), write)
+    requests = socket.socket(fileno=0)
+    by_name = backend in BACKENDS  # libraries that open files themselves
+    load_everything(backend)
+    send_hello(write, sandbox.enter(files=by_name))
+    while (received := receive_message(requests)) is not None:
+        fields, descriptor = received
+        request = DecodeRequest.from_fields(fields)
+        handed = HandedFiles(requests, partial(send_wanted, write), request.path, descriptor)
+        try:
+            serve(request, LOCAL if by_name else handed, write)
+        finally:
+            handed.close()
 
 
-def serve(request: DecodeRequest, write: Callable[[bytes | memoryview], None]) -> None:
+def load_everything(backend: str) -> None:
+    """Import, and read, whatever a decode may need later: no file can be opened then."""
+    for module in pkgutil.walk_packages(av.__path__, "av."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    with contextlib.suppress(MediaError):  # the first request is answered with the reason
+        recipe(backend)
+
+
+def serve(request: DecodeRequest, files: Files, write: Callable[[bytes | memoryview], None]) -> None:
     """Answer one request with its events and its end, or with its failure."""
     try:
-        for event in decode(request):
+        for event in decode(request, files):
             send_event(write, event)
     except MediaError as error:
         send_failure(write, error)

@@ -7,12 +7,14 @@ beyond a comparison with the file's real size.
 
 from __future__ import annotations
 
+import io
 import re
 import struct
 from collections.abc import Iterator
 from fractions import Fraction
-from pathlib import Path
 from typing import BinaryIO
+
+from pipeline.media.inputs import LOCAL, Files
 
 _HEAD = 1 << 16
 _TAIL = 1 << 17
@@ -25,7 +27,7 @@ _TOP_LEVEL = frozenset(b"ftyp styp moov moof mdat mfra free skip wide sidx ssix 
 _PARENTS = frozenset({b"moov", b"trak", b"edts"})
 
 
-def claimed_size(path: str) -> int | None:
+def claimed_size(path: str, files: Files = LOCAL) -> int | None:
     """Return how many bytes the container says the file has, or at least how many its last part needs.
 
     Known are ISO-BMFF in fragments (boxes; a file with one index is judged by that), Matroska and WebM (segment), AVI
@@ -37,8 +39,9 @@ def claimed_size(path: str) -> int | None:
     OSError
         If the file cannot be read.
     """
-    size = Path(path).stat().st_size
-    with Path(path).open("rb") as file:
+    with _opened(path, files) as file:
+        size = file.seek(0, io.SEEK_END)
+        file.seek(0)
         head = file.read(_HEAD)
         if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"styp", b"sidx", b"moof"):
             return _fragments(file, size)
@@ -57,7 +60,11 @@ def claimed_size(path: str) -> int | None:
     return None
 
 
-def edit_list_start(path: str) -> Fraction | None:
+def _opened(path: str, files: Files) -> BinaryIO:
+    return io.BufferedReader(files.open(path))
+
+
+def edit_list_start(path: str, files: Files = LOCAL) -> Fraction | None:
     """Return the second at which the edit lists of an ISO-BMFF file begin to show something; None without any.
 
     That is the length of the empty edits at their front (ISO/IEC 14496-12, 8.6.6), the shortest of all tracks.
@@ -67,10 +74,10 @@ def edit_list_start(path: str) -> Fraction | None:
     OSError
         If the file cannot be read.
     """
-    size = Path(path).stat().st_size
     starts: list[int] = []
     timescale = 0
-    with Path(path).open("rb") as file:
+    with _opened(path, files) as file:
+        size = file.seek(0, io.SEEK_END)
         open_boxes = [(0, size)]
         while open_boxes:
             begin, end = open_boxes.pop()
@@ -107,7 +114,7 @@ def _leading_empty_edits(content: bytes) -> int:
     return total
 
 
-def codec_delays(path: str) -> list[Fraction]:
+def codec_delays(path: str, files: Files = LOCAL) -> list[Fraction]:
     """Return the ``CodecDelay`` of each track of a Matroska file in seconds, in the order of the tracks (RFC 9559).
 
     Raises
@@ -115,7 +122,7 @@ def codec_delays(path: str) -> list[Fraction]:
     OSError
         If the file cannot be read.
     """
-    with Path(path).open("rb") as file:
+    with _opened(path, files) as file:
         head = file.read(_HEAD)
     delays = []
     for name, begin, end in _elements(head, 0, len(head)):

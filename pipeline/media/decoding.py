@@ -21,6 +21,7 @@ from pipeline.media.damage import DamageLog, damaged_frames, damaged_slots
 from pipeline.media.errors import FAILURES as _FAILURES
 from pipeline.media.errors import RefusalError, classify, translate_errors
 from pipeline.media.frame_plan import FramePlan, plan_frames, rate_remark
+from pipeline.media.inputs import LOCAL, Files
 from pipeline.media.packets import PacketIndex, read_index
 from pipeline.media.recipes import recipe
 from pipeline.media.source import Source, describe_source, open_source, pixel_aspect, rewind
@@ -31,8 +32,8 @@ _Pass = Literal["skip", "plain", "recount"]
 """How a pass goes through the stream: skipping what nobody needs; in order, as predicted; in order, as displayed."""
 
 
-def decode(request: DecodeRequest) -> Iterator[Event]:
-    """Decode what ``request`` wants.
+def decode(request: DecodeRequest, files: Files = LOCAL) -> Iterator[Event]:
+    """Decode what ``request`` wants from the files that ``files`` opens.
 
     Yields
     ------
@@ -57,11 +58,11 @@ def decode(request: DecodeRequest) -> Iterator[Event]:
     else:
         raise MediaError("unsupported_codec", f"no decoding backend is named {request.backend!r}")
     header: Header | None = None
-    with translate_errors(request.path):
+    with translate_errors(request.path, files):
         if request.image_rate is not None:
-            yield from image_folder.decode_folder(request)
+            yield from image_folder.decode_folder(request, files)
             return
-        with open_source(request.path, request.limits) as source:
+        with open_source(request.path, request.limits, files=files) as source:
             index = read_index(source)
             source = source.on(index.clock)
             if request.survey:
@@ -84,7 +85,7 @@ def decode(request: DecodeRequest) -> Iterator[Event]:
             return
         assert header is not None  # every pass sends one, also without a wanted frame
         try:
-            with open_source(request.path, request.limits, index.clock) as source:
+            with open_source(request.path, request.limits, index.clock, files) as source:
                 yield from decode_audio(source, request.audio, Fraction(request.start_s or 0.0), header.duration_s)
         except _FAILURES as error:
             if not request.policies:
@@ -127,11 +128,11 @@ def _decode_pictures(
             else:
                 return
     log = DamageLog()
-    with open_source(request.path, request.limits, index.clock) as source:
+    with open_source(request.path, request.limits, index.clock, opened.files) as source:
         duration_s = None if predicted is None else predicted.source_duration_s
         actual = plan_frames(request, source, passes.list_displayed(source, log), index, duration_s)
     remarks: dict[str, Any] = {}
-    with open_source(request.path, request.limits, index.clock) as source:
+    with open_source(request.path, request.limits, index.clock, opened.files) as source:
         for event in _decode_pass(request, source, index, actual, "recount", reason):
             if isinstance(event, Findings):
                 remarks = event.remarks
@@ -153,7 +154,7 @@ def _open_at_start(request: DecodeRequest, opened: Source, index: PacketIndex, n
     if name == "skip" and (index.kept or rewind(opened)):
         yield opened
     else:
-        with open_source(request.path, request.limits, index.clock) as source:
+        with open_source(request.path, request.limits, index.clock, opened.files) as source:
             yield source
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import av.error
 
+from pipeline.media.inputs import LOCAL, Files
 from pipeline.media.sampling import SamplingError, TooShort
 from pipeline.media.types import FailureClass, MediaError
 
@@ -53,9 +53,9 @@ def _has_memory() -> bool:
     return True
 
 
-def _can_be_read(path: str) -> bool:
+def _can_be_read(path: str, files: Files) -> bool:
     try:
-        with Path(path).open("rb") as file:
+        with files.open(path) as file:
             while file.read(1 << 20):
                 pass
     except OSError:
@@ -64,7 +64,7 @@ def _can_be_read(path: str) -> bool:
 
 
 @contextmanager
-def translate_errors(path: str) -> Iterator[None]:
+def translate_errors(path: str, files: Files = LOCAL) -> Iterator[None]:
     """Raise ``MediaError`` in place of every error that opening, demuxing or decoding a file is known to raise.
 
     libav says EIO for a file that ends too early as well as for a disk that fails. It is believed only if the file
@@ -75,7 +75,7 @@ def translate_errors(path: str) -> Iterator[None]:
     except MediaError:
         raise
     except FAILURES as error:
-        if isinstance(error, av.error.FFmpegError) and error.errno == errno.EIO and _can_be_read(path):
+        if isinstance(error, av.error.FFmpegError) and error.errno == errno.EIO and _can_be_read(path, files):
             raise MediaError("corrupt", "the file ends where more should follow") from error
         raise classify(error) from error
 

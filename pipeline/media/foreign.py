@@ -38,7 +38,7 @@ def decode_pictures(
         the backend.
     """
     predicted = _trusted(request, index, predicted)
-    media = _describe(request, index, predicted)
+    media = _describe(request, opened, index, predicted)
     library, frames = _OPEN[request.backend](request, opened, predicted)
     yield Header(media | library, predicted.duration_s, predicted.samples)
     for pts, rgb in frames:
@@ -58,7 +58,7 @@ def pick_pictures(
     plan = _trusted(request, index, predicted)
     if index.corrupt or index.cut:
         raise RefusalError(request.backend, "damaged packets: it would not say which pictures show them")
-    media = _describe(request, index, plan)
+    media = _describe(request, opened, index, plan)
     if media["interlaced"]:
         raise RefusalError(request.backend, "interlaced pictures")
     clock = opened.video.time_base
@@ -83,9 +83,9 @@ def _trusted(request: DecodeRequest, index: PacketIndex, predicted: FramePlan | 
     return predicted
 
 
-def _describe(request: DecodeRequest, index: PacketIndex, plan: FramePlan) -> dict[str, Any]:
+def _describe(request: DecodeRequest, opened: Source, index: PacketIndex, plan: FramePlan) -> dict[str, Any]:
     """Return the media record of the rows; refuse pixels that are not square and pictures that are rotated."""
-    with open_source(request.path, request.limits) as source:
+    with open_source(request.path, request.limits, files=opened.files) as source:
         aspect = pixel_aspect(source)
         first = next(passes.retime(source))[1]
         if aspect != 1 or picture.orientation(first) != picture.Orientation():

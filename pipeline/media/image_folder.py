@@ -6,6 +6,7 @@ before it stays on screen, and the step that shows it counts as damaged. Only wa
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import re
@@ -28,6 +29,7 @@ from pipeline.media import picture
 from pipeline.media.audio import absent_audio
 from pipeline.media.errors import is_damage
 from pipeline.media.frame_plan import FramePlan, lay_out
+from pipeline.media.inputs import LOCAL, Files
 from pipeline.media.recipes import recipe
 from pipeline.media.source import check_duration
 from pipeline.media.timeline import Timeline
@@ -43,7 +45,7 @@ def is_image(name: str) -> bool:
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122 (a string)
 
 
-def list_images(folder: str) -> list[tuple[int, str]]:
+def list_images(folder: str, files: Files = LOCAL) -> list[tuple[int, str]]:
     """Return (place, name) of the images of a folder, in the order in which they are shown.
 
     A place is a frame number from 0 on. Names that all end in different numbers are placed by them; the numbers may
@@ -55,9 +57,7 @@ def list_images(folder: str) -> list[tuple[int, str]]:
     OSError
         If the folder cannot be read.
     """
-    names = sorted(
-        (entry.name for entry in os.scandir(folder) if is_image(entry.name) and entry.is_file()), key=os.fsencode
-    )
+    names = sorted(filter(is_image, files.names(folder)), key=os.fsencode)
     matches = [_NUMBER.search(Path(name).stem) for name in names]
     numbers = [int(match[1]) for match in matches if match]
     if len(set(numbers)) < len(names) or len(names) < 2:
@@ -67,7 +67,7 @@ def list_images(folder: str) -> list[tuple[int, str]]:
     return [((number - numbered[0][0]) // step, name) for number, name in numbered]
 
 
-def decode_folder(request: DecodeRequest) -> Iterator[Event]:
+def decode_folder(request: DecodeRequest, files: Files = LOCAL) -> Iterator[Event]:
     """Yield the events of a folder of images, shown at ``request.image_rate``; it has no sound.
 
     Raises
@@ -79,7 +79,7 @@ def decode_folder(request: DecodeRequest) -> Iterator[Event]:
     rate = request.image_rate
     assert rate is not None
     av.logging.set_level(None)
-    images = list_images(request.path)
+    images = list_images(request.path, files)
     if not images:
         raise MediaError("too_short", "the folder holds no images")
     names = dict(images)
@@ -99,7 +99,7 @@ def decode_folder(request: DecodeRequest) -> Iterator[Event]:
         )
         plan = lay_out(request, there, timeline)
         failed: set[int] = set()
-        yield from _pass(request, names, plan, failed)
+        yield from _pass(request, files, names, plan, failed)
         if not failed:
             break
         undecodable |= failed  # the images before them take their place
@@ -113,7 +113,9 @@ def decode_folder(request: DecodeRequest) -> Iterator[Event]:
         yield from absent_audio(request.audio, plan.duration_s, "a folder of images has no sound")
 
 
-def _pass(request: DecodeRequest, names: dict[int, str], plan: FramePlan, failed: set[int]) -> Iterator[Event]:
+def _pass(
+    request: DecodeRequest, files: Files, names: dict[int, str], plan: FramePlan, failed: set[int]
+) -> Iterator[Event]:
     """Yield the header and the wanted images; those that do not decode go into ``failed``, and nothing follows them."""
     reformatter = VideoReformatter()
     header_due = True
@@ -127,7 +129,7 @@ def _pass(request: DecodeRequest, names: dict[int, str], plan: FramePlan, failed
         "backend": recipe("pyav"),
     }
     for place, uses in plan.uses.items():
-        frame = _decode_image(Path(request.path) / names[place], request)
+        frame = _decode_image(f"{request.path}/{names[place]}", files, request)
         if frame is None:
             failed.add(place)
         elif not failed:
@@ -140,11 +142,13 @@ def _pass(request: DecodeRequest, names: dict[int, str], plan: FramePlan, failed
         yield Header(media, plan.duration_s, plan.samples)
 
 
-def _decode_image(path: Path, request: DecodeRequest) -> VideoFrame | None:
+def _decode_image(path: str, files: Files, request: DecodeRequest) -> VideoFrame | None:
     """Return the picture of an image file, or None if it does not decode."""
-    if path.stat().st_size > _MOST_BYTES:
-        return None
-    data = path.read_bytes()
+    with files.open(path) as file:
+        if file.seek(0, io.SEEK_END) > _MOST_BYTES:
+            return None
+        file.seek(0)
+        data = file.read()
     kind = picture.image_kind(data)
     if kind is None:
         return None

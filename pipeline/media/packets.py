@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from bisect import bisect
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
-from pathlib import Path
 from statistics import median
 from typing import Any, cast
 
@@ -228,7 +228,7 @@ def _stamp(packet: Packet[Any]) -> Stamp:
 def _read_stamps(source: Source) -> list[Stamp]:
     """Return the stamps of both streams in the order of the file, as far as it can be read."""
     stamps: list[Stamp] = []
-    with open_source(source.path, source.limits) as again:
+    with open_source(source.path, source.limits, files=source.files) as again:
         streams: list[VideoStream | AudioStream] = [again.video, *([] if again.audio is None else [again.audio])]
         try:
             stamps.extend(_stamp(packet) for packet in again.demux(*streams) if packet.size)
@@ -244,13 +244,14 @@ def _missing_part(source: Source, index: PacketIndex, empty: int) -> str | None:
     Bytes that are missing count only if pictures are: an index or a tag at the end of a file may be lost, and some
     writers claim a wrong size.
     """
-    size = Path(source.path).stat().st_size
+    with source.files.open(source.path) as file:
+        size = file.seek(0, io.SEEK_END)
     if MOV_FORMAT in source.container.format.name.split(","):
         streams = [source.video, *([] if source.audio is None else [source.audio])]
         needed = max((entry.pos + entry.size for stream in streams for entry in stream.index_entries), default=0)
         if needed > size:
             return f"{size} of at least {needed} bytes are there"
-    claimed = claimed_size(source.path)
+    claimed = claimed_size(source.path, source.files)
     if claimed is not None and claimed > size:
         if "avi" in source.container.format.name:  # libav shortens the duration to what is there, not the count
             lacks_pictures = len(index.pts) + empty < source.video.frames - _AVI_SLACK

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from pathlib import Path
+from io import RawIOBase
 from typing import Any, TypeVar, cast
 
 import av
@@ -24,6 +24,7 @@ from av.video.stream import VideoStream
 from pipeline.media import picture
 from pipeline.media.claims import codec_delays, edit_list_start
 from pipeline.media.clock import NO_LEAPS, Clock
+from pipeline.media.inputs import LOCAL, Files
 from pipeline.media.types import Limits, MediaError
 
 # Formats that hold a film in one file. Playlists and concatenation scripts are left out: a hostile "video" could use
@@ -50,6 +51,8 @@ _OTHER_KINDS = (
     (b"Rar!", "a RAR archive"),
     (b"7z\xbc\xaf", "a 7z archive"),
     (b"#EXTM3U", "a playlist"),
+    (b"ffconcat version", "a list of other files"),
+    (b"v=0", "a description of a stream"),
     (b"<", "a web page or XML"),
     (b"{", "JSON"),
     (b"version https://git-lfs", "a Git LFS pointer"),
@@ -65,7 +68,7 @@ class Source:
 
     Attributes
     ----------
-    path, limits
+    path, limits, files
         What it was opened with.
     container
         libav's container.
@@ -86,6 +89,7 @@ class Source:
     audio: AudioStream | None
     zero: Fraction
     clock: Clock
+    files: Files = LOCAL
 
     def on(self, clock: Clock) -> Source:
         """Return the same open file on the clock that its packets were found to keep."""
@@ -140,7 +144,7 @@ class Source:
         start = Fraction(self.container.start_time or 0, 1_000_000)
         if "matroska" in self.container.format.name:
             # Up to release 5.1 the start of sound in Matroska had the codec's delay taken off.
-            for stream, delay in zip(self.container.streams, codec_delays(self.path), strict=False):
+            for stream, delay in zip(self.container.streams, codec_delays(self.path, self.files), strict=False):
                 if stream.type == "audio" and stream.start_time is not None and stream.time_base is not None:
                     ticks = math.floor(delay / stream.time_base + Fraction(1, 2))
                     start = min(start, (stream.start_time - ticks) * stream.time_base) if ticks else start
@@ -159,13 +163,15 @@ class Source:
 
 
 @contextmanager
-def open_source(path: str, limits: Limits, clock: Clock = NO_LEAPS) -> Iterator[Source]:
+def open_source(path: str, limits: Limits, clock: Clock = NO_LEAPS, files: Files = LOCAL) -> Iterator[Source]:
     """Open ``path``, choose its streams and check the limits that its headers can break.
 
     Parameters
     ----------
     clock
         What the first pass found out about the stamps.
+    files
+        Opens it.
 
     Raises
     ------
@@ -174,24 +180,26 @@ def open_source(path: str, limits: Limits, clock: Clock = NO_LEAPS) -> Iterator[
     """
     av.logging.set_level(None)
     av.logging.set_skip_repeated(False)  # a second packet may be damaged in the very same way
-    container = _open_wide_if_needed(path)
+    container, file = _open_wide_if_needed(path, files)
     try:
         video = container.streams.best("video")
         if not isinstance(video, VideoStream) or video.disposition & Disposition.attached_pic:
             raise MediaError("no_video", "the file has no video stream")
         audio = _best_audio(container, video)
-        _check(path, container, video, limits)
+        _check(path, files, container, video, limits)
         context = video.codec_context
         context.thread_count = 1
         context.thread_type = "NONE"
         # The decoder itself refuses what the headers understate.
         context.options = {**context.options, "max_pixels": str(limits.max_pixels)}
-        yield Source(path, limits, container, video, audio, presentation_zero(container, path), NO_LEAPS).on(clock)
+        zero = presentation_zero(container, path, files)
+        yield Source(path, limits, container, video, audio, zero, NO_LEAPS, files).on(clock)
     finally:
         container.close()
+        file.close()
 
 
-def presentation_zero(container: InputContainer, path: str) -> Fraction:
+def presentation_zero(container: InputContainer, path: str, files: Files = LOCAL) -> Fraction:
     """Return the second of the file's own clock at which presentation begins.
 
     That is where the earliest stream begins, with two exceptions. In ISO-BMFF it is 0 if an edit list places the
@@ -208,7 +216,7 @@ def presentation_zero(container: InputContainer, path: str) -> Fraction:
         starts.append(Fraction(0) if stream.type == "audio" and -PRIMING_S <= start < 0 else start)
     zero = min(starts, default=Fraction(0))
     if MOV_FORMAT in container.format.name.split(",") and zero:
-        edited = edit_list_start(path)
+        edited = edit_list_start(path, files)
         if edited is not None and zero <= edited + _LATEST_START_S:
             return Fraction(0)
     return zero
@@ -277,13 +285,14 @@ def pixel_aspect(source: Source) -> Fraction:
     return Fraction(aspect) if aspect else Fraction(1)
 
 
-def _open_wide_if_needed(path: str) -> InputContainer:
+def _open_wide_if_needed(path: str, files: Files) -> tuple[InputContainer, RawIOBase]:
     """Open a file; once more, with a wide probing window, if a stream was not found or not understood in libav's."""
-    container = _open(path)
+    container, file = _open(path, files)
     if not _is_incomplete(container):
-        return container
+        return container, file
     container.close()
-    return _open(path, _WIDE_WINDOW)
+    file.close()
+    return _open(path, files, _WIDE_WINDOW)
 
 
 def _is_incomplete(container: InputContainer) -> bool:
@@ -300,52 +309,54 @@ def _is_incomplete(container: InputContainer) -> bool:
     return not (container.streams.video and container.streams.audio)
 
 
-def _open(path: str, window: dict[str, str] | None = None) -> InputContainer:
-    # The prefix keeps libav from reading a name with a colon as another protocol.
+def _open(path: str, files: Files, window: dict[str, str] | None = None) -> tuple[InputContainer, RawIOBase]:
+    """Open a file, and libav on it: whatever else its bytes name, libav may open nothing."""
+    file = files.open(path)
     try:
-        return av.open(
-            f"file:{path}",
-            options={"protocol_whitelist": "file", "format_whitelist": FORMATS, **(window or {})},
-            metadata_errors="replace",
-        )
+        options = {"protocol_whitelist": "none", "format_whitelist": FORMATS, **(window or {})}
+        return av.open(file, "r", options=options, metadata_errors="replace"), file
     except av.error.FFmpegError as error:
+        file.close()
         # libav refuses a format that is not on the list with EINVAL, and what it does not know as invalid data.
-        kind = _other_kind(path) if error.errno == errno.EINVAL or isinstance(error, av.error.InvalidDataError) else ""
+        is_unknown = error.errno == errno.EINVAL or isinstance(error, av.error.InvalidDataError)
+        kind = _other_kind(path, files) if is_unknown else ""
         if kind or error.errno == errno.EINVAL:
             described = kind or "in a format that is not that of a video"
             raise MediaError("unsupported_codec", f"the file is {described}") from error
         raise
 
 
-def _other_kind(path: str) -> str:
+def _other_kind(path: str, files: Files) -> str:
     """Return what a file is if its first bytes tell that it is no video; else nothing."""
-    with Path(path).open("rb") as file:
-        head = file.read(512).removeprefix(b"\xef\xbb\xbf").lstrip()
+    with files.open(path) as file:
+        head = (file.read(512) or b"").removeprefix(b"\xef\xbb\xbf").lstrip()
     image = picture.image_kind(head)
     if image is not None:
         return f"a {image.name} picture"
     return next((kind for magic, kind in _OTHER_KINDS if head.startswith(magic)), "")
 
 
-def _refused_size(path: str) -> tuple[int, int] | None:
+def _refused_size(path: str, files: Files) -> tuple[int, int] | None:
     """Return the picture size that libav itself refused as too large; it is only in libav's log."""
     with av.logging.Capture() as lines:
         av.logging.set_level(av.logging.ERROR)
         try:
-            _open(path).close()
+            container, file = _open(path, files)
+            container.close()
+            file.close()
         finally:
             av.logging.set_level(None)
     matches = (_REFUSED_SIZE.search(text) for _, _, text in lines)
     return next(((int(match[1]), int(match[2])) for match in matches if match), None)
 
 
-def _check(path: str, container: InputContainer, video: VideoStream, limits: Limits) -> None:
+def _check(path: str, files: Files, container: InputContainer, video: VideoStream, limits: Limits) -> None:
     context = video.codec_context
     if context is None:
         raise MediaError("unsupported_codec", "no decoder for the video stream")
     width, height = context.width, context.height
     if not width or not height:
-        refused = _refused_size(path)
+        refused = _refused_size(path, files)
         if refused is None:
             raise MediaError("unsupported_codec", "the video stream does not state a picture size")
         raise MediaError("too_large", f"{refused[0]}x{refused[1]} pixels, more than libav decodes")

@@ -7,6 +7,7 @@ import fcntl
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -20,11 +21,14 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.media.errors import classify
+from pipeline.media.inputs import LOCAL, answer, send_message
 from pipeline.media.types import DecodeRequest, Event, MediaError
-from pipeline.media.wire import ProtocolError, receive
+from pipeline.media.wire import Hello, ProtocolError, Wanted, receive
 
 ROOT = Path(__file__).resolve().parents[2]
 _PIPE_BYTES = 1 << 20  # the most that Linux grants without privileges
+_SEND_S = 30.0  # a child that does not even read its request has stopped
 _TAIL_BYTES = 4096  # of stderr: enough to hold its last line
 
 
@@ -47,6 +51,11 @@ class MediaProcess:
         not reserve more than its budget.
     module
         Module that the child runs; tests name one that misbehaves.
+
+    Attributes
+    ----------
+    sandbox
+        What keeps the child from doing anything but decode (``pipeline.media.sandbox``); None before the first answer.
     """
 
     def __init__(
@@ -62,6 +71,7 @@ class MediaProcess:
         self.recycle_after = recycle_after
         self.backend = backend
         self.module = module
+        self.sandbox: str | None = None
         self._child: _Child | None = None
 
     @property
@@ -80,13 +90,28 @@ class MediaProcess:
             What the child reports; ``timeout``, ``crash`` or ``oom`` for the child itself.
         """
         request = replace(request, path=str(Path(request.path).absolute()))
+        try:
+            opened = None if request.image_rate is not None else LOCAL.open(request.path)
+        except OSError as error:
+            raise classify(error) from error
+        with opened or contextlib.nullcontext():
+            yield from self._decode(request, None if opened is None else opened.fileno())
+
+    def _decode(self, request: DecodeRequest, descriptor: int | None) -> Iterator[Event]:
+        """Decode an open file, or a folder of images."""
         child = self._usable_child()
         child.busy = True
         child.served += 1
         patience = _Patience(self.deadline_s)
         try:
-            child.send(request)
+            child.send(request, descriptor)
             while (event := receive(child.reader(patience), request)) is not None:
+                if isinstance(event, Hello):
+                    self.sandbox = event.sandbox
+                    continue
+                if isinstance(event, Wanted):
+                    child.answer(request, event)
+                    continue
                 yield event
                 if self._child is not child:
                     raise RuntimeError("this decode was given up: its MediaProcess went on to another or was closed")
@@ -96,7 +121,7 @@ class MediaProcess:
             raise
         except TimeoutError:
             raise MediaError("timeout", f"no answer within {self.deadline_s:g} s") from None
-        except (EOFError, BrokenPipeError):
+        except (EOFError, ConnectionError):
             raise child.describe_end() from None
         except ProtocolError as error:
             raise MediaError("crash", f"the decoder's answer is garbled: {error}") from error
@@ -105,13 +130,13 @@ class MediaProcess:
                 self._drop(child)
 
     def works(self) -> bool:
-        """Return whether a child starts and answers: asked for a file that does not exist, it says so."""
-        request = DecodeRequest(f"{ROOT}/\n", ())
-        try:
-            for _ in self.decode(request):
-                pass
-        except MediaError as error:
-            return error.failure_class == "missing"
+        """Return whether a child starts and answers: asked for a file that holds nothing, it says so."""
+        with tempfile.TemporaryFile() as nothing:
+            try:
+                for _ in self._decode(DecodeRequest(f"{ROOT}/\n", ()), nothing.fileno()):
+                    pass
+            except MediaError as error:
+                return error.failure_class in ("corrupt", "missing")
         return False
 
     def close(self) -> None:
@@ -170,19 +195,27 @@ class _Child:
         self.busy = False
         self.served = 0
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
+        own, theirs = socket.socketpair()
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", module, str(memory_mb), str(os.getpid()), backend],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": path},
-            # In a group of its own, so that Ctrl-C at the terminal reaches the parent alone.
-            start_new_session=True,
-        )
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self._stdin, self._stdout = self.process.stdin, self.process.stdout
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", module, str(memory_mb), str(os.getpid()), backend],
+                stdin=theirs.fileno(),
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                cwd=ROOT,
+                env={**os.environ, "PYTHONPATH": path},
+                # In a group of its own, so that Ctrl-C at the terminal reaches the parent alone.
+                start_new_session=True,
+            )
+        except BaseException:
+            own.close()
+            raise
+        finally:
+            theirs.close()
+        assert self.process.stdout is not None
+        self._requests, self._stdout = own, self.process.stdout
+        self._requests.settimeout(_SEND_S)
         with contextlib.suppress(OSError):
             # A larger pipe saves switches between the two processes; the system may refuse it.
             fcntl.fcntl(self._stdout, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
@@ -191,9 +224,13 @@ class _Child:
     def has_ended(self) -> bool:
         return self.process.poll() is not None
 
-    def send(self, request: DecodeRequest) -> None:
-        self._stdin.write(request.to_json().encode() + b"\n")
-        self._stdin.flush()
+    def send(self, request: DecodeRequest, descriptor: int | None) -> None:
+        send_message(self._requests, request.to_fields(), descriptor)
+
+    def answer(self, request: DecodeRequest, wanted: Wanted) -> None:
+        if request.image_rate is None:
+            raise ProtocolError(f"asks for {wanted.name!r}, but the request is for one file")
+        answer(self._requests, request.path, wanted.name)
 
     def reader(self, patience: _Patience) -> _Reader:
         return _Reader(self._stdout.fileno(), patience)
@@ -201,8 +238,7 @@ class _Child:
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
-        with contextlib.suppress(BrokenPipeError):
-            self._stdin.close()
+        self._requests.close()
         self._stdout.close()
         self._errors.close()
 

@@ -66,7 +66,7 @@ def _sound_is_continuous(source: Source) -> bool:
         return False
     fixed = Fraction(context.frame_size, context.sample_rate) if context.frame_size else None
     expected: Fraction | None = None
-    with open_source(source.path, source.limits) as again:
+    with open_source(source.path, source.limits, files=source.files) as again:
         assert again.audio is not None
         for packet in again.demux(again.audio):
             if not packet.size:

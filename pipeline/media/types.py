@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
@@ -142,14 +141,14 @@ class DecodeRequest:
     survey: bool = False
     limits: Limits = field(default_factory=Limits)
 
-    def to_json(self) -> str:
-        """Return the request as one line of JSON."""
-        return json.dumps(asdict(self))
+    def to_fields(self) -> dict[str, Any]:
+        """Return the request as JSON-able fields."""
+        return asdict(self)
 
     @classmethod
-    def from_json(cls, text: str | bytes) -> DecodeRequest:
-        """Rebuild a request from ``to_json``."""
-        fields = json.loads(text)
+    def from_fields(cls, fields: dict[str, Any]) -> DecodeRequest:
+        """Rebuild a request from ``to_fields``, or from the JSON of them."""
+        fields = dict(fields)
         fields["policies"] = tuple(fields["policies"])
         fields["limits"] = Limits(**fields["limits"])
         if fields["audio"] is not None:

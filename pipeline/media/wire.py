@@ -10,7 +10,7 @@ import json
 import math
 import struct
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -36,9 +36,24 @@ PREFIX = struct.Struct("<cIQ")
 MAX_JSON = 256 * 2**20  # far above the samples of any real request; bounds what a hostile child can claim
 HEADER, FRAME, PICKS, FINDINGS, AUDIO, STREAM_FAILURE, SURVEY = b"H", b"F", b"K", b"I", b"A", b"S", b"P"
 DONE, FAILURE = b"D", b"E"
+HELLO, WANTED = b"B", b"W"
 
 Writer = Callable[[bytes | memoryview], None]
 """Writes all of its bytes, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """What a child says first: what keeps it from doing anything but decode (``pipeline.media.sandbox``)."""
+
+    sandbox: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a child asks for: an image of the request's folder, or the names of all of them (None)."""
+
+    name: str | None
 
 
 class ProtocolError(Exception):
@@ -74,6 +89,16 @@ def send_event(write: Writer, event: Event) -> None:
         _send(write, AUDIO, fields, event.samples.data.cast("B") if len(event.samples) else None)
 
 
+def send_hello(write: Writer, sandbox: str) -> None:
+    """Write what keeps this child from doing anything but decode."""
+    _send(write, HELLO, {"sandbox": sandbox})
+
+
+def send_wanted(write: Writer, name: str | None) -> None:
+    """Ask for an image of the request's folder, or for the names of all of them."""
+    _send(write, WANTED, {"name": name})
+
+
 def send_done(write: Writer) -> None:
     """Write the end of a request that went well."""
     _send(write, DONE, {})
@@ -84,8 +109,8 @@ def send_failure(write: Writer, error: MediaError) -> None:
     _send(write, FAILURE, {"failure_class": error.failure_class, "message": error.message})
 
 
-def receive(read: Callable[[int], NDArray[np.uint8]], request: DecodeRequest) -> Event | None:
-    """Read one event; return None at the end.
+def receive(read: Callable[[int], NDArray[np.uint8]], request: DecodeRequest) -> Event | Hello | Wanted | None:
+    """Read one event, or what the child says of itself or asks for; return None at the end.
 
     Parameters
     ----------
@@ -114,9 +139,13 @@ def receive(read: Callable[[int], NDArray[np.uint8]], request: DecodeRequest) ->
         raise ProtocolError(f"message {tag!r}: {error}") from error
 
 
-def _event(tag: bytes, fields: dict[str, Any], payload: NDArray[np.uint8]) -> Event | None:
+def _event(tag: bytes, fields: dict[str, Any], payload: NDArray[np.uint8]) -> Event | Hello | Wanted | None:
     if tag == DONE:
         return None
+    if tag == HELLO:
+        return Hello(str(fields["sandbox"]))
+    if tag == WANTED:
+        return Wanted(None if fields["name"] is None else str(fields["name"]))
     if tag == HEADER:
         samples = tuple(_unpack(chosen) for chosen in fields["samples"])
         return Header(fields["media"], float(fields["duration_s"]), samples)

@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import Field, field_validator, model_validator
 
 import settings
+from extractors import check_code
 from parsers.annotations import FORMATS
 from pipeline.cluster import ClusterConfig, EncoderConfig
 from pipeline.parse import ParseConfig
@@ -142,8 +143,10 @@ class Dataset(Section):
         return self
 
 
-def load_dataset(path: Path, overrides: Sequence[str] = ()) -> Dataset:
+def load_dataset(path: Path, overrides: Sequence[str] = (), allow_code: bool = False) -> Dataset:
     """Read a dataset file; its relative paths become absolute.
+
+    ``allow_code`` says whether an encoder may be ``package.module:Class``, which is imported here.
 
     Raises
     ------
@@ -153,6 +156,7 @@ def load_dataset(path: Path, overrides: Sequence[str] = ()) -> Dataset:
     raw = settings.read_yaml(path, str(path))
     for assignment in overrides:
         settings.override(raw, assignment)
+    check_code(raw, str(path), allow_code)
     dataset = settings.validate(Dataset, raw, str(path))
     folder = path.absolute().parent
     videos = dataset.videos and dataset.videos.model_copy(

@@ -91,6 +91,7 @@ def refresh(
     replace: bool = False,
     strict: bool = False,
     compact: bool = True,
+    allow_code: bool = False,
     terminal: Terminal | None = None,
 ) -> RefreshResult:
     """Check every stage, then run all of them in order.
@@ -111,6 +112,8 @@ def refresh(
         As in ``ParseRequest``, for every split.
     compact
         Whether to merge small shards, where the dataset file does not say never.
+    allow_code
+        As in ``load_config``, for the settings of the videos.
     terminal
         Where a person reads what happens.
 
@@ -121,7 +124,7 @@ def refresh(
     """
     shown = terminal or Terminal()
     common = StageRequest(store=dataset.store, executor=executor, plan_only=plan_only)
-    stages = make_stages(dataset, prune, replace, strict, compact)
+    stages = make_stages(dataset, prune, replace, strict, compact, allow_code)
     _check(stages, common, shown)
     done: dict[str, StageResult] = {}
     for stage in stages:

@@ -11,7 +11,7 @@ from typing import Any
 
 from extractors import ExtractorError
 from pipeline.cluster import ClusterRequest, EncoderConfig, cluster, embed, missing_texts, option_texts, part_name
-from pipeline.extract import ExtractRequest, PlanOptions, extract, load_config, ready_features
+from pipeline.extract import Config, ExtractRequest, PlanOptions, extract, load_config, ready_features
 from pipeline.parse import ParseConfig, ParseRequest, parse
 from pipeline.refresh.dataset import AnnotationStage, Dataset, DictionaryStage, VideoStage
 from pipeline.shared import StageRequest, StageResult, StopRequestedError, StopSignals, Terminal, UsageError
@@ -112,14 +112,19 @@ class CompactResult(StageResult):
 
 
 def make_stages(
-    dataset: Dataset, prune: bool = False, replace: bool = False, strict: bool = False, compact: bool = True
+    dataset: Dataset,
+    prune: bool = False,
+    replace: bool = False,
+    strict: bool = False,
+    compact: bool = True,
+    allow_code: bool = False,
 ) -> list[Stage]:
     """Return the stages of a dataset in the order in which they run; the options are those of ``refresh``."""
     stages = []
     if dataset.videos is not None:
         videos = dataset.videos
-        run = partial(_extract, videos, prune)
-        stages.append(Stage("videos", f"videos: {videos.source}", (), partial(_check_videos, videos), run))
+        run = partial(_extract, videos, prune, allow_code)
+        stages.append(Stage("videos", f"videos: {videos.source}", (), partial(_check_videos, videos, allow_code), run))
     for annotation in dataset.annotations:
         files = ", ".join(annotation.files)
         title = f"questions: {files} ({annotation.format}, {annotation.split})"
@@ -138,7 +143,7 @@ def make_stages(
         title = f"dictionary: {name.removeprefix('dictionary ')}"
         needs = tuple(stage for stage in questions if _may_need(dictionary, stage))
         needs = ("videos", *needs) if dictionary.kind == "visual" and dataset.videos is not None else needs
-        check = partial(_check_dictionary, dictionary, dataset)
+        check = partial(_check_dictionary, dictionary, dataset, allow_code)
         stages.append(Stage(name, title, needs, check, partial(_cluster, dictionary)))
     above = dataset.compact.above if compact and dataset.videos is not None else None
     if above is not None:
@@ -174,8 +179,8 @@ def _check_nothing(common: StageRequest) -> Iterator[str]:
     yield from ()
 
 
-def _check_videos(stage: VideoStage, common: StageRequest) -> Iterator[str]:
-    config = load_config(stage.preset, stage.config, stage.set)
+def _check_videos(stage: VideoStage, allow_code: bool, common: StageRequest) -> Iterator[str]:
+    config = _config_of(stage, allow_code)
     is_pattern = any(letter in stage.source for letter in "*?[")
     if "://" not in stage.source and not is_pattern and not Path(stage.source).exists():
         yield f"{stage.source}: no such file or folder"
@@ -205,7 +210,9 @@ def _check_encoder(config: EncoderConfig, common: StageRequest) -> Iterator[str]
     yield from ()
 
 
-def _check_dictionary(stage: DictionaryStage, dataset: Dataset, common: StageRequest) -> Iterator[str]:
+def _check_dictionary(
+    stage: DictionaryStage, dataset: Dataset, allow_code: bool, common: StageRequest
+) -> Iterator[str]:
     with _latest(common) as store:
         parts = {annotation.part for annotation in dataset.annotations}
         features = set() if store is None else set(store.features)
@@ -217,7 +224,7 @@ def _check_dictionary(stage: DictionaryStage, dataset: Dataset, common: StageReq
         yield f"no questions of split {stage.split!r} ({available(sorted(parts))})"
     if stage.kind == "visual":
         try:
-            features |= set() if dataset.videos is None else set(_features_of(dataset.videos))
+            features |= set() if dataset.videos is None else set(_features_of(dataset.videos, allow_code))
         except UsageError:  # said of the videos
             return
         if stage.feature is not None and stage.feature not in features:
@@ -226,8 +233,12 @@ def _check_dictionary(stage: DictionaryStage, dataset: Dataset, common: StageReq
         yield from _check_encoder(stage.settings.encoder, common)
 
 
-def _features_of(stage: VideoStage) -> Mapping[str, object]:
-    return load_config(stage.preset, stage.config, stage.set).features
+def _features_of(stage: VideoStage, allow_code: bool) -> Mapping[str, object]:
+    return _config_of(stage, allow_code).features
+
+
+def _config_of(stage: VideoStage, allow_code: bool) -> Config:
+    return load_config(stage.preset, stage.config, stage.set, allow_code)
 
 
 @contextmanager
@@ -242,14 +253,14 @@ def _latest(common: StageRequest) -> Iterator[Store | None]:
         yield store
 
 
-def _extract(stage: VideoStage, prune: bool, common: StageRequest, terminal: Terminal) -> StageResult:
+def _extract(stage: VideoStage, prune: bool, allow_code: bool, common: StageRequest, terminal: Terminal) -> StageResult:
     return extract(
         ExtractRequest(
             store=common.store,
             executor=common.executor,
             plan_only=common.plan_only,
             source=stage.source,
-            config=load_config(stage.preset, stage.config, stage.set),
+            config=_config_of(stage, allow_code),
             options=PlanOptions(prune=prune),
         ),
         terminal,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stores.format import durable, layout
+from stores.format import StorePath, durable, events, layout
 
 _RECENT_RUNS = 20  # logs that are searched for an earlier run of the same features
 
@@ -18,7 +18,7 @@ class EventLog:
 
     def __init__(self, root: Path) -> None:
         start = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-        self.path = root / layout.EVENTS / f"{start}-{layout.new_id()[:8]}.jsonl"
+        self.path = StorePath.of(root) / layout.EVENTS / f"{start}-{layout.new_id()[:8]}.jsonl"
 
     def emit(self, event: str, **fields: Any) -> None:
         """Append one event with its time and fields."""
@@ -28,15 +28,9 @@ class EventLog:
 
 def past_seconds_per_unit(root: Path, features: Sequence[str]) -> float | None:
     """Return the wall seconds per video of the latest run of the same features; None if no run computed any."""
-    logs = sorted((root / layout.EVENTS).glob("*.jsonl"), reverse=True)[:_RECENT_RUNS]
-    for log in logs:
-        for line in reversed(log.read_bytes().splitlines()):
-            try:
-                record = json.loads(line)
-            except ValueError:  # the last line of a run that was killed
-                continue
-            if record.get("event") == "summary" and record.get("features") == list(features):
-                videos, seconds = record.get("videos_done", 0), record.get("compute_s", 0.0)
-                if videos and seconds:
-                    return float(seconds) / int(videos)
+    for record in events.latest_first(StorePath.of(root), _RECENT_RUNS):
+        if record.get("event") == "summary" and record.get("features") == list(features):
+            videos, seconds = record.get("videos_done"), record.get("compute_s")
+            if isinstance(videos, int) and isinstance(seconds, int | float) and videos and seconds:
+                return seconds / videos
     return None

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from ..format import durable, layout
+from ..format.inside import Root, StorePath
 from ..format.manifest import load
 from ..store import Store
+from ..wording import one_line
 from .coverage import coverage, coverage_lines
 from .inspect import count_media_damage, rounding_errors, weights_of
 
 
-def write_card(root: Path) -> str:
+def write_card(root: Root) -> str:
     """Write the card of the latest version into the store, and return its text."""
-    text = render_card(Store(root.absolute(), load(root)))
+    root = StorePath.of(root)
+    text = render_card(Store(root.root, load(root)))
     durable.replace_file(root / layout.CARD, root / layout.STAGING / f"{layout.new_id()}.md", text.encode())
     return text
 
@@ -27,7 +30,7 @@ def render_card(store: Store) -> str:
     lines = [
         "# Reelstore dataset card",
         "",
-        f"Version {store.version} of `{store.path.name}`, generated from the manifest; do not edit.",
+        f"Version {store.version} of {code(store.path.name)}, generated from the manifest; do not edit.",
         "",
         *_overview(store),
     ]
@@ -41,6 +44,18 @@ def render_card(store: Store) -> str:
     return "\n".join(lines)
 
 
+def plain(value: object) -> str:
+    """Return text that Markdown shows as it is, on one line: what a store says of itself may come from anybody."""
+    return re.sub(r"([\\`*\[\]<>!|~&$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))", r"\\\1", one_line(str(value)))
+
+
+def code(text: str) -> str:
+    """Return text as inline code, on one line, whatever it holds."""
+    shown = one_line(text, longest=1 << 20)
+    fence = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
+    return f"{fence} {shown} {fence}" if "`" in shown or not shown.strip() else f"`{shown}`"
+
+
 def _overview(store: Store) -> list[str]:
     """Return a table with one line per feature."""
     lines = ["| feature | rows | row shape | dtype | weights | spec |", "|---|---:|---|---|---|---|"]
@@ -49,7 +64,7 @@ def _overview(store: Store) -> list[str]:
         steps = "T" if spec.get("steps") is None else str(spec["steps"])
         shape = "×".join([steps, *map(str, spec.get("step_shape", []))])
         lines.append(
-            f"| {name} | {info.rows} | {shape} | {spec.get('dtype', '')} | {_weights(spec)} | "
+            f"| {name} | {info.rows} | {plain(shape)} | {plain(spec.get('dtype', ''))} | {_weights(spec)} | "
             f"`{info.spec_digest[:8]}` |"
         )
     return lines
@@ -57,7 +72,7 @@ def _overview(store: Store) -> list[str]:
 
 def _weights(spec: Mapping[str, Any]) -> str:
     weights = weights_of(spec)
-    return "none" if weights is None else f"`{json.dumps(weights, sort_keys=True)}`"
+    return "none" if weights is None else code(json.dumps(weights, sort_keys=True)).replace("|", "\\|")
 
 
 def _feature(store: Store, name: str) -> list[str]:
@@ -67,20 +82,22 @@ def _feature(store: Store, name: str) -> list[str]:
     if spec.get("random_weights"):
         lines += ["**Random weights:** these rows are placeholders; do not train a model on them.", ""]
     lines += ["```json", json.dumps(spec, indent=1, sort_keys=True), "```", "", "Numerics:", ""]
-    lines += [f"- `{json.dumps(numerics, sort_keys=True)}`" for numerics in store.numerics(name)] or ["- no rows yet"]
+    lines += [f"- {code(json.dumps(numerics, sort_keys=True))}" for numerics in store.numerics(name)] or [
+        "- no rows yet"
+    ]
     damage = count_media_damage(store, name)
     if damage.any:
         lines += ["", f"Sources: {damage}."]
     errors = rounding_errors(store, name)
     if errors:
         lines += ["", "Measured on these rows against float32:", ""]
-        lines += [f"- {kind}: {error}" for kind, error in errors.items()]
+        lines += [f"- {plain(kind)}: {error}" for kind, error in errors.items()]
     return lines
 
 
 def _coverage(store: Store) -> list[str]:
     """Return how much of the last plan, and of the questions of each split, has a row."""
-    return [f"- {line}" for line in coverage_lines(coverage(store))] or ["Nothing is known of what is wanted."]
+    return [f"- {plain(line)}" for line in coverage_lines(coverage(store))] or ["Nothing is known of what is wanted."]
 
 
 def _tables(store: Store) -> list[str]:
@@ -100,7 +117,7 @@ def _missing(store: Store) -> list[str]:
         "| feature | class | rows |",
         "|---|---|---:|",
         *(
-            f"| {feature} | {failure_class} | {rows} |"
+            f"| {plain(feature)} | {plain(failure_class)} | {rows} |"
             for (feature, failure_class), rows in sorted(Counter(pairs).items())
         ),
     ]
@@ -112,7 +129,7 @@ def _example(store: Store) -> list[str]:
         "```python",
         "from reelstore import Store",
         "",
-        f'store = Store.open("{store.path.name}", version={store.version})',
+        f"store = Store.open({store.path.name!r}, version={store.version})",
         *(f'store.row("{name}", store.keys("{name}")[0])' for name in list(store.features)[:1]),
         "```",
     ]

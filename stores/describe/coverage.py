@@ -6,14 +6,15 @@ nothing about completeness.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from typing import Any, TypedDict
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import TypedDict
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import BaseModel, ValidationError
 
-from ..format import layout
+from ..format import StorePath, events
 from ..joins import SPLIT_COLUMNS, rows_of_split, splits_of
 from ..store import Store
 
@@ -26,6 +27,22 @@ class PlanCoverage(TypedDict):
 
     wanted: int
     stored: int
+
+
+class _FeaturePlan(BaseModel):
+    """What an extraction says of a feature: its spec digest, and numbers of rows."""
+
+    spec: str
+    wanted: int
+    lacking: int
+    rows: int
+
+
+class _Plan(BaseModel):
+    """What an extraction says of itself before it begins."""
+
+    version: int
+    features: Mapping[str, _FeaturePlan]
 
 
 class SplitCoverage(TypedDict):
@@ -79,25 +96,23 @@ def _of_plan(store: Store) -> dict[str, PlanCoverage]:
     """
     found: dict[str, PlanCoverage] = {}
     for event in _plans(store):
-        for name, plan in event["features"].items():
+        for name, plan in event.features.items():
             info = store.features.get(name)
-            if name in found or info is None or plan["spec"] != info.spec_digest:
+            if name in found or info is None or plan.spec != info.spec_digest:
                 continue
-            lacking = max(0, plan["lacking"] - max(0, info.rows - plan["rows"]))
-            found[name] = {"wanted": plan["wanted"], "stored": plan["wanted"] - lacking}
+            lacking = max(0, plan.lacking - max(0, info.rows - plan.rows))
+            found[name] = {"wanted": plan.wanted, "stored": plan.wanted - lacking}
     return dict(sorted(found.items()))
 
 
-def _plans(store: Store) -> Iterator[dict[str, Any]]:
+def _plans(store: Store) -> Iterator[_Plan]:
     """Yield the plans of whole sources up to this version, the latest first."""
-    for log in sorted((store.path / layout.EVENTS).glob("*.jsonl"), reverse=True):
-        for line in reversed(log.read_bytes().splitlines()):
-            try:
-                event = json.loads(line)
-            except ValueError:  # the last line of a run that was killed
-                continue
-            if event.get("event") == PLAN and "features" in event and event["version"] <= store.version:
-                yield event
+    for event in events.latest_first(StorePath.of(store.path)):
+        if event.get("event") == PLAN and "features" in event:
+            with suppress(ValidationError):  # logs are not sealed
+                plan = _Plan.model_validate(event)
+                if plan.version <= store.version:
+                    yield plan
 
 
 def _of_splits(store: Store) -> Iterator[SplitCoverage]:

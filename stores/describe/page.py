@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..format import durable, layout
+from ..format.inside import StorePath
 from ..format.rounding import RoundingError
 from ..joins import SPLIT_COLUMNS, rows_of_split, splits_of
 from ..store import Store
@@ -27,10 +28,10 @@ _TEMPLATE = Path(__file__).with_name("page.html.j2")
 
 def write_page(store: Store) -> Path:
     """Write the page into the store in one step, and return its path."""
-    path = store.path / layout.REPORT
-    staged = store.path / layout.STAGING / f"{layout.new_id()}.html"
-    durable.replace_file(path, staged, render_page(store).encode())
-    return path
+    root = StorePath.of(store.path)
+    path = root / layout.REPORT
+    durable.replace_file(path, root / layout.STAGING / f"{layout.new_id()}.html", render_page(store).encode())
+    return path.path
 
 
 def render_page(store: Store) -> str:

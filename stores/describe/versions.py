@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from ..errors import StoreDamageError
 from ..format import schemas
 from ..format.indexed import by_shard
-from ..format.manifest import Manifest, TablePart, load, versions
+from ..format.manifest import Manifest, TablePart, first_manifest, load, versions
 from ..format.rows import Array
 from ..format.segments import SegmentRef
 from ..joins import rows_of_split, splits_of
@@ -42,16 +42,16 @@ def history(root: Path) -> list[VersionDescription]:
     If the version before one is gone or damaged, its changes are those since the last that can be read.
     """
     described = []
-    before = Manifest(version=-1, nonce="", created_at="")
+    before: Manifest | None = None
     for version in versions(root):
         try:
             manifest = load(root, version)
         except StoreDamageError as error:
             described.append(VersionDescription(version, "", None, [str(error)]))
             continue
-        changes = _changes(before, manifest)
-        if before.version != version - 1:  # what it changed itself cannot be told
-            since = "holds" if before.version < 0 else f"since version {before.version}"
+        changes = _changes(before or first_manifest(), manifest)
+        if version and (before is None or before.version != version - 1):  # what it changed itself cannot be told
+            since = "holds" if before is None else f"since version {before.version}"
             changes = [f"{since}: {change}" for change in changes]
         described.append(VersionDescription(version, manifest.created_at, manifest.command, changes))
         before = manifest

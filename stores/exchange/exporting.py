@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ExchangeError, InvalidKeyError
+from ..files import read_text
 from ..format import layout
 from ..store import Store
 from ..wording import available
@@ -112,7 +113,7 @@ def read_keys(path: Path) -> list[str]:
         keys = [entry.get("video_id") if isinstance(entry, Mapping) else entry for entry in entries]
     else:
         try:
-            keys = [line for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
+            keys = [line for line in read_text(path).split("\n") if line.strip()]
             keys = [line.removesuffix("\r") for line in keys]
         except UnicodeDecodeError as error:
             raise ExchangeError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from error

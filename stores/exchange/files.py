@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import logging
 import os
@@ -24,6 +25,7 @@ import h5py
 import numpy as np
 
 from ..errors import ExchangeError, InvalidKeyError
+from ..files import check_regular, read_text
 from ..format import durable, layout
 from ..format.rows import Array
 from ..wording import available, one_line
@@ -34,6 +36,8 @@ INDEX_FILE = "index.csv"
 INDEX_COLUMNS = ("key", "file", "T", "valid_steps", "mask")
 ID_DATASETS = ("vid", "ids")
 _CHUNK_CACHE = 64 << 20
+_FILTERS = frozenset((1, 2, 3, 4, 5, 6, 32000))
+"""The filters that HDF5 and h5py bring along: deflate, shuffle, fletcher32, szip, nbit, scaleoffset and lzf."""
 _NPY_ERRORS = (OSError, ValueError, TypeError, OverflowError, MemoryError, EOFError, SyntaxError, tokenize.TokenError)
 """What numpy raises for a damaged header: its documented errors, and those that its Python 2 fallback lets through."""
 _HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError)
@@ -212,6 +216,10 @@ def _hdf5_errors(where: str) -> Iterator[None]:
 
 def _pick(path: Path, file: h5py.File, wanted: str | None) -> tuple[h5py.Dataset, h5py.Dataset]:
     """Return the id dataset and the feature dataset of a file."""
+    for name in file:
+        if not isinstance(link := file.get(name, getlink=True), h5py.HardLink):
+            where = f" in {link.filename}" if isinstance(link, h5py.ExternalLink) else ""
+            raise ExchangeError(f"{path}: {name!r} is a link to {link.path}{where}; links are not followed")
     datasets = {name: item for name in file if isinstance(item := file.get(name), h5py.Dataset)}
     ids = next((datasets[name] for name in ID_DATASETS if name in datasets), None)
     if ids is None:
@@ -225,11 +233,32 @@ def _pick(path: Path, file: h5py.File, wanted: str | None) -> tuple[h5py.Dataset
     if wanted not in others:
         raise ExchangeError(f"{path}: no dataset {wanted!r} ({available(others)})")
     values = datasets[wanted]
+    for dataset in (ids, values):
+        _check_self_contained(path, dataset)
     if ids.ndim != 1 or values.ndim < 2 or values.shape[0] != ids.shape[0]:
         raise ExchangeError(f"{path}: dataset {wanted!r} is {list(values.shape)} beside {list(ids.shape)} ids")
     if values.ndim < 3 or values.shape[1] == 0:
         raise ExchangeError(f"{path}: dataset {wanted!r} is {list(values.shape)}; rows must be [T, …] with T > 0")
     return ids, values
+
+
+def _check_self_contained(path: Path, dataset: h5py.Dataset) -> None:
+    """Raise ``ExchangeError`` if a dataset lies in other files, needs a plug-in to be read, or holds objects."""
+    name = dataset.name.rpartition("/")[2]
+    layers = dataset.id.get_create_plist()
+    filters = [layers.get_filter(number)[0] for number in range(layers.get_nfilters())]
+    foreign = [code for code in filters if code not in _FILTERS]
+    if dataset.external:
+        problem = f"has its numbers in another file ({dataset.external[0][0]}), which is not read"
+    elif dataset.is_virtual:
+        problem = "is a virtual dataset, whose numbers lie in other files, which are not read"
+    elif foreign:
+        problem = f"is packed by filter {foreign[0]}, a plug-in, which is not loaded"
+    elif dataset.dtype.kind == "O" and h5py.check_string_dtype(dataset.dtype) is None:
+        problem = "holds objects or arrays of varying length; rows are arrays of numbers, ids are texts"
+    else:
+        return
+    raise ExchangeError(f"{path}: dataset {name!r} {problem}; copy it into a plain file first")
 
 
 def _ids(path: Path, dataset: h5py.Dataset) -> list[str]:
@@ -354,7 +383,7 @@ def _stem(folder: Path, name: str) -> str:
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:
-    status = path.stat()
+    status = check_regular(path)
     return status.st_size, status.st_mtime_ns, status.st_ino
 
 
@@ -379,12 +408,11 @@ def csv_records(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
         If it cannot be read, or a column is missing.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, restval="")
-            missing = [name for name in columns if name not in (reader.fieldnames or ())]
-            if missing:
-                raise ExchangeError(f"{path}: no column {missing[0]!r}")
-            return list(reader)
+        reader = csv.DictReader(io.StringIO(read_text(path), newline=""), restval="")
+        missing = [name for name in columns if name not in (reader.fieldnames or ())]
+        if missing:
+            raise ExchangeError(f"{path}: no column {missing[0]!r}")
+        return list(reader)
     except (UnicodeDecodeError, csv.Error) as error:
         raise ExchangeError(f"{path}: cannot be read as CSV ({one_line(error)})") from error
 
@@ -398,6 +426,6 @@ def read_json(path: Path) -> Any:
         If it cannot be read.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return json.loads(read_text(path))
     except (OSError, ValueError, RecursionError) as error:
         raise ExchangeError(f"{path}: cannot be read as JSON ({one_line(error)})") from error

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -79,7 +80,7 @@ def _find_rows(
 
 
 def _write_split(path: Path, rows: StoreRows, keys: Sequence[str], dataset: str, shape: tuple[int, ...]) -> None:
-    with StagedFile(path) as target, h5py.File(target, "w") as file:
+    with StagedFile(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)) as target, h5py.File(target, "w") as file:
         file.create_dataset("vid", data=keys, shape=(len(keys),), dtype=h5py.string_dtype("utf-8"))
         features = file.create_dataset(dataset, (len(keys), *shape), "<f4")
         for row, key in enumerate(keys):

@@ -5,6 +5,7 @@ errors.
 """
 
 from . import durable, layout, leases, schemas, segments
+from .inside import StorePath
 from .layout import (
     CARD,
     IDENTITY,
@@ -49,6 +50,7 @@ __all__ = [
     "ShardWriter",
     "SpecEntry",
     "StagedFile",
+    "StorePath",
     "TablePart",
     "canonical_json",
     "check_key",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import h5py
@@ -34,6 +36,33 @@ def _set(name: str, *types: type) -> Any:
 
 _set_symbol_table = _set("H5Pset_sym_k", ctypes.c_uint, ctypes.c_uint)
 _set_no_attributes = _set("H5Pset_dset_no_attrs_hint", ctypes.c_bool)
+
+
+@contextmanager
+def opened_container(descriptor: int) -> Iterator[h5py.File]:
+    """Let HDF5 read an open file."""
+    with h5py.File(f"/dev/fd/{descriptor}", "r", locking=False) as file:
+        yield file
+
+
+def plain_dataset(file: h5py.File, name: str) -> h5py.Dataset:
+    """Return a dataset whose bytes lie in this file, as they are.
+
+    HDF5 would follow a link to another file, read raw data from any file that a dataset names, and put datasets
+    together from those of other files. None of that is a shard.
+
+    Raises
+    ------
+    KeyError
+        If there is no such dataset, or it is of another kind.
+    """
+    if isinstance(file.get(name, getlink=True), h5py.HardLink):
+        dataset = file[name]
+        if isinstance(dataset, h5py.Dataset):
+            properties = dataset.id.get_create_plist()
+            if properties.get_layout() == h5py.h5d.CONTIGUOUS and not properties.get_external_count():
+                return dataset
+    raise KeyError(f"{name!r} is not a dataset that lies in this file unfiltered and in one piece")
 
 
 def create_container(target: StagedFile) -> h5py.File:

@@ -7,6 +7,7 @@ outside this module.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import hashlib
@@ -16,8 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import StoreError, UnsupportedFilesystemError
+from .inside import StorePath
 
-_AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
 
 
@@ -30,25 +31,29 @@ crash_point: Callable[[str], None] = _no_crash
 
 
 @contextmanager
-def crash_points(call: str, path: Path) -> Iterator[None]:
+def crash_points(call: str, path: StorePath) -> Iterator[None]:
     """Put a crash point before and after one system call (or one staged write by a library)."""
     crash_point(f"{call}:before:{path}")
     yield
     crash_point(f"{call}:after:{path}")
 
 
-def make_directory(path: Path) -> None:
-    """Create a directory and its parents unless it exists."""
-    if path.is_dir():
+def make_directory(path: StorePath) -> None:
+    """Create a directory in a store, or a store with its parents, unless it exists."""
+    if path.is_directory():
         return
     with crash_points("mkdir", path):
-        path.mkdir(parents=True, exist_ok=True)
+        if not path.names:
+            path.root.mkdir(parents=True, exist_ok=True)
+            return
+        with path.descriptor_of_parent() as parent, contextlib.suppress(FileExistsError):
+            os.mkdir(path.name, dir_fd=parent)
 
 
-def sync_directory(path: Path) -> None:
+def sync_directory(path: StorePath) -> None:
     """Make the entries of a directory durable."""
     with crash_points("fsync", path):
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        descriptor = path.open_directory()
         try:
             os.fsync(descriptor)
         except OSError as error:
@@ -58,20 +63,25 @@ def sync_directory(path: Path) -> None:
             os.close(descriptor)
 
 
-def sync_file(path: Path) -> None:
+def sync_file(path: StorePath) -> None:
     """Make the content of a file durable."""
     with crash_points("fsync", path):
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = path.open()
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
 
 
-def write_new(path: Path, data: bytes | memoryview) -> None:
-    """Create ``path`` exclusively, write all of ``data`` and fsync it; after an error (a full disk) leave no file."""
+def create(path: StorePath) -> int:
+    """Create a file that does not exist, and return a descriptor for reading and writing."""
     with crash_points("create", path):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        return path.open(os.O_RDWR | os.O_CREAT | os.O_EXCL)
+
+
+def write_new(path: StorePath, data: bytes | memoryview) -> None:
+    """Create ``path`` exclusively, write all of ``data`` and fsync it; after an error (a full disk) leave no file."""
+    descriptor = create(path)
     try:
         with crash_points("write", path):
             view = memoryview(data)
@@ -86,38 +96,44 @@ def write_new(path: Path, data: bytes | memoryview) -> None:
         os.close(descriptor)
 
 
-def append(path: Path, data: bytes) -> None:
+def append(path: StorePath, data: bytes) -> None:
     """Add a line to a log. Logs do not belong to any version and are not fsynced."""
-    with crash_points("append", path), path.open("ab", buffering=0) as file:
-        file.write(data)
+    with crash_points("append", path):
+        descriptor = path.open(os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(descriptor, view) :]
+        finally:
+            os.close(descriptor)
 
 
-def rename(source: Path, target: Path) -> None:
+def rename(source: StorePath, target: StorePath) -> None:
     """Rename a file, replacing ``target`` if it exists."""
-    with crash_points("rename", target):
-        source.rename(target)
+    with crash_points("rename", target), source.descriptor_of_parent() as old, target.descriptor_of_parent() as new:
+        os.rename(source.name, target.name, src_dir_fd=old, dst_dir_fd=new)
 
 
-def unlink(path: Path) -> None:
-    """Remove a file if it exists."""
-    with crash_points("unlink", path):
-        path.unlink(missing_ok=True)
+def unlink(path: StorePath) -> None:
+    """Remove a file (of a link, the link itself) if it exists."""
+    with crash_points("unlink", path), contextlib.suppress(FileNotFoundError), path.descriptor_of_parent() as parent:
+        os.unlink(path.name, dir_fd=parent)
 
 
-def remove_directory(path: Path) -> None:
+def remove_directory(path: StorePath) -> None:
     """Remove an empty directory."""
-    with crash_points("rmdir", path):
-        path.rmdir()
+    with crash_points("rmdir", path), path.descriptor_of_parent() as parent:
+        os.rmdir(path.name, dir_fd=parent)
 
 
-def replace_file(path: Path, staging: Path, data: bytes) -> None:
+def replace_file(path: StorePath, staging: StorePath, data: bytes) -> None:
     """Give ``path`` new content in one step (only for files that no manifest lists)."""
     write_new(staging, data)
     rename(staging, path)
     sync_directory(path.parent)
 
 
-def link_exclusive(source: Path, target: Path, data: bytes) -> bool:
+def link_exclusive(source: StorePath, target: StorePath, data: bytes) -> bool:
     """Publish ``source`` as ``target`` unless ``target`` exists, and return whether this call published it.
 
     ``data`` is the content of ``source`` and contains a nonce. After an error the target is read and compared: NFS may
@@ -131,41 +147,41 @@ def link_exclusive(source: Path, target: Path, data: bytes) -> bool:
         If publishing failed for another reason and there is no target.
     """
     failure: OSError | None = None
-    with crash_points("link", target):
-        try:
-            os.link(source, target)
-        except OSError as error:
-            failure = error
-    if failure is None:
-        return True
-    if failure.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
-        failure = _rename_no_replace(source, target)
+    with source.descriptor_of_parent() as old, target.descriptor_of_parent() as new:
+        with crash_points("link", target):
+            try:
+                os.link(source.name, target.name, src_dir_fd=old, dst_dir_fd=new, follow_symlinks=False)
+            except OSError as error:
+                failure = error
         if failure is None:
             return True
-        if failure.errno in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
-            raise UnsupportedFilesystemError(
-                f"{target.parent}: this filesystem has neither hard links nor renameat2(RENAME_NOREPLACE); "
-                "keep the store on a local disk or on NFS"
-            ) from failure
+        if failure.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
+            with crash_points("renameat2", target):
+                failure = _rename_no_replace(old, source.name, new, target.name)
+            if failure is None:
+                return True
+            if failure.errno in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise UnsupportedFilesystemError(
+                    f"{target.parent}: this filesystem has neither hard links nor renameat2(RENAME_NOREPLACE); "
+                    "keep the store on a local disk or on NFS"
+                ) from failure
     try:
         return target.read_bytes() == data
     except FileNotFoundError:
         raise StoreError(f"{target}: cannot publish ({failure.strerror})") from failure
 
 
-def _rename_no_replace(source: Path, target: Path) -> OSError | None:
-    """Rename unless ``target`` exists; return the error, if any."""
+def _rename_no_replace(old: int, source: str, new: int, target: str) -> OSError | None:
+    """Rename a file of one open directory to one of another unless that exists; return the error, if any."""
     libc = ctypes.CDLL(None, use_errno=True)
     if not hasattr(libc, "renameat2"):
         return OSError(errno.ENOSYS, "renameat2 is not in this C library")
-    with crash_points("renameat2", target):
-        result = libc.renameat2(
-            _AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), ctypes.c_uint(_RENAME_NOREPLACE)
-        )
+    names = os.fsencode(source), os.fsencode(target)
+    result = libc.renameat2(old, names[0], new, names[1], ctypes.c_uint(_RENAME_NOREPLACE))
     return None if result == 0 else OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
-def file_digest(path: Path) -> str:
+def file_digest(path: StorePath | Path) -> str:
     """Return the sha256 of a file's bytes, in hex."""
-    with path.open("rb") as file:
+    with path.opened() if isinstance(path, StorePath) else path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +11,7 @@ import pyarrow.compute as pc
 
 from ..errors import StoreDamageError
 from . import layout, schemas
+from .inside import Root
 from .manifest import Manifest
 from .receipts import read_receipt
 from .rows import Array
@@ -55,7 +55,7 @@ def _checked_keys(keys: Sequence[str] | pa.Array) -> pa.Array:
 class FeatureFiles:
     """The open files of one feature under one spec, in one process."""
 
-    def __init__(self, root: Path, name: str, spec_digest: str, manifest: Manifest) -> None:
+    def __init__(self, root: Root, name: str, spec_digest: str, manifest: Manifest) -> None:
         entry = manifest.spec_entry(name, spec_digest)
         self.name = name
         self.spec_digest = spec_digest

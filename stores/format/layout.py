@@ -7,10 +7,10 @@ import json
 import re
 import uuid
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from ..errors import InvalidKeyError
+from .inside import Root, StorePath
 
 FORMAT = "reelstore"
 FORMAT_VERSION = 3  # 2: tables have named parts; 3: parts are stale one by one, versions name their command
@@ -132,11 +132,11 @@ def parse_version(file_name: str) -> int | None:
     return int(match.group(1)) if match else None
 
 
-def feature_directory(root: Path, name: str, spec_digest: str) -> Path:
+def feature_directory(root: Root, name: str, spec_digest: str) -> StorePath:
     """Return the directory with the shards of a feature under one spec."""
-    return root / FEATURES / f"{check_name(name)}-{spec_digest[:8]}"
+    return StorePath.of(root) / FEATURES / f"{check_name(name)}-{spec_digest[:8]}"
 
 
-def table_directory(root: Path, name: str, spec_digest: str) -> Path:
+def table_directory(root: Root, name: str, spec_digest: str) -> StorePath:
     """Return the directory with the Parquet files of a table under one spec."""
-    return root / TABLES / f"{check_name(name)}-{spec_digest[:8]}"
+    return StorePath.of(root) / TABLES / f"{check_name(name)}-{spec_digest[:8]}"

@@ -10,18 +10,20 @@ import json
 import os
 import socket
 import time
-from pathlib import Path
 
 import psutil
 
+from ..errors import StoreDamageError
 from . import durable, layout
+from .inside import StorePath
 
 LEASE_SECONDS = 7 * 24 * 3600.0
+_LARGEST = 1 << 16
 _CLOCK_SLACK_SECONDS = 2.0
 """Two readings of one process's start time may differ by this much."""
 
 
-def take(root: Path, version: int) -> Path | None:
+def take(root: StorePath, version: int) -> StorePath | None:
     """Write a lease on ``version`` and return its path, or None if the store cannot be written."""
     path = root / layout.LEASES / f"{layout.new_id()}.json"
     process = psutil.Process()
@@ -33,31 +35,31 @@ def take(root: Path, version: int) -> Path | None:
     }
     try:
         durable.write_new(path, json.dumps(record).encode())
-    except OSError:
+    except (OSError, StoreDamageError):
         return None
     return path
 
 
-def release(path: Path, owner: int) -> None:
+def release(path: StorePath, owner: int) -> None:
     """Remove a lease, but only in the process ``owner`` that took it: a forked child shares its parent's lease."""
     if os.getpid() == owner:
         try:
             durable.unlink(path)
-        except OSError:
+        except (OSError, StoreDamageError):
             return
 
 
-def held(root: Path, now: float | None = None) -> tuple[set[int], list[Path]]:
+def held(root: StorePath, now: float | None = None) -> tuple[set[int], list[StorePath]]:
     """Return the versions under a valid lease, and the lease files that are no longer valid."""
     versions: set[int] = set()
-    dead: list[Path] = []
-    for path in sorted((root / layout.LEASES).glob("*.json")):
+    dead: list[StorePath] = []
+    for path in (root / layout.LEASES).files(".json"):
         try:
-            age = (time.time() if now is None else now) - path.stat().st_mtime
+            age = (time.time() if now is None else now) - path.status().st_mtime
             if age > LEASE_SECONDS:
                 dead.append(path)
                 continue
-            record = json.loads(path.read_bytes())
+            record = json.loads(path.read_bytes(_LARGEST))
             version = int(record["version"])
             is_local = record["host"] == socket.gethostname()
             reader_died = is_local and not _alive(int(record["pid"]), float(record["started"]))

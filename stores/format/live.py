@@ -6,16 +6,16 @@ The versions of a store share most of their segments, so each segment is read on
 from __future__ import annotations
 
 from collections.abc import Collection
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from .inside import StorePath
 from .segments import SegmentRef, open_segment
 
 
-def live_values(root: Path, logs: Collection[tuple[SegmentRef, ...]], column: str) -> list[Any]:
+def live_values(root: StorePath, logs: Collection[tuple[SegmentRef, ...]], schema: pa.Schema, column: str) -> list[Any]:
     """Return each value that a live record of one of the logs has in a column, sorted.
 
     Parameters
@@ -24,10 +24,12 @@ def live_values(root: Path, logs: Collection[tuple[SegmentRef, ...]], column: st
         The store.
     logs
         The segments of each log, oldest first.
+    schema
+        Their columns.
     column
         The column.
     """
-    segments = _Segments(root, column)
+    segments = _Segments(root, schema, column)
     certain: set[Any] = set()
     for log in logs:
         if log:  # nothing hides a record of the newest segment
@@ -44,15 +46,17 @@ def live_values(root: Path, logs: Collection[tuple[SegmentRef, ...]], column: st
 class _Segments:
     """The segments of several logs, each opened once."""
 
-    def __init__(self, root: Path, column: str) -> None:
-        self._root, self._column = root, column
+    def __init__(self, root: StorePath, schema: pa.Schema, column: str) -> None:
+        self._root, self._schema, self._column = root, schema, column
         self._tables: dict[str, pa.Table] = {}
         self._values: dict[str, set[Any]] = {}
         self._hidden: dict[tuple[str, str], pa.Array] = {}
 
     def _table(self, ref: SegmentRef) -> pa.Table:
         if ref.path not in self._tables:
-            self._tables[ref.path] = open_segment(self._root, ref).select(["key", self._column, "removed"])
+            self._tables[ref.path] = open_segment(self._root, ref, self._schema).select(
+                ["key", self._column, "removed"]
+            )
         return self._tables[ref.path]
 
     def values(self, ref: SegmentRef) -> set[Any]:

@@ -7,24 +7,31 @@ however large the store is.
 from __future__ import annotations
 
 import datetime
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..errors import StoreDamageError, StoreError, StoreFormatError, StoreNotFoundError
 from . import durable, layout
+from .inside import Root, StorePath
 from .segments import SegmentRef
 
 _MAX_ATTEMPTS = 1000
-_FORMAT_VERSION = re.compile(rb'"format_version":\s*(\d+)')
+_FORMAT_VERSION = re.compile(rb'"format_version":\s*(\d{1,9})')
+_DIGEST = r"^[0-9a-f]{64}$"
 _CREDENTIALS = re.compile(r"://[^/\s@]*@")
 _LONGEST_COMMAND = 1000
 _signature: list[str] = []
+
+
+def _checked_time(text: str) -> str:
+    """Return a time unchanged; raise ValueError if it is not one with a time zone."""
+    if datetime.datetime.fromisoformat(text).tzinfo is None:
+        raise ValueError("a time without its zone")
+    return text
 
 
 class _Frozen(BaseModel):
@@ -44,10 +51,10 @@ class SpecEntry(_Frozen):
         Time (ISO 8601, UTC) since which the spec is no longer the current one; None while it is.
     """
 
-    rows: int = 0
+    rows: int = Field(default=0, ge=0)
     index: tuple[SegmentRef, ...] = ()
     shards: tuple[SegmentRef, ...] = ()
-    retired_at: str | None = None
+    retired_at: Annotated[str, AfterValidator(_checked_time)] | None = None
 
 
 class FeatureEntry(_Frozen):
@@ -60,10 +67,10 @@ class FeatureEntry(_Frozen):
 class TableFile(_Frozen):
     """One Parquet file of a table. ``path`` is relative to the store."""
 
-    path: str
-    rows: int
-    bytes: int
-    sha256: str
+    path: str = Field(pattern=r"^tables/[A-Za-z0-9][A-Za-z0-9_.-]{0,63}-[0-9a-f]{8}/[0-9a-f]{32}\.parquet$")
+    rows: int = Field(ge=0)
+    bytes: int = Field(ge=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
 class TablePart(_Frozen):
@@ -72,7 +79,9 @@ class TablePart(_Frozen):
     For a part derived from rows, ``stale`` lists the rows that have changed since; None if there is none.
     """
 
-    spec_digest: str = Field(validation_alias=AliasChoices("spec", "spec_digest"), serialization_alias="spec")
+    spec_digest: str = Field(
+        validation_alias=AliasChoices("spec", "spec_digest"), serialization_alias="spec", pattern=_DIGEST
+    )
     files: tuple[TableFile, ...]
     stale: tuple[str, ...] | None = None
 
@@ -117,14 +126,29 @@ class Manifest(_Frozen):
 
     format: str = layout.FORMAT
     format_version: int = layout.FORMAT_VERSION
-    version: int
+    version: int = Field(ge=0)
     nonce: str
-    created_at: str
+    created_at: Annotated[str, AfterValidator(_checked_time)]
     command: str | None = None
     features: Mapping[str, FeatureEntry] = Field(default_factory=dict)
     tables: Mapping[str, TableEntry] = Field(default_factory=dict)
     failures: tuple[SegmentRef, ...] = ()
     sources: tuple[SegmentRef, ...] = ()
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Manifest:
+        """Refuse what would be read, or written, as something else than it is listed as."""
+        for name, feature in self.features.items():
+            layout.check_name(name)
+            if feature.current not in feature.specs:
+                raise ValueError(f"feature {name!r} lacks its current spec")
+            if not all(re.fullmatch(_DIGEST, spec_digest) for spec_digest in feature.specs):
+                raise ValueError(f"feature {name!r}: a spec is named by its digest")
+        for name, _, part in self.table_parts():
+            directory = f"{layout.TABLES}/{layout.check_name(name)}-{part.spec_digest[:8]}/"
+            if not all(file.path.startswith(directory) for file in part.files):
+                raise ValueError(f"table {name!r} names a file of another one")
+        return self
 
     def encode(self) -> bytes:
         """Return the content of its file, sealed against flipped bits."""
@@ -179,16 +203,13 @@ def first_manifest() -> Manifest:
     return Manifest(version=0, nonce="", created_at=now())
 
 
-def versions(root: Path) -> list[int]:
+def versions(root: Root) -> list[int]:
     """Return all published versions, ascending."""
-    try:
-        names = os.listdir(root / layout.VERSIONS)
-    except FileNotFoundError:
-        return []
+    names = (StorePath.of(root) / layout.VERSIONS).listing()
     return sorted(version for name in names if (version := layout.parse_version(name)) is not None)
 
 
-def newest_version(root: Path) -> int:
+def newest_version(root: Root) -> int:
     """Return the number of the latest version. Cheaper than ``versions``, since every commit calls it.
 
     Raises
@@ -196,18 +217,15 @@ def newest_version(root: Path) -> int:
     StoreNotFoundError
         If no version has been committed.
     """
-    try:
-        width = len(layout.version_file(0))
-        names = [name for name in os.listdir(root / layout.VERSIONS) if len(name) == width and name[0].isdigit()]
-    except FileNotFoundError:
-        names = []
-    newest = layout.parse_version(max(names, default=""))
+    width = len(layout.version_file(0))
+    names = (StorePath.of(root) / layout.VERSIONS).listing()
+    newest = layout.parse_version(max((name for name in names if len(name) == width and name[0].isdigit()), default=""))
     if newest is None:
         raise StoreNotFoundError(f"{root}: no version has been committed")
     return newest
 
 
-def load(root: Path, version: int | None = None) -> Manifest:
+def load(root: Root, version: int | None = None) -> Manifest:
     """Read one version, the latest by default.
 
     Raises
@@ -219,7 +237,7 @@ def load(root: Path, version: int | None = None) -> Manifest:
     """
     if version is None:
         version = newest_version(root)
-    path = root / layout.VERSIONS / layout.version_file(version)
+    path = StorePath.of(root) / layout.VERSIONS / layout.version_file(version)
     try:
         text = path.read_bytes()
     except FileNotFoundError as error:
@@ -229,7 +247,7 @@ def load(root: Path, version: int | None = None) -> Manifest:
     return _decode(path, text)
 
 
-def _decode(path: Path, data: bytes) -> Manifest:
+def _decode(path: StorePath, data: bytes) -> Manifest:
     try:
         text = layout.unseal(data)
     except ValueError as error:
@@ -248,7 +266,7 @@ def _decode(path: Path, data: bytes) -> Manifest:
         raise StoreDamageError(f"{path}: not a valid manifest ({where}: {problem['msg']})") from error
 
 
-def newest_readable(root: Path) -> Manifest:
+def newest_readable(root: StorePath) -> Manifest:
     """Return the newest manifest that is not damaged (for repair)."""
     for version in reversed(versions(root)):
         try:
@@ -258,7 +276,7 @@ def newest_readable(root: Path) -> Manifest:
     raise StoreDamageError(f"{root / layout.VERSIONS}: no manifest can be read")
 
 
-def publish(root: Path, build: Callable[[Manifest], Manifest | None], past_damage: bool = False) -> Manifest:
+def publish(root: Root, build: Callable[[Manifest], Manifest | None], past_damage: bool = False) -> Manifest:
     """Build the next manifest from the latest one and publish it; try again if another writer was faster.
 
     Parameters
@@ -281,6 +299,7 @@ def publish(root: Path, build: Callable[[Manifest], Manifest | None], past_damag
     StoreError
         If other writers were faster every time.
     """
+    root = StorePath.of(root)
     directory = root / layout.VERSIONS
     for _ in range(_MAX_ATTEMPTS):
         latest = newest_readable(root) if past_damage else load(root)

@@ -10,7 +10,6 @@ import ctypes
 import mmap
 import os
 import weakref
-from pathlib import Path
 
 import numpy as np
 
@@ -27,21 +26,17 @@ PAGE_BYTES = 4096
 """Size of a page of memory; every dataset of a shard that is as large begins at a multiple of it."""
 
 
-def map_file(path: Path, size: int) -> Array:
-    """Map a file and return it as a read-only array ``[size] uint8``; it is unmapped with its last view.
+def map_file(descriptor: int, size: int) -> Array:
+    """Map an open file and return it as a read-only array ``[size] uint8``; it is unmapped with its last view.
 
     Raises
     ------
     OSError
-        If the file cannot be opened or mapped.
+        If the file cannot be mapped.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        address = _libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, descriptor, 0)
-    finally:
-        os.close(descriptor)
+    address = _libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, descriptor, 0)
     if address == _FAILED:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(path))
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     owner = (ctypes.c_ubyte * size).from_address(address)
     weakref.finalize(owner, _libc.munmap, address, size).atexit = False  # views may be read until the very end
     view: Array = np.frombuffer(memoryview(owner), np.uint8)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import h5py
@@ -12,11 +11,13 @@ from pydantic import ValidationError
 
 from ..errors import StoreDamageError
 from . import durable, layout
+from .container import opened_container, plain_dataset
+from .inside import Root, StorePath
 from .rounding import RoundingError
 from .rows import DatasetPlace, Receipt
 
 
-def read_spec(root: Path, spec_digest: str) -> dict[str, Any]:
+def read_spec(root: Root, spec_digest: str) -> dict[str, Any]:
     """Read the spec that is kept under a digest.
 
     Raises
@@ -24,7 +25,7 @@ def read_spec(root: Path, spec_digest: str) -> dict[str, Any]:
     StoreDamageError
         If it is missing or does not match its digest.
     """
-    path = root / layout.SPECS / f"{spec_digest}.json"
+    path = StorePath.of(root) / layout.SPECS / f"{spec_digest}.json"
     try:
         data = path.read_bytes()
         spec: dict[str, Any] = json.loads(data)
@@ -37,7 +38,7 @@ def read_spec(root: Path, spec_digest: str) -> dict[str, Any]:
     return spec
 
 
-def read_receipt(path: Path) -> Receipt:
+def read_receipt(path: StorePath) -> Receipt:
     """Read a receipt, the file ``<id>.json`` beside a shard.
 
     Raises
@@ -56,7 +57,7 @@ def read_receipt(path: Path) -> Receipt:
 
 
 def make_receipt(
-    path: Path,
+    path: StorePath,
     places: Mapping[str, DatasetPlace],
     feature: str,
     spec_digest: str,
@@ -73,7 +74,7 @@ def make_receipt(
             "recipe": spec,
             "rows": places["duration_s"].shape[0],
             "ragged": "offset" in places,
-            "bytes": path.stat().st_size,
+            "bytes": path.status().st_size,
             "sha256": durable.file_digest(path),
             "datasets": places,
             "numerics": numerics,
@@ -84,17 +85,18 @@ def make_receipt(
 
 
 def rebuild_receipt(
-    path: Path, feature: str, spec_digest: str, spec: Mapping[str, Any], numerics: Mapping[str, Any]
+    path: StorePath, feature: str, spec_digest: str, spec: Mapping[str, Any], numerics: Mapping[str, Any]
 ) -> Receipt:
     """Return the receipt of a sound shard file that lost its own, with the places that HDF5 reports."""
-    with h5py.File(path, "r", locking=False) as file:
+    with path.opened() as raw, opened_container(raw.fileno()) as file:
         places = dataset_places(file)
     return make_receipt(path, places, feature, spec_digest, spec, numerics)
 
 
 def dataset_places(file: h5py.File) -> dict[str, DatasetPlace]:
     """Return the places of the datasets of an open shard, sorted by name."""
+    datasets = {name: plain_dataset(file, name) for name in sorted(file)}
     return {
         name: DatasetPlace(offset=dataset.id.get_offset() or 0, shape=dataset.shape, dtype=dataset.dtype.str)
-        for name, dataset in sorted(file.items())
+        for name, dataset in datasets.items()
     }

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import builtins
 import hashlib
+import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from . import layout
 from .rounding import RoundingError
@@ -85,14 +86,28 @@ class DatasetPlace(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    offset: int
-    shape: tuple[int, ...]
-    dtype: str
+    offset: int = Field(ge=0)
+    shape: tuple[Annotated[int, Field(ge=0)], ...]
+    dtype: str = Field(pattern=r"^(\|[bui]1|[<>][iuf][248])$")
 
     @property
     def nbytes(self) -> int:
         """Size of the dataset in bytes."""
-        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+_OPTIONAL = frozenset({"published_time_s"})
+"""Datasets that not every shard has."""
+
+
+def _columns(rows: int, steps: tuple[int, ...]) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Return shape and dtype of each dataset beside the values; the empty shape for one of any length."""
+    texts = dict.fromkeys(("keys", "media"), ((), "|u1"))
+    offsets = dict.fromkeys(("key_offset", "media_offset"), ((rows + 1,), "<i8"))
+    digests = dict.fromkeys(("cache_key", "row_digest", "record_digest"), ((rows, 32), "|u1"))
+    seconds = dict.fromkeys(("duration_s", "clip_start_s"), ((rows,), "<f8"))
+    times = dict.fromkeys(("time_s", "published_time_s"), (steps, "<f8"))
+    return {**texts, **offsets, **digests, **seconds, **times, "valid": (steps, "|u1")}
 
 
 class Receipt(BaseModel):
@@ -105,18 +120,41 @@ class Receipt(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    id: str
+    id: str = Field(pattern=r"^[0-9a-f]{32}$")
     feature: str
-    spec_digest: str = Field(validation_alias="spec", serialization_alias="spec")
+    spec_digest: str = Field(validation_alias="spec", serialization_alias="spec", pattern=r"^[0-9a-f]{64}$")
     spec: Mapping[str, Any] = Field(validation_alias="recipe", serialization_alias="recipe")
-    rows: int
+    rows: int = Field(ge=0)
     ragged: bool
-    bytes: int
-    sha256: str
+    bytes: int = Field(ge=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     datasets: Mapping[str, DatasetPlace]
     numerics: Mapping[str, Any]
     format_version: int
     rounding: Mapping[str, RoundingError] = {}
+
+    @model_validator(mode="after")
+    def _check_places(self) -> Receipt:
+        """Refuse places that are not those of such a shard: whoever maps the file trusts them."""
+        values = self.datasets.get("values")
+        if values is None or len(values.shape) < (1 if self.ragged else 2):
+            raise ValueError("it has no dataset of values")
+        steps = values.shape[:1] if self.ragged else (self.rows, values.shape[1])
+        expected = _columns(self.rows, steps)
+        if self.ragged:
+            expected["offset"] = ((self.rows + 1,), "<i8")
+        beside = set(self.datasets) - {"values"}
+        if not set(expected) - _OPTIONAL <= beside <= set(expected):
+            raise ValueError("its datasets are not those of a shard")
+        for name, place in self.datasets.items():
+            shape, dtype = expected.get(name, (values.shape, values.dtype))
+            if place.dtype != dtype or (place.shape != shape if shape else len(place.shape) != 1):
+                raise ValueError(f"dataset {name!r} has another form than in a shard")
+            if place.offset % np.dtype(place.dtype).itemsize or place.offset + place.nbytes > self.bytes:
+                raise ValueError(f"dataset {name!r} does not lie within its file")
+        if values.shape[: len(steps)] != steps:
+            raise ValueError("it states another number of rows than its values have")
+        return self
 
     def encode(self) -> builtins.bytes:
         """Return the content of its file, sealed against flipped bits."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,10 +18,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from ..errors import StoreDamageError
 from . import durable
+from .inside import Root, StorePath
 from .layout import new_id
 
 FANOUT = 8
@@ -37,10 +37,10 @@ class SegmentRef(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    path: str
-    rows: int
-    bytes: int
-    sha256: str
+    path: str = Field(pattern=r"^(index|sources|failures)/[0-9a-f]{32}\.(arrow|parquet)$")
+    rows: int = Field(ge=0)
+    bytes: int = Field(ge=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
 def log_schema(fields: Iterable[pa.Field]) -> pa.Schema:
@@ -48,7 +48,7 @@ def log_schema(fields: Iterable[pa.Field]) -> pa.Schema:
     return pa.schema([KEY_FIELD, *fields, REMOVED_FIELD])
 
 
-def write_segment(root: Path, directory: str, table: pa.Table, suffix: str = ".arrow") -> SegmentRef:
+def write_segment(root: StorePath, directory: str, table: pa.Table, suffix: str = ".arrow") -> SegmentRef:
     """Write a table that is already sorted by key. The file is durable on return, but no manifest names it yet."""
     sink = pa.BufferOutputStream()
     if suffix == ".parquet":
@@ -67,26 +67,38 @@ def write_segment(root: Path, directory: str, table: pa.Table, suffix: str = ".a
     )
 
 
-def open_segment(root: Path, ref: SegmentRef) -> pa.Table:
-    """Memory-map a segment.
+def open_segment(root: StorePath, ref: SegmentRef, schema: pa.Schema) -> pa.Table:
+    """Memory-map a segment and validate it, so that no record of it can lead outside its memory.
 
     Raises
     ------
     StoreDamageError
-        If the file is missing, differs in size from the manifest, or cannot be parsed.
+        If the file is missing, differs in size or rows from the manifest, has another schema, or is not sound.
     """
     path = root / ref.path
     try:
-        size = path.stat().st_size
-        if size != ref.bytes:
-            raise StoreDamageError(f"{path}: {size} bytes, the manifest says {ref.bytes}")
-        if path.suffix == ".parquet":
-            return pq.read_table(path, memory_map=True)
-        return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        with path.by_descriptor() as name, pa.memory_map(name) as file:
+            if file.size() != ref.bytes:
+                raise StoreDamageError(f"{path}: {file.size()} bytes, the manifest says {ref.bytes}")
+            table = _parquet(file, ref.rows) if path.suffix == ".parquet" else pa.ipc.open_file(file).read_all()
+        if table.num_rows != ref.rows:
+            raise StoreDamageError(f"{path}: {table.num_rows} rows, the manifest says {ref.rows}")
+        if not table.schema.equals(schema):
+            raise StoreDamageError(f"{path}: its columns are not those of such a file")
+        table.validate(full=True)
     except FileNotFoundError as error:
         raise StoreDamageError(f"{path}: named by the manifest but missing; run `reelstore repair`") from error
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, ValueError, MemoryError) as error:
         raise StoreDamageError(f"{path}: cannot be read ({error})") from error
+    if any(column.null_count for column in table.columns):
+        raise StoreDamageError(f"{path}: a record lacks a value")
+    return table
+
+
+def _parquet(file: pa.NativeFile, rows: int) -> pa.Table:
+    """Read a Parquet file, if it has so many rows: a small file may state more than any memory holds."""
+    reader = pq.ParquetFile(file)
+    return reader.read() if reader.metadata.num_rows == rows else reader.schema_arrow.empty_table()
 
 
 def merge(tables: Sequence[pa.Table], drop_removed: bool) -> pa.Table:
@@ -119,7 +131,7 @@ def whole(column: pa.ChunkedArray) -> pa.Array:
 
 
 def append(
-    root: Path, directory: str, refs: Sequence[SegmentRef], table: pa.Table, suffix: str = ".arrow"
+    root: Root, directory: str, refs: Sequence[SegmentRef], table: pa.Table, suffix: str = ".arrow"
 ) -> tuple[SegmentRef, ...]:
     """Return the log with ``table`` as its newest segment, merging size classes that are full.
 
@@ -127,11 +139,12 @@ def append(
     """
     if table.num_rows == 0:
         return tuple(refs)
+    root = StorePath.of(root)
     kept = list(refs)
     tables = [_sorted_unique(table)]
     rows = table.num_rows
     while tail := _full_size_class(kept, rows):
-        tables[:0] = [open_segment(root, ref) for ref in tail]
+        tables[:0] = [open_segment(root, ref, table.schema) for ref in tail]
         rows += sum(ref.rows for ref in tail)
         del kept[len(kept) - len(tail) :]
     merged = merge(tables, drop_removed=not kept)
@@ -249,8 +262,8 @@ class _Segment:
 class SegmentLog:
     """Read access to a log as one manifest lists it. Opens no file before its first use."""
 
-    def __init__(self, root: Path, refs: Sequence[SegmentRef], schema: pa.Schema) -> None:
-        self._root = root
+    def __init__(self, root: Root, refs: Sequence[SegmentRef], schema: pa.Schema) -> None:
+        self._root = StorePath.of(root)
         self._refs = tuple(refs)
         self._schema = schema
         self._opened: list[_Segment] | None = None
@@ -258,7 +271,7 @@ class SegmentLog:
 
     def _segments(self) -> list[_Segment]:
         if self._opened is None:
-            tables = [open_segment(self._root, ref) for ref in self._refs]
+            tables = [open_segment(self._root, ref, self._schema) for ref in self._refs]
             self._opened = [_Segment(table) for table in tables if table.num_rows]
         return self._opened
 

@@ -11,17 +11,17 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, Any
 
-import h5py
 import numpy as np
 
 from ..errors import StoreDamageError, StoreError
 from . import durable, layout
-from .container import create_container, create_dataset
+from .container import create_container, create_dataset, opened_container
+from .inside import Root, StorePath
 from .mapped import map_file
 from .receipts import dataset_places, make_receipt, read_spec
 from .rounding import RoundingError
@@ -58,13 +58,13 @@ class ShardWriter:
         Size of the values added so far.
     """
 
-    def __init__(self, root: Path, feature: str, spec_digest: str, numerics: Mapping[str, Any]) -> None:
-        self._root = root
+    def __init__(self, root: Root, feature: str, spec_digest: str, numerics: Mapping[str, Any]) -> None:
+        self._root = StorePath.of(root)
         self._feature = layout.check_name(feature)
         self._spec_digest = spec_digest
         self._numerics = dict(numerics)
         self._id = layout.new_id()
-        self._spool_path = root / layout.STAGING / f"{self._id}.spool"
+        self._spool_path = self._root / layout.STAGING / f"{self._id}.spool"
         self._spool: IO[bytes] | None = None
         self._rows: list[_Spooled] = []
         self._dtype: np.dtype[Any] | None = None
@@ -112,7 +112,7 @@ class ShardWriter:
     def _check(self, row: Row) -> None:
         """Refuse a row whose arrays disagree with each other or with earlier rows."""
         where = f"{self._feature}: key {row.key!r}"
-        if row.values.ndim == 0 or row.values.dtype.kind not in "biuf":
+        if row.values.ndim == 0 or row.values.dtype.kind not in "biuf" or row.values.dtype.itemsize > 8:
             raise StoreError(
                 f"{where}: rows are arrays of numbers [T, …], not {row.values.dtype}{list(row.values.shape)}"
             )
@@ -136,8 +136,7 @@ class ShardWriter:
 
     def _spool_values(self, values: Array) -> None:
         if self._spool is None:
-            with durable.crash_points("create", self._spool_path):
-                self._spool = self._spool_path.open("xb", buffering=0)
+            self._spool = os.fdopen(durable.create(self._spool_path), "r+b", buffering=0)
         self._spool.seek(self.bytes)  # over the remains of a write that an earlier error cut short
         rest = values.view(np.uint8).reshape(-1).data
         while rest:
@@ -176,14 +175,13 @@ class ShardWriter:
         finally:
             self.discard()
 
-    def _finish(self, staged: Path, rounding: Mapping[str, RoundingError]) -> Receipt:
+    def _finish(self, staged: StorePath, rounding: Mapping[str, RoundingError]) -> Receipt:
         if self._spool is None or self._dtype is None:
             raise StoreError(f"{self._feature}: a shard needs at least one row")
         spec = read_spec(self._root, self._spec_digest)
-        self._spool.close()
         rows = sorted(self._rows, key=lambda spooled: (spooled.key, spooled.row.cache_key))
-        with durable.crash_points("shard", staged), self._spool_path.open("rb") as spool:
-            places = _write_file(staged, rows, spool, self._dtype)
+        with durable.crash_points("shard", staged):
+            places = _write_file(staged, rows, self._spool, self._dtype)
         receipt = make_receipt(staged, places, self._feature, self._spec_digest, spec, self._numerics, rounding)
         check = ShardReader(staged, receipt)
         problems = check.problems()
@@ -202,7 +200,9 @@ class ShardWriter:
         return receipt
 
 
-def _write_file(path: Path, rows: list[_Spooled], spool: IO[bytes], dtype: np.dtype[Any]) -> dict[str, DatasetPlace]:
+def _write_file(
+    path: StorePath, rows: list[_Spooled], spool: IO[bytes], dtype: np.dtype[Any]
+) -> dict[str, DatasetPlace]:
     """Create the HDF5 file and return the places of its datasets."""
     steps = np.array([spooled.shape[0] for spooled in rows], np.int64)
     step_shape = rows[0].shape[1:]
@@ -212,7 +212,7 @@ def _write_file(path: Path, rows: list[_Spooled], spool: IO[bytes], dtype: np.dt
         columns["offset"] = _offsets(steps)
     shape = (int(steps.sum()), *step_shape) if ragged else (len(rows), int(steps[0]), *step_shape)
     forms = {"values": (shape, dtype), **{name: (column.shape, column.dtype) for name, column in columns.items()}}
-    with StagedFile(path) as target, create_container(target) as file:
+    with StagedFile(path.open(os.O_RDWR | os.O_CREAT | os.O_EXCL)) as target, create_container(target) as file:
         datasets = {  # the sort keeps the order of equal item sizes
             name: create_dataset(file, name, *form)
             for name, form in sorted(forms.items(), key=lambda named: -named[1][1].itemsize)
@@ -283,30 +283,37 @@ class ShardReader:
         If the file is missing, has another size than its receipt says, or differs from its receipt.
     """
 
-    def __init__(self, path: Path, receipt: Receipt, check_header: bool = True) -> None:
+    def __init__(self, path: StorePath, receipt: Receipt, check_header: bool = True) -> None:
         self.path = path
         self.receipt = receipt
         try:
-            size = path.stat().st_size
+            descriptor = path.open()
         except FileNotFoundError as error:
             raise StoreDamageError(f"{path}: named by the manifest but missing; run `reelstore repair`") from error
-        if size != receipt.bytes:
-            raise StoreDamageError(f"{path}: {size} bytes, its receipt says {receipt.bytes}; run `reelstore repair`")
-        if check_header:
-            self._check_header()
-        self._map: Array | None = map_file(path, size)
+        try:
+            size = os.fstat(descriptor).st_size
+            if size != receipt.bytes:
+                raise StoreDamageError(
+                    f"{path}: {size} bytes, its receipt says {receipt.bytes}; run `reelstore repair`"
+                )
+            if check_header:
+                self._check_header(descriptor)
+            self._map: Array | None = map_file(descriptor, size)
+        except OSError as error:
+            raise StoreDamageError(f"{path}: cannot be read ({error.strerror})") from error
+        finally:
+            os.close(descriptor)
         self._columns: dict[str, Array] = {}
 
-    def _check_header(self) -> None:
+    def _check_header(self, descriptor: int) -> None:
         """Compare the places in the receipt with those that HDF5 reports."""
         try:
-            with h5py.File(self.path, "r", locking=False) as file:
-                for name, place in self.receipt.datasets.items():
-                    dataset = file[name]
-                    actual = (dataset.id.get_offset() or 0, dataset.shape, dataset.dtype.str, dataset.chunks)
-                    if actual != (place.offset, place.shape, place.dtype, None):
-                        raise StoreDamageError(f"{self.path}: dataset {name!r} is not where its receipt says")
-        except (OSError, KeyError, RuntimeError) as error:
+            with opened_container(descriptor) as file:
+                places = dataset_places(file)
+            for name, place in self.receipt.datasets.items():
+                if places.get(name) != place:
+                    raise StoreDamageError(f"{self.path}: dataset {name!r} is not where its receipt says")
+        except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise StoreDamageError(f"{self.path}: cannot be read as HDF5 ({error})") from error
 
     def close(self) -> None:
@@ -331,18 +338,25 @@ class ShardReader:
 
     def span(self, row: int) -> tuple[int, int]:
         """Return (first step, T) of a row within ``steps``."""
+        if not 0 <= row < self.receipt.rows:
+            raise StoreDamageError(f"{self.path}: has {self.receipt.rows} rows, the index names row {row}")
         if not self.receipt.ragged:
             length = self.receipt.datasets["values"].shape[1]
             return row * length, length
-        first, end = self.column("offset")[row : row + 2].tolist()
+        first, end = self._bounds("offset", row, self.receipt.datasets["values"].shape[0])
         return first, end - first
 
+    def _bounds(self, offset: str, row: int, total: int) -> tuple[int, int]:
+        """Return where the data of a row begin and end in a dataset of ``total`` items."""
+        first, end = self.column(offset)[row : row + 2].tolist()
+        if not 0 <= first <= end <= total:
+            raise StoreDamageError(f"{self.path}: row {row} does not lie within its dataset; run `reelstore verify`")
+        return first, end
+
     def _steps(self, name: str, row: int) -> Array:
-        if not self.receipt.ragged:
-            view: Array = self.column(name)[row]
-            return view
-        offset = self.column("offset")
-        return self.column(name)[offset[row] : offset[row + 1]]
+        first, steps = self.span(row)
+        view: Array = self.steps(name)[first : first + steps] if self.receipt.ragged else self.column(name)[row]
+        return view
 
     def values(self, row: int) -> Array:
         """Return the values of a row, ``[T, *step]``."""
@@ -362,12 +376,16 @@ class ShardReader:
         return self._steps("published_time_s", row) if "published_time_s" in self.receipt.datasets else None
 
     def _text(self, name: str, row: int) -> bytes:
-        offset = self.column("key_offset" if name == "keys" else f"{name}_offset")
-        return self.column(name)[offset[row] : offset[row + 1]].tobytes()
+        text = self.column(name)
+        first, end = self._bounds("key_offset" if name == "keys" else f"{name}_offset", row, len(text))
+        return text[first:end].tobytes()
 
     def key(self, row: int) -> str:
         """Return the key under which a row was written."""
-        return self._text("keys", row).decode("utf-8")
+        try:
+            return self._text("keys", row).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise StoreDamageError(f"{self.path}: row {row}: its key is damaged ({error})") from error
 
     def cache_key(self, row: int) -> bytes:
         """Return the cache key of a row, 32 bytes."""
@@ -379,7 +397,10 @@ class ShardReader:
 
     def media(self, row: int) -> dict[str, Any]:
         """Return the record of how a row's video was decoded."""
-        record: dict[str, Any] = json.loads(self._text("media", row))
+        try:
+            record: dict[str, Any] = json.loads(self._text("media", row))
+        except (ValueError, RecursionError) as error:
+            raise StoreDamageError(f"{self.path}: row {row}: its media record is damaged ({error})") from error
         return record
 
     def clip(self, row: int) -> tuple[float, float]:
@@ -413,6 +434,12 @@ class ShardReader:
 
     def row_is_sound(self, row: int) -> bool:
         """Return whether a row and everything kept beside it still match their digests."""
+        try:
+            return self._matches(row)
+        except StoreDamageError:  # it does not even lie within the shard
+            return False
+
+    def _matches(self, row: int) -> bool:
         times = self._steps("time_s", row)
         digest = row_digest(self.values(row), times, self.valid(row), self.published_times(row))
         if digest != self.digest(row):
@@ -427,7 +454,7 @@ class ShardReader:
             if not self.row_is_sound(row):
                 try:
                     name = repr(self.key(row))
-                except UnicodeDecodeError:
+                except StoreDamageError:
                     name = "(its key is damaged too)"
                 lines.append(f"row {row}, key {name}: bytes do not match the row digest")
         return lines

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from types import TracebackType
 
 
@@ -13,10 +12,15 @@ class StagedFile:
     If HDF5 cannot flush its buffers, as on a full disk, it takes the whole process down (a segmentation fault in its
     exit handler). So the first error is kept, HDF5 finishes as if nothing had happened, and the caller discards the
     file when ``close`` raises.
+
+    Parameters
+    ----------
+    descriptor
+        Of the new file, open for reading and writing; ``close`` closes it.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
         self._position = 0
         self._size = 0
         self._error: OSError | None = None

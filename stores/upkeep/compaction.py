@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -24,6 +23,7 @@ from ..commit import Changes, Placed, check_identity, commit, place_shard
 from ..errors import StoreDamageError, StoreError
 from ..format import layout, schemas
 from ..format.indexed import IndexedRow, IndexedRows, rows_by_shard
+from ..format.inside import Root, StorePath
 from ..format.manifest import FeatureEntry, load
 from ..format.receipts import read_receipt
 from ..format.rounding import RoundingError, pooled
@@ -74,7 +74,7 @@ class _Small:
 
 
 def compact(
-    root: Path,
+    root: Root,
     shard_mb: float = SHARD_MB,
     shard_rows: int = SHARD_ROWS,
     above: int | None = None,
@@ -105,8 +105,7 @@ def compact(
     """
     if above is not None and above < 1:
         raise StoreError(f"above={above}: the number of small shards that may stay is at least 1")
-    root = root.absolute()
-    check_identity(root)
+    root = check_identity(root)
     manifest = load(root)
     outcome = Compaction(manifest.version)
     for name, feature in sorted(manifest.features.items()):
@@ -160,7 +159,7 @@ def _size_class(rows: int, base: int) -> int:
 
 
 def _groups(
-    root: Path, name: str, feature: FeatureEntry, full_bytes: float, full_rows: int
+    root: StorePath, name: str, feature: FeatureEntry, full_bytes: float, full_rows: int
 ) -> Iterator[tuple[str, list[_Small]]]:
     """Yield (numerics, small shards) whose rows may share a shard: equal step shape, dtype and set of columns."""
     entry = feature.specs[feature.current]
@@ -175,7 +174,8 @@ def _groups(
         path = layout.feature_directory(root, name, feature.current) / f"{record['key'].hex()}.h5"
         receipt = read_receipt(path.with_suffix(".json"))
         reader = ShardReader(path, receipt)
-        groups.setdefault((record["numerics"], _form(receipt)), []).append(_Small(reader, _rows(reader, rows)))
+        numerics = layout.canonical_json(receipt.numerics).decode()
+        groups.setdefault((numerics, _form(receipt)), []).append(_Small(reader, _rows(reader, rows)))
     for (numerics, _), group in sorted(groups.items(), key=lambda named: named[0]):
         yield numerics, group
 
@@ -198,7 +198,7 @@ def _rows(reader: ShardReader, rows: IndexedRows) -> list[_Row]:
 
 
 def _rewritten(
-    root: Path, name: str, spec_digest: str, numerics: str, rows: list[_Row], full_bytes: float, full_rows: int
+    root: StorePath, name: str, spec_digest: str, numerics: str, rows: list[_Row], full_bytes: float, full_rows: int
 ) -> Iterator[tuple[Receipt, list[Placed]]]:
     """Copy rows into new shards."""
     writer = ShardWriter(root, name, spec_digest, json.loads(numerics))
@@ -234,7 +234,7 @@ def _rounding(rows: list[_Row]) -> dict[str, RoundingError]:
     return {kind: pooled([errors[kind] for errors in sources.values() if kind in errors]) for kind in kinds}
 
 
-def _moved(root: Path, receipt: Receipt, rows: list[_Row]) -> list[Placed]:
+def _moved(root: StorePath, receipt: Receipt, rows: list[_Row]) -> list[Placed]:
     """Return the index records of copied rows, each with the place that it was copied from."""
     before = {key: (row.reader.receipt.id, row.row) for row in rows for key in row.keys}
     placed = place_shard(root, receipt, {row.keys[0]: row.keys[1:] for row in rows})

@@ -8,11 +8,11 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from ..commit import check_identity
 from ..errors import StoreError
-from ..format import durable, layout, leases
+from ..format import durable, layout, leases, schemas
+from ..format.inside import Root, StorePath
 from ..format.live import live_values
 from ..format.manifest import FeatureEntry, Manifest, load, publish, versions
 from ..format.segments import SegmentRef
@@ -32,7 +32,7 @@ class Collection:
     bytes: int = 0
 
 
-def collect(root: Path, grace_seconds: float = GRACE_SECONDS, dry_run: bool = False) -> Collection:
+def collect(root: Root, grace_seconds: float = GRACE_SECONDS, dry_run: bool = False) -> Collection:
     """Drop old versions, specs retired before the grace period, and the files that no kept version names.
 
     The latest version, leased versions and versions younger than the grace period are kept, with every file that they
@@ -47,8 +47,7 @@ def collect(root: Path, grace_seconds: float = GRACE_SECONDS, dry_run: bool = Fa
     dry_run
         Report what would be removed, and remove nothing.
     """
-    root = root.absolute()
-    check_identity(root)
+    root = check_identity(root)
     now = time.time()
     outcome = Collection()
     leased, dead_leases = leases.held(root, now)
@@ -67,10 +66,9 @@ def collect(root: Path, grace_seconds: float = GRACE_SECONDS, dry_run: bool = Fa
     named = _named(root, kept)
     garbage = []
     for path in _files(root):
-        relative = path.relative_to(root).as_posix()
-        if relative not in named and (status := _old(path, now - grace_seconds)):
+        if path.relative not in named and (status := _old(path, now - grace_seconds)):
             garbage.append(path)
-            outcome.files.append(relative)
+            outcome.files.append(path.relative)
             outcome.bytes += status.st_size
     if dry_run:
         return outcome
@@ -80,23 +78,23 @@ def collect(root: Path, grace_seconds: float = GRACE_SECONDS, dry_run: bool = Fa
     for path in (*dead_leases, *garbage):
         durable.unlink(path)
     for parent in (layout.FEATURES, layout.TABLES):
-        for directory in sorted((root / parent).iterdir()):
-            if directory.is_dir() and not any(directory.iterdir()) and _old(directory, now - grace_seconds):
+        for directory in (root / parent).directories():
+            if not directory.listing() and _old(directory, now - grace_seconds):
                 with contextlib.suppress(OSError):  # a writer has just put its first shard there
                     durable.remove_directory(directory)
     return outcome
 
 
-def _old(path: Path, before: float) -> os.stat_result | None:
+def _old(path: StorePath, before: float) -> os.stat_result | None:
     """Return the status of a file last written before a time; None if it is younger, or no longer there."""
     try:
-        status = path.stat()
+        status = path.status()
     except FileNotFoundError:
         return None
     return status if status.st_mtime <= before else None
 
 
-def _retire(root: Path, before: float, outcome: Collection, dry_run: bool) -> Manifest:
+def _retire(root: StorePath, before: float, outcome: Collection, dry_run: bool) -> Manifest:
     """Drop specs retired before a time from the latest version, and return it."""
 
     def build(latest: Manifest) -> Manifest | None:
@@ -118,7 +116,7 @@ def _retire(root: Path, before: float, outcome: Collection, dry_run: bool) -> Ma
     return publish(root, build)
 
 
-def _named(root: Path, kept: list[Manifest]) -> set[str]:
+def _named(root: StorePath, kept: list[Manifest]) -> set[str]:
     """Return every file that the kept versions need, relative to the store."""
     named: set[str] = set()
     logs: dict[tuple[str, str], set[tuple[SegmentRef, ...]]] = {}
@@ -130,27 +128,23 @@ def _named(root: Path, kept: list[Manifest]) -> set[str]:
                 logs.setdefault((name, spec_digest), set()).add(entry.index)
         for _, _, part in manifest.table_parts():
             named.add(f"{layout.SPECS}/{part.spec_digest}.json")
-            named.update(str(Path(file.path).with_suffix(".json")) for file in part.files)
+            named.update((root / file.path).with_suffix(".json").relative for file in part.files)
     for (name, spec_digest), indexes in sorted(logs.items()):
-        directory = layout.feature_directory(root, name, spec_digest).relative_to(root).as_posix()
-        for shard in live_values(root, indexes, "shard"):
+        directory = layout.feature_directory(root, name, spec_digest).relative
+        for shard in live_values(root, indexes, schemas.INDEX, "shard"):
             named.update((f"{directory}/{shard.hex()}.h5", f"{directory}/{shard.hex()}.json"))
     return named
 
 
-def _files(root: Path) -> Iterator[Path]:
+def _files(root: StorePath) -> Iterator[StorePath]:
     """Yield every file that could be garbage: data files, staged files, and nonces of commits that died."""
-    for name in (
-        layout.FEATURES,
-        layout.TABLES,
-        layout.INDEX,
-        layout.SOURCES,
-        layout.FAILURES,
-        layout.STAGING,
-        layout.SPECS,
-    ):
-        directory = root / name
-        if not directory.is_dir():
-            raise StoreError(f"{directory}: missing; run `reelstore verify`")
-        yield from (path for path in sorted(directory.rglob("*")) if path.is_file() and not path.is_symlink())
-    yield from sorted(path for path in (root / layout.VERSIONS).iterdir() if path.name.startswith("."))
+    nested, flat = (layout.FEATURES, layout.TABLES), (layout.INDEX, layout.SOURCES, layout.FAILURES, layout.STAGING)
+    for name in (*nested, *flat, layout.SPECS):
+        if not (root / name).exists():
+            raise StoreError(f"{root / name}: missing; run `reelstore verify`")
+    for name in nested:
+        for directory in (root / name).directories():
+            yield from directory.files()
+    for name in (*flat, layout.SPECS):
+        yield from (root / name).files()
+    yield from (path for path in (root / layout.VERSIONS).files() if path.name.startswith("."))

@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +16,7 @@ from ..commit import Changes, check_identity, commit, place_shard, shard_table, 
 from ..errors import StoreDamageError
 from ..format import durable, layout, schemas, segments
 from ..format.indexed import IndexedRows, IndexedShards, rows_by_shard
+from ..format.inside import Root, StorePath
 from ..format.manifest import (
     FeatureEntry,
     Manifest,
@@ -32,12 +32,14 @@ from ..format.rows import Receipt
 from ..format.segments import SegmentLog, open_segment
 from ..format.shard import ShardReader, ShardWriter
 from ..format.soundness import sound_rows
+from .probe import container_problem, header_problem
 from .verification import (
     Verification,
-    check_file,
+    check_segment,
     check_shard,
     check_spec_file,
     check_table,
+    check_table_file,
     damaged_versions,
 )
 
@@ -70,28 +72,31 @@ class Adoption(NamedTuple):
     rows: int
 
 
-def orphans(root: Path, manifest: Manifest, wanted: Iterable[tuple[str, str]] = ()) -> list[Receipt]:
+def orphans(root: Root, manifest: Manifest, wanted: Iterable[tuple[str, str]] = ()) -> list[Receipt]:
     """Return the receipts of finished, sound shards that this version does not name.
 
     The search covers the specs of the manifest, the (feature, spec digest) pairs in ``wanted``, and features that were
     never committed.
     """
+    root = StorePath.of(root)
     listed_specs = {(name, digest) for name, feature in manifest.features.items() for digest in feature.specs}
     receipts = []
     for name, spec_digest in sorted(listed_specs | set(wanted) | _unclaimed(root, manifest)):
         directory = layout.feature_directory(root, name, spec_digest)
-        if not directory.is_dir():
+        if not directory.is_directory():
             continue
         shards = manifest.spec_entry(name, spec_digest).shards
         listed = {record["key"].hex() for record in SegmentLog(root, shards, schemas.SHARDS)}
-        for path in sorted(directory.glob("*.json")):
+        for path in directory.files(".json"):
             if path.stem in listed:
                 continue
             try:
                 receipt = read_receipt(path)
                 if (receipt.feature, receipt.spec_digest, receipt.id) != (name, spec_digest, path.stem):
                     continue
-                reader = ShardReader(path.with_suffix(".h5"), receipt)
+                if header_problem(path.with_suffix(".h5")) is not None:
+                    continue
+                reader = ShardReader(path.with_suffix(".h5"), receipt, check_header=False)
             except StoreDamageError:
                 continue
             if durable.file_digest(reader.path) == receipt.sha256 and sound_rows(reader, np.arange(receipt.rows)).all():
@@ -100,14 +105,14 @@ def orphans(root: Path, manifest: Manifest, wanted: Iterable[tuple[str, str]] = 
     return receipts
 
 
-def _unclaimed(root: Path, manifest: Manifest) -> set[tuple[str, str]]:
+def _unclaimed(root: StorePath, manifest: Manifest) -> set[tuple[str, str]]:
     """Return (feature, spec digest) of shard directories whose feature is in no manifest: their run died early."""
-    digests = {path.stem[:8]: path.stem for path in (root / layout.SPECS).glob("*.json")}
-    names = [path.name.rpartition("-") for path in (root / layout.FEATURES).iterdir() if path.is_dir()]
+    digests = {path.stem[:8]: path.stem for path in (root / layout.SPECS).files(".json")}
+    names = [path.name.rpartition("-") for path in (root / layout.FEATURES).directories()]
     return {(name, digests[prefix]) for name, _, prefix in names if name not in manifest.features and prefix in digests}
 
 
-def adopt(root: Path, manifest: Manifest, wanted: Iterable[tuple[str, str]] = ()) -> Adoption:
+def adopt(root: Root, manifest: Manifest, wanted: Iterable[tuple[str, str]] = ()) -> Adoption:
     """Commit finished shards that a crash left unnamed.
 
     An orphan never overrides a committed row: a key that has a row keeps it. If that is true of all its keys (its
@@ -139,7 +144,7 @@ def adopt(root: Path, manifest: Manifest, wanted: Iterable[tuple[str, str]] = ()
     return Adoption(commit(root, changes), len(changes.shards), len(changes.placed))
 
 
-def repair(root: Path) -> Repair:
+def repair(root: Root) -> Repair:
     """Repair a damaged store.
 
     Specs, receipts and lists are restored from what is sound, orphaned shards are adopted, damaged shards are rewritten
@@ -153,7 +158,7 @@ def repair(root: Path) -> Repair:
     StoreDamageError
         If no manifest can be read.
     """
-    root = root.absolute()
+    root = StorePath.of(root)
     outcome = Repair(rebuilt_identity=_rebuild_identity(root))
     check_identity(root)
     damaged: dict[tuple[str, str], IndexedShards] = {}
@@ -176,7 +181,7 @@ def repair(root: Path) -> Repair:
         tables, outcome.dropped_tables = _restored_tables(root, latest)
         update: dict[str, Any] = {"features": features, "tables": tables}
         for log in ("sources", "failures"):
-            update[log] = tuple(ref for ref in getattr(latest, log) if _sound(root, ref))
+            update[log] = tuple(ref for ref in getattr(latest, log) if _sound(root, ref, log))
         successor = latest.model_copy(update=update)
         return None if successor == latest else successor
 
@@ -196,14 +201,14 @@ def repair(root: Path) -> Repair:
     return outcome
 
 
-def _rebuild_identity(root: Path) -> bool:
+def _rebuild_identity(root: StorePath) -> bool:
     """Write a missing or unreadable ``store.json`` anew if there are versions, and return whether it was written."""
     identity = root / layout.IDENTITY
     try:
         record = json.loads(identity.read_bytes())
     except FileNotFoundError:
         record = None
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         if not identity.is_file():
             return False
         record = None
@@ -215,27 +220,34 @@ def _rebuild_identity(root: Path) -> bool:
     return True
 
 
-def _sound(root: Path, ref: segments.SegmentRef) -> bool:
-    return check_file(root, ref.path, ref.bytes, ref.sha256, Verification(0))
+def _sound(root: StorePath, ref: segments.SegmentRef, log: str) -> bool:
+    return check_segment(root, ref, log, Verification(0))
 
 
-def _restore_spec(root: Path, spec_digest: str) -> bool:
+def _restore_spec(root: StorePath, spec_digest: str) -> bool:
     """Restore a missing or damaged spec from a receipt; return whether it can be read."""
     if check_spec_file(root, spec_digest, Verification(0)):
         return True
     for parent in (layout.FEATURES, layout.TABLES):
-        for path in sorted((root / parent).glob(f"*-{spec_digest[:8]}/*.json")):
-            try:
-                spec = json.loads(layout.unseal(path.read_bytes()))["recipe"]
-            except (OSError, ValueError, KeyError):
-                continue
-            if layout.digest(spec) == spec_digest:
-                write_spec(root, spec)
-                return True
+        folders = (root / parent).directories()
+        for folder in [folder for folder in folders if folder.name.endswith(f"-{spec_digest[:8]}")]:
+            for path in folder.files(".json"):
+                if (spec := _recipe(path)) is not None and layout.digest(spec) == spec_digest:
+                    write_spec(root, spec)
+                    return True
     return False
 
 
-def _restored_tables(root: Path, manifest: Manifest) -> tuple[dict[str, TableEntry], list[str]]:
+def _recipe(receipt: StorePath) -> dict[str, Any] | None:
+    """Return the spec that a receipt of a shard or table holds; None if it is damaged."""
+    try:
+        spec = json.loads(layout.unseal(receipt.read_bytes()))["recipe"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError, StoreDamageError):
+        return None
+    return spec if isinstance(spec, dict) else None
+
+
+def _restored_tables(root: StorePath, manifest: Manifest) -> tuple[dict[str, TableEntry], list[str]]:
     """Return the tables with the parts that are sound or can be restored, and the names of the parts that are lost."""
     parts: dict[str, dict[str, TablePart]] = {}
     lost = []
@@ -253,10 +265,10 @@ def _restored_tables(root: Path, manifest: Manifest) -> tuple[dict[str, TableEnt
     return kept, [f"{name}/{part_name}" if part_name else name for name, part_name in sorted(lost)]
 
 
-def _restore_part(root: Path, name: str, part_name: str, part: TablePart) -> bool:
+def _restore_part(root: StorePath, name: str, part_name: str, part: TablePart) -> bool:
     """Restore the spec and receipts of a table part; return whether its files are sound."""
     if not _restore_spec(root, part.spec_digest) or not all(
-        check_file(root, file.path, file.bytes, file.sha256, Verification(0)) for file in part.files
+        check_table_file(root, file, Verification(0)) for file in part.files
     ):
         return False
     if not _part_is_sound(root, name, part_name, part):
@@ -269,40 +281,44 @@ def _restore_part(root: Path, name: str, part_name: str, part: TablePart) -> boo
     return True
 
 
-def _part_is_sound(root: Path, name: str, part_name: str, part: TablePart) -> bool:
+def _part_is_sound(root: StorePath, name: str, part_name: str, part: TablePart) -> bool:
     check = Verification(0)
     check_table(root, name, part_name, part, check)
     return check.ok
 
 
-def _restore_receipt(path: Path, name: str, spec_digest: str, record: Mapping[str, Any]) -> None:
+def _restore_receipt(path: StorePath, name: str, spec_digest: str, record: Mapping[str, Any]) -> None:
     """Rebuild the receipt of a listed shard, if the shard's file is still the one that was committed."""
-    root = path.parents[2]
+    root = StorePath(path.root)
     try:
         if read_receipt(path.with_suffix(".json")).sha256 == record["sha256"].hex():
             return
     except StoreDamageError:
         pass
-    if not path.is_file() or durable.file_digest(path) != record["sha256"].hex():
+    if not path.is_file() or durable.file_digest(path) != record["sha256"].hex() or container_problem(path):
         return
-    receipt = rebuild_receipt(path, name, spec_digest, read_spec(root, spec_digest), json.loads(record["numerics"]))
+    try:
+        numerics = json.loads(record["numerics"])
+    except (ValueError, RecursionError):
+        return
+    receipt = rebuild_receipt(path, name, spec_digest, read_spec(root, spec_digest), numerics)
     durable.replace_file(path.with_suffix(".json"), root / layout.STAGING / layout.new_id(), receipt.encode())
 
 
-def _without_damage(root: Path, name: str, spec_digest: str, entry: SpecEntry) -> tuple[SpecEntry, IndexedShards]:
+def _without_damage(root: StorePath, name: str, spec_digest: str, entry: SpecEntry) -> tuple[SpecEntry, IndexedShards]:
     """Return an entry that names sound shards only, and the rows of the damaged ones."""
     directory = layout.feature_directory(root, name, spec_digest)
-    index_refs = [ref for ref in entry.index if _sound(root, ref)]
-    shard_refs = [ref for ref in entry.shards if _sound(root, ref)]
+    index_refs = [ref for ref in entry.index if _sound(root, ref, "index")]
+    shard_refs = [ref for ref in entry.shards if _sound(root, ref, "shards")]
     records = {record["key"]: record for record in SegmentLog(root, shard_refs, schemas.SHARDS)}
     index = SegmentLog(root, index_refs, schemas.INDEX).table()
     whole = len(index_refs) == len(entry.index) and len(shard_refs) == len(entry.shards)
     if not whole:
-        for path in sorted(directory.glob("*.json")):  # a list was lost: every finished shard counts again
+        for path in directory.files(".json"):  # a list was lost: every finished shard counts again
             record = _record(path, name, spec_digest)
             if record is not None:
                 records.setdefault(record["key"], record)
-        index = _recovered(directory, [open_segment(root, ref) for ref in index_refs], list(records))
+        index = _recovered(directory, [open_segment(root, ref, schemas.INDEX) for ref in index_refs], list(records))
     damaged = {}
     for shard, rows in sorted(rows_by_shard(index).items()):
         check = Verification(0)
@@ -311,7 +327,7 @@ def _without_damage(root: Path, name: str, spec_digest: str, entry: SpecEntry) -
             check_shard(root, name, spec_digest, records[shard], rows, True, check)
         if shard not in records or not check.ok:
             damaged[shard] = rows
-    if whole and not damaged:
+    if whole and not damaged and index.num_rows == entry.rows:
         return entry, {}
     gone = pa.array(sorted(damaged), pa.binary(16))
     kept = index.filter(pc.invert(pc.is_in(index.column("shard"), value_set=gone)))
@@ -324,7 +340,7 @@ def _without_damage(root: Path, name: str, spec_digest: str, entry: SpecEntry) -
     return entry.model_copy(update=update), damaged
 
 
-def _record(path: Path, name: str, spec_digest: str) -> dict[str, Any] | None:
+def _record(path: StorePath, name: str, spec_digest: str) -> dict[str, Any] | None:
     """Return the shard-list record of a finished shard, from its receipt; None if it is not sound."""
     try:
         receipt = read_receipt(path)
@@ -339,14 +355,14 @@ def _record(path: Path, name: str, spec_digest: str) -> dict[str, Any] | None:
     return record
 
 
-def _recovered(directory: Path, tables: list[pa.Table], shards: list[bytes]) -> pa.Table:
+def _recovered(directory: StorePath, tables: list[pa.Table], shards: list[bytes]) -> pa.Table:
     """Rebuild an index that lost some of its segments, from the others and from the shards themselves.
 
     If a newer shard contains a key with other content, a lost segment may have moved the key there, so the newer row is
     taken. A removal that is still recorded stays.
     """
     files = {shard: directory / f"{shard.hex()}.h5" for shard in shards}
-    written = {shard: path.stat().st_mtime_ns for shard, path in files.items() if path.is_file()}
+    written = {shard: path.status().st_mtime_ns for shard, path in files.items() if path.is_file()}
     chosen: dict[bytes, tuple[float, dict[str, Any]]] = {}
     for record in segments.merge(tables, drop_removed=False).to_pylist() if tables else []:
         chosen[record["key"]] = (math.inf if record["removed"] else written.get(record["shard"], math.inf), record)
@@ -367,7 +383,9 @@ def _recovered(directory: Path, tables: list[pa.Table], shards: list[bytes]) -> 
     return pa.Table.from_pylist(live, schema=schemas.INDEX)
 
 
-def _salvage(root: Path, name: str, spec_digest: str, shard: bytes, rows: IndexedRows) -> tuple[Changes, list[str]]:
+def _salvage(
+    root: StorePath, name: str, spec_digest: str, shard: bytes, rows: IndexedRows
+) -> tuple[Changes, list[str]]:
     """Copy the sound rows of a damaged shard into a new one; return the changes to commit and the keys lost."""
     path = layout.feature_directory(root, name, spec_digest) / f"{shard.hex()}.h5"
     try:

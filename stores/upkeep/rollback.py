@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from ..commit import check_identity
 from ..errors import StoreDamageError
+from ..format.inside import Root
 from ..format.manifest import Manifest, load, publish
 from .verification import verify
 
 
-def rollback(root: Path, version: int) -> Manifest:
+def rollback(root: Root, version: int) -> Manifest:
     """Publish what an old version holds as the newest one, and return it; the versions between them stay.
 
     Rows and tables are not copied. If the newest version holds the same already, nothing is published.
@@ -22,8 +21,7 @@ def rollback(root: Path, version: int) -> Manifest:
     StoreDamageError
         If files of that version are damaged, or ``gc`` has removed them.
     """
-    root = root.absolute()
-    check_identity(root)
+    root = check_identity(root)
     old = load(root, version)
     found = verify(root, version=version)
     if not found.ok:

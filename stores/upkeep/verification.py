@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import stat
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
 from typing import Any, TypedDict
 
 import numpy as np
@@ -14,13 +14,15 @@ from ..commit import check_identity, table_receipt
 from ..errors import StoreDamageError, StoreNotFoundError
 from ..format import MediaDamage, durable, layout, media_damage, schemas
 from ..format.indexed import IndexedRows, rows_by_shard
-from ..format.manifest import SpecEntry, TablePart, load, versions
+from ..format.inside import Root, StorePath
+from ..format.manifest import SpecEntry, TableFile, TablePart, load, versions
 from ..format.receipts import read_receipt, read_spec
-from ..format.rows import Array, Receipt
-from ..format.segments import SegmentLog
+from ..format.rows import Array
+from ..format.segments import SegmentLog, SegmentRef
 from ..format.shard import ShardReader
 from ..format.soundness import sound_rows
 from ..wording import first_few
+from .probe import header_problem, segment_problem, table_problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ class VerificationSummary(TypedDict):
     problems: list[ProblemSummary]
 
 
-def verify(root: Path, deep: bool = False, version: int | None = None) -> Verification:
+def verify(root: Root, deep: bool = False, version: int | None = None) -> Verification:
     """Check every segment, receipt, shard and row of a version.
 
     The bytes of every row are compared with its digests.
@@ -95,20 +97,22 @@ def verify(root: Path, deep: bool = False, version: int | None = None) -> Verifi
     StoreFormatError
         If it was written by a newer Reelstore.
     """
-    root = root.absolute()
-    check_identity(root)
-    number = versions(root)[-1] if version is None and versions(root) else version
+    root = check_identity(root)
+    strange = _strangers(root)
+    number = version
     try:
+        number = versions(root)[-1] if version is None and versions(root) else version
         manifest = load(root, number)
     except StoreDamageError as error:
         damaged = Problem(f"{layout.VERSIONS}/{layout.version_file(number or 0)}", str(error))
-        return Verification(number or 0, problems=[damaged])
-    result = Verification(manifest.version)
+        return Verification(number or 0, problems=[*strange, damaged])
+    result = Verification(manifest.version, problems=strange)
     if deep:
         for other in damaged_versions(root):
             result.problems.append(Problem(f"{layout.VERSIONS}/{layout.version_file(other)}", "not a sound manifest"))
-    for ref in (*manifest.failures, *manifest.sources):
-        check_file(root, ref.path, ref.bytes, ref.sha256, result)
+    for log, refs in (("failures", manifest.failures), ("sources", manifest.sources)):
+        for ref in refs:
+            check_segment(root, ref, log, result)
     for name, part_name, part in manifest.table_parts():
         check_table(root, name, part_name, part, result)
     for name, feature in sorted(manifest.features.items()):
@@ -117,7 +121,32 @@ def verify(root: Path, deep: bool = False, version: int | None = None) -> Verifi
     return result
 
 
-def damaged_versions(root: Path) -> list[int]:
+def _strangers(root: StorePath) -> list[Problem]:
+    """Return a problem for everything that no store contains: links, and what is neither file nor folder."""
+    problems = []
+    for name in (layout.IDENTITY, layout.CARD, layout.REPORT, *layout.DIRECTORIES):
+        folders = 2 if name in (layout.FEATURES, layout.TABLES) else int(name in layout.DIRECTORIES)
+        problems += _strangers_below(root / name, folders)
+    return problems
+
+
+def _strangers_below(path: StorePath, folders: int) -> list[Problem]:
+    """Check what lies at a path: folders down to a depth, then files."""
+    try:
+        mode = path.status().st_mode
+        if stat.S_ISLNK(mode):
+            return [Problem(path.relative, "a symbolic link; no part of a store may be one")]
+        if not (stat.S_ISDIR(mode) if folders else stat.S_ISREG(mode)):
+            return [Problem(path.relative, "not a folder" if folders else "not a regular file")]
+        entries = path.entries() if folders else []
+    except FileNotFoundError:  # another writer or gc has removed it; what a version needs is missed below
+        return []
+    except OSError as error:
+        return [Problem(path.relative, f"cannot be read ({error.strerror})")]
+    return [problem for entry in entries for problem in _strangers_below(entry, folders - 1)]
+
+
+def damaged_versions(root: StorePath) -> list[int]:
     """Return the versions whose manifest is not as it was published."""
     damaged = []
     for version in versions(root):
@@ -130,7 +159,7 @@ def damaged_versions(root: Path) -> list[int]:
     return damaged
 
 
-def check_spec_file(root: Path, spec_digest: str, result: Verification) -> dict[str, Any] | None:
+def check_spec_file(root: StorePath, spec_digest: str, result: Verification) -> dict[str, Any] | None:
     """Read a spec; enter a problem and return None if it is missing or damaged."""
     try:
         return read_spec(root, spec_digest)
@@ -139,24 +168,23 @@ def check_spec_file(root: Path, spec_digest: str, result: Verification) -> dict[
         return None
 
 
-def check_table(root: Path, name: str, part_name: str, part: TablePart, result: Verification) -> bool:
+def check_table(root: StorePath, name: str, part_name: str, part: TablePart, result: Verification) -> bool:
     """Check the files of a table part, their receipts and their spec; return whether the files are sound."""
     spec = check_spec_file(root, part.spec_digest, result)
-    sound = [check_file(root, file.path, file.bytes, file.sha256, result) for file in part.files]
+    sound = [check_table_file(root, file, result) for file in part.files]
     for file in part.files:
-        path = PurePosixPath(file.path).with_suffix(".json")
-        receipt = root / path
+        receipt = (root / file.path).with_suffix(".json")
         expected = table_receipt(name, part_name, part.spec_digest, spec, file) if spec else None
-        if expected and (not receipt.is_file() or receipt.read_bytes() != expected):
-            result.problems.append(Problem(str(path), "the table's receipt is missing or damaged"))
+        if expected and not _holds(receipt, expected):
+            result.problems.append(Problem(receipt.relative, "the table's receipt is missing or damaged"))
     return all(sound)
 
 
-def check_file(root: Path, path: str, size: int, sha256: str, result: Verification) -> bool:
+def check_file(root: StorePath, path: str, size: int, sha256: str, result: Verification) -> bool:
     """Compare a file with the size and digest in the manifest; return whether both match."""
     file = root / path
     try:
-        actual = file.stat().st_size
+        actual = file.status().st_size
         if actual != size:
             result.problems.append(Problem(path, f"{actual} bytes, the manifest says {size}"))
         elif durable.file_digest(file) != sha256:
@@ -166,13 +194,45 @@ def check_file(root: Path, path: str, size: int, sha256: str, result: Verificati
             return True
     except OSError as error:
         result.problems.append(Problem(path, f"cannot be read ({error.strerror})"))
+    except StoreDamageError as error:
+        result.problems.append(Problem(path, str(error)))
     return False
 
 
-def check_feature(root: Path, name: str, spec_digest: str, entry: SpecEntry, deep: bool, result: Verification) -> None:
+def check_table_file(root: StorePath, file: TableFile, result: Verification) -> bool:
+    """Compare a Parquet file with the manifest, and read it; return whether it is sound."""
+    return check_file(root, file.path, file.bytes, file.sha256, result) and _is_read(
+        file.path, table_problem(root, file), result
+    )
+
+
+def check_segment(root: StorePath, ref: SegmentRef, log: str, result: Verification) -> bool:
+    """Compare a segment of a log with the manifest, and read it; return whether it is sound."""
+    return check_file(root, ref.path, ref.bytes, ref.sha256, result) and _is_read(
+        ref.path, segment_problem(root, ref, log), result
+    )
+
+
+def _is_read(path: str, problem: str | None, result: Verification) -> bool:
+    if problem is not None:
+        result.problems.append(Problem(path, problem))
+    return problem is None
+
+
+def _holds(path: StorePath, content: bytes) -> bool:
+    try:
+        return path.read_bytes() == content
+    except (OSError, StoreDamageError):
+        return False
+
+
+def check_feature(
+    root: StorePath, name: str, spec_digest: str, entry: SpecEntry, deep: bool, result: Verification
+) -> None:
     """Check everything that a feature has under one spec."""
     check_spec_file(root, spec_digest, result)
-    sound = [check_file(root, ref.path, ref.bytes, ref.sha256, result) for ref in (*entry.index, *entry.shards)]
+    logs = [("index", ref) for ref in entry.index] + [("shards", ref) for ref in entry.shards]
+    sound = [check_segment(root, ref, log, result) for log, ref in logs]
     if not all(sound):
         return
     where = f"{name}@{spec_digest[:8]}"
@@ -189,7 +249,7 @@ def check_feature(root: Path, name: str, spec_digest: str, entry: SpecEntry, dee
 
 
 def check_shard(
-    root: Path,
+    root: StorePath,
     name: str,
     spec_digest: str,
     record: Mapping[str, Any],
@@ -199,7 +259,7 @@ def check_shard(
 ) -> None:
     """Check a shard, given its record in the shard list and the rows of it that the index names."""
     path = layout.feature_directory(root, name, spec_digest) / f"{record['key'].hex()}.h5"
-    relative = path.relative_to(root).as_posix()
+    relative = path.relative
     try:
         receipt = read_receipt(path.with_suffix(".json"))
         reader = ShardReader(path, receipt, check_header=False)
@@ -224,15 +284,16 @@ def check_shard(
         what = "bytes do not match the row digest" if is_damaged[place] else "cache key differs from the index"
         result.problems.append(Problem(relative, f"row {number}, key {key!r}: {what}", key))
     if deep and not len(damaged):
-        identity = (receipt.id, receipt.feature, receipt.spec_digest, receipt.sha256)
-        if identity != (path.stem, name, spec_digest, record["sha256"].hex()):
+        numerics = layout.canonical_json(receipt.numerics).decode()
+        identity = (receipt.id, receipt.feature, receipt.spec_digest, receipt.sha256, numerics)
+        if identity != (path.stem, name, spec_digest, record["sha256"].hex(), record["numerics"]):
             result.problems.append(Problem(relative, "its receipt is not the one that was committed"))
         elif durable.file_digest(path) != receipt.sha256:
             result.problems.append(
                 Problem(relative, "a bit outside the rows changed (sha256 differs from the receipt)")
             )
-        else:
-            _check_header(path, receipt, relative, result)
+        elif problem := header_problem(path):
+            result.problems.append(Problem(relative, problem))
     reader.close()
 
 
@@ -243,13 +304,6 @@ def _have_other_cache_keys(reader: ShardReader, rows: IndexedRows) -> Array:
     stated = reader.column("cache_key")[rows.numbers[inside]]
     differ[inside] = (stated != rows.cache_keys[inside]).any(axis=1)
     return differ
-
-
-def _check_header(path: Path, receipt: Receipt, relative: str, result: Verification) -> None:
-    try:
-        ShardReader(path, receipt).close()
-    except StoreDamageError as error:
-        result.problems.append(Problem(relative, str(error)))
 
 
 def summary(result: Verification) -> VerificationSummary:

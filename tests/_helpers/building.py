@@ -11,6 +11,7 @@ import numpy as np
 
 from stores import Store
 from stores.commit import Changes, commit, create_store, place_shard, write_spec
+from stores.format.inside import StorePath
 from stores.format.manifest import Manifest
 from stores.format.rows import Receipt, Row
 from stores.format.shard import ShardWriter
@@ -90,6 +91,11 @@ def row_digests(root: Path) -> dict[tuple[str, str], str]:
 
 def files_under(root: Path) -> set[str]:
     return {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
+
+
+def inside(path: Path) -> StorePath:
+    """Return a file of a feature or table, as a path of its store."""
+    return StorePath(path.parents[2], path.parts[-3:])
 
 
 def flip(path: Path, bit: int) -> None:

@@ -26,7 +26,7 @@ def rgb_config(folder: Path, *overrides: str, text: str = RGB) -> Config:
     """Return the configuration of most tests: tiny rows, no torch."""
     file = folder / "rgb.yaml"
     file.write_text(text)
-    return load_config(file=file, overrides=overrides)
+    return load_config(file=file, overrides=overrides, allow_code=True)
 
 
 @dataclass(frozen=True)

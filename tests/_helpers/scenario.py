@@ -16,6 +16,7 @@ from stores import Store
 from stores.commit import Changes, Failure, SourceRecord, commit, create_store, place_shard, write_spec, write_table
 from stores.describe.card import write_card
 from stores.format import durable, layout, segments
+from stores.format.inside import StorePath
 from stores.format.manifest import load
 from stores.format.rows import row_digest
 from stores.format.shard import ShardWriter
@@ -71,7 +72,7 @@ def run(root: Path) -> None:
         store.row("demo", "a")
     collect(root, grace_seconds=0)
     write_card(root)
-    durable.append(root / layout.EVENTS / "run.jsonl", b"{}\n")
+    durable.append(StorePath.of(root) / layout.EVENTS / "run.jsonl", b"{}\n")
 
 
 def main() -> None:
@@ -80,7 +81,7 @@ def main() -> None:
     run(root)
     if "escape" in sys.argv[3:]:
         durable.crash_point = lambda name: None
-        durable.append(root / "events" / "escaped.jsonl", b"x")
+        durable.append(StorePath.of(root) / "events" / "escaped.jsonl", b"x")
 
 
 if __name__ == "__main__":

@@ -250,7 +250,7 @@ def test_a_slurm_job_is_stopped_and_continued(clip_bytes: tuple[bytes, ...], tmp
     (many / "broken.mp4").write_bytes(b"no video" * 100)
     config.write_text(SLOW)
     slurm = Slurm(tmp_path)
-    arguments = (str(many), str(store), "--config", str(config), "--json")
+    arguments = (str(many), str(store), "--config", str(config), "--allow-code", "--json")
     job = slurm.start(*arguments)
     try:
         wait_for(lambda: has_rows(store) or job.poll() is not None, 240)

@@ -114,7 +114,7 @@ def test_a_stop_commits_what_is_finished(
     file, text = _slow(tmp_path)
     store = tmp_path / "store"
     running = subprocess.Popen(
-        command(videos, "--store", store, "--config", file), cwd=ROOT, stderr=subprocess.PIPE, text=True
+        command(videos, "--store", store, "--config", file, "--allow-code"), cwd=ROOT, stderr=subprocess.PIPE, text=True
     )
     receipts = store / "features"
     # A shard whose receipt has just appeared may not have been handed over yet; those before it have.
@@ -141,7 +141,9 @@ def test_kill_9_loses_open_shards_only(
         (videos / f"more{index}.mp4").write_bytes(clip_bytes[index % 4] + bytes([index]))
     file, text = _slow(tmp_path)
     store = tmp_path / "store"
-    running = subprocess.Popen(command(videos, "--store", store, "--config", file), cwd=ROOT, stderr=subprocess.DEVNULL)
+    running = subprocess.Popen(
+        command(videos, "--store", store, "--config", file, "--allow-code"), cwd=ROOT, stderr=subprocess.DEVNULL
+    )
     while running.poll() is None and (
         not (store / "store.json").exists() or len(list((store / "features").rglob("*.json"))) < receipts_before
     ):

@@ -33,6 +33,7 @@ from tests._helpers.building import (
     SPEC,
     commit_rows,
     files_under,
+    inside,
     row,
     row_digests,
     store_with,
@@ -126,7 +127,7 @@ def test_what_format_2_added_reads_as_it_was_written(tmp_path: Path) -> None:
         assert store.table("questions", "star/val").to_pylist() == [{"q": "when?"}]
         assert store.stale("visual_dictionary") == ("video a", "🦔 ../x") and store.stale("questions") == ()
         shard, _ = store.place("half", "d")
-    assert read_receipt((root / shard).with_suffix(".json")).rounding == ROUNDING
+    assert read_receipt(inside(root / shard).with_suffix(".json")).rounding == ROUNDING
     with Store.open(unpacked(tmp_path, 1)) as store:
         assert list(store.parts("questions")) == [""] and store.stale("questions") == ()
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from settings.files import read_bytes
 from stores.loading import Questions
 from trainers.cra.config import DataConfig
 from trainers.errors import TrainingError
@@ -160,7 +161,7 @@ def read_paraphrases(path: Path) -> dict[str, list[str]]:
         If the file cannot be read or has another form.
     """
     try:
-        read = TypeAdapter(dict[str, _Paraphrased]).validate_json(path.read_bytes())
+        read = TypeAdapter(dict[str, _Paraphrased]).validate_json(read_bytes(path))
     except OSError as error:
         raise TrainingError(f"{path}: not readable ({error.strerror})") from error
     except ValidationError as error:

@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from settings.files import check_folder
 from settings.messages import one_line
 from trainers.cra.config import TextConfig
 from trainers.cra.grounding import masked_softmax, pool
@@ -134,6 +135,8 @@ def load_pretrained(weights: str) -> tuple[Any, Any]:
     except ImportError as error:
         raise TrainingError("text.encoder roberta needs transformers: pip install transformers") from error
     try:
+        if Path(weights).is_dir():
+            check_folder(weights)
         # Nothing would train the weights of a pooling layer.
         encoder = AutoModel.from_pretrained(weights, add_pooling_layer=False)
         tokenizer = AutoTokenizer.from_pretrained(weights, use_fast=True)

@@ -20,7 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from settings.messages import first_few, one_line
+from settings.files import check_regular, open_regular, read_text
+from settings.messages import first_few, one_line, why_not_loaded
 from trainers.checkpoint import UNREADABLE
 from trainers.errors import TrainingError
 from trainers.frozenbilm.config import FrozenBilmConfig, ModelConfig
@@ -147,7 +148,7 @@ def weights_file(folder: Path) -> Path | None:
 
 def weights_digest(file: Path) -> str:
     """Return the SHA-256 of a file."""
-    with file.open("rb") as opened:
+    with open_regular(file) as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
@@ -161,9 +162,9 @@ def read_config(folder: Path, config: ModelConfig) -> Any:
     """
     path = folder / CONFIG
     try:
-        raw = json.loads(path.read_text())
+        raw = json.loads(read_text(path))
         found = deberta().DebertaV2Config.from_dict(raw)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise TrainingError(f"{path}: not readable ({one_line(error)})") from error
     wrong = [f"{name} {raw.get(name)!r}" for name, value in _NEEDED.items() if raw.get(name) != value]
     if wrong:
@@ -248,12 +249,13 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
         If it cannot be read, or holds anything else.
     """
     try:
+        check_regular(file)
         if file.suffix == ".safetensors":
             return load_file(file)
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except (*UNREADABLE, SafetensorError) as error:
-        raise TrainingError(f"{file}: not readable ({one_line(error)})") from error
+        raise TrainingError(f"{file}: not readable ({why_not_loaded(error)})") from error
     if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
         content = content["model"]
     if not isinstance(content, Mapping) or not all(isinstance(one, Tensor) for one in content.values()):

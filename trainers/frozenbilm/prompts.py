@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from settings.files import check_folder
 from settings.messages import one_line
 from trainers.cra.tokens import PADDING, Candidate, Encoder, WordTokens, split_words
 from trainers.errors import TrainingError
@@ -148,6 +149,7 @@ def load_tokeniser(folder: Path) -> PretrainedTokeniser:
     except ImportError as error:
         raise TrainingError("method frozenbilm needs transformers: pip install transformers") from error
     try:
+        check_folder(folder)
         loaded = AutoTokenizer.from_pretrained(str(folder), use_fast=True)
     except Exception as error:
         needed = "" if find_spec("sentencepiece") else "; spm.model needs sentencepiece: pip install sentencepiece"

@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from settings.files import TEXT_BYTES, read_text
 from trainers.errors import EvaluationError
 
 
@@ -19,8 +20,8 @@ def read_object(path: Path) -> dict[str, Any]:
         If the file cannot be read or has another form.
     """
     try:
-        with path.open(encoding="utf-8-sig") as file:
-            value = json.load(file, object_pairs_hook=_unique)
+        text = read_text(path, TEXT_BYTES, "utf-8-sig")
+        value = json.loads(text, object_pairs_hook=_unique)
     except OSError as error:
         raise EvaluationError(f"{path}: not readable ({error.strerror})") from error
     except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or a key given twice

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from settings.files import open_regular
 from trainers.errors import TrainingError
 
 Frame = NDArray[np.uint8]
 """An image, ``[H, W, 3] uint8``."""
+_ALONE = {"protocol_whitelist": "none"}  # whatever a file refers to is not opened
 RATE = 16_000
 """Samples per second of what ``read_waveform`` returns."""
 
@@ -41,7 +43,7 @@ def read_frames(path: str | Path, times: Sequence[float], start_s: float = 0.0, 
 
     thumbnails: list[Frame] = []
     try:
-        with av.open(str(path)) as container:
+        with open_regular(path) as file, av.open(file, "r", options=_ALONE) as container:
             stream = container.streams.best("video")
             if stream is None:
                 raise TrainingError(f"{path}: no video stream")
@@ -57,7 +59,7 @@ def read_frames(path: str | Path, times: Sequence[float], start_s: float = 0.0, 
                 shown = frame
                 if len(thumbnails) == len(times):
                     break
-    except av.FFmpegError as error:
+    except (av.FFmpegError, OSError) as error:
         raise TrainingError(f"{path}: not readable ({error.strerror})") from error
     if shown is None:
         raise TrainingError(f"{path}: no frame could be decoded")
@@ -91,7 +93,7 @@ def read_waveform(path: Path, start_s: float = 0.0, seconds: float = math.inf) -
     import av  # only panels decode
 
     try:
-        with av.open(str(path)) as container:
+        with open_regular(path) as file, av.open(file, "r", options=_ALONE) as container:
             if not container.streams.audio:
                 return None
             resampler = av.AudioResampler("flt", "mono", RATE)
@@ -100,7 +102,7 @@ def read_waveform(path: Path, start_s: float = 0.0, seconds: float = math.inf) -
                 for frame in container.decode(audio=0)
                 for block in resampler.resample(frame)
             ]
-    except av.FFmpegError as error:
+    except (av.FFmpegError, OSError) as error:
         raise TrainingError(f"{path}: its sound is not readable ({error.strerror})") from error
     if not blocks:
         return None

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from settings.files import read_text
 from settings.messages import available, one_line
 from stores import Store
 from stores.loading import Questions, load_questions
@@ -29,7 +30,7 @@ def open_run(folder: Path) -> FinishedRun:
     """
     path = folder / RESULTS
     try:
-        results = json.loads(path.read_text())
+        results = json.loads(read_text(path))
         stopped_by = results["stopped_by"]
         settings: MethodSettings = find_method(results["method"]).settings.model_validate(
             read_task_description(folder)["settings"]
@@ -47,7 +48,7 @@ def open_run(folder: Path) -> FinishedRun:
         raise TrainingError(_no_run(folder)) from error
     except OSError as error:
         raise TrainingError(f"{path}: no finished run ({error.strerror or one_line(error)})") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise TrainingError(f"{path}: no finished run ({type(error).__name__}: {one_line(error)})") from error
     if not run.splits:
         raise TrainingError(f"{path}: the run was stopped by {stopped_by}; finish it first")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from settings.files import TEXT_BYTES, read_text
 from settings.messages import printable
 from stores.loading import Questions
 from trainers.errors import TrainingError
@@ -122,8 +123,8 @@ class ShownQuestion:
         path, read = self._path(stem), self.run.read
         if path not in read:
             try:
-                read[path] = json.loads(path.read_text())
-            except (OSError, ValueError) as error:
+                read[path] = json.loads(read_text(path, TEXT_BYTES))
+            except (OSError, ValueError, RecursionError) as error:
                 raise TrainingError(f"{path}: not readable ({error}); train again") from error
         return read[path]
 

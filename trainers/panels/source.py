@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+from settings.files import open_regular
 from stores import Store
 from stores.format import schemas
 from stores.format.segments import SegmentLog
@@ -110,7 +111,7 @@ def _names(store: Store, features: tuple[str, ...]) -> list[str]:
 
 def _content_id(path: Path) -> str:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise TrainingError(f"{path}: not readable ({error.strerror})") from error

@@ -316,6 +316,7 @@ class _Feeder:
             waiting_s=self._waiting_s,
             frames=sum(decoded.frames for decoded in group),
             steps=sum(len(row.row.values) for row in rows),
+            sandboxes=Counter(decoded.sandbox for decoded in group if decoded.sandbox is not None),
         )
         self._waiting_s = 0.0
         self._emit(UnitDone(len(group), times, Counter(row.feature for row in rows)))

@@ -154,6 +154,7 @@ class ModelActor:
             model_s=seconds,
             frames=sum(unit.frames for unit in units),
             steps=sum(len(item.row.values) for item in items if isinstance(item, ComputedRow)),
+            sandboxes=Counter(unit.sandbox for unit in units if unit.sandbox is not None),
         )
         report = ModelReport(
             failures=[item for item in items if isinstance(item, UnitFailure)],

@@ -3,6 +3,7 @@
 from pipeline.extract.sources.columns import SourceItem, Sources
 from pipeline.extract.sources.names import IMAGES_HINT, VIDEO_SUFFIXES, KeyMode
 from pipeline.extract.sources.reading import Listing, read_source
+from pipeline.extract.sources.rules import Rules, outside
 from pipeline.shared.errors import SourceError
 
 __all__ = [
@@ -10,8 +11,10 @@ __all__ = [
     "VIDEO_SUFFIXES",
     "KeyMode",
     "Listing",
+    "Rules",
     "SourceError",
     "SourceItem",
     "Sources",
+    "outside",
     "read_source",
 ]

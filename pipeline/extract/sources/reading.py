@@ -9,12 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-import fsspec
 import pyarrow.compute as pc
 
+from pipeline.extract.identity import describe_os_error
+from pipeline.extract.remote import Bounds, check_protocols, remote_files
 from pipeline.extract.sources.columns import Columns, SourceItem, Sources, first_bad_key
 from pipeline.extract.sources.folders import add_directory, add_file, add_glob
 from pipeline.extract.sources.names import IMAGES_HINT, KeyMode, has_video_suffix
+from pipeline.extract.sources.rules import DEFAULT_RULES, Rules, check_root
 from pipeline.extract.sources.tables import TABLE_SUFFIXES, add_table
 from pipeline.media import is_image
 from pipeline.shared.errors import SourceError
@@ -50,7 +52,9 @@ class Listing:
         return f"ignored: {plural(sum(self.ignored.values()), 'file')} ({shown}{more})"
 
 
-def read_source(source: str, key_mode: KeyMode = "stem", image_rate: float | None = None) -> Listing:
+def read_source(
+    source: str, key_mode: KeyMode = "stem", image_rate: float | None = None, rules: Rules = DEFAULT_RULES
+) -> Listing:
     """List a source.
 
     A directory and a wide glob take the files whose suffix is that of a video, and count the others. A file that is
@@ -68,6 +72,8 @@ def read_source(source: str, key_mode: KeyMode = "stem", image_rate: float | Non
     image_rate
         Images per second: a local folder that holds images and no video is then a video itself. None: images are
         ignored like any other file.
+    rules
+        What the source may name.
 
     Raises
     ------
@@ -77,17 +83,18 @@ def read_source(source: str, key_mode: KeyMode = "stem", image_rate: float | Non
     ignored: Counter[str] = Counter()
     columns = Columns()
     if "://" in source:
+        check_protocols(source, rules.protocols)
         if source.startswith("file://"):
-            return read_source(source.removeprefix("file://"), key_mode, image_rate)
+            return read_source(source.removeprefix("file://"), key_mode, image_rate, rules)
         suffix = PurePosixPath(source).suffix.lower()
         if suffix in TABLE_SUFFIXES:
-            add_table(columns, source, None)
+            add_table(columns, source, None, rules)
         else:
-            _add_remote_files(columns, source, key_mode, ignored)
+            _add_remote_files(columns, source, key_mode, ignored, rules)
     elif Path(source).is_dir():
         add_directory(columns, Path(source).resolve(), key_mode, image_rate, ignored)
     elif Path(source).suffix.lower() in TABLE_SUFFIXES and not glob.has_magic(source):
-        add_table(columns, str(Path(source).resolve()), image_rate)
+        add_table(columns, str(Path(source).resolve()), image_rate, rules)
     elif glob.has_magic(source) and not Path(source).exists():
         add_glob(columns, source, key_mode, image_rate, ignored)
     elif Path(source).exists():
@@ -95,7 +102,10 @@ def read_source(source: str, key_mode: KeyMode = "stem", image_rate: float | Non
         add_file(columns, str(path), path.parent, key_mode)
     else:
         raise SourceError(f"{source}: no such directory, glob or table")
-    return Listing(_checked(source, Sources(columns.table()), ignored), ignored)
+    items = _checked(source, Sources(columns.table()), ignored)
+    if rules.root is not None:
+        check_root(rules.root, items)
+    return Listing(items, ignored)
 
 
 def _checked(source: str, items: Sources, ignored: Counter[str]) -> Sources:
@@ -122,15 +132,14 @@ def _checked(source: str, items: Sources, ignored: Counter[str]) -> Sources:
     return ordered
 
 
-def _add_remote_files(columns: Columns, source: str, key_mode: KeyMode, ignored: Counter[str]) -> None:
+def _add_remote_files(columns: Columns, source: str, key_mode: KeyMode, ignored: Counter[str], rules: Rules) -> None:
     try:
-        filesystem, path = fsspec.core.url_to_fs(source)
-        names = filesystem.glob(path) if glob.has_magic(path) else filesystem.find(path)
-    except (ImportError, ValueError, OSError) as error:
-        raise SourceError(f"{source}: not readable ({error})") from error
-    base = PurePosixPath(path.split("*", 1)[0])
-    for name in sorted(names):
+        folder, files = remote_files(source, Bounds(stall_s=rules.stall_s))
+    except OSError as error:
+        raise SourceError(f"{source}: not readable ({describe_os_error(error)[1]})") from error
+    base = PurePosixPath(folder)
+    for name, uri in files:
         file = PurePosixPath(name)
         if has_video_suffix(file.name, ignored):
             key = file.stem if key_mode == "stem" else os.path.relpath(file, base)
-            columns.add(SourceItem(key, filesystem.unstrip_protocol(name)))
+            columns.add(SourceItem(key, uri))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import math
@@ -11,14 +12,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.extract.identity import describe_os_error
+from pipeline.extract.remote import Bounds, check_protocols, read_remote
 from pipeline.extract.sources.columns import Columns, SourceItem
+from pipeline.extract.sources.rules import Rules
 from pipeline.media import MAX_RATE
 from pipeline.shared.errors import SourceError
-from settings.messages import available
+from settings.files import read_bytes
+from settings.messages import available, one_line
 from stores.errors import InvalidKeyError
 from stores.format.layout import check_key
 
@@ -27,7 +31,7 @@ REQUIRED = ("video_id", "uri")
 OPTIONAL = ("start_s", "end_s", "image_rate")
 
 
-def add_table(columns: Columns, uri: str, image_rate: float | None) -> None:
+def add_table(columns: Columns, uri: str, image_rate: float | None, rules: Rules) -> None:
     """Add the videos of a table.
 
     Raises
@@ -36,16 +40,20 @@ def add_table(columns: Columns, uri: str, image_rate: float | None) -> None:
         If the table cannot be read, or a row is wrong; it names the line and the field.
     """
     try:
-        with fsspec.open(uri, "rb") as file:
-            data = file.read()
-    except (OSError, ImportError, ValueError) as error:
-        raise SourceError(f"{uri}: not readable ({error})") from error
+        if "://" in uri:
+            data = read_remote(uri, Bounds(rules.table_bytes, rules.stall_s))
+        else:
+            data = read_bytes(uri, rules.table_bytes)
+    except (OSError, ValueError) as error:
+        reason = describe_os_error(error)[1] if isinstance(error, OSError) else one_line(error)
+        hint = "; --set source.table_bytes=N allows more" if getattr(error, "errno", 0) == errno.EOVERFLOW else ""
+        raise SourceError(f"{uri}: not readable ({reason}){hint}") from error
     suffix = PurePosixPath(uri).suffix.lower()
     reader = {".csv": _csv_rows, ".jsonl": _jsonl_rows, ".parquet": _parquet_rows}[suffix]
     base = uri.rsplit("/", 1)[0]
     first_line: dict[str, int] = {}
     for line, row in reader(uri, data):
-        item = _table_item(uri, line, row, base, image_rate)
+        item = _table_item(uri, line, row, base, image_rate, rules)
         if item.key in first_line:
             raise SourceError(
                 f"{uri}: line {line}: video_id {item.key!r} is given twice (first in line {first_line[item.key]})"
@@ -84,8 +92,8 @@ def _jsonl_rows(uri: str, data: bytes) -> Iterator[tuple[int, Mapping[str, Any]]
             continue
         try:
             row = json.loads(text)
-        except ValueError as error:
-            raise SourceError(f"{uri}: line {line}: not valid JSON ({error})") from error
+        except (ValueError, RecursionError) as error:
+            raise SourceError(f"{uri}: line {line}: not valid JSON ({one_line(error)})") from error
         if not isinstance(row, dict):
             raise SourceError(f"{uri}: line {line}: must be an object")
         for name in REQUIRED:
@@ -97,14 +105,16 @@ def _jsonl_rows(uri: str, data: bytes) -> Iterator[tuple[int, Mapping[str, Any]]
 def _parquet_rows(uri: str, data: bytes) -> Iterator[tuple[int, Mapping[str, Any]]]:
     try:
         table = pq.read_table(pa.BufferReader(data))
-    except pa.ArrowInvalid as error:
-        raise SourceError(f"{uri}: not a readable Parquet file ({error})") from error
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+        raise SourceError(f"{uri}: not a readable Parquet file ({one_line(error)})") from error
     _check_columns(uri, table.column_names)
     wanted = [name for name in (*REQUIRED, *OPTIONAL) if name in table.column_names]
     yield from enumerate(table.select(wanted).to_pylist(), 1)
 
 
-def _table_item(uri: str, line: int, row: Mapping[str, Any], base: str, image_rate: float | None) -> SourceItem:
+def _table_item(
+    uri: str, line: int, row: Mapping[str, Any], base: str, image_rate: float | None, rules: Rules
+) -> SourceItem:
     texts = {}
     for name in REQUIRED:
         value = row[name]
@@ -120,7 +130,13 @@ def _table_item(uri: str, line: int, row: Mapping[str, Any], base: str, image_ra
     start, end = (_seconds(uri, line, row, name) for name in ("start_s", "end_s"))
     if end is not None and end <= (start or 0.0):
         raise SourceError(f"{uri}: line {line}: field 'end_s': {end} is not after the start of the clip")
-    location = texts["uri"].removeprefix("file://")
+    location = texts["uri"]
+    if "://" in location or (PurePosixPath(location).parts[:1] != ("/",) and "://" in base):
+        try:
+            check_protocols(location if "://" in location else f"{base}/{location}", rules.protocols)
+        except SourceError as error:
+            raise SourceError(f"{uri}: line {line}: field 'uri': {error}") from error
+    location = location.removeprefix("file://")
     if "\0" in location:
         raise SourceError(f"{uri}: line {line}: field 'uri': holds a NUL byte")
     try:

@@ -52,7 +52,9 @@ def test_nodes_that_join_are_used(clip_bytes: tuple[bytes, ...], tmp_path: Path)
     many, store = videos(tmp_path, clip_bytes, 80), tmp_path / "store"
     config = card(tmp_path, faulty="none", slow_s=0.1)
     with nodes((0, 0)) as cluster:
-        job = cluster.start(str(many), "--store", str(store), "--config", config, "--wait-for-gpus", "1")
+        job = cluster.start(
+            str(many), "--store", str(store), "--config", config, "--allow-code", "--wait-for-gpus", "1"
+        )
         wait_for(lambda: "waiting for 0 of 1 GPUs" in job.said)
         cluster.add(2, 1)
         wait_for(lambda: has_rows(store))
@@ -75,7 +77,7 @@ def test_one_of_two_cards_faults_and_the_other_computes_every_row(
     many, store = videos(tmp_path, clip_bytes, 400), tmp_path / "store"
     config = card(tmp_path, run=", shard_rows: 48", commit_seconds=600.0, after=3, marker=str(tmp_path / "faulted"))
     with nodes((4, 1), (4, 1)) as cluster:
-        code, summary, err = cluster.start(str(many), "--store", str(store), "--config", config).end()
+        code, summary, err = cluster.start(str(many), "--store", str(store), "--config", config, "--allow-code").end()
     assert code == 0, err
     assert "6 decode actors, 2 model actors on cuda, 2 writers" in err
     assert "a model actor is out" in err
@@ -94,7 +96,7 @@ def test_a_lost_node_costs_no_row(clip_bytes: tuple[bytes, ...], tmp_path: Path)
     config = card(tmp_path, faulty="none", slow_s=0.12)
     with nodes((0, 0), (1, 1)) as cluster:
         node = cluster.add(2, 1)
-        job = cluster.start(str(many), "--store", str(store), "--config", config)
+        job = cluster.start(str(many), "--store", str(store), "--config", config, "--allow-code")
         wait_for(lambda: has_rows(store))
         cluster.lose(node)
         assert job.is_running
@@ -111,7 +113,7 @@ def test_a_cluster_without_room_is_told_and_left(clip_bytes: tuple[bytes, ...], 
     many, store = videos(tmp_path, clip_bytes, 4), tmp_path / "store"
     with nodes((0, 0)) as cluster:
         config = card(tmp_path, faulty="none")
-        code, _, err = cluster.start(str(many), "--store", str(store), "--config", config).end()
+        code, _, err = cluster.start(str(many), "--store", str(store), "--config", config, "--allow-code").end()
         assert code == 2
         assert "the Ray cluster has 0 CPUs" in err.splitlines()[-1]
         cluster.add(2, 0)
@@ -126,7 +128,7 @@ def test_a_cluster_without_room_is_told_and_left(clip_bytes: tuple[bytes, ...], 
             holder = Holder.remote()
             assert ray.get(holder.there.remote())
             config = card(tmp_path, faulty="none", run=", patience_s: 12")
-            code, _, err = cluster.start(str(many), "--store", str(store), "--config", config).end()
+            code, _, err = cluster.start(str(many), "--store", str(store), "--config", config, "--allow-code").end()
         finally:
             ray.shutdown()
         assert code == 2

@@ -31,7 +31,7 @@ run: {{decode_workers: 2, commit_seconds: 0.2}}
 def card_config(folder: Path, *overrides: str, **options: Any) -> Config:
     file = folder / "card.yaml"
     file.write_text(CARD.format(options=", ".join(f"{name}: {value!r}" for name, value in options.items())))
-    return load_config(file=file, overrides=overrides)
+    return load_config(file=file, overrides=overrides, allow_code=True)
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def test_a_unit_that_kills_its_process_fails_alone(many: Path, tmp_path: Path, m
         poison = float(opened.row("rgb", "v05")[0].astype(float).sum())
     config = tmp_path / "poisoned.yaml"
     config.write_text(CARD.format(options=f"poison: {poison!r}").replace("cards:Card", "cards:Poisoned"))
-    done = extract(many, tmp_path / "store", load_config(file=config))
+    done = extract(many, tmp_path / "store", load_config(file=config, allow_code=True))
     assert done.summary["failures_by_class"] == {"crash": 1}
     assert [failed["video_id"] for failed in done.summary["failures"]] == ["v05"]
     assert "ended by signal 9" in done.summary["failures"][0]["message"]

@@ -18,8 +18,8 @@ from pipeline.extract.identity import (
     failure_content_id,
     hash_content,
     local_status,
-    remote_status,
 )
+from pipeline.extract.remote import remote_status
 
 SPEC = "5" * 64
 

@@ -92,7 +92,7 @@ def many(tmp_path: Path, clip_bytes: tuple[bytes, ...]) -> Path:
 def command(source: Path, store: Path, folder: Path) -> list[str]:
     config = folder / "rgb.yaml"
     config.write_text(RGB)
-    return ["jobs/extract.py", str(source), "--store", str(store), "--config", str(config), "--json"]
+    return ["jobs/extract.py", str(source), "--store", str(store), "--config", str(config), "--allow-code", "--json"]
 
 
 def slow(folder: Path, seconds: float) -> Path:
@@ -176,7 +176,7 @@ def test_stages_that_are_retried_change_nothing(cluster: Cluster, many: Path, tm
     environment = cluster.environment | {"REELSTORE_TEST_DIED": str(tmp_path / "died")}
     done = subprocess.run(
         [sys.executable, "jobs/extract.py", str(many), "--store", str(store), "--config", str(config)]
-        + ["--executor", "ray", "--json"],
+        + ["--executor", "ray", "--json", "--allow-code"],
         cwd=ROOT, env=environment, text=True, capture_output=True, timeout=240,
     )  # fmt: skip
     assert (tmp_path / "died").exists(), done.stderr

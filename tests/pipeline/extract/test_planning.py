@@ -118,7 +118,7 @@ class World:
             writer.add(Row(key, cache, np.zeros((1, 3), np.float16), np.zeros(1), np.ones(1, bool), 1.0))
         receipt = writer.finish()
         commit(self.root, Changes(placed=place_shard(self.root, receipt), shards=[receipt]))
-        return [feature_directory(self.root, feature.name, digest) / f"{receipt.id}.h5"]
+        return [feature_directory(self.root, feature.name, digest).path / f"{receipt.id}.h5"]
 
 
 @pytest.mark.parametrize("seed", range(4))

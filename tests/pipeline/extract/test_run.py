@@ -158,7 +158,7 @@ def test_remote_sources_are_hashed_while_they_are_copied(videos: Path, tmp_path:
     memory = fsspec.filesystem("memory")
     for path in videos.iterdir():
         memory.pipe(f"/remote-run/{path.name}", path.read_bytes())
-    config, store = rgb_config(tmp_path), tmp_path / "store"
+    config, store = rgb_config(tmp_path, "source.protocols=[memory]"), tmp_path / "store"
     first = extract("memory://remote-run", store, config)
     assert first.exit_code == 0
     extract(videos, tmp_path / "local", config)

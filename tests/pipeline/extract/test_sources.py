@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pipeline.extract.sources import read_source
+from pipeline.extract.sources import Rules, read_source
 from pipeline.shared.errors import SourceError
 from tests._helpers.runs import digests, extract, rgb_config
 from tests.conftest import ROOT
@@ -123,9 +123,10 @@ def test_remote_files_are_read_through_fsspec() -> None:
     memory = fsspec.filesystem("memory")
     memory.pipe("/bucket/b/two.mp4", b"2")
     memory.pipe("/bucket/one.mp4", b"1")
-    items = read_source("memory://bucket").items
+    rules = Rules(protocols=("memory",))
+    items = read_source("memory://bucket", rules=rules).items
     assert [(item.key, item.is_remote) for item in items] == [("one", True), ("two", True)]
-    assert [item.key for item in read_source("memory://bucket/*.mp4").items] == ["one"]
+    assert [item.key for item in read_source("memory://bucket/*.mp4", rules=rules).items] == ["one"]
 
 
 def test_a_folder_has_one_name_however_it_is_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,14 +18,14 @@ EVIL_CHILD = """
 import ctypes, sys, threading
 import pipeline.media.child as child
 real = child.decode
-def decode(request):
+def decode(request, files):
     if "hang" in request.path:
         threading.Event().wait()
     if "segfault" in request.path:
         ctypes.string_at(0)
     if "memory" in request.path:
         bytearray(1 << 40)
-    yield from real(request)
+    yield from real(request, files)
 child.decode = decode
 child.main(sys.argv[1:])
 """

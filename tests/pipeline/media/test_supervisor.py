@@ -40,9 +40,9 @@ def misbehaving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[st
             "import sys, os, time, signal, ctypes\n"
             "import pipeline.media.child as child\n"
             "real = child.decode\n"
-            "def decode(request):\n"
+            "def decode(request, files):\n"
             "    if 'bad' in request.path:\n" + textwrap.indent(textwrap.dedent(code), " " * 8) + "\n"
-            "    yield from real(request)\n"
+            "    yield from real(request, files)\n"
             "child.decode = decode\n"
             "child.main(sys.argv[1:])\n"
         )
@@ -122,6 +122,7 @@ def test_a_misbehaving_child_is_one_typed_failure(
     code: str, failure_class: str, words: str, misbehaving: Callable[[str], str], clip: Path, tmp_path: Path
 ) -> None:
     with MediaProcess(deadline_s=1.0, memory_mb=256, module=misbehaving(code)) as process:
+        (tmp_path / "bad.mp4").touch()
         with pytest.raises(MediaError) as caught:
             list(process.decode(request(tmp_path / "bad.mp4")))
         assert caught.value.failure_class == failure_class and words in caught.value.message
@@ -161,7 +162,7 @@ def test_a_hang_between_events_meets_the_deadline(
 ) -> None:
     bad = tmp_path / "bad.mp4"
     bad.write_bytes(clip.read_bytes())
-    module = misbehaving("events = real(request)\nyield next(events)\nyield next(events)\ntime.sleep(3600)")
+    module = misbehaving("events = real(request, files)\nyield next(events)\nyield next(events)\ntime.sleep(3600)")
     with MediaProcess(deadline_s=1.0, module=module) as process:
         events = process.decode(request(bad))
         assert isinstance(next(events), Header) and isinstance(next(events), Frame)
@@ -181,6 +182,7 @@ def test_what_a_library_prints_does_not_garble_the_events(
 
 def test_garbled_events_are_a_crash(misbehaving: Callable[[str], str], tmp_path: Path) -> None:
     module = misbehaving("[os.write(fd, b'x' * 64) for fd in range(3, 9) if os.path.exists(f'/proc/self/fd/{fd}')]")
+    (tmp_path / "bad.mp4").touch()
     with MediaProcess(module=module) as process, pytest.raises(MediaError) as caught:
         list(process.decode(request(tmp_path / "bad.mp4")))
     assert caught.value.failure_class == "crash" and "garbled" in caught.value.message
@@ -225,12 +227,13 @@ def test_a_child_killed_while_idle_is_replaced(clip: Path) -> None:
 
 def test_the_child_dies_with_its_parent(misbehaving: Callable[[str], str], tmp_path: Path) -> None:
     module = misbehaving("time.sleep(3600)")
+    (tmp_path / "bad").touch()
     code = textwrap.dedent(f"""
         import os, threading
         from pipeline.media.supervisor import MediaProcess
         from pipeline.media.types import DecodeRequest
         process = MediaProcess(module={module!r})
-        thread = threading.Thread(target=lambda: list(process.decode(DecodeRequest('bad', ()))), daemon=True)
+        thread = threading.Thread(target=lambda: list(process.decode(DecodeRequest('{tmp_path}/bad', ()))), daemon=True)
         thread.start()
         while process.pid is None:
             pass

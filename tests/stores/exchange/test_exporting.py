@@ -86,7 +86,7 @@ def test_what_cannot_be_written_is_listed_with_its_reason(tmp_path: Path) -> Non
     spec_digest = load(root).features["clip"].current
     failure = Failure("broken", "clip", spec_digest, "corrupt", True, "no frames", "broken.mp4", "", 1)
     commit(root, Changes(failures=[failure]))
-    (shard,) = feature_directory(root, "clip", spec_digest).glob("*.h5")
+    (shard,) = feature_directory(root, "clip", spec_digest).path.glob("*.h5")
     data = shard.read_bytes()
     at = data.index(clip_row("hurt").values.tobytes())
     shard.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])

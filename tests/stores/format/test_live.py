@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stores.format import live, segments
+from stores.format.inside import StorePath
 from stores.format.live import live_values
 from stores.format.segments import SegmentLog, SegmentRef, log_schema
 
@@ -38,14 +39,16 @@ def test_values_are_those_of_every_log_by_itself(
 ) -> None:
     logs = data.draw(st.lists(st.sampled_from(grown(tmp_path, batches)), max_size=5))
     expected = {value for log in logs for value in SegmentLog(tmp_path, log, SCHEMA).table()["value"].to_pylist()}
-    assert live_values(tmp_path, logs, "value") == sorted(expected)
+    assert live_values(StorePath(tmp_path), logs, SCHEMA, "value") == sorted(expected)
 
 
 def test_many_versions_read_each_segment_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     logs = grown(tmp_path, [{b"%03d" % number: number} for number in range(60)])
     opened: list[str] = []
     monkeypatch.setattr(
-        live, "open_segment", lambda root, ref: opened.append(ref.path) or segments.open_segment(root, ref)
+        live,
+        "open_segment",
+        lambda root, ref, schema: opened.append(ref.path) or segments.open_segment(root, ref, schema),
     )
-    assert live_values(tmp_path, logs, "value") == list(range(60))
+    assert live_values(StorePath(tmp_path), logs, SCHEMA, "value") == list(range(60))
     assert sorted(opened) == sorted({ref.path for log in logs for ref in log})

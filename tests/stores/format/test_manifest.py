@@ -111,7 +111,7 @@ def test_publishing_nothing_makes_no_version(tmp_path: Path) -> None:
 
 
 def refuse(number: int) -> Callable[..., None]:
-    def link(*arguments: Any) -> None:
+    def link(*arguments: Any, **named: Any) -> None:
         raise OSError(number, os.strerror(number))
 
     return link
@@ -121,8 +121,8 @@ def test_nfs_reports_eexist_for_a_link_that_it_made(tmp_path: Path, monkeypatch:
     root = store_with(tmp_path / "store", "a")
     real = os.link
 
-    def link(source: Path, target: Path) -> None:
-        real(source, target)
+    def link(*arguments: Any, **named: Any) -> None:
+        real(*arguments, **named)
         raise OSError(errno.EEXIST, "File exists")
 
     monkeypatch.setattr(os, "link", link)

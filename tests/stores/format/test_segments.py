@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from stores.errors import StoreDamageError
 from stores.format import durable, segments
+from stores.format.inside import StorePath
 from stores.format.segments import FANOUT, SegmentLog, SegmentRef, log_schema
 
 SCHEMA = log_schema([pa.field("value", pa.int64(), nullable=False)])
@@ -75,11 +76,11 @@ def test_many_keys_are_found_as_each_alone(
     tmp_path: Path, suffix: str, batches: list[list[tuple[bytes, int | None]]], wanted: list[bytes]
 ) -> None:
     """Keys of any bytes, empty ones too, hidden, overwritten, asked for twice and not there."""
-    (tmp_path / "log").mkdir(exist_ok=True)
+    (tmp_path / "index").mkdir(exist_ok=True)
     refs: tuple[SegmentRef, ...] = ()
     for batch in batches:
         records = [{"key": key, "value": value or 0, "removed": value is None} for key, value in dict(batch).items()]
-        refs = segments.append(tmp_path, "log", refs, pa.Table.from_pylist(records, schema=SCHEMA), suffix=suffix)
+        refs = segments.append(tmp_path, "index", refs, pa.Table.from_pylist(records, schema=SCHEMA), suffix=suffix)
     log = SegmentLog(tmp_path, refs, SCHEMA)
     keys = [*wanted, *(key for batch in batches for key, _ in batch)]
     alone = [log.get(key) for key in keys]
@@ -103,10 +104,10 @@ def test_number_of_segments_and_bytes_per_append_stay_bounded(tmp_path: Path, mo
     written: list[int] = []
     kept: dict[Path, bytes] = {}
 
-    def count(path: Path, data: bytes | memoryview) -> None:
+    def count(path: StorePath, data: bytes | memoryview) -> None:
         written[-1] += len(data)
-        path.write_bytes(data)  # not fsynced: thousands of appends in a few seconds
-        kept[path] = b""
+        path.path.write_bytes(data)  # not fsynced: thousands of appends in a few seconds
+        kept[path.path] = b""
 
     monkeypatch.setattr(durable, "write_new", count)
     refs: tuple[SegmentRef, ...] = ()
@@ -179,10 +180,10 @@ def test_overwritten_segment_is_named(tmp_path: Path, suffix: str) -> None:
     (ref,) = segments.append(tmp_path, "index", (), table_of([(b"k", 1)]), suffix)
     (tmp_path / ref.path).write_bytes(b"\xa5" * ref.bytes)
     with pytest.raises(StoreDamageError, match=ref.path):
-        segments.open_segment(tmp_path, ref)
+        segments.open_segment(StorePath(tmp_path), ref, SCHEMA)
 
 
 def test_log_opens_nothing_before_first_use(tmp_path: Path) -> None:
-    log = SegmentLog(tmp_path, [SegmentRef(path="index/none.arrow", rows=1, bytes=1, sha256="")], SCHEMA)
+    log = SegmentLog(tmp_path, [SegmentRef(path=f"index/{0:032}.arrow", rows=1, bytes=1, sha256="0" * 64)], SCHEMA)
     with pytest.raises(StoreDamageError):
         log.get(b"k")

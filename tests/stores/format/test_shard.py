@@ -28,7 +28,7 @@ from stores.format.receipts import read_receipt
 from stores.format.rows import Receipt, Row
 from stores.format.shard import ShardReader, ShardWriter
 from stores.format.soundness import sound_rows
-from tests._helpers.building import SPEC, files_under, flip, row, staged_is_empty, write_shard
+from tests._helpers.building import SPEC, files_under, flip, inside, row, staged_is_empty, write_shard
 
 HARD_KEYS = [
     "🦔 ёж/視頻",
@@ -51,7 +51,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def shard_path(root: Path, receipt: Receipt) -> Path:
-    return feature_directory(root, receipt.feature, receipt.spec_digest) / f"{receipt.id}.h5"
+    return (feature_directory(root, receipt.feature, receipt.spec_digest) / f"{receipt.id}.h5").path
 
 
 def written(root: Path, rows: list[Row]) -> tuple[Path, Receipt]:
@@ -83,7 +83,7 @@ def assert_h5py_reads(path: Path, rows: list[Row]) -> None:
 
 
 def assert_reader_reads(path: Path, receipt: Receipt, rows: list[Row]) -> None:
-    reader = ShardReader(path, receipt)
+    reader = ShardReader(inside(path), receipt)
     assert reader.problems() == []
     for index, expected in enumerate(sorted(rows, key=lambda row: row.key.encode())):
         stored = reader.row(index, reader.key(index), reader.cache_key(index))
@@ -121,7 +121,7 @@ def test_round_trip(root: Path, data: st.DataObject) -> None:
     path, receipt = written(root, data.draw(st.permutations(rows)))
     assert_h5py_reads(path, rows)
     assert_reader_reads(path, receipt, rows)
-    assert read_receipt(path.with_suffix(".json")) == receipt
+    assert read_receipt(inside(path).with_suffix(".json")) == receipt
 
 
 @pytest.mark.parametrize("dtype", ["<f2", "<f8", "|u1"])
@@ -203,7 +203,7 @@ def test_equal_members_give_equal_bytes_in_another_process(root: Path) -> None:
 
 def test_rows_are_read_only_views_of_one_map(root: Path) -> None:
     path, receipt = written(root, [row("a"), row("b")])
-    reader = ShardReader(path, receipt)
+    reader = ShardReader(inside(path), receipt)
     for view in (reader.values(1), reader.times(1), reader.valid(1)):
         assert np.shares_memory(view, reader._map)
         assert not view.flags.writeable
@@ -229,7 +229,7 @@ def test_published_files_follow_the_umask(root: Path, umask: int) -> None:
 def test_hard_keys_round_trip_and_never_become_paths(root: Path, key: str) -> None:
     before = files_under(root.parent)
     path, receipt = written(root, [row(key)])
-    assert ShardReader(path, receipt).key(0) == key
+    assert ShardReader(inside(path), receipt).key(0) == key
     made = {root / "specs" / f"{receipt.spec_digest}.json", path, path.with_suffix(".json")}
     assert files_under(root.parent) - before == {file.relative_to(root.parent).as_posix() for file in made}
 
@@ -244,7 +244,7 @@ def test_bad_keys_are_refused(root: Path, key: str) -> None:
 
 def test_512_bytes_are_enough_for_256_two_byte_letters(root: Path) -> None:
     path, receipt = written(root, [row("é" * 256)])
-    assert ShardReader(path, receipt).key(0) == "é" * 256
+    assert ShardReader(inside(path), receipt).key(0) == "é" * 256
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "-x", "a" * 65, "ä", "a\n"])
@@ -308,17 +308,17 @@ def test_truncated_shard_is_named(root: Path, cut: int) -> None:
     path, receipt = written(root, [row("a")])
     os.truncate(path, receipt.bytes - cut)
     with pytest.raises(StoreDamageError, match=receipt.id):
-        ShardReader(path, receipt)
+        ShardReader(inside(path), receipt)
 
 
 def test_missing_shard_and_receipt_are_named(root: Path) -> None:
     path, receipt = written(root, [row("a")])
     path.with_suffix(".json").unlink()
     with pytest.raises(StoreDamageError, match=receipt.id):
-        read_receipt(path.with_suffix(".json"))
+        read_receipt(inside(path).with_suffix(".json"))
     path.unlink()
     with pytest.raises(StoreDamageError, match=receipt.id):
-        ShardReader(path, receipt)
+        ShardReader(inside(path), receipt)
 
 
 def test_a_receipt_of_another_placement_is_refused(root: Path) -> None:
@@ -326,7 +326,7 @@ def test_a_receipt_of_another_placement_is_refused(root: Path) -> None:
     moved = receipt.datasets["values"].model_copy(update={"offset": receipt.datasets["values"].offset + 4096})
     other = receipt.model_copy(update={"datasets": {**receipt.datasets, "values": moved}})
     with pytest.raises(StoreDamageError, match="'values' is not where its receipt says"):
-        ShardReader(path, other)
+        ShardReader(inside(path), other)
 
 
 def test_a_flip_beside_the_values_names_the_row(root: Path) -> None:
@@ -335,7 +335,7 @@ def test_a_flip_beside_the_values_names_the_row(root: Path) -> None:
         place = receipt.datasets[name]
         bit = 8 * (place.offset + place.nbytes // 2)  # the first byte of row b
         flip(path, bit)
-        reader = ShardReader(path, receipt, check_header=False)
+        reader = ShardReader(inside(path), receipt, check_header=False)
         assert [reader.row_is_sound(0), reader.row_is_sound(1)] == [True, False], name
         assert sound_rows(reader, np.arange(2)).tolist() == [True, False], name
         reader.close()
@@ -355,7 +355,7 @@ def test_rows_checked_together_are_as_sound_as_each_alone(
     name = data.draw(st.sampled_from(sorted(receipt.datasets)))
     place = receipt.datasets[name]
     flip(path, 8 * place.offset + data.draw(st.integers(0, 8 * place.nbytes - 1)))
-    reader = ShardReader(path, receipt, check_header=False)
+    reader = ShardReader(inside(path), receipt, check_header=False)
     chosen = np.array(data.draw(st.permutations(range(3))))
     assert sound_rows(reader, chosen).tolist() == [reader.row_is_sound(number) for number in chosen.tolist()]
     reader.close()

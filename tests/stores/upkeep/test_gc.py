@@ -15,6 +15,7 @@ import pytest
 from stores import Store
 from stores.commit import Changes, commit, place_shard, write_spec, write_table
 from stores.format import layout
+from stores.format.inside import StorePath
 from stores.format.leases import LEASE_SECONDS, held, take
 from stores.format.manifest import versions
 from stores.format.shard import ShardWriter
@@ -98,7 +99,7 @@ def test_a_retired_spec_goes_after_the_grace(root: Path) -> None:
     outcome = collect(root, grace_seconds=0)
     assert outcome.retired_specs == [f"demo@{old[:8]}"]
     assert not (root / "specs" / f"{old}.json").exists()
-    directory = layout.feature_directory(root, "demo", old)
+    directory = layout.feature_directory(root, "demo", old).path
     assert not directory.exists() or list(directory.iterdir()) == []  # it may be too young to be removed with its files
     if directory.exists():
         os.utime(directory, (0, 0))
@@ -129,7 +130,7 @@ def test_the_events_and_the_card_are_not_garbage(root: Path) -> None:
 
 
 def hold(root: Path) -> None:
-    take(root, 0)
+    take(StorePath(root), 0)
     os._exit(0)
 
 
@@ -137,48 +138,48 @@ def test_a_dead_readers_lease_counts_no_more(root: Path) -> None:
     worker = multiprocessing.get_context("fork").Process(target=hold, args=(root,))
     worker.start()
     worker.join(60)
-    (lease,) = (root / "leases").iterdir()
-    assert held(root) == (set(), [lease])
+    (lease,) = (StorePath(root) / "leases").entries()
+    assert held(StorePath(root)) == (set(), [lease])
     collect(root, grace_seconds=0)
     assert not lease.exists()
 
 
 def test_leases_of_other_hosts_count_until_they_are_old(root: Path) -> None:
-    lease = take(root, 1)
+    lease = take(StorePath(root), 1)
     assert lease is not None
     record = json.loads(lease.read_bytes()) | {"host": "another-node", "pid": 2**22 + 1}
-    lease.write_text(json.dumps(record))
-    assert held(root)[0] == {1}
-    assert held(root, time.time() + LEASE_SECONDS + 1) == (set(), [lease])
+    lease.path.write_text(json.dumps(record))
+    assert held(StorePath(root))[0] == {1}
+    assert held(StorePath(root), time.time() + LEASE_SECONDS + 1) == (set(), [lease])
 
 
 def test_a_lease_being_written_is_left_alone(root: Path) -> None:
-    lease = root / "leases" / "half.json"
-    lease.write_text('{"version": 1, "ho')
-    assert held(root) == (set(), [])
-    assert held(root, time.time() + LEASE_SECONDS + 1) == (set(), [lease])
+    lease = StorePath(root) / "leases/half.json"
+    lease.path.write_text('{"version": 1, "ho')
+    assert held(StorePath(root)) == (set(), [])
+    assert held(StorePath(root), time.time() + LEASE_SECONDS + 1) == (set(), [lease])
 
 
 def test_a_reused_process_id_is_not_the_reader(root: Path) -> None:
-    lease = take(root, 1)
+    lease = take(StorePath(root), 1)
     assert lease is not None
     record = json.loads(lease.read_bytes())
-    assert held(root)[0] == {1}
-    lease.write_text(json.dumps(record | {"started": record["started"] - 1000}))
-    assert held(root)[0] == set()
+    assert held(StorePath(root))[0] == {1}
+    lease.path.write_text(json.dumps(record | {"started": record["started"] - 1000}))
+    assert held(StorePath(root))[0] == set()
 
 
 def test_a_file_that_vanishes_meanwhile_does_not_stop_gc(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     vanishing = root / "staging" / "other-writers.spool"
     vanishing.write_bytes(b"x")
-    real = Path.relative_to
+    real = StorePath.status
 
-    def relative_to(self: Path, *others: Path) -> Path:
-        if self == vanishing:
+    def status(self: StorePath) -> os.stat_result:
+        if self.path == vanishing:
             vanishing.unlink(missing_ok=True)
-        return real(self, *others)
+        return real(self)
 
-    monkeypatch.setattr(Path, "relative_to", relative_to)
+    monkeypatch.setattr(StorePath, "status", status)
     collect(root, grace_seconds=0)
     assert not vanishing.exists()
 

@@ -272,14 +272,14 @@ def test_a_duplicate_that_lost_a_race_never_brings_a_removed_key_back(root: Path
 @pytest.mark.parametrize("harm", [delete, truncate, lambda path: flip(path, 8 * (path.stat().st_size // 2))])
 def test_damaged_orphans_are_not_adopted(root: Path, harm: Callable[[Path], None]) -> None:
     receipt = write_shard(root, [row("orphan")])
-    harm(layout.feature_directory(root, "demo", receipt.spec_digest) / f"{receipt.id}.h5")
+    harm(layout.feature_directory(root, "demo", receipt.spec_digest).path / f"{receipt.id}.h5")
     assert adopt(root, load(root))[1:] == (0, 0)
 
 
 def test_an_orphan_in_anothers_folder_is_not_adopted(root: Path) -> None:
     receipt = write_shard(root, [row("orphan")], spec=OTHER_SPEC)
-    source = layout.feature_directory(root, "demo", receipt.spec_digest)
-    target = layout.feature_directory(root, "demo", layout.digest(SPEC))
+    source = layout.feature_directory(root, "demo", receipt.spec_digest).path
+    target = layout.feature_directory(root, "demo", layout.digest(SPEC)).path
     for suffix in (".h5", ".json"):
         (source / f"{receipt.id}{suffix}").rename(target / f"{receipt.id}{suffix}")
     assert adopt(root, load(root))[1:] == (0, 0)
