@@ -70,19 +70,25 @@ def read_journal(folder: Path) -> list[dict[str, Any]]:
     path = folder / JOURNAL
     if not path.exists():
         raise TrainingError(f"{path}: no such file; name the --out of a run of jobs/train.py")
-    lines = _whole_lines(path)
-    for number, line in enumerate(lines, 1):
+    entries = []
+    for number, line in enumerate(_whole_lines(path), 1):
         _step(path, number, line)
-    return [json.loads(line) for line in lines]
+        entry = json.loads(line)
+        if not isinstance(entry.get("kind"), str) or not isinstance(entry.get("epoch"), int):
+            raise _not_a_journal(path, number)
+        entries.append(entry)
+    return entries
 
 
 def _step(path: Path, number: int, line: str) -> int:
     try:
         return int(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError) as error:
-        raise TrainingError(
-            f"{path}: line {number} does not belong to a training journal; move the file away to continue"
-        ) from error
+        raise _not_a_journal(path, number) from error
+
+
+def _not_a_journal(path: Path, number: int) -> TrainingError:
+    return TrainingError(f"{path}: line {number} does not belong to a training journal; move the file away to continue")
 
 
 def _whole_lines(path: Path) -> list[str]:

@@ -22,6 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
+from settings.files import read_text
 from settings.messages import one_line
 from trainers.errors import TrainingError
 from trainers.folder import replace_file, writing
@@ -313,7 +314,7 @@ def _id_of(folder: Path, service: str, new: Callable[[], str]) -> str:
     """Return the id under which a service knows the run in a folder; make one for a run that it does not know."""
     path = folder / _IDS
     try:
-        ids: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+        ids: dict[str, str] = json.loads(read_text(path)) if path.exists() else {}
         known = ids.get(service)
     except (ValueError, AttributeError) as error:
         raise TrainingError(f"{path}: not readable ({one_line(error)}); remove it to log as a new run") from error

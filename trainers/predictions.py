@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from settings.files import open_regular
 from settings.messages import available, one_line
 from trainers.errors import TrainingError
 from trainers.folder import replace_file
@@ -163,7 +164,8 @@ def read_predictions(folder: Path, split: str) -> SplitPredictions:
             "its command of jobs/train.py again, which trains nothing more and writes them"
         )
     try:
-        table: Any = pq.read_table(path)
+        with open_regular(path) as file:
+            table: Any = pq.read_table(file)
         columns = SCHEMA.names
         if missing := [name for name in columns if name not in table.column_names]:
             raise TrainingError(f"{path}: has no column {missing[0]!r} ({available(table.column_names)})")
@@ -171,6 +173,10 @@ def read_predictions(folder: Path, split: str) -> SplitPredictions:
         rows = table.select(columns).cast(SCHEMA).to_pylist()
     except (OSError, pa.ArrowException) as error:
         raise TrainingError(f"{path}: not readable ({one_line(error)})") from error
+    for row in rows:
+        for name in ("confidence", "iou", "iop"):
+            if row[name] is not None and not 0 <= row[name] <= 1:
+                raise TrainingError(f"{path}: question {row['question_id']!r}: {name} {row[name]} is not from 0 to 1")
     return SplitPredictions(named.get(b"dataset", b"").decode(), split, tuple(map(_prediction, rows)))
 
 

@@ -49,6 +49,9 @@ def test_files_that_are_missing_damaged_or_of_another_form_are_one_line(tmp_path
     pq.write_table(pq.read_table(path).drop_columns(["confidence"]), path)
     with pytest.raises(TrainingError, match=r"parquet: has no column 'confidence'"):
         read_predictions(tmp_path, "val")
+    write_predictions(tmp_path, SplitPredictions("toy", "val", (answered(0, confidence=math.nan),)))
+    with pytest.raises(TrainingError, match=r"parquet: question 'q0': confidence nan is not from 0 to 1"):
+        read_predictions(tmp_path, "val")
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(TrainingError, match=r"parquet: not readable") as refused:
         read_predictions(tmp_path, "val")

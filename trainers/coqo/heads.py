@@ -132,7 +132,7 @@ class Head(ABC):
 
     def confidences(self, outputs: Tensor) -> list[float | None]:
         """Return the softmax of the answer of each of K questions, outputs ``[K, *]``; None if scores are no such."""
-        return list(outputs.float().softmax(-1).amax(-1).tolist())
+        return list(outputs.float().softmax(-1).amax(-1).clamp(max=1).tolist())
 
     def is_right(self, prediction: str, answer: str) -> bool:
         """Return whether an answer that ``texts`` gave is right."""

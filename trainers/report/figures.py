@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -62,13 +63,22 @@ def curves(journals: Mapping[str, Sequence[Mapping[str, Any]]]) -> Curves:
 
 
 def _names(entries: Sequence[Mapping[str, Any]], kind: str) -> list[str]:
-    names = dict.fromkeys(name for entry in entries if entry["kind"] == kind for name in entry)
+    own = [entry for entry in entries if entry["kind"] == kind]
+    names = dict.fromkeys(name for entry in own for name, value in entry.items() if _is_number(value))
     return [name for name in names if name not in _PLACE]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _curve(name: str, journals: Mapping[str, Sequence[Mapping[str, Any]]], kind: str, axis: str) -> Figure:
     points = {
-        run: [(float(entry[axis]), float(entry[name])) for entry in entries if entry["kind"] == kind and name in entry]
+        run: [
+            (float(entry[axis]), float(entry[name]))
+            for entry in entries
+            if entry["kind"] == kind and _is_number(entry.get(name))
+        ]
         for run, entries in journals.items()
     }
     every = [point for own in points.values() for point in own]

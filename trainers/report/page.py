@@ -17,8 +17,10 @@ from typing import Any
 
 import jinja2
 
+from settings.files import read_text
 from settings.messages import first_few, plural
 from trainers.errors import TrainingError
+from trainers.folder import RESULTS
 from trainers.journal import read_journal
 from trainers.panels import FinishedRun, open_run
 from trainers.predictions import Prediction, SplitPredictions, read_predictions
@@ -89,11 +91,11 @@ def write_report(
 
 
 def _open(folder: Path, label: str) -> _Run:
-    run = open_run(folder)
+    run, results = open_run(folder), json.loads(read_text(folder / RESULTS))
     return _Run(
         run=run,
         label=label,
-        results=json.loads((folder / "results.json").read_text()),
+        results={name: results.get(name, "unknown") for name in ("steps", "best_epoch")},
         journal=read_journal(folder),
         settings=read_settings(folder) or {},
         splits={split: read_predictions(folder, split) for split in run.splits},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from settings.messages import one_line, plural
@@ -81,6 +81,9 @@ def draw_worst(
         if image is not None and panel.picture is not None:
             (folder / image).write_bytes(panel.picture)
         shown.append(ShownPanel(panel.row, image, panel.clips, panel.note))
+    told = {panel.note for panel in shown}
+    if len(shown) > 1 and len(told) == 1 and "" not in told:  # the store is gone: said once
+        return WorstPanels(tuple(replace(panel, note="") for panel in shown), (shown[0].note,))
     without = sum(not panel.clips for panel in shown)
     notes = (f"{plural(without, 'video')} of these cannot be read here, or changed.",) if without else ()
     return WorstPanels(tuple(shown), notes)

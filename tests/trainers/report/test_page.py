@@ -63,7 +63,7 @@ def test_a_page_tells_of_every_question(runs: dict[str, Path], tmp_path: Path, m
     assert "the answers of 3 are hidden" in (page / "2-test.html").read_text()
     assert "acc_vqa" in index.read_text() and 'aria-label="total by step"' in index.read_text()
     assert said == ["val: 12 questions", "val: drawing 4 panels", "test: 3 questions"]
-    assert text.count("store: no such store") == 4  # it is gone, the page is there
+    assert text.count("store: no store here") == 1  # it is gone, the page is there, and says so once
     assert text.count("<article") == 4  # the right ones have IoP 0.5
 
 
@@ -117,6 +117,7 @@ def test_the_folder_of_the_run_is_the_default(runs: dict[str, Path], tmp_path: P
         ("nothing", "nowhere: no such folder; name the --out of a run of jobs/train.py"),
         ("older", "predictions_val.parquet: no such file; the run was finished before predictions were kept"),
         ("journal", "metrics.jsonl: no such file"),
+        ("line", "metrics.jsonl: line 7 does not belong to a training journal"),
         ("file", "exists and holds no report; name another --out"),
         ("folder", "exists and holds no report; name another --out"),
         ("other dataset", "has no scored question in common with"),
@@ -131,6 +132,11 @@ def test_bad_input_is_one_line(runs: dict[str, Path], tmp_path: Path, case: str,
     elif case in ("older", "journal"):
         shutil.copytree(runs["b"], tmp_path / "run")
         (tmp_path / "run" / ("predictions_val.parquet" if case == "older" else "metrics.jsonl")).unlink()
+        words[0] = str(tmp_path / "run")
+    elif case == "line":
+        shutil.copytree(runs["b"], tmp_path / "run")
+        with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
+            file.write('{"step": 9, "epoch": "two"}\n')
         words[0] = str(tmp_path / "run")
     elif case == "file":
         (tmp_path / "page").write_text("mine")
