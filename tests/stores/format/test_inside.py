@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 PACKAGE = ROOT / "stores"
 DOORS = {"format/inside.py", "format/durable.py"}
 """The modules that call the system."""
-OUTSIDE = {"exchange", "command", "testing.py"}
+OUTSIDE = {"exchange", "command", "testing.py", "files.py"}
 """What reads and writes files that users name; the stores among these are opened by ``Store`` and ``commit``."""
 
 OF_OS = {
