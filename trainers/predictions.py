@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,6 +21,9 @@ from settings.messages import available, one_line
 from trainers.errors import TrainingError
 from trainers.folder import replace_file
 from trainers.metrics.grounding import Span
+
+if TYPE_CHECKING:
+    from stores.loading import Questions
 
 _SPAN = pa.list_(pa.float64(), 2)
 SCHEMA = pa.schema(
@@ -98,6 +101,50 @@ class Prediction:
     true_spans: Sequence[Span] = ()
     iou: float | None = None
     iop: float | None = None
+
+    @classmethod
+    def of(
+        cls,
+        questions: Questions,
+        row: int,
+        prediction: str,
+        prediction_index: int | None = None,
+        right: bool | None = None,
+        confidence: float | None = None,
+    ) -> Prediction:
+        """Return a row of the ``questions`` table with what was answered to it.
+
+        Parameters
+        ----------
+        questions
+            The questions of a split.
+        row
+            The question's place among them.
+        prediction, prediction_index, confidence
+            As the attributes of this name.
+        right
+            Whether the prediction is right; by default, whether it is the text of the answer.
+        """
+        answer, index, duration = questions.answers[row], int(questions.answer_index[row]), questions.duration[row]
+        if right is None and answer is not None:
+            right = prediction == answer
+        return cls(
+            question_id=questions.ids[row],
+            video_id=questions.video_ids[row],
+            type=questions.types[row],
+            modality=questions.modalities[row],
+            subset=questions.subsets[row],
+            question=questions.texts[row],
+            options=questions.options[row],
+            prediction=prediction,
+            prediction_index=prediction_index,
+            answer=answer,
+            answer_index=index if index >= 0 else None,
+            right=right,
+            confidence=confidence,
+            duration=float(duration) if math.isfinite(duration) else None,
+            true_spans=questions.spans[row],
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -186,25 +185,15 @@ class CoqoTask(Task):
     def _row(
         self, table: Questions, row: int, answers: Mapping[str, str], confidences: Mapping[str, float | None]
     ) -> Prediction:
-        name, options, answer = table.ids[row], table.options[row], table.answers[row]
-        index, duration, prediction = int(table.answer_index[row]), float(table.duration[row]), answers[name]
-        chosen = options.index(prediction) if self.head.takes_options else None
-        return Prediction(
-            question_id=name,
-            video_id=table.video_ids[row],
-            type=table.types[row],
-            modality=table.modalities[row],
-            subset=table.subsets[row],
-            question=table.texts[row],
-            options=options,
-            prediction=prediction,
-            prediction_index=chosen,
-            answer=answer,
-            answer_index=index if index >= 0 else None,
+        name, answer = table.ids[row], table.answers[row]
+        prediction = answers[name]
+        return Prediction.of(
+            table,
+            row,
+            prediction,
+            prediction_index=table.options[row].index(prediction) if self.head.takes_options else None,
             right=None if answer is None else self.head.is_right(prediction, answer),
             confidence=confidences[name],
-            duration=duration if math.isfinite(duration) else None,
-            true_spans=table.spans[row],
         )
 
     def score(self, known: Sequence[Question], answers: Mapping[str, str]) -> dict[str, float]:
