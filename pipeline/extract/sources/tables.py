@@ -105,11 +105,12 @@ def _jsonl_rows(uri: str, data: bytes) -> Iterator[tuple[int, Mapping[str, Any]]
 def _parquet_rows(uri: str, data: bytes) -> Iterator[tuple[int, Mapping[str, Any]]]:
     try:
         table = pq.read_table(pa.BufferReader(data))
+        wanted = [name for name in (*REQUIRED, *OPTIONAL) if name in table.column_names]
+        rows = table.select(wanted).to_pylist()
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise SourceError(f"{uri}: not a readable Parquet file ({one_line(error)})") from error
     _check_columns(uri, table.column_names)
-    wanted = [name for name in (*REQUIRED, *OPTIONAL) if name in table.column_names]
-    yield from enumerate(table.select(wanted).to_pylist(), 1)
+    yield from enumerate(rows, 1)
 
 
 def _table_item(
