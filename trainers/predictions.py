@@ -218,13 +218,21 @@ def read_predictions(folder: Path, split: str) -> SplitPredictions:
             raise TrainingError(f"{path}: has no column {missing[0]!r} ({available(table.column_names)})")
         named = table.schema.metadata or {}
         rows = table.select(columns).cast(SCHEMA).to_pylist()
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, ValueError) as error:  # ValueError: a text that is not UTF-8
         raise TrainingError(f"{path}: not readable ({one_line(error)})") from error
+    required = [field.name for field in SCHEMA if not field.nullable]
     for row in rows:
+        spans = [*(row["true_spans"] or ()), *([] if row["span"] is None else [row["span"]])]
+        if any(row[name] is None for name in required) or None in row["options"] or not all(map(_is_span, spans)):
+            raise TrainingError(f"{path}: question {row['question_id']!r}: a value is missing that every row has")
         for name in ("confidence", "iou", "iop"):
             if row[name] is not None and not 0 <= row[name] <= 1:
                 raise TrainingError(f"{path}: question {row['question_id']!r}: {name} {row[name]} is not from 0 to 1")
     return SplitPredictions(named.get(b"dataset", b"").decode(), split, tuple(map(_prediction, rows)))
+
+
+def _is_span(span: Sequence[float | None] | None) -> bool:
+    return span is not None and None not in span
 
 
 def _prediction(row: dict[str, Any]) -> Prediction:

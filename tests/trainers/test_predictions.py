@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -52,6 +53,14 @@ def test_files_that_are_missing_damaged_or_of_another_form_are_one_line(tmp_path
     write_predictions(tmp_path, SplitPredictions("toy", "val", (answered(0, confidence=math.nan),)))
     with pytest.raises(TrainingError, match=r"parquet: question 'q0': confidence nan is not from 0 to 1"):
         read_predictions(tmp_path, "val")
+    whole = pq.read_table(write_predictions(tmp_path, SplitPredictions("toy", "val", ROWS)))
+    for name, value in (("options", None), ("options", [None]), ("true_spans", [None]), ("span", [1.0, None])):
+        rows = whole.to_pylist()
+        rows[1][name] = value
+        lax = pa.schema([field.with_nullable(True) for field in whole.schema])
+        pq.write_table(pa.Table.from_pylist(rows, schema=lax), path)
+        with pytest.raises(TrainingError, match=r"question 'q1': a value is missing|parquet: not readable"):
+            read_predictions(tmp_path, "val")
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(TrainingError, match=r"parquet: not readable") as refused:
         read_predictions(tmp_path, "val")

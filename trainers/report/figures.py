@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ from trainers.report.statistics import Calibration, histogram
 _TRAIN = "train"
 _COUNTS = ("n", "n_grounded")
 _PLACE = ("step", "epoch", "kind")
+_LARGEST = 1e100  # of what a curve can show
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def _names(entries: Sequence[Mapping[str, Any]], kind: str) -> list[str]:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, int | float) and abs(value) < _LARGEST  # also false for nan
 
 
 def _curve(name: str, journals: Mapping[str, Sequence[Mapping[str, Any]]], kind: str, axis: str) -> Figure:

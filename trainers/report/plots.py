@@ -16,6 +16,7 @@ from markupsafe import Markup
 _WIDTH, _HEIGHT = 360, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 12, 36
 _MOST_POINTS = 300
+_NARROW = 1e-9  # a shorter axis, of its own numbers, has no ticks between its ends
 _MARKED = 60  # lines of so many points or fewer have marks with numbers
 
 
@@ -128,7 +129,7 @@ def number(value: float) -> str:
 
 def _widened(bounds: tuple[float, float]) -> tuple[float, float]:
     low, high = bounds
-    if high > low:
+    if high - low > _NARROW * max(abs(low), abs(high), _NARROW):
         return low, high
     space = abs(low) / 2 or 0.5
     return low - space, high + space

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from trainers.errors import TrainingError
 from trainers.metrics import avqa, grounding, numbers
 from trainers.metrics.rules import RULES
 from trainers.predictions import Prediction, SplitPredictions
@@ -102,8 +103,15 @@ def _accuracy(rows: Sequence[Prediction], dataset: str) -> ScoreTable:
 
 
 def _numbers(rows: Sequence[Prediction]) -> ScoreTable:
-    truth = {row.question_id: float(row.answer or "nan") for row in rows}
-    scores = numbers.score(truth, {row.question_id: float(row.prediction) for row in rows})
+    truth = {row.question_id: _number(row, row.answer) for row in rows}
+    scores = numbers.score(truth, {row.question_id: _number(row, row.prediction) for row in rows})
     lines = [(rule, (f"{error:.4f}", str(scores.n))) for rule, error in scores.mse.items()]
     exact = f"Exact after rounding: {scores.accuracy:.2f} %."
     return ScoreTable("Numbers", ("mean squared error", "n"), tuple(lines), (exact, scores.rule))
+
+
+def _number(row: Prediction, answer: str | None) -> float:
+    try:
+        return float(answer or "")
+    except ValueError as error:
+        raise TrainingError(f"question {row.question_id!r}: answer {answer!r} is not a number") from error

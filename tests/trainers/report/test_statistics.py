@@ -7,6 +7,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix
 
@@ -62,6 +64,7 @@ def test_questions_of_one_video_are_no_independent_samples() -> None:
     assert (one.value, one.low, one.high) == (50.0, None, None)
 
 
+NUMBERS = st.floats(-1e100, 1e100)
 ROWS = [
     answered(0),
     answered(1, right=False, span=(2.0, 4.0)),
@@ -162,6 +165,18 @@ def test_ticks_and_numbers_of_an_axis() -> None:
         "2.5e5",
         "20",
     ]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(NUMBERS, NUMBERS), min_size=1, max_size=5))
+def test_any_points_can_be_plotted(points: list[tuple[float, float]]) -> None:
+    xs, ys = [x for x, _ in points], [y for _, y in points]
+    plot = Plot("p", (min(xs), max(xs)), (min(ys), max(ys)), "x", "y")
+    plot.line(xs, ys, "a", "run")
+    root = ElementTree.fromstring(str(plot.svg()))
+    drawn = [float(each) for line in root.iter("polyline") for each in line.attrib["points"].replace(",", " ").split()]
+    assert len(drawn) == 2 * len(points) and all(0 <= each <= 360 for each in drawn)
+    assert all(len(ticks(low, high)) <= 7 for low, high in ((0.0, 1.0), (-3.0, 1e99)))
 
 
 def test_a_plot_is_well_formed_and_shows_texts_as_texts() -> None:
