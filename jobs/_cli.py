@@ -7,10 +7,14 @@ Exit codes: 0 all that was wanted is stored; 3 something that was wanted is miss
 from __future__ import annotations
 
 import errno
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import typer
+import yaml
+from pydantic import BaseModel
 
 from extractors import ExtractorError
 from parsers import DictionaryError, ParserError
@@ -31,6 +35,8 @@ __all__ = [
     "Executor",
     "Overrides",
     "PlanOnly",
+    "ShowConfig",
+    "ShowSchema",
     "StageCommand",
     "StoreFolder",
     "emit",
@@ -38,6 +44,7 @@ __all__ = [
     "finish",
     "group",
     "job",
+    "show_settings",
     "signal_code",
 ]
 
@@ -61,6 +68,12 @@ AllowFailures = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object on stdout.")]
 
+ShowConfig = Annotated[
+    bool, typer.Option("--show-config", help="Print the settings that these options make, as YAML; do nothing.")
+]
+ShowSchema = Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of the settings; do nothing.")]
+
+_SHOWING = frozenset({"--show-config", "--schema"})
 _DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EFBIG})
 
 
@@ -81,7 +94,14 @@ class _Expected(OneLineErrors):
 
 
 class Command(_Expected, ReaderCommand):
-    """A job."""
+    """A job. With ``--show-config`` or ``--schema``, nothing else is required of its command line."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        words = args[: args.index("--")] if "--" in args else args
+        if not _SHOWING.isdisjoint(words):
+            for parameter in self.params:
+                parameter.required = False
+        return super().parse_args(ctx, args)
 
 
 class _Group(_Expected, ReaderGroup):
@@ -102,6 +122,26 @@ class StageCommand(Command):
         if self._started and isinstance(error, OSError) and error.errno in _DISK:
             return f"{line}. Committed rows are safe; run the same command to continue"
         return line
+
+
+def show_settings(show_config: bool, show_schema: bool, model: type[BaseModel], load: Callable[[], BaseModel]) -> None:
+    """Print what is asked for about the settings of a job on stdout, and end the job; return if nothing is asked for.
+
+    Parameters
+    ----------
+    show_config, show_schema
+        The options of the same names. The schema stands first if both are given.
+    model
+        What the settings are validated by.
+    load
+        Reads the settings that the command line makes.
+    """
+    if show_schema:
+        print(json.dumps(model.model_json_schema(), indent=2))
+    if show_config:
+        print(yaml.safe_dump(load().model_dump(mode="json"), sort_keys=False, allow_unicode=True), end="")
+    if show_schema or show_config:
+        raise typer.Exit(0)
 
 
 def job(help: str | None) -> typer.Typer:

@@ -16,8 +16,21 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # the checkout: only the
 
 import typer
 
-from jobs._cli import AllowCode, AllowFailures, AsJson, ConfigFile, Overrides, PlanOnly, StageCommand, finish, job
-from pipeline.cluster import ClusterRequest, cluster, load_cluster_config
+from jobs._cli import (
+    AllowCode,
+    AllowFailures,
+    AsJson,
+    ConfigFile,
+    Overrides,
+    PlanOnly,
+    ShowConfig,
+    ShowSchema,
+    StageCommand,
+    finish,
+    job,
+    show_settings,
+)
+from pipeline.cluster import ClusterConfig, ClusterRequest, cluster, load_cluster_config
 from pipeline.shared import ExecutorName, Terminal
 from stores.describe import DictionaryKind
 
@@ -48,16 +61,23 @@ def main(
     allow_code: AllowCode = False,
     allow_failures: AllowFailures = False,
     as_json: AsJson = False,
+    show_config: ShowConfig = False,
+    show_schema: ShowSchema = False,
 ) -> None:
     short = {"kmeans.k": k, "kmeans.seed": seed}
     overrides = [*(set_ or ()), *(f"{name}={value}" for name, value in short.items() if value is not None)]
+
+    def settings() -> ClusterConfig:
+        return load_cluster_config(config, overrides, allow_code)
+
+    show_settings(show_config, show_schema, ClusterConfig, settings)
     terminal = Terminal()
     if executor == "ray":
         terminal.line("k-means is one fit over all members: it runs in this process, whatever the executor")
     request = ClusterRequest(
         store=store,
         kind=kind,
-        config=load_cluster_config(config, overrides, allow_code),
+        config=settings(),
         feature=feature,
         dataset=dataset,
         split=split,

@@ -22,12 +22,15 @@ from jobs._cli import (
     Executor,
     Overrides,
     PlanOnly,
+    ShowConfig,
+    ShowSchema,
     StageCommand,
     StoreFolder,
     finish,
     job,
+    show_settings,
 )
-from pipeline.extract import ExtractRequest, PlanOptions, extract, load_config, preset_names
+from pipeline.extract import Config, ExtractRequest, PlanOptions, extract, load_config, preset_names
 
 app = job(None)
 
@@ -71,6 +74,8 @@ def main(
     ] = None,
     memory: Annotated[float | None, typer.Option(min=0.5, help="Memory to plan for, in GiB.")] = None,
     as_json: AsJson = False,
+    show_config: ShowConfig = False,
+    show_schema: ShowSchema = False,
 ) -> None:
     short = {
         "source.key": key,
@@ -82,10 +87,15 @@ def main(
         "run.wait_for_gpus": wait_for_gpus,
     }
     overrides = [*(set_ or ()), *(f"{name}={value}" for name, value in short.items() if value is not None)]
+
+    def settings() -> Config:
+        return load_config(preset, config, overrides, allow_code)
+
+    show_settings(show_config, show_schema, Config, settings)
     request = ExtractRequest(
         source=source,
         store=store,
-        config=load_config(preset, config, overrides, allow_code),
+        config=settings(),
         executor=executor,
         plan_only=plan,
         options=PlanOptions(retry_failed, force, prune, frozenset(only or ()), limit),

@@ -20,13 +20,16 @@ from jobs._cli import (
     Executor,
     Overrides,
     PlanOnly,
+    ShowConfig,
+    ShowSchema,
     StageCommand,
     StoreFolder,
     finish,
     job,
+    show_settings,
 )
 from parsers.annotations import FORMATS
-from pipeline.parse import ParseRequest, load_parse_config, parse
+from pipeline.parse import ParseConfig, ParseRequest, load_parse_config, parse
 
 app = job(None)
 
@@ -65,13 +68,19 @@ def main(
     plan: PlanOnly = False,
     allow_failures: AllowFailures = False,
     as_json: AsJson = False,
+    show_config: ShowConfig = False,
+    show_schema: ShowSchema = False,
 ) -> None:
+    def settings() -> ParseConfig:
+        return load_parse_config(config, set_ or (), stanza_dir)
+
+    show_settings(show_config, show_schema, ParseConfig, settings)
     request = ParseRequest(
         annotations=annotations,
         format=format_,
         split=split,
         store=store,
-        config=load_parse_config(config, set_ or (), stanza_dir),
+        config=settings(),
         dataset=dataset,
         executor=executor,
         plan_only=plan,

@@ -20,12 +20,16 @@ from jobs._cli import (
     Executor,
     Overrides,
     PlanOnly,
+    ShowConfig,
+    ShowSchema,
     StageCommand,
     emit,
     exit_code,
     job,
+    show_settings,
 )
-from pipeline.refresh import load_dataset, refresh
+from pipeline.refresh import Dataset, load_dataset, refresh
+from pipeline.shared import UsageError
 from stores.command import say_error
 
 app = job(None)
@@ -53,9 +57,17 @@ def main(
     allow_code: AllowCode = False,
     allow_failures: AllowFailures = False,
     as_json: AsJson = False,
+    show_config: ShowConfig = False,
+    show_schema: ShowSchema = False,
 ) -> None:
+    def settings() -> Dataset:
+        if dataset is None:
+            raise UsageError("--show-config: name the dataset file")
+        return load_dataset(dataset, set_ or (), allow_code)
+
+    show_settings(show_config, show_schema, Dataset, settings)
     result = refresh(
-        load_dataset(dataset, set_ or (), allow_code),
+        settings(),
         executor,
         plan,
         prune,

@@ -18,7 +18,18 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # the checkout: only the
 import typer
 
 import settings
-from jobs._cli import AsJson, Command, ConfigFile, Overrides, emit, job, signal_code
+from jobs._cli import (
+    AsJson,
+    Command,
+    ConfigFile,
+    Overrides,
+    ShowConfig,
+    ShowSchema,
+    emit,
+    job,
+    show_settings,
+    signal_code,
+)
 from settings.messages import plural, printable
 from settings.ray_address import check_ray_address
 from trainers import METHODS, PRESETS, MethodSettings, TrainingError, TrainRequest, TrainResult, find_method
@@ -49,11 +60,19 @@ def main(
         bool, typer.Option("--check", help="Name everything that keeps the run from starting; train nothing.")
     ] = False,
     as_json: AsJson = False,
+    show_config: ShowConfig = False,
+    show_schema: ShowSchema = False,
 ) -> None:
-    method = find_method(method_name)
+    method = find_method(method_name or "")
     overrides = [*(set_ or ()), *([f"loop.seed={seed}"] if seed is not None else ())]
-    raw, origin = settings.read(PRESETS, None if config else preset or method_name, config, overrides)
-    chosen: MethodSettings = settings.validate(method.settings, raw, origin)
+
+    def read_settings() -> MethodSettings:
+        raw, origin = settings.read(PRESETS, None if config else preset or method_name, config, overrides)
+        chosen: MethodSettings = settings.validate(method.settings, raw, origin)
+        return chosen
+
+    show_settings(show_config, show_schema, method.settings, read_settings)
+    chosen = read_settings()
     folder = out or Path("out") / method_name
     pinned = choose_version(store, folder, version)
     is_first = os.environ.get("RANK", "0") == "0"  # under torchrun one rank speaks for all

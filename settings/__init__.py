@@ -241,19 +241,22 @@ def validate(model: type[_Model], raw: dict[str, Any], origin: str) -> _Model:
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        raise SettingsError(f"{origin}: {describe(error, model)}") from error
+        raise SettingsError(f"{origin}: {describe(error, model, raw)}") from error
 
 
-def describe(error: ValidationError, model: type[BaseModel]) -> str:
-    """Return the problems of a validation in one line, as ``key: what is wrong; key: what is wrong``."""
+def describe(error: ValidationError, model: type[BaseModel], raw: Mapping[str, Any] | None = None) -> str:
+    """Return the problems of a validation in one line, as ``key: what is wrong; key: what is wrong``.
+
+    ``raw`` is what was validated: beside a section that lacks something, it may hold the one that was meant.
+    """
     found = error.errors(include_url=False)
-    problems = list(dict.fromkeys(_describe(problem, model) for problem in found[:_WORDED_PROBLEMS]))
+    problems = list(dict.fromkeys(_describe(problem, model, raw) for problem in found[:_WORDED_PROBLEMS]))
     rest = len(problems[_SHOWN_PROBLEMS:]) + len(found[_WORDED_PROBLEMS:])
     more = [f"and {rest} more"] if rest else []
     return "; ".join([*problems[:_SHOWN_PROBLEMS], *more])
 
 
-def _describe(problem: Mapping[str, Any], model: type[BaseModel]) -> str:
+def _describe(problem: Mapping[str, Any], model: type[BaseModel], raw: Mapping[str, Any] | None) -> str:
     where = ".".join(one_line(str(part), _LONGEST_SHOWN) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         known = _known_keys(model, problem["loc"][:-1])
@@ -262,9 +265,19 @@ def _describe(problem: Mapping[str, Any], model: type[BaseModel]) -> str:
     if problem["type"] == "value_error":
         return one_line(problem["ctx"]["error"])
     if problem["type"] == "missing":
-        return f"{where}: required, but not given"
+        return f"{where}: required, but not given{_sibling(raw, problem['loc'][:-1])}"
     given = one_line(repr(problem["input"]), _LONGEST_SHOWN)
     return f"{where}: {problem['msg'][0].lower()}{problem['msg'][1:]} (got {given})"
+
+
+def _sibling(raw: Any, path: Sequence[int | str]) -> str:
+    """Return the name of the section beside the one at ``path`` that may have been meant, as ``nearest`` does."""
+    if not path:
+        return ""
+    for part in path[:-1]:
+        raw = raw.get(part) if isinstance(raw, Mapping) else None
+    beside = [str(key) for key in raw if key != path[-1]] if isinstance(raw, Mapping) else []
+    return nearest(str(path[-1])[:_LONGEST_SHOWN], beside)
 
 
 def _known_keys(model: type[BaseModel], path: Sequence[int | str]) -> list[str]:

@@ -34,6 +34,7 @@ ROOM_MAY_IMPORT = {
     "pipeline.cluster": {"pipeline.shared"},
     "pipeline.refresh": {"pipeline.extract", "pipeline.parse", "pipeline.cluster", "pipeline.shared"},
     "stores.errors": set[str](),
+    "stores.files": set[str](),
     "stores.wording": set[str](),
     "stores.format": {"stores.errors", "stores.wording"},
     "stores.changes": {"stores.format"},
@@ -45,6 +46,7 @@ ROOM_MAY_IMPORT = {
     "stores.loading": {"stores.errors", "stores.wording", "stores.format", "stores.joins", "stores.store"},
     "stores.exchange": {
         "stores.errors",
+        "stores.files",
         "stores.wording",
         "stores.format",
         "stores.commit",

@@ -23,7 +23,7 @@ ALLOWED: dict[str, dict[str, tuple[int, str]]] = {
     "extractors.base": {"read_bytes": (1, "the source of a class")},
     "extractors.clip_models": {"read_text": (1, "of the installed open_clip")},
     "extractors.clip_table": {"read_text": (1, "of the installed open_clip")},
-    "extractors.hf_loading": {"from_pretrained": (2, "read_config has checked the folder")},
+    "extractors.hf_loading": {"from_pretrained": (3, "read_config has checked the folder")},
     "extractors.text.sentence_tower": {
         "from_file": (1, "its digest was taken through open_regular"),
         "from_pretrained": (1, "its digest was taken through open_regular"),
@@ -41,10 +41,11 @@ ALLOWED: dict[str, dict[str, tuple[int, str]]] = {
         "torch.load": (1, "its digest was taken through open_regular"),
     },
     "pipeline.media.child": {"read_text": (1, "of /proc")},
+    "pipeline.media.inputs": {"os.open": (1, "the way of the decoding child")},
     "pipeline.media.source": {"av.open": (1, "the file is open already")},
-    "pipeline.shared.events": {"read_bytes": (1, "the store's own")},
     "pipeline.shared.sizing": {"read_text": (1, "of /proc and /sys")},
     "pipeline.extract.remote": {"fsspec.open": (1, "allowed by its protocol, bounded in bytes and time")},
+    "stores.exchange.published": {"os.open": (1, "a file of its own export")},
     "stores.exchange.files": {
         "h5py.File": (1, "FileRows has asked for every file"),
         "open_memmap": (1, "FileRows has asked for every file"),
@@ -62,7 +63,7 @@ ALLOWED: dict[str, dict[str, tuple[int, str]]] = {
     "trainers.frozenbilm.prompts": {"from_pretrained": (1, "check_folder stands before it")},
     "trainers.owner": {"read_text": (2, "of /proc"), "os.open": (2, "its own, never waited for: read and write")},
     "trainers.folder": {"os.open": (1, "a folder")},
-    "trainers.panels.clip": {"av.open": (1, "the file is open already")},
+    "trainers.panels.clip": {"av.open": (2, "the file is open already")},
     "trainers.relay": {"open": (1, "its own")},
     "trainers.run": {"read_bytes": (1, "the store's own")},
     "trainers.stopping": {"read_text": (1, "its own")},
@@ -78,7 +79,7 @@ def opened_by(node: ast.Call) -> str | None:
         if name not in ("open", "safe_open", "load_file"):
             return None
     elif isinstance(function, ast.Attribute) and function.attr in CALLS:
-        name, of = function.attr, function.value.id if isinstance(function.value, ast.Name) else ""
+        name, of = function.attr, getattr(function.value, "id", getattr(function.value, "attr", ""))
         if of in ("files", "lane", "self") or (of[:1].isupper() and name == "open"):  # Store.open
             return None
         if name not in ANY_OBJECT and of not in LIBRARIES:

@@ -83,7 +83,7 @@ def read_journal(folder: Path) -> list[dict[str, Any]]:
 def _step(path: Path, number: int, line: str) -> int:
     try:
         return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _not_a_journal(path, number) from error
 
 

@@ -316,7 +316,7 @@ def _id_of(folder: Path, service: str, new: Callable[[], str]) -> str:
     try:
         ids: dict[str, str] = json.loads(read_text(path)) if path.exists() else {}
         known = ids.get(service)
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise TrainingError(f"{path}: not readable ({one_line(error)}); remove it to log as a new run") from error
     if known is None:
         known = new()

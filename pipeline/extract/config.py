@@ -20,6 +20,7 @@ from pipeline.media import Limits, Policy, SamplingError, policy_from_spec
 from pipeline.shared import ConfigError, MachineConfig
 from settings import Section
 from settings.files import TEXT_BYTES
+from settings.messages import nearest
 
 PRESETS = Path(__file__).parents[1] / "presets"
 
@@ -47,6 +48,11 @@ class FeatureConfig(BaseModel):
     def options(self) -> dict[str, Any]:
         """The options of the extractor."""
         return dict(self.model_extra or {})
+
+    def meant(self, error: ExtractorError) -> str:
+        """Return the key of every feature that may have been meant by what the extractor does not know."""
+        unknown = [option for option in self.options if f"unknown option {option!r}" in str(error)]
+        return next((hint for option in unknown if (hint := nearest(option, FeatureConfig.model_fields))), "")
 
     def build(self) -> Extractor:
         """Make the extractor (cheap: no weights are loaded).
@@ -153,7 +159,7 @@ class Config(Section):
             try:
                 feature.build()
             except ExtractorError as error:
-                raise ValueError(f"features.{name}: {error}") from error
+                raise ValueError(f"features.{name}: {error}{feature.meant(error)}") from error
         return self
 
     def limits(self) -> Limits:

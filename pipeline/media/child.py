@@ -68,8 +68,9 @@ def load_everything(backend: str) -> None:
     for module in pkgutil.walk_packages(av.__path__, "av."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
-    with contextlib.suppress(MediaError):  # the first request is answered with the reason
-        recipe(backend)
+    for name in ("pyav", backend):
+        with contextlib.suppress(MediaError):  # the first request is answered with the reason
+            recipe(name)
 
 
 def serve(request: DecodeRequest, files: Files, write: Callable[[bytes | memoryview], None]) -> None:

@@ -17,57 +17,29 @@ _LENGTH = struct.Struct("<Q")
 _MOST_BYTES = 256 << 20  # of a request or a listing; far above any real one
 
 
-class Files(Protocol):
-    """Opens the inputs of a decode."""
-
-    def open(self, path: str) -> io.RawIOBase:
-        """Open a file at its start, with a position of its own. Raises OSError."""
-
-    def names(self, folder: str) -> list[str]:
-        """Return the names of the regular files of a folder, in no order. Raises OSError."""
-
-
-class LocalFiles:
-    """Opens files by their names: regular ones, without ever waiting."""
-
-    def open(self, path: str) -> io.RawIOBase:
-        """Open a file at its start."""
-        _check(os.stat(path), path)  # noqa: PTH116 (a plain string)
-        file = open(path, "rb", buffering=0, opener=_without_waiting)  # noqa: SIM115 (its reader closes it)
-        try:
-            _check(os.fstat(file.fileno()), path)
-        except OSError:
-            file.close()
-            raise
-        return file
-
-    def names(self, folder: str) -> list[str]:
-        """Return the names of the regular files of a folder, links to such among them."""
-        with os.scandir(folder) as entries:
-            return [entry.name for entry in entries if entry.is_file()]
-
-
-LOCAL = LocalFiles()
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)
-
-
-def _check(status: os.stat_result, path: str) -> None:
-    if stat.S_ISDIR(status.st_mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-    if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, "not a regular file", path)
-
-
 class Window(io.RawIOBase):
-    """Reads an open file from a position of its own, so that several may read one descriptor."""
+    """Reads an open file from a position of its own, so that several may read one descriptor.
 
-    def __init__(self, descriptor: int, name: str) -> None:
-        self._descriptor = descriptor
+    Parameters
+    ----------
+    descriptor, name
+        The file, and its name.
+    owned
+        Whether the descriptor is closed with this object.
+    """
+
+    def __init__(self, descriptor: int, name: str, owned: bool = True) -> None:
+        self._descriptor, self._owned = descriptor, owned
         self._at = 0
         self.name = name
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def close(self) -> None:
+        if self._owned and not self.closed:
+            os.close(self._descriptor)
+        super().close()
 
     def readable(self) -> bool:
         return True
@@ -90,18 +62,58 @@ class Window(io.RawIOBase):
         return count
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        """Move the position."""
+        """Move the position; a place before the start is a negative number, as libav has it, and no exception."""
         if whence == io.SEEK_CUR:
             offset += self._at
         elif whence == io.SEEK_END:
             offset += os.fstat(self._descriptor).st_size
         if offset < 0:
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+            return -errno.EINVAL
         self._at = offset
         return offset
 
     def tell(self) -> int:
         return self._at
+
+
+class Files(Protocol):
+    """Opens the inputs of a decode."""
+
+    def open(self, path: str) -> io.RawIOBase:
+        """Open a file at its start, with a position of its own. Raises OSError."""
+
+    def names(self, folder: str) -> list[str]:
+        """Return the names of the regular files of a folder, in no order. Raises OSError."""
+
+
+class LocalFiles:
+    """Opens files by their names: regular ones, without ever waiting."""
+
+    def open(self, path: str) -> io.RawIOBase:
+        """Open a file at its start."""
+        _check(os.stat(path), path)  # noqa: PTH116 (a plain string)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            _check(os.fstat(descriptor), path)  # another file may have taken its place
+        except OSError:
+            os.close(descriptor)
+            raise
+        return Window(descriptor, path)
+
+    def names(self, folder: str) -> list[str]:
+        """Return the names of the regular files of a folder, links to such among them."""
+        with os.scandir(folder) as entries:
+            return [entry.name for entry in entries if entry.is_file()]
+
+
+LOCAL = LocalFiles()
+
+
+def _check(status: os.stat_result, path: str) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", path)
 
 
 class HandedFiles:
@@ -125,7 +137,7 @@ class HandedFiles:
     def open(self, path: str) -> io.RawIOBase:
         """Open the file of the request, or an image of its folder."""
         if path == self._path and self._descriptor is not None:
-            return Window(self._descriptor, path)
+            return Window(self._descriptor, path, owned=False)
         folder, _, name = path.rpartition("/")
         if folder != self._path:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
@@ -133,7 +145,7 @@ class HandedFiles:
         _, descriptor = self._answer()
         if descriptor is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-        return os.fdopen(descriptor, "rb", buffering=0)
+        return Window(descriptor, path)
 
     def names(self, folder: str) -> list[str]:
         """Return the names of the images of the request's folder."""

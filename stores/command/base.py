@@ -9,6 +9,7 @@ import errno
 import json
 import logging
 import os
+import re
 import shlex
 import signal
 import sys
@@ -33,6 +34,8 @@ SETTINGS = {"help_option_names": ["-h", "--help"]}
 _USAGE_ERROR: type[Exception] = next(
     base for base in typer.BadParameter.__mro__ if base.__name__ == "UsageError" and issubclass(base, Exception)
 )
+
+_EXTRA_ARGUMENTS = re.compile(r"Got unexpected extra argument(?:s|\(s\))? \((.*)", re.S)
 
 logger = logging.getLogger("reelstore")
 
@@ -151,6 +154,9 @@ def usage_line(error: Exception) -> str:
     message = one_line(getattr(error, "format_message", lambda: str(error))()).replace(": Value error, ", ": ", 1)
     if type(error).__name__ == "NoSuchOption" and not str(getattr(error, "option_name", "--")).startswith("--"):
         message = f"{message.rstrip('.')}; put -- before a key that begins with a hyphen"
+    if extra := _EXTRA_ARGUMENTS.match(message):
+        shown = one_line(extra[1].rstrip(")"), 80)
+        message = f"unexpected: {shown}; quote a pattern ('videos/*.mp4'), or the shell replaces it by file names"
     return message if context is None else f"{message.rstrip('.')}; see {context.command_path} --help"
 
 

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -147,7 +148,7 @@ def test_a_store_may_lie_behind_a_link(root: Path) -> None:
 def test_a_table_that_names_another_file_is_damage(root: Path, victim: Path, path: str) -> None:
     before, kept = picture(victim), picture(root / "versions")
 
-    def change(record: dict) -> None:  # type: ignore[type-arg]
+    def change(record: dict[str, Any]) -> None:
         record["tables"]["questions"]["parts"]["a part"]["files"][0]["path"] = path.format(victim=victim)
 
     reseal(manifest_path(root), change)
@@ -166,7 +167,7 @@ def test_a_table_that_names_the_file_of_another_table_is_damage(root: Path) -> N
     table = write_table(root, "secrets", {"kind": "secrets"}, pa.table({"x": [4]}))
     commit(root, Changes(tables={"secrets": {"": table}}))
 
-    def change(record: dict) -> None:  # type: ignore[type-arg]
+    def change(record: dict[str, Any]) -> None:
         record["tables"]["questions"]["parts"]["a part"] = record["tables"]["secrets"]["parts"][""]
 
     reseal(manifest_path(root), change)
@@ -226,7 +227,7 @@ def test_a_segment_whose_offsets_lead_outside_is_damage(root: Path) -> None:
 def test_a_receipt_that_leads_outside_its_file_is_damage(root: Path, field: str, value: object) -> None:
     shard = max((root / "features").rglob("*.h5"), key=lambda path: path.stat().st_size)
 
-    def change(record: dict) -> None:  # type: ignore[type-arg]
+    def change(record: dict[str, Any]) -> None:
         record["datasets"]["values"][field] = value
 
     reseal(shard.with_suffix(".json"), change)
@@ -243,7 +244,7 @@ def test_a_receipt_that_leads_outside_its_file_is_damage(root: Path, field: str,
 def test_a_receipt_with_a_moved_place_is_damage(root: Path) -> None:
     shard = max((root / "features").rglob("*.h5"), key=lambda path: path.stat().st_size)
 
-    def change(record: dict) -> None:  # type: ignore[type-arg]
+    def change(record: dict[str, Any]) -> None:
         record["datasets"]["time_s"]["offset"] = record["datasets"]["duration_s"]["offset"]
 
     reseal(shard.with_suffix(".json"), change)

@@ -20,7 +20,7 @@ from stores.format import layout
 from stores.upkeep.compaction import compact
 from stores.upkeep.gc import collect
 from stores.upkeep.repairing import repair
-from stores.upkeep.verification import verify
+from stores.upkeep.verification import Verification, verify
 from tests._helpers.hostile import copied, mutate_bytes, mutate_json, picture, relist, reseal, restate
 from tests.conftest import ROOT
 
@@ -99,8 +99,8 @@ def main(template: Path, folder: Path, first: int, count: int) -> None:
                 print(f"seed {seed}: {changed}: {name}: {type(error).__name__}: {str(error)[:300]}", flush=True)
                 continue
             repaired = repaired or name == "repair"
-            if name == "verify again" and repaired and not found.ok:  # type: ignore[attr-defined]
-                print(f"seed {seed}: {changed}: not sound after repair: {found.problems[0]}", flush=True)  # type: ignore[attr-defined]
+            if name == "verify again" and repaired and isinstance(found, Verification) and not found.ok:
+                print(f"seed {seed}: {changed}: not sound after repair: {found.problems[0]}", flush=True)
         if beside(folder) != outside:
             print(f"seed {seed}: {changed}: something outside changed", flush=True)
 

@@ -93,7 +93,7 @@ def test_hostile_servers_are_rows_of_their_own(server: str, videos: Path, tmp_pa
     table = tmp_path / "list.csv"
     rows = [f"good,{videos}/clip0.mp4", f"endless,{server}/endless.mp4", f"drip,{server}/drip.mp4"]
     table.write_text("\n".join(["video_id,uri", *rows]) + "\n")
-    config = rgb_config(tmp_path, "media.max_bytes=1000000", "media.stall_s=1")
+    config = rgb_config(tmp_path, "media.max_bytes=1000000", "media.stall_s=0.4")
     done = extract(table, tmp_path / "store", config)
     assert done.exit_code == 3
     with Store.open(tmp_path / "store") as store:
@@ -103,6 +103,7 @@ def test_hostile_servers_are_rows_of_their_own(server: str, videos: Path, tmp_pa
     assert not list((tmp_path / "store" / "staging").iterdir())
 
 
+@pytest.mark.slow
 def test_sigterm_ends_a_copy_that_never_ends(server: str, tmp_path: Path) -> None:
     table, config = tmp_path / "list.csv", tmp_path / "rgb.yaml"
     table.write_text(f"video_id,uri\na,{server}/silent.mp4\n")

@@ -219,10 +219,29 @@ def test_absent_sound_fails_where_asked_to(tmp_path: Path) -> None:
     assert isinstance(last, StreamFailure) and (last.stream, last.failure_class) == ("audio", "no_audio")
 
 
-def test_a_playlist_reads_no_other_file(clip: Path, tmp_path: Path) -> None:
+SCRIPTS = {
+    "playlist": ("#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{clip}\n#EXT-X-ENDLIST\n", "a playlist"),
+    "concat": ("ffconcat version 1.0\nfile {clip}\n", "a list of other files"),
+    "sdp": ("v=0\no=- 0 0 IN IP4 127.0.0.1\nm=video 5004 RTP/AVP 96\n", "a description of a stream"),
+    "dash": ('<?xml version="1.0"?><MPD><BaseURL>{clip}</BaseURL></MPD>', "a web page or XML"),
+    "list": ("{{}} {clip}", "JSON"),
+}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_that_names_other_files_is_refused_by_what_it_is(name: str, clip: Path, tmp_path: Path) -> None:
+    text, kind = SCRIPTS[name]
     path = tmp_path / "list.mp4"
-    path.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{clip}\n#EXT-X-ENDLIST\n")
-    assert str(failure(path)) == "unsupported_codec: the file is a playlist"
+    path.write_text(text.format(clip=clip))
+    error = failure(path)
+    assert str(error) == f"unsupported_codec: the file is {kind}" and error.permanent
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "fifo.mp4"])
+def test_what_is_no_regular_file_is_not_opened(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo.mp4")
+    error = failure(tmp_path / name)
+    assert (error.failure_class, error.message) == ("unreadable", "not a regular file")
 
 
 def test_names_that_look_like_addresses_are_files(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -117,6 +118,8 @@ def test_the_folder_of_the_run_is_the_default(runs: dict[str, Path], tmp_path: P
         ("nothing", "nowhere: no such folder; name the --out of a run of jobs/train.py"),
         ("older", "predictions_val.parquet: no such file; the run was finished before predictions were kept"),
         ("journal", "metrics.jsonl: no such file"),
+        ("fifo", "predictions_val.parquet: not readable (not a regular file but a FIFO"),
+        ("deep", "metrics.jsonl: line 7 does not belong to a training journal"),
         ("line", "metrics.jsonl: line 7 does not belong to a training journal"),
         ("file", "exists and holds no report; name another --out"),
         ("folder", "exists and holds no report; name another --out"),
@@ -133,10 +136,15 @@ def test_bad_input_is_one_line(runs: dict[str, Path], tmp_path: Path, case: str,
         shutil.copytree(runs["b"], tmp_path / "run")
         (tmp_path / "run" / ("predictions_val.parquet" if case == "older" else "metrics.jsonl")).unlink()
         words[0] = str(tmp_path / "run")
-    elif case == "line":
+    elif case == "fifo":
+        shutil.copytree(runs["b"], tmp_path / "run")
+        (tmp_path / "run" / "predictions_val.parquet").unlink()
+        os.mkfifo(tmp_path / "run" / "predictions_val.parquet")
+        words[0] = str(tmp_path / "run")
+    elif case in ("line", "deep"):
         shutil.copytree(runs["b"], tmp_path / "run")
         with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
-            file.write('{"step": 9, "epoch": "two"}\n')
+            file.write('{"step": ' * 20_000 + "\n" if case == "deep" else '{"step": 9, "epoch": "two"}\n')
         words[0] = str(tmp_path / "run")
     elif case == "file":
         (tmp_path / "page").write_text("mine")
