@@ -219,7 +219,8 @@ def read_predictions(folder: Path, split: str) -> SplitPredictions:
         named = table.schema.metadata or {}
         rows = table.select(columns).cast(SCHEMA).to_pylist()
     except (OSError, pa.ArrowException, ValueError) as error:  # ValueError: a text that is not UTF-8
-        raise TrainingError(f"{path}: not readable ({one_line(error)})") from error
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise TrainingError(f"{path}: not readable ({reason or one_line(error)})") from error
     required = [field.name for field in SCHEMA if not field.nullable]
     for row in rows:
         spans = [*(row["true_spans"] or ()), *([] if row["span"] is None else [row["span"]])]
