@@ -307,7 +307,7 @@ class Store:
         """Return which steps hold damaged pictures or sound, ``[T] bool``, as was found when the row was computed."""
         reader, row = self._locate(name, key)
         marked = np.zeros(len(reader.valid(row)), dtype=bool)
-        marked[damaged_steps(reader.media(row))] = True
+        marked[[step for step in damaged_steps(reader.media(row)) if 0 <= step < len(marked)]] = True
         return marked
 
     def published_times(self, name: str, key: str) -> Array | None:

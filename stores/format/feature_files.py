@@ -100,7 +100,9 @@ class FeatureFiles:
     def _remember(self, key: str, shard: bytes, row: int) -> tuple[ShardReader, int]:
         if len(self._located) >= _REMEMBERED:
             self._located.clear()
-        place = self._located[key] = (self.reader(shard), row)
+        reader = self.reader(shard)
+        reader.check_row(row)
+        place = self._located[key] = (reader, row)
         return place
 
     def places(self, keys: Sequence[str] | pa.Array) -> Places:

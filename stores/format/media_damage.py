@@ -62,7 +62,8 @@ class MediaDamage(BaseModel):
 
 def damaged_steps(media: dict[str, Any]) -> list[int]:
     """Return the steps that a media record marks as damaged; empty if it marks none."""
-    return list(media.get(DAMAGED_STEPS, ()))
+    steps = media.get(DAMAGED_STEPS, ())
+    return [step for step in steps if isinstance(step, int)] if isinstance(steps, list | tuple) else []
 
 
 def media_damage(reader: ShardReader, rows: Iterable[int]) -> MediaDamage:

@@ -338,16 +338,21 @@ class ShardReader:
 
     def span(self, row: int) -> tuple[int, int]:
         """Return (first step, T) of a row within ``steps``."""
-        if not 0 <= row < self.receipt.rows:
-            raise StoreDamageError(f"{self.path}: has {self.receipt.rows} rows, the index names row {row}")
+        self.check_row(row)
         if not self.receipt.ragged:
             length = self.receipt.datasets["values"].shape[1]
             return row * length, length
         first, end = self._bounds("offset", row, self.receipt.datasets["values"].shape[0])
         return first, end - first
 
+    def check_row(self, row: int) -> None:
+        """Raise ``StoreDamageError`` if there is no such row: its number comes from an index."""
+        if not 0 <= row < self.receipt.rows:
+            raise StoreDamageError(f"{self.path}: has {self.receipt.rows} rows, the index names row {row}")
+
     def _bounds(self, offset: str, row: int, total: int) -> tuple[int, int]:
         """Return where the data of a row begin and end in a dataset of ``total`` items."""
+        self.check_row(row)
         first, end = self.column(offset)[row : row + 2].tolist()
         if not 0 <= first <= end <= total:
             raise StoreDamageError(f"{self.path}: row {row} does not lie within its dataset; run `reelstore verify`")
@@ -401,6 +406,8 @@ class ShardReader:
             record: dict[str, Any] = json.loads(self._text("media", row))
         except (ValueError, RecursionError) as error:
             raise StoreDamageError(f"{self.path}: row {row}: its media record is damaged ({error})") from error
+        if not isinstance(record, dict):
+            raise StoreDamageError(f"{self.path}: row {row}: its media record is damaged (not an object)")
         return record
 
     def clip(self, row: int) -> tuple[float, float]:

@@ -90,6 +90,7 @@ def test_code_that_settings_name_is_not_imported_unasked(spy: Path, tmp_path: Pa
     for app, arguments in (
         (jobs.extract.app, [str(videos), *store, "--config", str(config)]),
         (jobs.extract.app, [str(videos), *store, "--config", str(config), "--plan"]),
+        (jobs.extract.app, [str(videos), *store, "--config", str(config), "--show-config"]),
         (jobs.refresh.app, [str(dataset), "--plan"]),
         (jobs.refresh.app, [str(embeddings), "--plan"]),
         (jobs.weights.app, ["check", "--config", str(config)]),
