@@ -159,7 +159,8 @@ _REMEDY: Mapping[str, str] = {
 def require_packages(names: Sequence[LoggerName]) -> None:
     """Raise TrainingError if the package of a logger is not installed; import none."""
     for name in names:
-        if importlib.util.find_spec(name) is None:
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.origin is None:  # a folder of this name, such as services leave, is no package
             extra = "train" if name == "tensorboard" else name
             raise TrainingError(
                 f"loop.loggers: {name} needs the package {_PACKAGES[name]}: pip install '.[{extra}]', or leave it out"

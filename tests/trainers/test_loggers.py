@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.machinery
 import importlib.util
 import io
 import json
@@ -24,7 +25,7 @@ from trainers.config import LoopConfig
 from trainers.distributed import Ranks
 from trainers.errors import TrainingError
 from trainers.folder import JOURNAL
-from trainers.loggers import LoggerName, Loggers, flattened
+from trainers.loggers import LoggerName, Loggers, flattened, require_packages
 from trainers.loop import train
 from trainers.progress import Progress
 from trainers.resume import choose_version
@@ -147,7 +148,7 @@ class Fake(types.ModuleType):
 
     def __init__(self, fails_at: str) -> None:
         super().__init__("wandb")
-        self.__spec__ = importlib.util.spec_from_loader("wandb", None)
+        self.__spec__ = importlib.util.spec_from_loader("wandb", None, origin="made by a test")
         self.fails_at, self.seen = fails_at, list[Any]()
 
     def _do(self, what: str) -> None:
@@ -231,6 +232,10 @@ def test_a_package_that_is_missing_is_named_before_anything_is_trained(
     with pytest.raises(TrainingError) as refused:
         run(asked)
     assert str(refused.value) == line and not (tmp_path / "run" / JOURNAL).exists()
+    folder = importlib.machinery.ModuleSpec("mlflow", None, is_package=True)  # no package, and Python imports it
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: folder if name == "mlflow" else found(name))
+    with pytest.raises(TrainingError, match="mlflow needs the package mlflow-skinny"):
+        require_packages(["mlflow"])
 
 
 @pytest.mark.filterwarnings("ignore:video")  # the store knows no file of its videos
