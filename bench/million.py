@@ -7,7 +7,7 @@ run: 4096 rows per shard and commit, keys in random order, so every segment of t
 ``questions`` table has one question for each key. Everything is then measured in fresh processes: ``rows``,
 ``questions`` and ``check`` from Python, where the imports do not count, and the commands, where they do. ``gc`` only
 says what it would remove: once with the usual grace, where it keeps every version, and once without, where it keeps
-one.
+one. ``report`` writes the pages beside the store; its videos do not exist, so nothing is decoded.
 
 ``--keep DIR`` leaves the store in DIR, and uses the one that is there. A million keys of three features take about ten
 minutes to make and 1.1 GB.
@@ -41,6 +41,7 @@ from stores.format import Row
 
 READ = 64  # rows of one ``read``
 READS = 50
+REPORT = "report"
 COMMANDS = {
     "verify": ["verify"],
     "gc": ["gc", "--dry-run"],
@@ -52,6 +53,8 @@ COMMANDS = {
 }
 COMMAND_S, COMMAND_GB = 20.0, 2.0
 """Most seconds and GB of a command, and below of the rest, for a million keys of three features."""
+REPORT_S, REPORT_MB = 60.0, 50.0
+"""Most seconds that the pages of ``report`` take, and most MB on the disk."""
 OPEN_S, READ_MS, QUESTIONS_S, QUESTIONS_GB = 0.3, 2.0, 5.0, 1.0
 
 
@@ -169,6 +172,22 @@ def run_command(root: Path, name: str) -> dict[str, float]:
     return {"wall_s": ran.wall_s, "peak_gb": ran.peak_gb}
 
 
+def run_report(root: Path) -> dict[str, float]:
+    """Write the pages in a fresh process; return its wall time, its peak memory and the size of the pages in MB."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "pages"
+        ran = run(["-m", "stores", "report", str(root), "--out", str(out)], ROOT)
+        size = sum(path.stat().st_size for path in out.iterdir())
+    return {"wall_s": ran.wall_s, "peak_gb": ran.peak_gb, "mb": size / 1e6}
+
+
+def measure_one(root: Path, name: str) -> dict[str, float]:
+    """Measure one of ``MEASURES``, ``COMMANDS`` and ``report``."""
+    if name == REPORT:
+        return run_report(root)
+    return run_measure(root, name) if name in MEASURES else run_command(root, name)
+
+
 def targets(figures: dict[str, dict[str, float]]) -> list[Target]:
     """Return what the figures are held to."""
     wanted = []
@@ -188,6 +207,12 @@ def targets(figures: dict[str, dict[str, float]]) -> list[Target]:
                 Target(f"{name}: wall time", figures[name]["wall_s"], COMMAND_S, unit="s"),
                 Target(f"{name}: peak memory", figures[name]["peak_gb"], COMMAND_GB, unit="GB"),
             ]
+    if pages := figures.get(REPORT):
+        wanted += [
+            Target("report: wall time", pages["wall_s"], REPORT_S, unit="s"),
+            Target("report: peak memory", pages["peak_gb"], COMMAND_GB, unit="GB"),
+            Target("report: size of the pages", pages["mb"], REPORT_MB, unit="MB"),
+        ]
     return wanted
 
 
@@ -197,7 +222,7 @@ def main() -> int:
     parser.add_argument("--keys", type=int, default=1_000_000, help="video keys, and questions")
     parser.add_argument("--features", type=int, default=3, help="features with a row for every key")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="folder of the store, made if it is not there")
-    parser.add_argument("--only", nargs="+", choices=[*MEASURES, *COMMANDS], help="measure these alone")
+    parser.add_argument("--only", nargs="+", choices=[*MEASURES, *COMMANDS, REPORT], help="measure these alone")
     parser.add_argument("--measure", choices=list(MEASURES), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
@@ -207,10 +232,7 @@ def main() -> int:
         root = (arguments.keep or Path(folder) / "store").absolute()
         if not root.exists():
             make(root, arguments.keys, arguments.features)
-        figures = {
-            name: run_measure(root, name) if name in MEASURES else run_command(root, name)
-            for name in arguments.only or [*MEASURES, *COMMANDS]
-        }
+        figures = {name: measure_one(root, name) for name in arguments.only or [*MEASURES, *COMMANDS, REPORT]}
     full = (arguments.keys, arguments.features) == (1_000_000, 3)
     return Report(
         title=f"A store of {arguments.keys:,} videos with {arguments.features} features",

@@ -42,7 +42,11 @@ def test_the_wheel_holds_the_reader_and_nothing_else(wheel: Path) -> None:
     assert {name.split("/")[0].split("-")[0] for name in names} == {"reelstore"}
     ours = {path.relative_to(ROOT / "stores").as_posix() for path in (ROOT / "stores").rglob("*.py")}
     assert {name.removeprefix("reelstore/") for name in names if name.endswith(".py")} == ours
-    assert {"reelstore/py.typed", "reelstore/describe/page.html.j2"} <= set(names)
+    assert {
+        "reelstore/py.typed",
+        "reelstore/pages/templates/index.html.j2",
+        "reelstore/pages/templates/style.css",
+    } <= set(names)
 
 
 @pytest.fixture(scope="module")

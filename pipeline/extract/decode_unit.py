@@ -124,11 +124,11 @@ def _decode_once(
             if remote_status(unit.uri, bounds) != (size, stamp):
                 raise _ChangedError
             seen.source = SourceRecord(unit.uri, size, stamp, content_id)
-            decoded = _decode_file(context, unit, local, seen.source, media, started)
+            decoded = _decode_file(context, unit, local.path, seen.source, media, started)
             return decoded
         finally:
             if not (isinstance(decoded, Decoded) and decoded.deferred is not None):
-                local.unlink(missing_ok=True)
+                context.remove_copy(local.name)
     path = Path(unit.uri)
     if (stray := outside(context.source_root, path, unit.image_rate)) is not None:
         raise MediaError("unreadable", f"{stray} lies outside of {context.source_root} (source.root)")

@@ -144,7 +144,7 @@ class DeviceDecoder:
             prepared, failures = {}, dict.fromkeys(deferred.policies, describe_os_error(error))
         finally:
             if deferred.copied:
-                Path(deferred.request.path).unlink(missing_ok=True)
+                context.remove_copy(deferred.request.path)
         return replace(
             decoded,
             features={**decoded.features, **prepared},

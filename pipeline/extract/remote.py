@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 import glob
 import hashlib
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import fsspec
@@ -18,6 +18,7 @@ import fsspec
 from pipeline.media import MediaError
 from pipeline.shared.errors import SourceError
 from settings.messages import one_line
+from stores.format import StorePath, durable
 
 PROTOCOLS = ("file", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "http", "https", "hf")
 """The protocols that a source may use unless its settings say otherwise."""
@@ -150,7 +151,7 @@ def read_remote(uri: str, bounds: Bounds = DEFAULT_BOUNDS) -> bytes:
     return b"".join(parts)
 
 
-def copy_remote(uri: str, target: Path, bounds: Bounds = DEFAULT_BOUNDS) -> str:
+def copy_remote(uri: str, target: StorePath, bounds: Bounds = DEFAULT_BOUNDS) -> str:
     """Copy a remote file, hash it on the way, and return its content id.
 
     Raises
@@ -163,7 +164,7 @@ def copy_remote(uri: str, target: Path, bounds: Bounds = DEFAULT_BOUNDS) -> str:
     hasher = hashlib.sha256()
 
     def copy(alive: Callable[[], None]) -> str:
-        with target.open("xb") as local:
+        with os.fdopen(durable.create(target), "wb") as local:
 
             def take(chunk: bytes) -> None:
                 hasher.update(chunk)

@@ -51,9 +51,13 @@ class RunContext:
         media = self.media
         return MediaProcess(media.deadline_s, media.memory_mb, media.recycle_after, backend or media.backend)
 
-    def copy_path(self) -> Path:
+    def copy_path(self) -> StorePath:
         """Return a new path for the copy of a remote file."""
-        return self.store / STAGING / f"{self.id}-{new_id()}.copy"
+        return StorePath.of(self.store) / STAGING / f"{self.id}-{new_id()}.copy"
+
+    def remove_copy(self, path: str) -> None:
+        """Remove a copy that ``copy_path`` named, if it is there."""
+        durable.unlink(StorePath.of(self.store) / STAGING / Path(path).name)
 
     def remove_copies(self) -> None:
         """Remove what is left of the run's copies of remote files."""

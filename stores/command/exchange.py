@@ -23,6 +23,7 @@ from ..exchange import (
 )
 from ..store import Store
 from ..wording import available, first_few, plural
+from .bars import Bars
 from .base import AsJson, Directory, emit, make_console
 
 _CHOICES = sorted([*TARGETS, DICTIONARIES])
@@ -84,8 +85,8 @@ def export_feature(
     if feature is None:
         raise ExchangeError(f"--to {to}: needs a feature; name it with --feature")
     splits = dict(_split(text) for text in split or ())
-    with Store.open(directory, version) as store:
-        result = export(store, feature, to, out, splits, options)
+    with Store.open(directory, version) as store, Bars() as bars:
+        result = export(store, feature, to, out, splits, options, bars.stage)
     if as_json:
         emit(dataclasses.asdict(result))
     else:
@@ -159,7 +160,8 @@ def import_feature(
 
     Files of other videos are added to those that were imported before.
     """
-    result = import_files(directory, source, feature, format, dataset_name, times, replace)
+    with Bars() as bars:
+        result = import_files(directory, source, feature, format, dataset_name, times, replace, bars.stage)
     write_card(directory)
     if as_json:
         emit(dataclasses.asdict(result))

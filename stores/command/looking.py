@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -14,22 +16,27 @@ from ..describe import (
     DictionaryDescription,
     DictionaryKind,
     StoreDescription,
+    VideoRow,
+    count_questions,
     coverage_lines,
     describe_dictionary,
     describe_key,
     describe_store,
+    facts_of,
     find_dictionary,
-    render_page,
-    write_page,
+    find_origins,
+    rows_of,
 )
 from ..exchange import StoreRows, open_other
 from ..exchange import compare as compare_rows
 from ..format import MediaDamage, RoundingError
 from ..store import Store
-from ..wording import first_few, printable
+from ..wording import first_few, plural, printable
 from .base import AsJson, Directory, emit, make_console
 
 console = make_console()
+SHOWN_SECONDS = 60
+"""Seconds of steps that ``inspect DIR KEY`` prints of a row."""
 
 
 def inspect(
@@ -65,11 +72,10 @@ def inspect(
             else:
                 _show_dictionary(clusters)
         elif key is not None:
-            rows = describe_key(store, key)
             if as_json:
-                emit(rows)
+                emit(describe_key(store, key))
             else:
-                console.print_json(data=rows)
+                _show_key(store, key)
         else:
             contents = describe_store(store)
             if as_json:
@@ -114,6 +120,46 @@ def _show_store(value: StoreDescription) -> None:
         console.print(f"  {failure['video_id']!r}: {failure['class']}: {failure['message']}", markup=False)
 
 
+def _show_key(store: Store, key: str) -> None:
+    """Show what a person asks of a video: facts, which features have its row, at which seconds its frames are."""
+    described = describe_key(store, key)
+    rows = {row.feature: row for row in rows_of(store, key)}
+    console.print(f"{key!r} in {store.path}, version {store.version}", markup=False)
+    origins = find_origins(store, [key]).get(key, [])
+    failed_from = [failure["uri"] for failure in described["failures"] if failure["uri"]]
+    for subject, value in facts_of([*rows.values()], origins, count_questions(store, [key]).get(key, 0), failed_from):
+        console.print(f"  {subject + ':':11}{printable(value)}", markup=False)
+    table = Table()
+    for column in ("feature", "row", "valid steps", "damaged"):
+        table.add_column(column, justify="right" if column in ("valid steps", "damaged") else "left")
+    failed = {failure["feature"]: failure for failure in described["failures"]}
+    for name in sorted({*store.features, *failed}):
+        if name in rows:
+            row = rows[name]
+            shape = f"{'×'.join(map(str, row.shape))} {row.dtype}"
+            table.add_row(name, shape, f"{row.valid.sum()} of {len(row.valid)}", str(row.damaged.sum()))
+        else:
+            table.add_row(name, f"failed as {failed[name]['class']}" if name in failed else "none")
+    console.print(table)
+    for seconds, names in _seconds_by_features(rows.values()).items():
+        console.print(f"seconds of {', '.join(names)}: {seconds}", markup=False)
+    for failure in described["failures"]:
+        attempts = plural(failure["attempts"], "attempt")
+        console.print(
+            f"{failure['feature']}: {failure['class']} after {attempts}: {printable(failure['message'])}", markup=False
+        )
+
+
+def _seconds_by_features(rows: Iterable[VideoRow]) -> dict[str, list[str]]:
+    """Return the seconds of the valid steps of rows, as text, with the features that have them."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        seconds = [f"{second:.2f}" for second in row.times[row.valid].tolist()]
+        known = not any(math.isnan(second) for second in row.times)
+        found.setdefault(first_few(seconds, SHOWN_SECONDS) if known else "not known", []).append(row.feature)
+    return found
+
+
 def _show_dictionary(value: DictionaryDescription) -> None:
     spec = value["spec"]
     shape = "×".join(map(str, spec["shape"]))
@@ -138,16 +184,35 @@ def _show_dictionary(value: DictionaryDescription) -> None:
 
 def report(
     directory: Directory,
-    out: Annotated[Path | None, typer.Option(help="The file to write (default: report.html in the store).")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder for the pages, or a file ending in .html for the first of them, with the others in a folder "
+            "of the same name beside it (default: report.html in the store)."
+        ),
+    ] = None,
     version: Annotated[int | None, typer.Option(help="Look at this version (default: the latest).")] = None,
+    videos: Annotated[
+        int | None,
+        typer.Option(min=0, help="Videos that get a page of their own, evenly spaced over the keys (default: 48)."),
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="KEY", help="Give pages to these videos instead; may be repeated.")
+    ] = None,
+    decode: Annotated[
+        bool, typer.Option(help="Show frames and sound, decoded anew from videos that are still as they were.")
+    ] = True,
 ) -> None:
-    """Write one HTML page: how much of what is wanted is there, how it was made, and what is missing and why."""
+    """Write pages for a browser: how much of what is wanted is there, how it was made, what failed, what it shows."""
+    if only and videos is not None:
+        raise typer.BadParameter("does not go with --only; name one of the two", param_hint="--videos")
+    from ..pages import Options, write_pages  # only here: templates take a while to import
+
+    chosen = Options(only=tuple(dict.fromkeys(only or ())), decode=decode)
+    if videos is not None:
+        chosen = dataclasses.replace(chosen, videos=videos)
     with Store.open(directory, version, lease=False) as store:
-        if out is None:
-            out = write_page(store)
-        else:
-            out.write_text(render_page(store), encoding="utf-8")
-    print(out)
+        print(write_pages(store, out, chosen))
 
 
 def compare(

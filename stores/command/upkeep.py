@@ -12,6 +12,7 @@ from ..describe import write_card
 from ..format import SHARD_MB, SHARD_ROWS
 from ..upkeep import GRACE_SECONDS
 from ..wording import first_few
+from .bars import Bars
 from .base import AsJson, Directory, emit, make_console
 
 console = make_console()
@@ -24,7 +25,8 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Compare every row with its digest. Exit code 3 if anything is damaged."""
-    result = upkeep.verify(directory, deep, version)
+    with Bars() as bars:
+        result = upkeep.verify(directory, deep, version, bars.stage)
     if as_json:
         emit(upkeep.summary(result))
     else:
@@ -109,7 +111,8 @@ def compact(
     as_json: AsJson = False,
 ) -> None:
     """Merge small shards into full ones. Older versions stay readable until gc removes them."""
-    outcome = upkeep.compact(directory, shard_mb, shard_rows, plan_only=plan)
+    with Bars() as bars:
+        outcome = upkeep.compact(directory, shard_mb, shard_rows, plan_only=plan, progress=bars.stage)
     if as_json:
         emit(dataclasses.asdict(outcome))
         return

@@ -1,4 +1,4 @@
-"""Describe a store for a person: inspection, the dataset card, the HTML page, dictionaries, versions."""
+"""Describe a store for a person: inspection, the dataset card, dictionaries, versions, where rows came from."""
 
 from ..format.layout import MEMBERS
 from .card import render_card, write_card
@@ -15,8 +15,9 @@ from .dictionaries import (
     stored_dictionaries,
 )
 from .inspect import KeyDescription, StoreDescription, describe_key, describe_store, rounding_errors
-from .page import render_page, write_page
+from .origins import Origin, RowName, find_origins
 from .versions import Difference, KeyChanges, VersionDescription, diff, history
+from .videos import VideoRow, count_questions, facts_of, rows_of
 
 __all__ = [
     "KINDS",
@@ -28,11 +29,15 @@ __all__ = [
     "Difference",
     "KeyChanges",
     "KeyDescription",
+    "Origin",
     "PlanCoverage",
+    "RowName",
     "SplitCoverage",
     "StoreDescription",
     "StoredDictionary",
     "VersionDescription",
+    "VideoRow",
+    "count_questions",
     "coverage",
     "coverage_lines",
     "describe_dictionary",
@@ -40,12 +45,13 @@ __all__ = [
     "describe_store",
     "dictionary_name",
     "diff",
+    "facts_of",
     "find_dictionary",
+    "find_origins",
     "history",
     "render_card",
-    "render_page",
     "rounding_errors",
+    "rows_of",
     "stored_dictionaries",
     "write_card",
-    "write_page",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,14 +37,26 @@ class VersionDescription:
     changes: list[str]
 
 
-def history(root: Path) -> list[VersionDescription]:
+def history(root: Path, latest: int | None = None, until: int | None = None) -> list[VersionDescription]:
     """Return every version that is still there, oldest first; a version that is damaged says so.
 
     If the version before one is gone or damaged, its changes are those since the last that can be read.
+
+    Parameters
+    ----------
+    root
+        The store directory.
+    latest
+        Describe only this many versions, the latest; None describes all of them.
+    until
+        The last version to describe; None for the newest.
     """
-    described = []
+    described: list[VersionDescription] = []
     before: Manifest | None = None
-    for version in versions(root):
+    shown = [version for version in versions(root) if until is None or version <= until]
+    if latest is not None and len(shown) > latest:
+        before, shown = _last_readable(root, shown[:-latest]), shown[-latest:]
+    for version in shown:
         try:
             manifest = load(root, version)
         except StoreDamageError as error:
@@ -56,6 +69,13 @@ def history(root: Path) -> list[VersionDescription]:
         described.append(VersionDescription(version, manifest.created_at, manifest.command, changes))
         before = manifest
     return described
+
+
+def _last_readable(root: Path, known: Sequence[int]) -> Manifest | None:
+    for version in reversed(known):
+        with suppress(StoreDamageError):
+            return load(root, version)
+    return None
 
 
 def _changes(before: Manifest, after: Manifest) -> list[str]:

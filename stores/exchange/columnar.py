@@ -263,7 +263,7 @@ def export_zarr(
 def _samples(rows: StoreRows, split: str, keys: Sequence[str], result: Export) -> Iterator[_Sample]:
     """Yield the rows of a split that can be exported; the others are entered as missing."""
     store, feature = rows.store, rows.feature
-    for key, values in available_rows(rows.verified, ((split, key) for key in keys), result):
+    for key, values in available_rows(rows.verified, ((split, key) for key in keys), result, rows.progress):
         if rows.is_padded(key):
             result.padded += 1
         yield _Sample(key, values, store.times(feature, key), store.valid(feature, key))

@@ -13,6 +13,7 @@ from typing import Any
 from ..errors import ExchangeError, InvalidKeyError
 from ..files import read_text
 from ..format import layout
+from ..progress import Progress, silent
 from ..store import Store
 from ..wording import available
 from .columnar import export_lance, export_parquet, export_webdataset, export_zarr
@@ -40,6 +41,7 @@ def export(
     out: Path,
     splits: Mapping[str, Sequence[str]] | None = None,
     options: ExportOptions | None = None,
+    progress: Progress = silent,
 ) -> Export:
     """Write ``feature`` for ``target`` into the new (or empty) folder ``out``.
 
@@ -59,6 +61,8 @@ def export(
         Keys by split name; by default one split ``all`` with every key of the feature.
     options
         Options of the target.
+    progress
+        Told of the rows that are read and, where that comes later, written.
 
     Raises
     ------
@@ -75,7 +79,7 @@ def export(
     chosen = {layout.check_name(split): list(dict.fromkeys(keys)) for split, keys in (splits or {}).items()}
     chosen = chosen or {WHOLE: store.keys(feature)}
     with new_folder(out, store.path) as folder:
-        TARGETS[target](StoreRows(store, feature), chosen, options or ExportOptions(), folder, result)
+        TARGETS[target](StoreRows(store, feature, progress), chosen, options or ExportOptions(), folder, result)
         if not any(result.files.values()):
             reason = f" ({result.missing[0].key!r}: {result.missing[0].reason})" if result.missing else ""
             raise ExchangeError(f"{store.path}: feature {feature!r}: no row to export{reason}")

@@ -20,6 +20,7 @@ from ..format.receipts import read_spec
 from ..format.rows import EXTERNAL, UNKNOWN, Array, Row
 from ..format.segments import SegmentLog
 from ..format.shard import SHARD_MB, ShardWriter
+from ..progress import Progress, followed, silent
 from ..store import Store
 from ..upkeep.repairing import adopt
 from ..wording import first_few, plural
@@ -77,6 +78,7 @@ def import_files(
     dataset: str | None = None,
     times: Sequence[Path] | None = None,
     replace: bool = False,
+    progress: Progress = silent,
 ) -> Import:
     """Store the rows of feature files of another tool as ``feature``; importing the same files again changes nothing.
 
@@ -98,6 +100,8 @@ def import_files(
     replace
         Let the feature hold these files alone: retire rows that were extracted, and imported rows of other keys or with
         other values.
+    progress
+        Told of the rows.
 
     Raises
     ------
@@ -137,7 +141,7 @@ def import_files(
     wanted, result.failed = _wanted(root, manifest, feature, spec_digest, keys)
     writer = _Writer(root, feature, spec_digest, rows)
     try:
-        for key in wanted:
+        for key in followed(wanted, "rows", progress):
             values = rows.row(key)
             if values.dtype.kind == "f" and not np.isfinite(values).all():
                 result.failed[key] = f"{rows.where(key)}: contains NaN or infinite values"

@@ -16,6 +16,7 @@ import numpy as np
 from ..errors import ExchangeError
 from ..format import layout
 from ..format.staged_file import StagedFile
+from ..progress import followed
 from ..wording import available
 from .files import INDEX_COLUMNS, INDEX_FILE
 from .rows import Export, ExportOptions, StoreRows, available_rows, file_names, refuse_options, write_json
@@ -68,7 +69,7 @@ def _find_rows(
     shape: tuple[int, ...] | None = None
     present: dict[str, list[str]] = {split: [] for split in splits}
     for split, keys in splits.items():
-        for key, values in available_rows(rows.as_float32, ((split, key) for key in keys), result):
+        for key, values in available_rows(rows.as_float32, ((split, key) for key in keys), result, rows.progress):
             where = f"feature {rows.feature!r}: key {key!r} is {list(values.shape)}"
             if values.ndim != 2 or values.shape[0] == 0:
                 raise ExchangeError(f"{where}; these trainers read [T, C]")
@@ -83,7 +84,7 @@ def _write_split(path: Path, rows: StoreRows, keys: Sequence[str], dataset: str,
     with StagedFile(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)) as target, h5py.File(target, "w") as file:
         file.create_dataset("vid", data=keys, shape=(len(keys),), dtype=h5py.string_dtype("utf-8"))
         features = file.create_dataset(dataset, (len(keys), *shape), "<f4")
-        for row, key in enumerate(keys):
+        for row, key in enumerate(followed(keys, path.name, rows.progress)):
             features[row] = rows.as_float32(key)
 
 
@@ -108,7 +109,7 @@ def export_music_avqa(
     with (folder / INDEX_FILE).open("x", encoding="utf-8", newline="") as file:
         index = csv.writer(file, lineterminator="\n")
         index.writerow(INDEX_COLUMNS)
-        for key, values in available_rows(rows.as_float32, wanted, result):
+        for key, values in available_rows(rows.as_float32, wanted, result, rows.progress):
             name = f"{names[key]}.npy"
             if values.ndim == 4:
                 result.layout = options.naming or _AXES[0]

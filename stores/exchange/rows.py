@@ -18,6 +18,7 @@ import numpy as np
 from ..errors import ExchangeError
 from ..format import layout
 from ..format.rows import Array
+from ..progress import Progress, followed, silent
 from ..store import Store
 from ..wording import available
 
@@ -102,9 +103,10 @@ class MissingRowError(ExchangeError):
 class StoreRows:
     """The rows of one feature of a store, for comparing and exporting."""
 
-    def __init__(self, store: Store, feature: str) -> None:
+    def __init__(self, store: Store, feature: str, progress: Progress = silent) -> None:
         self.store = store
         self.feature = feature
+        self.progress = progress
 
     @cached_property
     def _failures(self) -> dict[str, str]:
@@ -170,13 +172,13 @@ Target = Callable[[StoreRows, Mapping[str, Sequence[str]], ExportOptions, Path, 
 
 
 def available_rows(
-    read: Callable[[str], Array], wanted: Iterable[tuple[str, str]], result: Export
+    read: Callable[[str], Array], wanted: Iterable[tuple[str, str]], result: Export, progress: Progress
 ) -> Iterator[tuple[str, Array]]:
     """Yield (key, values) of the rows that ``read`` returns, and list the others in ``result.missing``.
 
     ``wanted`` gives (split, key) pairs; ``read`` is a method of ``StoreRows``.
     """
-    for split, key in wanted:
+    for split, key in followed(list(wanted), "rows", progress):
         try:
             values = read(key)
         except MissingRowError as error:

@@ -30,6 +30,7 @@ from ..format.rounding import RoundingError, pooled
 from ..format.rows import Receipt
 from ..format.segments import SegmentLog
 from ..format.shard import SHARD_MB, SHARD_ROWS, ShardReader, ShardWriter
+from ..progress import Progress, followed, silent
 
 _FULL_ENOUGH = 0.5
 """A shard at least this full, by size or rows, is left as it is."""
@@ -79,6 +80,7 @@ def compact(
     shard_rows: int = SHARD_ROWS,
     above: int | None = None,
     plan_only: bool = False,
+    progress: Progress = silent,
 ) -> Compaction:
     """Rewrite the small shards, and those with many dead rows, of every feature's current spec.
 
@@ -95,6 +97,8 @@ def compact(
         default, everything that makes fewer shards or frees dead rows.
     plan_only
         Report what would be rewritten, and write nothing.
+    progress
+        Told of the rows of each group of shards.
 
     Raises
     ------
@@ -121,7 +125,9 @@ def compact(
                 outcome.shards_after += _shards_of(rows, shard_mb * 1e6, shard_rows)
                 continue
             changes = Changes()
-            for receipt, placed in _rewritten(root, name, feature.current, numerics, rows, shard_mb * 1e6, shard_rows):
+            for receipt, placed in _rewritten(
+                root, name, feature.current, numerics, rows, shard_mb * 1e6, shard_rows, progress
+            ):
                 changes.shards.append(receipt)
                 changes.placed += placed
             outcome.version = commit(root, changes).version
@@ -198,13 +204,20 @@ def _rows(reader: ShardReader, rows: IndexedRows) -> list[_Row]:
 
 
 def _rewritten(
-    root: StorePath, name: str, spec_digest: str, numerics: str, rows: list[_Row], full_bytes: float, full_rows: int
+    root: StorePath,
+    name: str,
+    spec_digest: str,
+    numerics: str,
+    rows: list[_Row],
+    full_bytes: float,
+    full_rows: int,
+    progress: Progress,
 ) -> Iterator[tuple[Receipt, list[Placed]]]:
     """Copy rows into new shards."""
     writer = ShardWriter(root, name, spec_digest, json.loads(numerics))
     copied: list[_Row] = []
     try:
-        for row in rows:
+        for row in followed(rows, name, progress):
             if not row.reader.row_is_sound(row.row):
                 raise StoreDamageError(f"{row.reader.path}: key {row.keys[0]!r} is damaged; run `reelstore repair`")
             writer.add(row.reader.row(row.row, row.keys[0], row.cache_key))

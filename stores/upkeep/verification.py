@@ -21,6 +21,7 @@ from ..format.rows import Array
 from ..format.segments import SegmentLog, SegmentRef
 from ..format.shard import ShardReader
 from ..format.soundness import sound_rows
+from ..progress import Progress, followed, silent
 from ..wording import first_few
 from .probe import header_problem, segment_problem, table_problem
 
@@ -75,7 +76,7 @@ class VerificationSummary(TypedDict):
     problems: list[ProblemSummary]
 
 
-def verify(root: Root, deep: bool = False, version: int | None = None) -> Verification:
+def verify(root: Root, deep: bool = False, version: int | None = None, progress: Progress = silent) -> Verification:
     """Check every segment, receipt, shard and row of a version.
 
     The bytes of every row are compared with its digests.
@@ -89,6 +90,8 @@ def verify(root: Root, deep: bool = False, version: int | None = None) -> Verifi
         keys with the index, and read the manifests of all other versions.
     version
         The version to check; by default the latest.
+    progress
+        Told of the tables and of the shards of each feature.
 
     Raises
     ------
@@ -113,11 +116,11 @@ def verify(root: Root, deep: bool = False, version: int | None = None) -> Verifi
     for log, refs in (("failures", manifest.failures), ("sources", manifest.sources)):
         for ref in refs:
             check_segment(root, ref, log, result)
-    for name, part_name, part in manifest.table_parts():
+    for name, part_name, part in followed(list(manifest.table_parts()), "tables", progress):
         check_table(root, name, part_name, part, result)
     for name, feature in sorted(manifest.features.items()):
         for spec_digest, entry in sorted(feature.specs.items()):
-            check_feature(root, name, spec_digest, entry, deep, result)
+            check_feature(root, name, spec_digest, entry, deep, result, progress)
     return result
 
 
@@ -227,7 +230,13 @@ def _holds(path: StorePath, content: bytes) -> bool:
 
 
 def check_feature(
-    root: StorePath, name: str, spec_digest: str, entry: SpecEntry, deep: bool, result: Verification
+    root: StorePath,
+    name: str,
+    spec_digest: str,
+    entry: SpecEntry,
+    deep: bool,
+    result: Verification,
+    progress: Progress = silent,
 ) -> None:
     """Check everything that a feature has under one spec."""
     check_spec_file(root, spec_digest, result)
@@ -240,7 +249,7 @@ def check_feature(
     index = SegmentLog(root, entry.index, schemas.INDEX).table()
     if index.num_rows != entry.rows:
         result.problems.append(Problem(where, f"the index has {index.num_rows} rows, the manifest says {entry.rows}"))
-    for shard, rows in sorted(rows_by_shard(index).items()):
+    for shard, rows in followed(sorted(rows_by_shard(index).items()), where, progress):
         if shard in shards:
             check_shard(root, name, spec_digest, shards[shard], rows, deep, result)
         else:

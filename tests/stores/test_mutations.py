@@ -14,9 +14,9 @@ import pytest
 from stores import Store, StoreError
 from stores.describe.card import render_card
 from stores.describe.inspect import describe_key, describe_store
-from stores.describe.page import render_page
 from stores.describe.versions import history
 from stores.format import layout
+from stores.pages import Options, Place, render
 from stores.upkeep.compaction import compact
 from stores.upkeep.gc import collect
 from stores.upkeep.repairing import repair
@@ -61,9 +61,10 @@ def read_all(root: Path) -> None:
         store.failures()
 
 
-def describe(root: Path) -> None:
+def describe(root: Path) -> object:
     with Store.open(root, lease=False) as store:
-        describe_store(store), render_page(store), render_card(store), describe_key(store, "clip0")
+        describe_store(store), render_card(store), describe_key(store, "clip0")
+        return dict(render(store, Place.of(root / "out"), Options(videos=3)))
 
 
 OPERATIONS: dict[str, Callable[[Path], object]] = {

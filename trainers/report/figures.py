@@ -8,8 +8,9 @@ from typing import Any
 
 from markupsafe import Markup
 
+from stores.pages.charts import short
 from trainers.predictions import Prediction
-from trainers.report.plots import Plot, number
+from trainers.report.plots import Plot
 from trainers.report.statistics import Calibration, histogram
 
 _TRAIN = "train"
@@ -123,7 +124,7 @@ def _counts(name: str, values: Sequence[float], bins: int = 20) -> Figure | None
     edges, counts = histogram(values, bins)
     plot = Plot(f"number of questions by {name}", (0, 1), (0, max(counts)), name, "questions")
     told = [
-        f"{number(low)}–{number(high)}: {count}" for low, high, count in zip(edges[:-1], edges[1:], counts, strict=True)
+        f"{short(low)}–{short(high)}: {count}" for low, high, count in zip(edges[:-1], edges[1:], counts, strict=True)
     ]
     plot.bars(edges, counts, "a", told)
     return Figure(name, plot.svg())

@@ -6,12 +6,13 @@ A plot is scaled to the width that it gets. Its colours are the classes ``a`` (a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from html import escape
 from itertools import pairwise
 
 from markupsafe import Markup
+
+from stores.pages.charts import short, ticks
 
 _WIDTH, _HEIGHT = 360, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 12, 36
@@ -52,7 +53,7 @@ class Plot:
         self._parts.append(f'<polyline class="line {kind}" points="{path}"/>')
         if len(xs) <= _MARKED:
             for x, y in zip(xs, ys, strict=True):
-                told = escape(f"{name} {number(y)} at {number(x)}")
+                told = escape(f"{name} {short(y)} at {short(x)}")
                 self._parts.append(
                     f'<circle class="{kind}" cx="{self._at_x(x):.1f}" cy="{self._at_y(y):.1f}" r="2.2">'
                     f"<title>{told}</title></circle>"
@@ -83,11 +84,11 @@ class Plot:
         for value in ticks(*self._x):
             x = self._at_x(value)
             axes.append(f'<path class="axis" d="M{x:.1f} {bottom}v4"/>')
-            axes.append(f'<text x="{x:.1f}" y="{bottom + 15}" text-anchor="middle">{number(value)}</text>')
+            axes.append(f'<text x="{x:.1f}" y="{bottom + 15}" text-anchor="middle">{short(value)}</text>')
         for value in ticks(*self._y):
             y = self._at_y(value)
             axes.append(f'<path class="grid" d="M{_LEFT} {y:.1f}H{right}"/>')
-            axes.append(f'<text x="{_LEFT - 5}" y="{y + 3.5:.1f}" text-anchor="end">{number(value)}</text>')
+            axes.append(f'<text x="{_LEFT - 5}" y="{y + 3.5:.1f}" text-anchor="end">{short(value)}</text>')
         middle = (_LEFT + right) / 2, (_TOP + bottom) / 2
         axes.append(
             f'<text x="{middle[0]}" y="{_HEIGHT - 5}" text-anchor="middle">{escape(self._x_label)}</text>'
@@ -108,23 +109,6 @@ class Plot:
         low, high = self._y
         bottom = _HEIGHT - _BOTTOM
         return bottom - (min(max(value, low), high) - low) / (high - low) * (bottom - _TOP)
-
-
-def ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """Return at most ``most`` multiples of 1, 2 or 5 times a power of ten between two values."""
-    raw = (high - low) / (most - 1)
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * (1 - 1e-9))
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [multiple * step for multiple in range(first, last + 1)]
-
-
-def number(value: float) -> str:
-    """Return a number as it stands at an axis."""
-    if value and (abs(value) >= 1e5 or abs(value) < 1e-4):
-        mantissa, _, exponent = f"{value:.1e}".partition("e")
-        return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
-    return f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
 def _widened(bounds: tuple[float, float]) -> tuple[float, float]:

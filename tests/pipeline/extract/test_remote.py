@@ -22,6 +22,7 @@ from pipeline.extract.sources import Rules, outside, read_source
 from pipeline.media import MediaError
 from pipeline.shared.errors import SourceError
 from stores import Store
+from stores.format import StorePath
 from tests._helpers.runs import extract, rgb_config
 from tests.conftest import ROOT
 
@@ -77,11 +78,13 @@ def failed(call: Callable[[], object]) -> MediaError:
 
 
 def test_a_copy_ends_at_its_size_and_when_nothing_comes(server: str, tmp_path: Path) -> None:
-    error = failed(lambda: copy_remote(f"{server}/endless.mp4", tmp_path / "a", Bounds(3 << 20, 20.0)))
+    error = failed(lambda: copy_remote(f"{server}/endless.mp4", StorePath(tmp_path) / "a", Bounds(3 << 20, 20.0)))
     assert error.failure_class == "too_large" and "more than 3145728 bytes (media.max_bytes)" in error.message
     assert (tmp_path / "a").stat().st_size <= 3 << 20
     for name in ("drip", "silent"):
-        error = failed(lambda name=name: copy_remote(f"{server}/{name}.mp4", tmp_path / name, Bounds(1 << 20, 0.4)))
+        error = failed(
+            lambda name=name: copy_remote(f"{server}/{name}.mp4", StorePath(tmp_path) / name, Bounds(1 << 20, 0.4))
+        )
         assert (error.failure_class, error.message) == ("timeout", "nothing arrived for 0.4 s (media.stall_s)")
     with pytest.raises(StalledError):
         remote_status(f"{server}/mute.mp4", Bounds(stall_s=0.3))

@@ -9,7 +9,6 @@ from stores import Store
 from stores.commit import Changes, commit
 from stores.describe import coverage, coverage_lines, render_card
 from stores.describe.coverage import percent
-from stores.describe.page import render_page
 from tests._helpers.building import store_with
 from tests._helpers.films import film
 from tests._helpers.question_worlds import put_questions, question
@@ -36,7 +35,6 @@ def test_a_plan_that_was_not_finished_is_not_complete(tmp_path: Path) -> None:
     assert covered(root) == {"rgb": (2, 6)}
     with Store.open(root, lease=False) as store:
         assert "2 of 6 rows of the last plan (33.33 %)" in render_card(store)
-        assert "2 of 6 (33.33 %)" in render_page(store) and "100 %" not in render_page(store)
     run(only=frozenset("c"))  # part of the source is no plan of all of it
     assert covered(root) == {"rgb": (3, 6)}
     run()
