@@ -172,7 +172,7 @@ Target = Callable[[StoreRows, Mapping[str, Sequence[str]], ExportOptions, Path, 
 
 
 def available_rows(
-    read: Callable[[str], Array], wanted: Iterable[tuple[str, str]], result: Export, progress: Progress
+    read: Callable[[str], Array], wanted: Iterable[tuple[str, str]], result: Export, progress: Progress = silent
 ) -> Iterator[tuple[str, Array]]:
     """Yield (key, values) of the rows that ``read`` returns, and list the others in ``result.missing``.
 
