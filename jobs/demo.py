@@ -20,13 +20,17 @@ import settings
 from examples.toyworld.make import build, write, write_video
 from examples.toyworld.world import World
 from jobs._cli import Command, job
+from pipeline.extract import ExtractRequest, extract, load_config
 from pipeline.refresh import RefreshResult, load_dataset, refresh
 from pipeline.shared import Terminal
 from stores import Store
+from stores.pages import write_pages
 from stores.upkeep import verify
 from trainers import PRESETS, TrainRequest, TrainResult, find_method
 
 app = job(None)
+_PANELS = 5
+"""Panels of the worst questions on the page of a run."""
 say = partial(print, flush=True)  # in step with the progress on stderr
 
 
@@ -35,16 +39,51 @@ def main(
     out: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("out/demo"),
     videos: Annotated[int, typer.Option(min=44, help="Videos of the world.")] = 600,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of both trainings (default: the presets').")] = None,
+    media: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Videos of yours instead: their features and pages, no training."),
+    ] = None,
 ) -> None:
     started = time.perf_counter()
+    if media is not None:
+        raise typer.Exit(_own(media, out))
     store, computed = _stores(out, videos)
     runs = {name: _train(name, store, out, epochs) for name in ("cra", "coqo")}
     panels = [_panel(out, name) for name in runs]
     sound = verify(store, deep=True)
-    _conclude(out, store, computed, runs, panels, len(sound.problems), time.perf_counter() - started)
+    pages = {"the store's page": _page_of(store)} | {f"{name}'s page": _page_of_run(out / name) for name in runs}
+    _conclude(out, store, computed, runs, panels, pages, len(sound.problems), time.perf_counter() - started)
     if sound.problems or computed[1:] != [0, 4]:
         print("error: the demo expected 0 problems, and 0 and 4 rows computed again", file=sys.stderr)
         raise typer.Exit(3)
+
+
+def _own(media: Path, out: Path) -> int:
+    """Make a store of somebody's own videos, twice, and its pages; return the exit code."""
+    store = out / "own"
+    request = ExtractRequest(source=str(media), store=str(store), config=load_config("demo"), executor="local")
+    say(f"\n1. Extract features from {media} with a small tower.")
+    say("   Its weights are random: this shows how it runs, not what CLIP sees.")
+    first = extract(request)
+    say("\n2. Again: nothing changed, nothing is computed.")
+    second = extract(request, Terminal(quiet=True))
+    counts = [result.summary()["computed"] for result in (first, second)]
+    problems = verify(store, deep=True).problems
+    say(f"\nRows computed: {counts[0]}, then {counts[1]}. verify --deep: {len(problems)} problems.")
+    say(f"  open this page: {_page_of(store)}")
+    say(f"  with the weights of CRA: python jobs/extract.py {media} --store DIR --preset cra-nextgqa")
+    return 3 if first.incomplete or problems else 0
+
+
+def _page_of(store: Path) -> Path:
+    with Store.open(store, lease=False) as opened:
+        return write_pages(opened)
+
+
+def _page_of_run(run: Path) -> Path:
+    from trainers.report import write_report  # only here: torch takes seconds to import
+
+    return write_report(run, None, None, _PANELS, say=lambda line: None)
 
 
 def _stores(out: Path, videos: int) -> tuple[Path, list[int]]:
@@ -122,6 +161,7 @@ def _conclude(
     computed: list[int],
     runs: dict[str, TrainResult],
     panels: list[Path],
+    pages: dict[str, Path],
     problems: int,
     seconds: float,
 ) -> None:
@@ -136,6 +176,9 @@ def _conclude(
     paths = {"videos": out / "videos", "store": store, "its card": store / "README.md"}
     paths |= {f"{name} run": out / name for name in runs} | {f"panel {path.stem}": path for path in panels}
     for what, path in paths.items():
+        say(f"  {what}: {path}")
+    say("Open these in a browser:")
+    for what, path in pages.items():
         say(f"  {what}: {path}")
 
 
