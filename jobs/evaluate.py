@@ -38,18 +38,6 @@ _CSV_ALONE = "test-without-spans"
 """A split whose answers may be hidden, and that has no file of spans: they are in ``--annotations``."""
 _SHOWN = 5
 _MOMENTS = {"miou": "mIoU", "r1_30": "R1@.3", "r1_50": "R1@.5", "r1_70": "R1@.7"}
-_COLUMNS = {
-    "acc_vqa": "VQA",
-    "acc_gqa": "GQA",
-    "miop": "mIoP",
-    "iop_30": "IoP.3",
-    "iop_50": "IoP.5",
-    "miou": "mIoU",
-    "iou_30": "IoU.3",
-    "iou_50": "IoU.5",
-    "unfaithful": "UF",
-    "bias_errors": "Err",
-}
 
 
 @app.command(cls=Command)
@@ -134,7 +122,7 @@ def _text(text: str) -> Text:
 def _show_grounding(scores: GroundingScores) -> None:
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("%", no_wrap=True)
-    for title in (*_COLUMNS.values(), "n"):
+    for title in (*grounding_metric.TITLES.values(), "n"):
         table.add_column(title, justify="right", no_wrap=True)
     lines: list[tuple[str, Mapping[str, float]]] = [
         ("all", scores.overall),
@@ -142,7 +130,7 @@ def _show_grounding(scores: GroundingScores) -> None:
         *((f"({name})", rates) for name, rates in scores.baselines.items()),
     ]
     for label, rates in lines:
-        table.add_row(_text(label), *(f"{rates[name]:.1f}" for name in _COLUMNS), str(rates["n"]))
+        table.add_row(_text(label), *(f"{rates[name]:.1f}" for name in grounding_metric.TITLES), str(rates["n"]))
     console.print(table)
     console.print("in brackets: the same answers with spans that need no model", markup=False)
     console.print("UF: right answers with IoP below 0.5; Err: wrong answers with IoP below 0.5", markup=False)

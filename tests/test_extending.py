@@ -37,6 +37,7 @@ from tests._helpers.dictionaries import fill
 from tests._helpers.question_worlds import put_questions
 from tests.conftest import ROOT
 from trainers.panels import draw, open_run
+from trainers.predictions import read_predictions
 
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
 JOBS = {"cluster": jobs.cluster, "extract": jobs.extract, "parse": jobs.parse, "store": jobs.store, "train": jobs.train}
@@ -193,6 +194,8 @@ def test_a_training_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
             assert summary["metrics"][split] == {"accuracy": 100 * sum(right) / len(right)}
     assert summary["metrics"]["test"]["accuracy"] > 50  # a guess is right in a third of the cases
     assert json.loads(run("train", *quick))["metrics"] == summary["metrics"]
+    rows = read_predictions(tmp_path / "out" / "my_probe", "test").rows
+    assert 100 * sum(bool(row.right) for row in rows) / len(rows) == summary["metrics"]["test"]["accuracy"]
     image, html = draw(open_run(tmp_path / "out" / "my_probe"), "v63_0")
     assert image.startswith(b"\x89PNG") and "what colour does it show" in html
     shutil.rmtree(tmp_path / "out" / "my_probe")

@@ -84,12 +84,12 @@ def test_what_a_message_tells_to_install_is_an_extra() -> None:
 
 
 EXTRAS = {
-    "stores": {"torch", "lance", "zarr", "pyg"},
+    "stores": {"torch", "lance", "lightning", "report", "zarr", "pyg"},
     "settings": {"extract", "parse", "train"},
     "extractors": {"extract"},
     "parsers": {"parse"},
     "pipeline": {"extract", "parse", "ray", "nvdec"},
-    "trainers": {"train", "ray"},
+    "trainers": {"train", "ray", "wandb", "mlflow"},
 }
 """The extras of which a package may import, beside what the reader needs."""
 

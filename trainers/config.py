@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from settings import Section
+from trainers.loggers import LoggerName
 
 PRESETS = Path(__file__).parent / "presets"
 
@@ -62,8 +63,17 @@ class LoopConfig(Section):
     """Score the validation split every so many epochs, and after the last."""
     patience: Annotated[int, Field(ge=1)] | None = None
     """Stop after so many epochs without a better validation score; null never stops early."""
+    loggers: tuple[LoggerName, ...] = ("tensorboard",)
+    """Where to log, too: any of ``tensorboard``, ``wandb`` (Weights & Biases) and ``mlflow``."""
     tensorboard: bool = True
-    """Also write TensorBoard events."""
+    """False leaves TensorBoard out, whatever ``loggers`` says."""
+    panels: Annotated[int, Field(ge=0)] = 0
+    """Give the loggers the panels of so many of the worst questions of each split, once the run is finished."""
+
+    @property
+    def chosen_loggers(self) -> tuple[LoggerName, ...]:
+        """What ``loggers`` and ``tensorboard`` ask for."""
+        return tuple(name for name in self.loggers if name != "tensorboard" or self.tensorboard)
 
 
 class MethodSettings(Section):

@@ -27,7 +27,7 @@ SETTINGS = "settings.json"
 STOP = "stop"
 """The signal that the launching process got; there until its workers on Ray have stopped."""
 
-_STAGED = re.compile(rf"\.({re.escape(BEST)}|{re.escape(JOURNAL)}|{re.escape(LAST)}|[^/]+\.json)\.\d+")
+_STAGED = re.compile(rf"\.({re.escape(BEST)}|{re.escape(JOURNAL)}|{re.escape(LAST)}|[^/]+\.(?:json|parquet))\.\d+")
 
 
 def write_results(folder: Path, results: Mapping[str, Any]) -> None:

@@ -1,24 +1,22 @@
-"""What a run logs for programs: JSON lines and TensorBoard events."""
+"""What a run logs for programs: JSON lines, and what its loggers get of them."""
 
 from __future__ import annotations
 
 import json
-import os
-import socket
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from settings.files import TEXT_BYTES, read_text
 from trainers.errors import TrainingError
 from trainers.folder import JOURNAL, replace_file, writing
+from trainers.loggers import Loggers
 
 
 class Journal:
-    """``metrics.jsonl`` of one run and, if wanted, its TensorBoard events.
+    """``metrics.jsonl`` of one run; its loggers get the same, and what differs between two equal runs.
 
-    A run that resumes appends to them, after dropping what an earlier process logged after the checkpoint.
+    A run that resumes appends to it, after dropping what an earlier process logged after the checkpoint.
 
     Parameters
     ----------
@@ -26,8 +24,8 @@ class Journal:
         Folder of the run.
     step
         The optimiser step of the checkpoint that the run resumes from, else 0.
-    tensorboard
-        Also write TensorBoard events.
+    loggers
+        The loggers, started; by default none.
 
     Raises
     ------
@@ -37,76 +35,60 @@ class Journal:
         If the disk fails; the error names the file. The methods raise it, too.
     """
 
-    def __init__(self, folder: Path, step: int, tensorboard: bool) -> None:
+    def __init__(self, folder: Path, step: int, loggers: Loggers | None = None) -> None:
         path = folder / JOURNAL
         kept = [line for number, line in enumerate(_whole_lines(path), 1) if _step(path, number, line) <= step]
         replace_file(path, "".join(kept).encode())
         self._path = path
         self._file: IO[str] = path.open("a", buffering=1, encoding="utf-8")
-        self._events = _Events(folder / "tensorboard", step) if tensorboard else None
+        self._loggers = Loggers(folder) if loggers is None else loggers
 
     def write(self, step: int, epoch: int, kind: str, values: Mapping[str, float]) -> None:
         """Log the values of optimiser step ``step``; ``kind`` is ``train`` or a split."""
         with writing(self._path):
             self._file.write(json.dumps({"step": step, "epoch": epoch, "kind": kind, **values}) + "\n")
-        if self._events is not None:
-            self._events.write(step, {f"{kind}/{name}": value for name, value in values.items()})
+        self._loggers.scalars(step, {f"{kind}/{name}": value for name, value in values.items()})
+
+    def machine(self, step: int, values: Mapping[str, float]) -> None:
+        """Give the loggers what depends on the machine, such as speed and memory: equal runs have equal journals."""
+        self._loggers.scalars(step, {f"machine/{name}": value for name, value in values.items()})
 
     def close(self) -> None:
-        """Close the files; each line is in them already."""
-        try:
-            with writing(self._path):
-                self._file.close()
-        finally:
-            if self._events is not None:
-                self._events.close()
-
-
-class _Events:
-    """A TensorBoard event file of scalars, written at once.
-
-    TensorBoard's own writer has a thread, which prints a traceback when the disk is full.
-    """
-
-    def __init__(self, folder: Path, step: int) -> None:
-        # Slow to import, and not needed by every run.
-        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-        from tensorboard.summary.writer.record_writer import RecordWriter
-        from torch.utils.tensorboard.summary import scalar
-
-        self._event: Callable[..., Any] = Event
-        self._scalar: Callable[..., Any] = scalar
-        folder.mkdir(parents=True, exist_ok=True)
-        self._path = folder / f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}"
-        self._file = self._path.open("ab")
-        self._records = RecordWriter(self._file)
-        self._add(file_version="brain.Event:2")
-        # TensorBoard then leaves out what an earlier process logged after the checkpoint.
-        self._add(step=step + 1, session_log=SessionLog(status=SessionLog.START))
-
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Add one event per value."""
-        for name, value in values.items():
-            self._add(step=step, summary=self._scalar(name, value))
-
-    def _add(self, **fields: Any) -> None:
-        with writing(self._path):
-            self._records.write(self._event(wall_time=time.time(), **fields).SerializeToString())
-            self._file.flush()
-
-    def close(self) -> None:
-        """Close the file."""
+        """Close the file; each line is in it already."""
         with writing(self._path):
             self._file.close()
+
+
+def read_journal(folder: Path) -> list[dict[str, Any]]:
+    """Return what a run logged, one entry per line: ``step``, ``epoch``, ``kind``, and values by name.
+
+    Raises
+    ------
+    TrainingError
+        If ``metrics.jsonl`` is missing or is not a journal.
+    """
+    path = folder / JOURNAL
+    if not path.exists():
+        raise TrainingError(f"{path}: no such file; name the --out of a run of jobs/train.py")
+    entries = []
+    for number, line in enumerate(_whole_lines(path), 1):
+        _step(path, number, line)
+        entry = json.loads(line)
+        if not isinstance(entry.get("kind"), str) or not isinstance(entry.get("epoch"), int):
+            raise _not_a_journal(path, number)
+        entries.append(entry)
+    return entries
 
 
 def _step(path: Path, number: int, line: str) -> int:
     try:
         return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise TrainingError(
-            f"{path}: line {number} does not belong to a training journal; move the file away to continue"
-        ) from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _not_a_journal(path, number) from error
+
+
+def _not_a_journal(path: Path, number: int) -> TrainingError:
+    return TrainingError(f"{path}: line {number} does not belong to a training journal; move the file away to continue")
 
 
 def _whole_lines(path: Path) -> list[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import signal
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from types import FrameType
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -29,6 +31,7 @@ from trainers.distributed import Asked, Ranks
 from trainers.errors import TrainingError
 from trainers.folder import LAST, SETTINGS, replace_file
 from trainers.journal import Journal
+from trainers.loggers import Loggers
 from trainers.progress import Progress
 from trainers.resume import parse_settings, read_settings, require_same_run, require_same_start
 from trainers.task import Batch, Evaluation, Task
@@ -36,7 +39,7 @@ from trainers.task import Batch, Evaluation, Task
 TOO_FEW = "the training split does not fill one batch; make the batch smaller"
 
 # Settings that may differ when a run resumes: none of them changes a step.
-_FREE = ("device", "log_steps", "checkpoint_steps", "tensorboard", "progress_s")
+_FREE = ("device", "log_steps", "checkpoint_steps", "loggers", "tensorboard", "panels", "progress_s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,7 @@ def train(
     progress: Progress,
     store: Mapping[str, str] | None = None,
     stop: list[signal.Signals] | None = None,
+    loggers: Loggers | None = None,
 ) -> Outcome:
     """Train ``task``, or continue the run in ``folder``; leave the best checkpoint there.
 
@@ -98,16 +102,18 @@ def train(
         manifest only.
     stop
         A list to which the launcher of this process adds signals; None takes those that the process gets.
+    loggers
+        What is started here and logged to, on the first rank; None logs to none.
 
     Raises
     ------
     TrainingError
-        If the folder holds another run, or a loss is not finite.
+        If the folder holds another run, a loss is not finite, or a logger does not start.
     OSError
         If the disk fails; the error names the file.
     """
     with progress, _stop_signals() if stop is None else nullcontext(stop) as received:
-        return _Loop(task, config, folder, ranks, progress, store).run(received)
+        return _Loop(task, config, folder, ranks, progress, store).run(received, loggers or Loggers(folder))
 
 
 def evaluate(task: Task, split: str, config: LoopConfig, ranks: Ranks) -> Evaluation:
@@ -178,8 +184,11 @@ class _Loop:
             unused = task.leaves_parameters_unused
             self.losses = DistributedDataParallel(self.losses, find_unused_parameters=unused)
 
-    def run(self, stop: list[signal.Signals]) -> Outcome:
-        journal = Journal(self.folder, self.state.step, self.config.tensorboard) if self.ranks.is_first else None
+    def run(self, stop: list[signal.Signals], loggers: Loggers) -> Outcome:
+        journal = None
+        if self.ranks.is_first:
+            journal = Journal(self.folder, self.state.step, loggers)
+            loggers.start(self.state.step, _parameters(self.settings))
         try:
             for epoch in range(self.state.step // self.steps, self.config.epochs):
                 if self._out_of_patience(epoch):
@@ -201,6 +210,7 @@ class _Loop:
         """Train to the end of an epoch; return whether a signal cut it short."""
         self.losses.train()
         window: list[dict[str, torch.Tensor]] = []
+        since = time.monotonic()
         for batch in self.task.batches(epoch, self.state.step - epoch * self.steps):
             window.append(self._step(batch.to(self.ranks.device, non_blocking=True)))
             self.state.step += 1
@@ -209,6 +219,10 @@ class _Loop:
             stopping = self.asked(bool(stop))
             if ended or checkpointing or stopping or self.state.step % self.config.log_steps == 0:
                 self._log(epoch, window, journal)
+                if journal is not None:
+                    now = time.monotonic()
+                    journal.machine(self.state.step, _machine(len(window), now - since, self.ranks.device))
+                    since = now
                 window = []
             if self.ranks.is_first:
                 done = self.state.step - epoch * self.steps
@@ -356,6 +370,23 @@ class _Loop:
 
     def _outcome(self, stopped_by: signal.Signals | None = None) -> Outcome:
         return Outcome(self.state.step, self.state.best, self.state.best_epoch, stopped_by)
+
+
+def _parameters(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what loggers are told of a run: what was chosen, and the store; not what followed from the rows."""
+    task, store = settings["task"], settings.get("store", {})
+    kept = {name: task[name] for name in ("method", "store_version") if name in task}
+    return {**kept, "store": store.get("path"), "world": settings["world"], "loop": settings["loop"]} | dict(
+        task.get("settings", {})
+    )
+
+
+def _machine(steps: int, seconds: float, device: torch.device) -> dict[str, float]:
+    """Return steps per second, and the memory of this process and of its GPU in GB of 10⁹ bytes."""
+    values = {"steps_per_s": steps / max(seconds, 1e-9), "memory_gb": psutil.Process().memory_info().rss / 1e9}
+    if device.type == "cuda":
+        values["gpu_memory_gb"] = torch.cuda.max_memory_allocated(device) / 1e9
+    return values
 
 
 def _optimizer(model: nn.Module, config: LoopConfig) -> torch.optim.Optimizer:

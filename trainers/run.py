@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import signal
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,14 +18,16 @@ import torch
 from stores import Store
 from stores.format import StorePath, layout
 from trainers import checkpoint
-from trainers.config import LoopConfig, MethodSettings
+from trainers.config import MethodSettings
 from trainers.distributed import Ranks, join, leave
 from trainers.errors import TrainingError
 from trainers.folder import BEST, LAST, remove_staged, replace_file, write_results
-from trainers.loop import TOO_FEW, evaluate, settings_of, train
+from trainers.loggers import Loggers, require_packages
+from trainers.loop import TOO_FEW, Outcome, evaluate, settings_of, train
 from trainers.methods import Method, find_method
 from trainers.obstacles import Obstacles, ObstaclesError
 from trainers.owner import owning, refuse_owned
+from trainers.predictions import SplitPredictions, predictions_file, read_predictions, write_predictions
 from trainers.progress import Progress
 from trainers.results import TrainRequest, TrainResult
 from trainers.resume import read_settings, require_method, require_same_run, require_same_start
@@ -124,6 +127,8 @@ def check(request: TrainRequest) -> Readiness:
             refuse_owned(out)
         with obstacles.part():
             require_method(out, request.method)
+        with obstacles.part():
+            require_packages(settings.loop.chosen_loggers)
         with obstacles.part(), Store.open(request.store, request.version, lease=False) as store:
             task = _build(method, settings, store, ranks)
             steps = task.steps_per_epoch()
@@ -187,11 +192,21 @@ def _run(
     """Train and score in a folder that this run owns."""
     out, loop = Path(request.out), settings.loop
     require_method(out, request.method)
+    require_packages(loop.chosen_loggers)
     progress = Progress(loop.progress_s, say=launched.say)
     with Store.open(request.store, request.version) as store:
         task = _build(method, settings, store, ranks)
-        outcome = train(task, loop, out, ranks, progress, _identity(store), launched.stop)
-        scores = _score(task, loop, out, ranks) if ranks.is_first and not outcome.stopped_by else _Scores({}, ())
+        with Loggers(out, loop.chosen_loggers if ranks.is_first else ()) as loggers:
+            outcome = train(task, loop, out, ranks, progress, _identity(store), launched.stop, loggers)
+            return _finished(request, settings, task, outcome, ranks, loggers)
+
+
+def _finished(
+    request: TrainRequest, settings: MethodSettings, task: Task, outcome: Outcome, ranks: Ranks, loggers: Loggers
+) -> TrainResult:
+    """Score what was trained, and tell of it, on the first rank; the others wait."""
+    out = Path(request.out)
+    scores = _score(task, settings, out, ranks) if ranks.is_first and not outcome.stopped_by else _Scores({}, ())
     result = TrainResult(
         method=request.method,
         store=request.store,
@@ -205,8 +220,32 @@ def _run(
     )
     if ranks.is_first:
         write_results(out, result.to_json())
+        for split, metrics in scores.metrics.items():
+            loggers.scalars(outcome.steps, {f"best/{split}/{name}": value for name, value in metrics.items()})
+        if not outcome.stopped_by:
+            _log_panels(out, settings.loop.panels, outcome.steps, loggers)
+            loggers.finish()
     ranks.barrier()
     return result
+
+
+def _log_panels(out: Path, most: int, step: int, loggers: Loggers) -> None:
+    """Give the loggers the panels of the worst questions; what cannot be drawn is a warning, the run is finished."""
+    if not most:
+        return
+    from trainers.panels import open_run
+    from trainers.report.worst import panels_of, worst_first
+
+    finished = open_run(out)
+    for split in finished.splits:
+        if not predictions_file(out, split).exists():
+            continue
+        rows = worst_first(read_predictions(out, split).rows, most)
+        for number, panel in enumerate(panels_of(finished, split, rows), 1):
+            if panel.picture is not None:
+                loggers.image(step, f"panels/{split}/{number}", panel.picture, panel.row.question)
+            if panel.note:
+                warnings.warn(f"panel of {panel.row.question_id}: {panel.note}", stacklevel=2)
 
 
 def _identity(store: Store) -> dict[str, str]:
@@ -223,16 +262,19 @@ class _Scores:
     files: tuple[str, ...]
 
 
-def _score(task: Task, loop: LoopConfig, out: Path, ranks: Ranks) -> _Scores:
+def _score(task: Task, settings: MethodSettings, out: Path, ranks: Ranks) -> _Scores:
     """Score every split with the best checkpoint, and write its predictions beside it."""
     checkpoint.load_best(out / BEST, task.model)
     metrics: dict[str, dict[str, float]] = {}
     files = [str(out / BEST)]
     for split in task.splits():
-        evaluation = evaluate(task, split, loop, ranks)
+        evaluation = evaluate(task, split, settings.loop, ranks)
         metrics[split] = dict(evaluation.metrics)
         for stem, value in evaluation.predictions.items():
             path = out / f"{stem}_{split}.json"
             replace_file(path, (json.dumps(value) + "\n").encode())
             files.append(str(path))
+        if evaluation.questions:
+            rows = SplitPredictions(settings.dataset, split, tuple(evaluation.questions))
+            files.append(str(write_predictions(out, rows)))
     return _Scores(metrics, tuple(files))

@@ -10,6 +10,8 @@ from typing import Any, Protocol, TypeAlias
 import torch
 from torch import nn
 
+from trainers.predictions import Prediction
+
 Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
 
 
@@ -31,10 +33,13 @@ class Evaluation:
         Name to value; rates are in percent.
     predictions
         File stem to a value that JSON can hold, as ``jobs/evaluate.py`` reads it.
+    questions
+        Each answered question, in the order of the table; empty if the method keeps no such rows.
     """
 
     metrics: Mapping[str, float]
     predictions: Mapping[str, Any] = field(default_factory=dict)
+    questions: Sequence[Prediction] = ()
 
 
 class Task(ABC):

@@ -1,7 +1,7 @@
-"""Export features as Lance, WebDataset or Zarr 3, in the stored dtype, with times and masks beside the values.
+"""Export features as Lance, WebDataset, Zarr 3 or Parquet, in the stored dtype, with times and masks beside the values.
 
 Lance and Zarr need their packages (``pip install 'reelstore[lance]'``, ``'reelstore[zarr]'``); WebDataset shards are
-plain tar files.
+plain tar files, and Parquet is what the reader needs anyway.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ..errors import ExchangeError
 from ..format.rows import Array
 from .rows import Export, ExportOptions, StoreRows, available_rows, file_names, refuse_options
 
 _BATCH_ROWS = 64
-"""Rows of a Lance record batch."""
+"""Rows of a Lance record batch, and of a Parquet row group."""
 _TAR_BYTES = 256e6
 """Size at which a WebDataset shard is finished."""
 
@@ -65,19 +66,21 @@ def export_lance(
             ]
         )
         written = _counted(first, samples, f"{split}.lance", result)
-        reader = pa.RecordBatchReader.from_batches(schema, _record_batches(written, schema))
+        batches = (_record_batch(group, schema) for group in _groups(written))
+        reader = pa.RecordBatchReader.from_batches(schema, batches)
         lance.write_dataset(reader, str(folder / f"{split}.lance"))
 
 
-def _record_batches(samples: Iterator[_Sample], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+def _groups(samples: Iterator[_Sample]) -> Iterator[list[_Sample]]:
+    """Yield samples in groups that are written together."""
     pending: list[_Sample] = []
     for sample in samples:
         pending.append(sample)
         if len(pending) == _BATCH_ROWS:
-            yield _record_batch(pending, schema)
+            yield pending
             pending = []
     if pending:
-        yield _record_batch(pending, schema)
+        yield pending
 
 
 def _record_batch(samples: Sequence[_Sample], schema: pa.Schema) -> pa.RecordBatch:
@@ -94,6 +97,61 @@ def _record_batch(samples: Sequence[_Sample], schema: pa.Schema) -> pa.RecordBat
 def _lists(arrays: Sequence[Array]) -> pa.ListArray:
     offsets = np.concatenate([[0], np.cumsum([len(array) for array in arrays])]).astype(np.int32)
     return pa.ListArray.from_arrays(offsets, pa.array(np.concatenate(arrays)))
+
+
+def export_parquet(
+    rows: StoreRows, splits: Mapping[str, Sequence[str]], options: ExportOptions, folder: Path, result: Export
+) -> None:
+    """Write one file ``<split>.parquet`` per split, with a row per video: key, values, time_s, valid.
+
+    ``values`` is a list of lists that has the shape of a row, ``[T][…]``; all of its axes have a fixed size, but for
+    the first one in a split whose rows differ in length. Hugging Face ``datasets`` reads the file and gives arrays of
+    this shape (``load_dataset("parquet", data_files=…)``, ``with_format("numpy")``).
+
+    Raises
+    ------
+    ExchangeError
+        If any option is given, or the steps of rows differ in shape.
+    """
+    refuse_options("parquet", options)
+    for split, keys in splits.items():
+        lengths = {rows.store.shape(rows.feature, key)[0][0] for key in keys if (rows.feature, key) in rows.store}
+        fixed = len(lengths) == 1 and min(lengths) > 0
+        samples = _samples(rows, split, keys, result)
+        first = next(samples, None)
+        if first is None:
+            continue
+        name, step = f"{split}.parquet", first.values.shape[1:]
+        with pq.ParquetWriter(folder / name, _table([first], fixed).schema, compression="zstd") as writer:
+            for group in _groups(_counted(first, samples, name, result)):
+                other = next((sample for sample in group if sample.values.shape[1:] != step), None)
+                if other is not None:
+                    raise ExchangeError(
+                        f"feature {rows.feature!r}: steps of key {other.key!r} are {list(other.values.shape[1:])} "
+                        f"beside {list(step)}; a column holds steps of one shape"
+                    )
+                writer.write_table(_table(group, fixed), row_group_size=_BATCH_ROWS)
+
+
+def _table(samples: Sequence[_Sample], fixed: bool) -> pa.Table:
+    return pa.table(
+        {
+            "key": [sample.key for sample in samples],
+            "values": _nested([sample.values for sample in samples], fixed),
+            "time_s": _nested([sample.time_s for sample in samples], fixed),
+            "valid": _nested([sample.valid for sample in samples], fixed),
+        }
+    )
+
+
+def _nested(arrays: Sequence[Array], fixed: bool) -> pa.Array:
+    """Return arrays ``[T, …]`` as lists of lists; the first axis has a fixed size, too, if all have as many steps."""
+    column = pa.array(np.concatenate([array.reshape(-1) for array in arrays]))
+    for size in reversed(arrays[0].shape[1:]):
+        column = pa.FixedSizeListArray.from_arrays(column, size)
+    if fixed:
+        return pa.FixedSizeListArray.from_arrays(column, len(arrays[0]))
+    return pa.ListArray.from_arrays(np.cumsum([0, *map(len, arrays)]).astype(np.int32), column)
 
 
 def export_webdataset(

@@ -16,7 +16,7 @@ from ..format import layout
 from ..progress import Progress, silent
 from ..store import Store
 from ..wording import available
-from .columnar import export_lance, export_webdataset, export_zarr
+from .columnar import export_lance, export_parquet, export_webdataset, export_zarr
 from .files import csv_records, read_json
 from .published import export_music_avqa, export_nextgqa
 from .rows import RECORD_FILE, Export, ExportOptions, StoreRows, Target, new_folder, write_json
@@ -28,6 +28,7 @@ TARGETS: Mapping[str, Target] = {
     "nextgqa": export_nextgqa,
     "music_avqa": export_music_avqa,
     "lance": export_lance,
+    "parquet": export_parquet,
     "webdataset": export_webdataset,
     "zarr": export_zarr,
 }

@@ -7,6 +7,7 @@ except ModuleNotFoundError as error:
 
 from .ahead import read_ahead
 from .batches import QuestionBatch, VideoBatch
+from .collating import collate
 from .completeness import Completeness, Finding, IncompleteError, Report, check
 from .datasets import QuestionDataset, VideoDataset, identity
 from .questions import Questions, load_questions, load_vectors
@@ -28,6 +29,7 @@ __all__ = [
     "VideoDataset",
     "View",
     "check",
+    "collate",
     "identity",
     "load_questions",
     "load_vectors",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
+from ..errors import StoreError
 from .lending import Parcel, block_of
 
 _SMALL = 1 << 18
@@ -46,8 +48,41 @@ def _packed(tensor: torch.Tensor) -> Any:
     return tensor.numpy() if tensor.nbytes < _SMALL and known and not shared else tensor
 
 
-class _Tensors:
-    """Mix-in for dataclasses whose tensors move together."""
+def _part(value: Any, row: int) -> Any:
+    """Return one row of a field of a batch, with the first axis kept."""
+    if isinstance(value, dict):
+        return {name: _part(part, row) for name, part in value.items()}
+    return None if value is None else value[row : row + 1]
+
+
+def _joined(values: Sequence[Any], blank: Any) -> Any:
+    """Return a field of several batches as one: tensors are padded along their second axis with ``blank``."""
+    first = values[0]
+    if isinstance(first, dict):
+        return {name: _joined([value[name] for value in values], blank) for name in first}
+    if isinstance(first, torch.Tensor):
+        if first.ndim > 1:
+            width = max(value.shape[1] for value in values)
+            pads = [(0, 0) * (value.ndim - 2) + (0, width - value.shape[1]) for value in values]
+            values = [F.pad(value, pad, value=blank) for value, pad in zip(values, pads, strict=True)]
+        return torch.cat(list(values))
+    return None if first is None else [item for value in values for item in value]
+
+
+def require_distinct(videos: Sequence[Any]) -> None:
+    """Raise StoreError if a video is twice in a batch of videos."""
+    if len(set(videos)) < len(videos):
+        raise StoreError("a batch of VideoDataset needs distinct videos, but its sampler gave one of them twice")
+
+
+class Batch:
+    """Mix-in for dataclasses whose tensors move together.
+
+    A batch is what ``DataLoader`` gives without a ``collate_fn``: see ``stores/loading/collating.py``.
+    """
+
+    _blanks: ClassVar[Mapping[str, Any]] = {}
+    """Names of the fields whose second axis is padded with something else than 0, and with what."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle the memory of a worker's blocks as loans, and small tensors by value.
@@ -59,6 +94,22 @@ class _Tensors:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update({name: _restored(value) for name, value in state.items()})
+
+    def __getitem__(self, row: int) -> Self:
+        """Return a batch of one row; as of a list, ``batch[-1]`` is the last."""
+        row = range(len(self))[row]
+        return type(self)(**{field.name: _part(getattr(self, field.name), row) for field in fields(self)})  # type: ignore[arg-type]  # a mix-in of dataclasses is one
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    @classmethod
+    def join(cls, batches: Sequence[Self]) -> Self:
+        """Return several batches as one, in their order; shorter ones are padded as in a batch of the dataset."""
+        joined = {}
+        for each in fields(cls):  # type: ignore[arg-type]  # a mix-in of dataclasses is one
+            joined[each.name] = _joined([getattr(batch, each.name) for batch in batches], cls._blanks.get(each.name, 0))
+        return cls(**joined)
 
     def _map(self, change: TensorMap) -> Self:
         return type(self)(**{field.name: _apply(getattr(self, field.name), change) for field in fields(self)})  # type: ignore[arg-type]  # a mix-in of dataclasses is one
@@ -73,7 +124,7 @@ class _Tensors:
 
 
 @dataclass
-class QuestionBatch(_Tensors):
+class QuestionBatch(Batch):
     """B questions, each with the features of its video.
 
     Attributes
@@ -124,8 +175,19 @@ class QuestionBatch(_Tensors):
         return len(self.question_ids)
 
 
+_NO_QUESTION: Mapping[str, Any] = {
+    "question_ids": "",
+    "questions": "",
+    "answers": None,
+    "types": "",
+    "modalities": None,
+    "options": [],
+}
+"""What stands in the lists of a video in place of a question."""
+
+
 @dataclass
-class VideoBatch(_Tensors):
+class VideoBatch(Batch):
     """B distinct videos, each with up to N questions; N is the largest number of questions of a video in the batch.
 
     Attributes
@@ -159,5 +221,24 @@ class VideoBatch(_Tensors):
     q_mask: torch.Tensor
     options: list[list[list[str]]] = field(default_factory=list)
 
+    _blanks: ClassVar[Mapping[str, Any]] = {"answer_index": -1}
+
     def __len__(self) -> int:
         return len(self.video_ids)
+
+    @classmethod
+    def join(cls, batches: Sequence[Self]) -> Self:
+        """Return several batches of other videos as one.
+
+        Raises
+        ------
+        StoreError
+            If two of them have a video in common.
+        """
+        joined = super().join(batches)
+        require_distinct(joined.video_ids)
+        width = joined.q_mask.shape[1]
+        for name, blank in _NO_QUESTION.items():
+            rows = getattr(joined, name)
+            setattr(joined, name, [[*row, *[blank] * (width - len(row))] for row in rows])
+        return joined

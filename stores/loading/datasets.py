@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from ..errors import StoreError
 from ..store import Store
 from ..wording import available, first_few
-from .batches import QuestionBatch, VideoBatch
+from .batches import QuestionBatch, VideoBatch, require_distinct
 from .buffers import Buffers
 from .columns import Column, Groups, Rows
 from .gather import FeatureRows, Gathered
@@ -164,8 +164,9 @@ class QuestionDataset(_StoreDataset):
     """The questions of one split, each with the features of its video.
 
     Item ``i`` is row ``i`` of the split in the ``questions`` table (by part, then row). ``dataset[i]`` is a batch of
-    one. ``__getitems__`` gathers a whole batch; a ``DataLoader`` with ``collate_fn=identity`` calls it by itself. No
-    shard is opened before the first batch. The dataset can be pickled, and is safe under fork and spawn.
+    one. ``__getitems__`` gathers a whole batch, and a ``DataLoader`` calls it by itself: ``DataLoader(dataset, 8)``
+    gives batches of 8. No shard is opened before the first batch. The dataset can be pickled, and is safe under fork
+    and spawn.
 
     Parameters
     ----------
@@ -300,8 +301,7 @@ class VideoDataset(_StoreDataset):
     def __getitems__(self, items: Sequence[VideoItem]) -> VideoBatch:
         pairs = [item if isinstance(item, tuple) else (int(item), None) for item in items]
         videos = _counted([video for video, _ in pairs], len(self))
-        if len(set(videos)) < len(videos):
-            raise StoreError("a batch of VideoDataset needs distinct videos, but its sampler gave one of them twice")
+        require_distinct(videos)
         chosen = [
             rows if some is None else [rows[at] for at in some]
             for rows, some in ((self.questions_of[video], some) for video, (_, some) in zip(videos, pairs, strict=True))
@@ -338,5 +338,9 @@ class VideoDataset(_StoreDataset):
 
 
 def identity(batch: _Batch) -> _Batch:
-    """Return a batch unchanged; use it as ``collate_fn``, since ``__getitems__`` already returns whole batches."""
+    """Return a batch unchanged.
+
+    A ``DataLoader`` needs no ``collate_fn`` for the datasets of this package; this is one that leaves out what its own
+    does, for code that was written with it.
+    """
     return batch

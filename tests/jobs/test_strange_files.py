@@ -32,6 +32,7 @@ WORDS: dict[str, tuple[str, str]] = {
     ),
     "settings of a training": ("train", "cra --store {s} --config {f}/x.yaml"),
     "a run": ("panel", "{f}/run 1"),
+    "a run for its page": ("report", "{f}/run"),
     "an HDF5 file": ("store", "import {s} {f}/x.h5 --feature clip"),
     "an index of arrays": ("store", "import {s} {f}/npy --feature clip"),
 }

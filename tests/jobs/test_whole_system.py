@@ -149,6 +149,11 @@ def test_cra_trains_and_its_predictions_score_the_same_outside(world: Path, tmp_
     assert (tmp_path / "panel.png").read_bytes().startswith(b"\x89PNG")
     missing = job("panel", run, "nobody_0", check=2)
     assert "is in none of the splits val, test, test_ood" in missing.stderr
+    page = Path(job("report", run, "--worst", "2").stdout.strip())
+    assert page == run / "report" / "index.html"
+    val = (page.parent / "1-val.html").read_text()
+    assert len(list((page.parent / "1-val-panels").glob("*.png"))) == 2 and val.count("<article") == 2
+    assert val.count(f'<video controls preload="metadata" src="{(world / "videos").as_uri()}/') == 4  # true, predicted
     again = job("train", *CRA, "--store", world / "store", "--out", run, "--json")
     assert json.loads(again.stdout)["metrics"] == summary["metrics"]
 

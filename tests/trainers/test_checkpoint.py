@@ -17,6 +17,7 @@ from trainers.checkpoint import load_best, load_last, save_best, save_last
 from trainers.errors import TrainingError
 from trainers.folder import BEST, JOURNAL, LAST, remove_staged, writing
 from trainers.journal import Journal
+from trainers.loggers import Loggers
 
 
 def errno_in_child(write: Callable[[], None], limit: int) -> int:
@@ -52,15 +53,24 @@ def test_a_disk_that_fills_up_leaves_the_checkpoint_before(tmp_path: Path, limit
 
 def test_a_disk_that_fills_up_costs_the_journal_nothing(tmp_path: Path) -> None:
     """Neither when a run begins again, nor when TensorBoard's events are written."""
-    journal = Journal(tmp_path, 0, tensorboard=True)
+    journal = Journal(tmp_path, 0, with_tensorboard(tmp_path, 0))
     for step in range(1, 40):
         journal.write(step, 1, "train", {"total": 1.0})
     journal.close()
     before = (tmp_path / JOURNAL).read_bytes()
-    assert errno_in_child(lambda: Journal(tmp_path, 39, tensorboard=False), 100) == 27
+    assert errno_in_child(lambda: Journal(tmp_path, 39), 100) == 27
     assert (tmp_path / JOURNAL).read_bytes() == before
-    assert errno_in_child(lambda: log(Journal(tmp_path, 39, tensorboard=True), 900), len(before) + 10_000) == 27
+    assert (
+        errno_in_child(lambda: log(Journal(tmp_path, 39, with_tensorboard(tmp_path, 39)), 900), len(before) + 10_000)
+        == 27
+    )
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def with_tensorboard(folder: Path, step: int) -> Loggers:
+    loggers = Loggers(folder, ["tensorboard"])
+    loggers.start(step, {})
+    return loggers
 
 
 def log(journal: Journal, steps: int) -> None:

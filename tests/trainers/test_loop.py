@@ -23,6 +23,7 @@ from trainers.config import LoopConfig
 from trainers.distributed import Ranks
 from trainers.errors import TrainingError
 from trainers.folder import BEST, JOURNAL, LAST, SETTINGS
+from trainers.loggers import Loggers
 from trainers.loop import Outcome, train
 from trainers.progress import Progress
 
@@ -34,7 +35,9 @@ def loop(**more: Any) -> LoopConfig:
 
 
 def run(folder: Path, task: Clouds | None = None, **more: Any) -> Outcome:
-    return train(task or Clouds(), loop(**more), folder, ALONE, Progress())
+    config = loop(**more)
+    with Loggers(folder, config.chosen_loggers) as loggers:
+        return train(task or Clouds(), config, folder, ALONE, Progress(), loggers=loggers)
 
 
 def journal(folder: Path) -> list[dict[str, Any]]:

@@ -24,6 +24,7 @@ from tests.conftest import ROOT
 from trainers import METHODS, MethodSettings, TrainingError, TrainRequest, TrainResult, checkpoint, find_method
 from trainers.folder import BEST, LAST, RESULTS, SETTINGS
 from trainers.panels import draw, open_run
+from trainers.predictions import read_predictions
 from trainers.resume import choose_version
 from trainers.run import run
 
@@ -110,6 +111,16 @@ def test_a_run_is_described_scored_and_drawn(name: str, stores: dict[str, Path],
     image, page = draw(finished, row["question_id"])
     assert image.startswith(b"\x89PNG")
     assert row["question"] in page
+    predictions = read_predictions(tmp_path, "val")
+    known = [each for each in predictions.rows if each.right is not None]
+    right = 100 * sum(bool(each.right) for each in known) / len(known)
+    assert right == pytest.approx(result.metrics["val"]["overall" if name == "coqo" else "acc_vqa"])
+    assert str(tmp_path / "predictions_val.parquet") in result.files
+    first = next(each for each in predictions.rows if each.question_id == row["question_id"])
+    assert (first.question, first.answer, first.video_id) == (row["question"], row["answer"], row["video_id"])
+    assert first.confidence is not None and 0 < first.confidence <= 1
+    told = "right" if first.right else f"wrong: predicted “{first.prediction}”, right is “{first.answer}”"
+    assert f"<p>{told}" in page
     assert f"<p>video {row['video_id']} · question {row['question_id']}</p>" in page
     with pytest.raises(TrainingError, match="question 'nobody' is in none of the splits val"):
         draw(finished, "nobody")

@@ -130,6 +130,14 @@ class Head(ABC):
     def texts(self, outputs: Tensor, options: Sequence[Sequence[str]]) -> list[str]:
         """Return the answers of K questions, outputs ``[K, *]``, as texts."""
 
+    def confidences(self, outputs: Tensor) -> list[float | None]:
+        """Return the softmax of the answer of each of K questions, outputs ``[K, *]``; None if scores are no such."""
+        return list(outputs.float().softmax(-1).amax(-1).clamp(max=1).tolist())
+
+    def is_right(self, prediction: str, answer: str) -> bool:
+        """Return whether an answer that ``texts`` gave is right."""
+        return prediction == answer
+
     @abstractmethod
     def describe(self) -> dict[str, Json]:
         """Return what a checkpoint says about its answers."""
@@ -220,6 +228,12 @@ class NumberHead(Head):
     def texts(self, outputs: Tensor, options: Sequence[Sequence[str]]) -> list[str]:
         numbers = outputs[:, 0].float().tolist()
         return [str(max(0, round(decided(number, self.config.rule)))) for number in numbers]
+
+    def confidences(self, outputs: Tensor) -> list[float | None]:
+        return [None] * len(outputs)
+
+    def is_right(self, prediction: str, answer: str) -> bool:
+        return int(prediction) == whole_number(answer)
 
     def describe(self) -> dict[str, Json]:
         return {"head": "number", "rule": self.config.rule}

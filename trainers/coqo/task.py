@@ -39,6 +39,7 @@ from trainers.errors import TrainingError
 from trainers.metrics import numbers
 from trainers.metrics.avqa import Question, score
 from trainers.metrics.rules import RULES
+from trainers.predictions import Prediction
 from trainers.preload import keep
 from trainers.scaling import Standardise, standardise
 from trainers.task import Evaluation, Json, Task
@@ -163,11 +164,14 @@ class CoqoTask(Task):
         dataset = self.scored[split]
         order = BatchSampler(ShuffleSampler(len(dataset), shuffle=False), self.config.data.batch_questions)
         answers: dict[str, str] = {}
+        confidences: dict[str, float | None] = {}
         attention: dict[str, dict[str, list[float]]] = {}
         times: dict[str, dict[str, list[float]]] = {}
         for batch in read_ahead(dataset, order):
             predicted = self.answer(self.encoder.questions(batch).to(self.ranks.device))
-            answers |= zip(batch.question_ids, self.head.texts(predicted.logits[:, 0], batch.options), strict=True)
+            outputs = predicted.logits[:, 0]
+            answers |= zip(batch.question_ids, self.head.texts(outputs, batch.options), strict=True)
+            confidences |= zip(batch.question_ids, self.head.confidences(outputs), strict=True)
             for name, weights in predicted.attention.items():
                 valid, seconds, single = batch.valid[name], batch.times[name], weights[:, 0].float().cpu()
                 for row, (question, video) in enumerate(zip(batch.question_ids, batch.video_ids, strict=True)):
@@ -175,7 +179,22 @@ class CoqoTask(Task):
                     if not (own := seconds[row][valid[row]]).isnan().any():
                         times.setdefault(video, {})[name] = own.tolist()
         metrics = self.score(known_questions(dataset), answers)
-        return Evaluation(metrics, {"answers": answers, "attention": attention, "times": times})
+        rows = [self._row(dataset.questions, row, answers, confidences) for row in range(len(dataset))]
+        return Evaluation(metrics, {"answers": answers, "attention": attention, "times": times}, rows)
+
+    def _row(
+        self, table: Questions, row: int, answers: Mapping[str, str], confidences: Mapping[str, float | None]
+    ) -> Prediction:
+        name, answer = table.ids[row], table.answers[row]
+        prediction = answers[name]
+        return Prediction.of(
+            table,
+            row,
+            prediction,
+            prediction_index=table.options[row].index(prediction) if self.head.takes_options else None,
+            right=None if answer is None else self.head.is_right(prediction, answer),
+            confidence=confidences[name],
+        )
 
     def score(self, known: Sequence[Question], answers: Mapping[str, str]) -> dict[str, float]:
         """Return the metrics of questions whose answers are known; none without such questions.

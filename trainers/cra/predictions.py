@@ -14,7 +14,8 @@ from stores.loading import QuestionBatch
 from trainers.cra import spans
 from trainers.cra.config import GroundingSettings
 from trainers.cra.data import VIDEO
-from trainers.metrics.grounding import Answer, GroundedQuestion, Span, score
+from trainers.metrics.grounding import Answer, GroundedQuestion, Span, best_overlap, score
+from trainers.predictions import Prediction, confidence
 from trainers.task import Evaluation
 
 
@@ -52,6 +53,7 @@ class Collected:
     attention: dict[str, list[float]] = field(default_factory=dict)
     unsmoothed: dict[str, list[float]] = field(default_factory=dict)
     times: dict[str, list[float]] = field(default_factory=dict)
+    rows: list[Prediction] = field(default_factory=list)
 
     def add(self, batch: QuestionBatch, grounded: Answered) -> None:
         predictions, logits = grounded.logits.argmax(1).tolist(), grounded.logits.tolist()
@@ -83,6 +85,7 @@ class Collected:
                     spans=tuple(batch.spans[row]),
                 )
             )
+            self.rows.append(self._row(batch, row, key, duration))
 
     def evaluation(self) -> Evaluation:
         known = [question for question in self.questions if question.answer is not None]
@@ -107,7 +110,31 @@ class Collected:
             "times": self.times,
             **self.proposals,
         }
-        return Evaluation(metrics, predictions)
+        return Evaluation(metrics, predictions, self.rows)
+
+    def _row(self, batch: QuestionBatch, row: int, key: str, duration: float) -> Prediction:
+        answer, options, span = self.answers[key], batch.options[row], self.spans.get(key)
+        true_spans = tuple(batch.spans[row])
+        overlap = best_overlap(true_spans, span) if true_spans and span is not None else (None, None)
+        return Prediction(
+            question_id=batch.question_ids[row],
+            video_id=batch.video_ids[row],
+            type=batch.types[row],
+            modality=batch.modalities[row],
+            question=batch.questions[row],
+            options=options,
+            prediction=options[answer.prediction],
+            prediction_index=answer.prediction,
+            answer=None if answer.stated is None else options[answer.stated],
+            answer_index=answer.stated,
+            right=None if answer.stated is None else answer.prediction == answer.stated,
+            confidence=confidence(self.scores[key]),
+            duration=duration if math.isfinite(duration) else None,
+            span=span,
+            true_spans=true_spans,
+            iou=overlap[0],
+            iop=overlap[1],
+        )
 
     def _add_span(self, key: str, times: list[float], duration: float, proposed: list[float] | None) -> None:
         """Enter the span of a question; of a model that proposes one, also those of the other published rules."""

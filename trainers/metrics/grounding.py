@@ -22,6 +22,19 @@ THRESHOLDS = (0.3, 0.5)
 """IoP and IoU are also given as shares of questions that reach these values."""
 FAITHFUL = 0.5
 """The least IoP of a span that counts as grounded."""
+TITLES = {
+    "acc_vqa": "VQA",
+    "acc_gqa": "GQA",
+    "miop": "mIoP",
+    "iop_30": "IoP.3",
+    "iop_50": "IoP.5",
+    "miou": "mIoU",
+    "iou_30": "IoU.3",
+    "iou_50": "IoU.5",
+    "unfaithful": "UF",
+    "bias_errors": "Err",
+}
+"""Metric to its title in a table, in the order of published tables."""
 
 
 @dataclass(frozen=True, slots=True)

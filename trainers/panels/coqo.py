@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainers.panels.clip import RATE, Frame, read_frames, read_waveform
-from trainers.panels.figure import new_figure, page, to_png
+from trainers.panels.figure import Clip, new_figure, page, to_png, verdict
 from trainers.panels.finished import ShownQuestion
 
 if TYPE_CHECKING:
@@ -70,6 +70,8 @@ class Panel:
         The sound, mono ``[S] float32``; None shows no spectrogram.
     rate
         Its samples per second.
+    clips
+        Parts of the video's file that the page plays.
     """
 
     question: str
@@ -83,6 +85,7 @@ class Panel:
     frame_times: Sequence[float] = ()
     waveform: NDArray[np.float32] | None = None
     rate: int = RATE
+    clips: Sequence[Clip] = ()
 
     def __post_init__(self) -> None:
         if len(self.frames) != len(self.frame_times):
@@ -118,8 +121,10 @@ def draw_question(shown: ShownQuestion) -> tuple[bytes, str]:
         frames=() if video is None else read_frames(video, seconds, shown.start_s),
         frame_times=() if video is None else seconds,
         waveform=None if video is None else read_waveform(video, shown.start_s, duration),
+        clips=shown.clips({}),
     )
-    return draw(panel), to_html(panel)
+    image = draw(panel)
+    return image, to_html(panel, image)
 
 
 def draw(panel: Panel) -> bytes:
@@ -131,7 +136,7 @@ def draw(panel: Panel) -> bytes:
         If matplotlib is not installed.
     """
     heights = [*([1.1] if panel.frames else []), *([1.6] if panel.waveform is not None else []), 1.6]
-    title = f"{panel.question}\n{panel.name}\npredicted: {panel.predicted}   right: {_truth(panel)}"
+    title = f"{panel.question}\n{panel.name}\n{_told(panel)}"
     figure, grid = new_figure(title, heights, margin=1.65)
     rows = iter(grid)
     if panel.frames:
@@ -144,20 +149,24 @@ def draw(panel: Panel) -> bytes:
     return to_png(figure)
 
 
-def to_html(panel: Panel) -> str:
-    """Draw a panel as an HTML page that needs no other file.
+def to_html(panel: Panel, image: bytes | None = None) -> str:
+    """Draw a panel as an HTML page that needs no other file but the video; ``image`` is what ``draw`` returned.
 
     Raises
     ------
     TrainingError
         If matplotlib is not installed.
     """
-    summary = f"predicted: {html.escape(panel.predicted)}; right: {html.escape(_truth(panel))}"
-    return page(panel.question, panel.name, summary, draw(panel), "frames, spectrogram and attention")
+    drawn = draw(panel) if image is None else image
+    told = html.escape(_told(panel))
+    return page(panel.question, panel.name, told, drawn, "frames, spectrogram and attention", clips=panel.clips)
 
 
-def _truth(panel: Panel) -> str:
-    return "hidden" if panel.answer is None else panel.answer
+def _told(panel: Panel) -> str:
+    """Return whether the answer is right, and which it is and should be."""
+    right = None if panel.answer is None else panel.predicted == panel.answer
+    told = f"{verdict(right)}: predicted “{panel.predicted}”"
+    return told if right or panel.answer is None else f"{told}, right is “{panel.answer}”"
 
 
 def shown_frames(panel: Panel) -> list[tuple[int, bool]]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from trainers.metrics.grounding import Span
 from trainers.panels.clip import Frame, read_frames
-from trainers.panels.figure import new_figure, page, to_png
+from trainers.panels.figure import Clip, new_figure, page, seconds, to_png, verdict
 from trainers.panels.finished import ShownQuestion
 
 if TYPE_CHECKING:
@@ -56,6 +56,8 @@ class Panel:
         Predicted span in seconds.
     frames
         T images of one size, or none.
+    clips
+        Parts of the video's file that the page plays.
     """
 
     question: str
@@ -71,6 +73,7 @@ class Panel:
     true_spans: Sequence[Span]
     predicted_span: Span
     frames: Sequence[Frame] = ()
+    clips: Sequence[Clip] = ()
 
     def __post_init__(self) -> None:
         steps = len(self.times)
@@ -80,6 +83,13 @@ class Panel:
             )
         if len(self.options) != len(self.scores):
             raise ValueError(f"{len(self.options)} options, {len(self.scores)} scores")
+
+    @property
+    def verdict(self) -> str:
+        """Whether the answer is right, and which it is and should be."""
+        right = None if self.answer is None else self.prediction == self.answer
+        told = f"{verdict(right)}: predicted “{self.options[self.prediction]}”"
+        return told if right or self.answer is None else f"{told}, right is “{self.options[self.answer]}”"
 
 
 def draw_question(shown: ShownQuestion) -> tuple[bytes, str]:
@@ -109,8 +119,10 @@ def draw_question(shown: ShownQuestion) -> tuple[bytes, str]:
         true_spans=questions.spans[row],
         predicted_span=(start, end),
         frames=() if shown.video is None else read_frames(shown.video, times, shown.start_s),
+        clips=shown.clips({"true span": questions.spans[row], "predicted span": [(start, end)]}),
     )
-    return draw(panel), to_html(panel)
+    image = draw(panel)
+    return image, to_html(panel, image)
 
 
 def draw(panel: Panel) -> bytes:
@@ -123,7 +135,7 @@ def draw(panel: Panel) -> bytes:
     """
     rows = -(-len(panel.frames) // _PER_ROW)
     heights = [0.9] * rows + [2.2, 0.35 * len(panel.options) + 0.3]
-    figure, grid = new_figure(f"{panel.question}\n{panel.name}", heights, margin=1.15)
+    figure, grid = new_figure(f"{panel.question}\n{panel.name}\n{panel.verdict}", heights, margin=1.4)
     for row in range(rows):
         steps = range(row * _PER_ROW, min((row + 1) * _PER_ROW, len(panel.frames)))
         _draw_frames(figure.add_subplot(grid[row]), panel, steps)
@@ -176,8 +188,8 @@ def _draw_options(axes: Axes, panel: Panel) -> None:
     axes.set_xlabel("green: right; ▸ predicted")
 
 
-def to_html(panel: Panel) -> str:
-    """Draw a panel as an HTML page that needs no other file.
+def to_html(panel: Panel, image: bytes | None = None) -> str:
+    """Draw a panel as an HTML page that needs no other file but the video; ``image`` is what ``draw`` returned.
 
     Raises
     ------
@@ -190,23 +202,20 @@ def to_html(panel: Panel) -> str:
         f"<td>{html.escape(option)}</td><td>{panel.scores[index]:.3f}</td><td>{100 * chances[index]:.1f} %</td></tr>"
         for index, option in enumerate(panel.options)
     )
-    true = ", ".join(_seconds(span) for span in panel.true_spans) or "unknown"
+    true = ", ".join(seconds(span) for span in panel.true_spans) or "unknown"
     return page(
         panel.question,
         panel.name,
-        f"true span: {true}; predicted: {_seconds(panel.predicted_span)}",
-        draw(panel),
+        f"{html.escape(panel.verdict)}<br>true span: {true}; predicted: {seconds(panel.predicted_span)}",
+        draw(panel) if image is None else image,
         "frames, attention and options",
+        clips=panel.clips,
         body=f"""
 <table><tr><th></th><th>option</th><th>score</th><th>softmax</th></tr>
 {rows}
 </table>""",
         style=_STYLE,
     )
-
-
-def _seconds(span: Span) -> str:
-    return f"{span[0]:.1f}–{span[1]:.1f} s"
 
 
 def _softmax(scores: Sequence[float]) -> NDArray[np.float64]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from settings.files import read_text
 from settings.messages import available, one_line
 from stores import Store
-from stores.loading import load_questions
+from stores.loading import Questions, load_questions
 from trainers.config import MethodSettings
 from trainers.errors import TrainingError
 from trainers.folder import RESULTS, SETTINGS
@@ -84,23 +86,60 @@ def draw(run: FinishedRun, question: str, video: Path | None = None, split: str 
     StoreError
         If the store or its version no longer exists.
     """
-    if split is not None and split not in run.splits:
-        raise TrainingError(f"{run.folder}: split {split!r} was not scored ({available(run.splits)})")
-    with Store.open(run.store, run.version, lease=False) as store:
+    with Finder(run) as finder:
+        return find_method(run.method).draw(finder.find(question, video, split))
+
+
+class Finder:
+    """Finds questions of a finished run, each with its video's file. The store is open until the end of ``with``.
+
+    Parameters
+    ----------
+    run
+        The run.
+
+    Raises
+    ------
+    StoreError
+        If the store or its version no longer exists.
+    """
+
+    def __init__(self, run: FinishedRun) -> None:
+        self._run = run
+        self._store = Store.open(run.store, run.version, lease=False)
+        self._questions: dict[str, tuple[Questions, dict[str, int]]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._store.close()
+
+    def find(self, question: str, video: Path | None = None, split: str | None = None) -> ShownQuestion:
+        """Find a question; the parameters and errors are those of ``draw``."""
+        run = self._run
+        if split is not None and split not in run.splits:
+            raise TrainingError(f"{run.folder}: split {split!r} was not scored ({available(run.splits)})")
         searched = run.splits if split is None else (split,)
-        scored = [load_questions(store, name, run.dataset) for name in searched]
-        found = [questions for questions in scored if question in questions.ids]
+        found = [name for name in searched if question in self._of(name)[1]]
         if len(found) != 1:
             where = (
-                f"is in {' and '.join(one.split for one in found)}; name one with --split"
+                f"is in {' and '.join(found)}; name one with --split"
                 if found
                 else (f"is in none of the splits {', '.join(searched)}")
             )
             raise TrainingError(f"{run.folder}: question {question!r} {where}")
-        (questions,) = found
-        row = questions.ids.index(question)
+        questions, places = self._of(found[0])
+        row = places[question]
         clip = (run.feature, questions.video_ids[row]) if run.feature is not None else None
-        start_s = store.clip(*clip)[0] if clip is not None and clip in store else 0.0
+        start_s = self._store.clip(*clip)[0] if clip is not None and clip in self._store else 0.0
         features = () if run.feature is None else (run.feature,)
-        file = source_of(store, features, questions.video_ids[row], video)
-        return find_method(run.method).draw(ShownQuestion(run, questions, row, file, start_s))
+        file = source_of(self._store, features, questions.video_ids[row], video)
+        return ShownQuestion(run, questions, row, file, start_s)
+
+    def _of(self, split: str) -> tuple[Questions, dict[str, int]]:
+        """Return the questions of a split, and the row of each id."""
+        if split not in self._questions:
+            questions = load_questions(self._store, split, self._run.dataset)
+            self._questions[split] = questions, {name: row for row, name in enumerate(questions.ids)}
+        return self._questions[split]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from settings.files import TEXT_BYTES, read_text
 from settings.messages import printable
 from stores.loading import Questions
 from trainers.errors import TrainingError
+from trainers.metrics.grounding import Span
+from trainers.panels.figure import Clip, seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,8 @@ class FinishedRun:
         The feature whose rows give the start time of a clip in its file; None if the model reads no feature.
     splits
         The splits that were scored.
+    read
+        Prediction files that were read already, by path: those of a split hold all its questions.
     """
 
     folder: Path
@@ -42,6 +47,7 @@ class FinishedRun:
     dataset: str
     feature: str | None
     splits: tuple[str, ...]
+    read: dict[Path, dict[str, Any]] = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +92,26 @@ class ShownQuestion:
         annotated = float(self.questions.duration[self.row])
         return annotated if annotated > 0 else float(times[-1]) + 0.5
 
+    def clips(self, spans: Mapping[str, Sequence[Span]]) -> list[Clip]:
+        """Return what a page plays of the video: each span by what it is, or the whole clip; nothing without a file.
+
+        Parameters
+        ----------
+        spans
+            What they are to their seconds after the beginning of the clip.
+        """
+        if self.video is None:
+            return []
+        named = [(name, span) for name, several in spans.items() for span in several]
+        if not named:
+            annotated = float(self.questions.duration[self.row])
+            end_s = self.start_s + annotated if annotated > 0 else None
+            return [Clip.of("the video", self.video, self.start_s, end_s)]
+        return [
+            Clip.of(f"{name} {seconds(span)}", self.video, self.start_s + span[0], self.start_s + span[1])
+            for name, span in named
+        ]
+
     def predictions(self, stem: str) -> dict[str, Any]:
         """Read a prediction file of the question's split.
 
@@ -94,12 +120,13 @@ class ShownQuestion:
         TrainingError
             If it cannot be read.
         """
-        path = self._path(stem)
-        try:
-            value: dict[str, Any] = json.loads(read_text(path, TEXT_BYTES))
-        except (OSError, ValueError, RecursionError) as error:
-            raise TrainingError(f"{path}: not readable ({error}); train again") from error
-        return value
+        path, read = self._path(stem), self.run.read
+        if path not in read:
+            try:
+                read[path] = json.loads(read_text(path, TEXT_BYTES))
+            except (OSError, ValueError, RecursionError) as error:
+                raise TrainingError(f"{path}: not readable ({error}); train again") from error
+        return read[path]
 
     def prediction(self, stem: str, *keys: str) -> Any:
         """Return the entry of the first of ``keys`` that a prediction file has.

@@ -1,4 +1,4 @@
-"""Lance, WebDataset and Zarr exports, opened by the libraries whose formats they are."""
+"""Lance, Parquet, WebDataset and Zarr exports, opened by the libraries whose formats they are."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from stores import Store
@@ -28,7 +29,7 @@ def same(key: str, values: np.ndarray, times: np.ndarray, valid: np.ndarray) -> 
     expected = row(key)
     assert values.dtype == np.float16
     np.testing.assert_array_equal(values, expected.values)
-    np.testing.assert_array_equal(times, expected.time_s)
+    np.testing.assert_array_equal(times, expected.time_s.astype(times.dtype))
     np.testing.assert_array_equal(valid, expected.valid)
 
 
@@ -101,3 +102,33 @@ runpy.run_path({str(ROOT / "jobs/store.py")!r}, run_name="__main__")
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, text=True, capture_output=True)
     assert done.returncode == 2 and f"pip install 'reelstore[{target}]'" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_datasets_reads_parquet(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Offline, as arrays of the rows' shape and dtype."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    datasets = pytest.importorskip("datasets")
+    result = export(store, "demo", "parquet", tmp_path / "out", {"val": [*KEYS[:3], "absent"], "test": KEYS[3:]})
+    assert result.files == {"val.parquet": 3, "test.parquet": 1} and [row.key for row in result.missing] == ["absent"]
+    files = {split: str(tmp_path / "out" / f"{split}.parquet") for split in ("val", "test")}
+    loaded = datasets.load_dataset("parquet", data_files=files, cache_dir=str(tmp_path / "cache")).with_format("numpy")
+    assert list(loaded["val"]["key"]) == KEYS[:3]
+    float16 = datasets.List(datasets.List(datasets.Value("float16"), length=4), length=3)
+    assert loaded["val"].features["values"] == float16
+    for record in loaded["val"]:  # this format makes every number a float32
+        same(record["key"], record["values"].astype(np.float16), record["time_s"], record["valid"])
+    assert loaded["test"][:]["values"].shape == (1, 3, 4)
+
+
+def test_parquet_has_fixed_sizes_where_rows_have_and_takes_ragged_rows(store: Store, tmp_path: Path) -> None:
+    export(store, "demo", "parquet", tmp_path / "out")
+    schema = pq.read_schema(tmp_path / "out" / "all.parquet")
+    assert str(schema.field("values").type) == "fixed_size_list<element: fixed_size_list<element: halffloat>[4]>[3]"
+    root = store_with(tmp_path / "ragged")
+    commit_rows(root, [row("long", steps=5), row("none", steps=0), row("short", steps=1)])
+    for name in ("one", "two"):
+        export(Store.open(root), "demo", "parquet", tmp_path / name)
+    assert (tmp_path / "one/all.parquet").read_bytes() == (tmp_path / "two/all.parquet").read_bytes()
+    table = pq.read_table(tmp_path / "one" / "all.parquet")
+    assert [np.shape(values) for values in table["values"].to_pylist()] == [(5, 4), (0,), (1, 4)]
+    assert table["values"][0].as_py() == row("long", steps=5).values.tolist()

@@ -118,7 +118,7 @@ def test_a_value_that_float32_cannot_hold_is_not_written_as_infinity(tmp_path: P
         ("inside", "inside the store"),
         ("ragged", r"key 'b' is \[5, 6\] beside \[32, 6\]"),
         ("maps", r"key 'a' is \[3, 2, 2\]"),
-        ("target", r"unknown \(available: lance, music_avqa, nextgqa"),
+        ("target", r"unknown \(available: lance, music_avqa, nextgqa, parquet"),
         ("layout", "layout 'x'"),
         ("axes", r"layout 'x': unknown for music_avqa \(available: thwc, tchw\)"),
         ("vectors", r"key 'a' is \[32, 6\]; layout tchw is for maps \[T, H, W, C\]"),
@@ -139,7 +139,7 @@ def test_refusals_leave_nothing_behind(tmp_path: Path, case: str, message: str) 
     naming = {"layout": "x", "axes": "x", "vectors": "tchw"}
     options = {"naming": naming[case]} if case in naming else {"dataset": "X"} if case == "options" else {}
     avqa = dict.fromkeys(("options", "axes", "vectors"), "music_avqa")
-    target = {"target": "parquet", **avqa}.get(case, "nextgqa")
+    target = {"target": "feather", **avqa}.get(case, "nextgqa")
     splits = {"../x": ["a"]} if case == "split" else None
     with pytest.raises(StoreError, match=message):
         exported(root, out, target, splits, **options)

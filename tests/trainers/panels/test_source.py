@@ -13,6 +13,7 @@ from tests._helpers.building import commit_rows
 from tests._helpers.cra_worlds import SPEC, video
 from tests._helpers.runs import extract, rgb_config
 from trainers.errors import TrainingError
+from trainers.panels.figure import Clip, page
 from trainers.panels.source import source_of
 
 
@@ -77,3 +78,13 @@ def test_what_cannot_be_shown_or_checked_is_said(extracted: Path, tmp_path: Path
                 assert source_of(store, ("rgb",), "two", None) is None
         finally:
             file.write_bytes(bytes_before)
+
+
+def test_a_page_plays_a_file_at_its_seconds_whatever_its_name(tmp_path: Path) -> None:
+    file = tmp_path / 'a "b" #1.mp4'
+    shown = [Clip.of("true span 1.0–2.5 s", file, 3.0, 4.5), Clip.of("<reversed>", file, 2.0, 1.0)]
+    assert shown[0].uri == f"file://{tmp_path}/a%20%22b%22%20%231.mp4#t=3.000,4.500"
+    assert shown[1].uri.endswith("#t=2.000")  # no player can play it backwards
+    text = page("t", "n", "s", b"", "i", clips=shown)
+    assert f'<video controls preload="metadata" src="{shown[0].uri}">' in text
+    assert "<figcaption>&lt;reversed&gt;</figcaption>" in text
