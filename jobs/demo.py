@@ -106,7 +106,7 @@ def _stores(out: Path, videos: int) -> tuple[Path, list[int]]:
     third = refresh(dataset, "local", terminal=Terminal(quiet=True))
     for number, result in enumerate((second, third), 3):
         say(f"   step {number}: {_computed(result)} rows computed, dictionaries made: {_made(result)}")
-    return Path(dataset.store), [_computed(result) for result in (first, second, third)]
+    return out / Path(dataset.store).name, [_computed(result) for result in (first, second, third)]
 
 
 def _computed(result: RefreshResult) -> int:
