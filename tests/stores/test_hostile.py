@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 
 from stores import Store, StoreError
 from stores.command import app
-from stores.commit import Changes, Failure, SourceRecord, commit, place_shard, write_table
+from stores.commit import Changes, commit, write_table
 from stores.errors import StoreDamageError
 from stores.format import layout
 from stores.format.inside import StorePath
@@ -32,8 +32,9 @@ from stores.format.manifest import load
 from stores.upkeep import probe
 from stores.upkeep.repairing import repair
 from stores.upkeep.verification import verify
-from tests._helpers.building import OTHER_SPEC, commit_rows, row, store_with, write_shard
+from tests._helpers.building import commit_rows, row
 from tests._helpers.hostile import copied, manifest_path, picture, relist, reseal, restate
+from tests._helpers.mutable import rich_store
 from tests.conftest import ROOT
 
 OLD = 1_000_000_000
@@ -52,20 +53,7 @@ COMMANDS = [
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two specs, several shards, a ragged one, a table, failures and sources."""
-    root = store_with(tmp_path_factory.mktemp("template") / "store")
-    commit_rows(root, [row("clip0"), row("stale")], spec=OTHER_SPEC)
-    receipt = write_shard(root, [row("clip0"), row("clip1")])
-    placed = place_shard(root, receipt, {"clip0": ["alias"]})
-    commit(root, Changes(placed=placed, shards=[receipt], current={"demo": receipt.spec_digest}))
-    commit_rows(root, [row(f"long{number}", steps=2 + number) for number in range(3)])
-    table = write_table(root, "questions", {"kind": "questions"}, pa.table({"x": [1, 2, 3]}), "a part")
-    failure = Failure("bad", "demo", receipt.spec_digest, "corrupt", True, "no moov", "/v/bad", "c", 1)
-    changes = Changes(
-        failures=[failure], sources=[SourceRecord("/v/a", 1, "s", "c")], tables={"questions": {"a part": table}}
-    )
-    commit(root, changes)
-    return root
+    return rich_store(tmp_path_factory.mktemp("template") / "store")
 
 
 @pytest.fixture
@@ -204,7 +192,7 @@ def test_a_pipe_is_named_at_once(root: Path, place: str) -> None:
 def test_a_segment_whose_offsets_lead_outside_is_damage(root: Path) -> None:
     manifest = load(root)
     feature = manifest.features["demo"]
-    ref = feature.specs[feature.current].index[-1]
+    ref = max(feature.specs[feature.current].index, key=lambda ref: ref.rows)
     path = root / ref.path
     data = bytearray(path.read_bytes())
     keys = pa.ipc.open_file(pa.memory_map(str(path))).read_all().column("key").combine_chunks()
@@ -308,7 +296,7 @@ def test_a_parquet_file_of_other_size_is_not_read(root: Path) -> None:
 def test_a_row_beyond_its_shard_is_damage(root: Path) -> None:
     manifest = load(root)
     feature = manifest.features["demo"]
-    ref = feature.specs[feature.current].index[-1]
+    ref = max(feature.specs[feature.current].index, key=lambda ref: ref.rows)
     path = root / ref.path
     table = pa.ipc.open_file(pa.BufferReader(path.read_bytes())).read_all()
     column = table.schema.get_field_index("row")
