@@ -18,6 +18,7 @@ from safetensors.torch import save as safetensors
 
 from examples.clips import write_clip
 from tests._helpers.annotation_files import GSUB, MUSIC_ROW, NEXT_HEADER, NEXT_ROWS, STAR_ROW
+from tests._helpers.run_folders import answered, finished_run
 from tests.parsers.annotations import test_moments, test_table, test_videoqa
 
 Words = list[str]
@@ -87,6 +88,22 @@ def _clip(suffix: str) -> bytes:
         write_clip(path, seconds=0.5, width=32, height=32)
         return path.read_bytes()
 
+
+def _run() -> dict[str, bytes]:
+    with tempfile.TemporaryDirectory() as name:
+        folder = finished_run(Path(name) / "run", {"val": [answered(number) for number in range(4)]})
+        return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+_CONLLU = (
+    "# text = who runs",
+    "1\twho\twho\tPRON\tWP\t_\t2\tnsubj\t_\t_",
+    "2\truns\trun\tVERB\tVBZ\t_\t0\troot\t_\t_",
+    "",
+    "# text = x",
+    "1\tx\tx\tNOUN\tNN\t_\t0\troot\t_\t_",
+    "",
+)
 
 SETTINGS = """features:
   clip: {extractor: rgb_grid, grid: 2, sampling: {policy: uniform, n: 4}}
@@ -177,6 +194,51 @@ KINDS: dict[str, Kind] = {
     ),
     "ReXTime": Kind({"rextime_val.json": _json([test_moments.REXTIME])}, _parse("rextime", "rextime_val.json")),
     "CG-Bench": Kind({"cgbench.json": _json([test_moments.CG_BENCH])}, _parse("cg_bench", "cgbench.json")),
+    "ActivityNet-QA": Kind(
+        {"val_q.json": _json([test_videoqa.asked()]), "val_a.json": _json([test_videoqa.answered()])},
+        _parse("activitynet_qa", "val_q.json"),
+        2,
+    ),
+    "IntentQA": Kind(
+        {"val.csv": _lines(test_videoqa.INTENT_HEADER, test_videoqa.INTENT_ROW)}, _parse("intentqa", "val.csv")
+    ),
+    "Charades-STA": Kind(
+        {
+            "charades_sta_test.txt": _lines("3MSZA 24.3 30.4##person turn a light on."),
+            "Charades_v1_test.csv": _lines("id,subject,length", "3MSZA,ABC,30.96"),
+        },
+        _parse("charades_sta", "charades_sta_test.txt", "test"),
+        2,
+    ),
+    "ActivityNet Captions": Kind(
+        {"val_1.json": _json({"v_a": {"duration": 9.5, "timestamps": [[0, 2.5]], "sentences": ["someone runs"]}})},
+        _parse("activitynet_captions", "val_1.json"),
+    ),
+    "spans of moments": Kind(
+        {
+            "spans.json": _json({"8737": [1.0, 5.5]}),
+            "highlight_val_release.jsonl": _jsonl(test_moments.HIGHLIGHT),
+        },
+        lambda folder: [
+            ["evaluate", "moments", "--format", "qvhighlights", "--split", "val", "--spans", str(folder / "spans.json")]
+            + ["--annotations", str(folder / "highlight_val_release.jsonl")]
+        ],
+    ),
+    "parses in CoNLL-U": Kind(
+        {
+            "parses.conllu": _lines(*_CONLLU),
+            "q.jsonl": _jsonl({"video_id": "a", "question_id": "1", "question": "who runs", "answer": "x"}),
+        },
+        lambda folder: [
+            ["parse", str(folder / "q.jsonl"), "--store", str(folder / "s"), "--format", "table", "--split", "val"]
+            + ["--set", f"conllu={folder / 'parses.conllu'}", "--executor", "local"]
+        ],
+    ),
+    "a finished run": Kind(
+        _run(),
+        lambda folder: [["report", str(folder), "--worst", "0", "--out", str(folder / "page")]],
+        5,
+    ),
     "table of questions, parquet": Kind(
         {
             "q.parquet": _parquet(
