@@ -28,6 +28,7 @@ from .layout import new_id
 FANOUT = 8
 """This many neighbouring segments of one size class are merged into one."""
 
+_CACHE_KEY = "cache_key"
 KEY_FIELD = pa.field("key", pa.large_binary(), nullable=False)
 REMOVED_FIELD = pa.field("removed", pa.bool_(), nullable=False)
 
@@ -86,6 +87,8 @@ def open_segment(root: StorePath, ref: SegmentRef, schema: pa.Schema) -> pa.Tabl
         if not table.schema.equals(schema):
             raise StoreDamageError(f"{path}: its columns are not those of such a file")
         table.validate(full=True)
+        if _CACHE_KEY in schema.names:  # of a row index, whose keys are those of videos
+            table.column("key").cast(pa.large_string())  # raises if one is not UTF-8
     except FileNotFoundError as error:
         raise StoreDamageError(f"{path}: named by the manifest but missing; run `reelstore repair`") from error
     except (OSError, pa.ArrowException, ValueError, MemoryError) as error:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import uuid
 from pathlib import Path
+from unittest import mock
 
 import pyarrow as pa
 
@@ -13,6 +16,12 @@ from tests._helpers.building import OTHER_SPEC, commit_rows, row, store_with, wr
 
 def rich_store(root: Path) -> Path:
     """Make it: two specs, several shards, a ragged one, aliases, a removed key, a table, failures, sources, events."""
+    ids = (uuid.UUID(int=number, version=4) for number in itertools.count(1))
+    with mock.patch("uuid.uuid4", lambda: next(ids)):  # the files have the same names each time, and the same order
+        return _rich_store(root)
+
+
+def _rich_store(root: Path) -> Path:
     store_with(root)
     commit_rows(root, [row("clip0"), row("stale")], spec=OTHER_SPEC)
     receipt = write_shard(root, [row("clip0"), row("clip1")])

@@ -67,7 +67,7 @@ def test_a_demo_that_computes_other_rows_than_expected_says_so(
     computed: list[int], code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(demo, "_stores", lambda out, videos: (store_with(tmp_path / "store", "a"), computed))
-    for name in ("_train", "_panel", "_conclude"):
+    for name in ("_train", "_panel", "_page_of_run", "_conclude"):
         monkeypatch.setattr(demo, name, lambda *arguments: None)
     done = CliRunner().invoke(demo.app, [])
     assert (done.exit_code, done.stderr.startswith("error: the demo expected")) == (code, code == 3)

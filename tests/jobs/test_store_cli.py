@@ -221,8 +221,8 @@ MISTAKES: dict[str, Mistake] = {
         "no feature 'dem' in version 1 (available: demo)",
     ),
     "export target": lambda root: (
-        ["export", root, "--to", "parquet", "--feature", "demo", "--out", root.parent / "o"],
-        "lance, music_avqa, nextgqa, webdataset, zarr",
+        ["export", root, "--to", "arrow", "--feature", "demo", "--out", root.parent / "o"],
+        "lance, music_avqa, nextgqa, parquet, webdataset, zarr",
     ),
     "export target alone": lambda root: (
         ["export", root.parent / "gone", "--to", "nope", "--out", root.parent / "o"],
