@@ -128,7 +128,7 @@ def test_relative_paths_are_refused_by_a_submitted_job(cluster: Cluster, tmp_pat
 def test_ray_job_stop_commits_what_is_finished(cluster: Cluster, many: Path, tmp_path: Path) -> None:
     """SIGTERM from Ray itself; the next run ends as if nothing had happened."""
     store, config, job = tmp_path / "store", slow(tmp_path, 1.0), "stopme"
-    arguments = ["jobs/extract.py", str(many), "--store", str(store), "--config", str(config)]
+    arguments = ["jobs/extract.py", str(many), "--store", str(store), "--config", str(config), "--allow-code"]
     submit = [str(BIN / "ray"), "job", "submit", "--no-wait", f"--submission-id={job}", "--working-dir", "."]
     subprocess.run(
         [*submit, "--", "python", *arguments], cwd=ROOT, env=cluster.environment, check=True, capture_output=True
@@ -153,7 +153,7 @@ def test_kill_while_rows_arrive_loses_nothing(cluster: Cluster, many: Path, tmp_
     store, config = tmp_path / "store", slow(tmp_path, 0.5)
     driver = subprocess.Popen(
         [sys.executable, "jobs/extract.py", str(many), "--store", str(store), "--config", str(config)]
-        + ["--executor", "ray"],
+        + ["--executor", "ray", "--allow-code"],
         cwd=ROOT, env=cluster.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     wait_for(lambda: (store / "store.json").exists(), 60)
