@@ -62,7 +62,7 @@ def create_store(root: Root) -> Path:
     """
     root = StorePath.of(root)
     identity = root / layout.IDENTITY
-    if not root.exists() or not identity.exists():
+    if not identity.exists():
         ours = {layout.IDENTITY, *layout.DIRECTORIES}  # another process may be creating the same store
         others = [name for name in root.listing() if name not in ours]
         if others:

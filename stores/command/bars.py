@@ -62,7 +62,8 @@ class Bars:
         self._bar.update(self._tasks[name], completed=done, total=total, pace=pace, note=escape(note))
 
     def close(self) -> None:
-        """Remove the bars; lines can still be printed."""
+        """Remove the bars; lines can still be printed, and a stage that comes again begins anew."""
+        self._began.clear()
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

@@ -84,9 +84,7 @@ def write_new(path: StorePath, data: bytes | memoryview) -> None:
     descriptor = create(path)
     try:
         with crash_points("write", path):
-            view = memoryview(data)
-            while view:
-                view = view[os.write(descriptor, view) :]
+            _write_all(descriptor, data)
         with crash_points("fsync", path):
             os.fsync(descriptor)
     except OSError:
@@ -101,11 +99,16 @@ def append(path: StorePath, data: bytes) -> None:
     with crash_points("append", path):
         descriptor = path.open(os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(descriptor, view) :]
+            _write_all(descriptor, data)
         finally:
             os.close(descriptor)
+
+
+def _write_all(descriptor: int, data: bytes | memoryview) -> None:
+    """Write all of ``data``: one call may take a part of it."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
 
 
 def rename(source: StorePath, target: StorePath) -> None:
