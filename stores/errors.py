@@ -40,3 +40,7 @@ class RaggedRowsError(StoreError, ValueError):
 
 class ExchangeError(StoreError):
     """Raised when feature files of another tool cannot be read or written."""
+
+
+class SharingError(StoreError):
+    """Raised when a store cannot be sent to a place or fetched from it, or versions there and here have parted."""

@@ -19,6 +19,7 @@ from .commit import check_identity, create_store
 from .errors import MissingKeyError, RaggedRowsError, StoreDamageError, StoreError
 from .format import leases, schemas
 from .format.feature_files import FeatureFiles, Places
+from .format.holdings import table_holding
 from .format.inside import StorePath
 from .format.manifest import Manifest, TablePart, load
 from .format.mapped import empty_half_page_off, will_read
@@ -28,6 +29,7 @@ from .format.rows import Array
 from .format.segments import SegmentLog
 from .format.shard import ShardReader
 from .format.table_files import read_table_file
+from .sharing import Cache, is_address, open_cache
 from .wording import available
 
 
@@ -76,8 +78,11 @@ class Store:
     ...     values, times = store.row("clip", key), store.times("clip", key)
     """
 
-    def __init__(self, path: Path, manifest: Manifest, lease: StorePath | None = None) -> None:
+    def __init__(
+        self, path: Path, manifest: Manifest, lease: StorePath | None = None, cache: Cache | None = None
+    ) -> None:
         self.path = path
+        self._cache = cache
         self.manifest = manifest
         self._pid = os.getpid()
         self._open: dict[str, FeatureFiles] = {}
@@ -102,7 +107,9 @@ class Store:
         Parameters
         ----------
         path
-            The store directory.
+            The store directory; or the address of a shared store (``s3://``, ``hf://``, ``gs://``), whose files are
+            fetched when they are first needed, checked, and kept below ``$REELSTORE_CACHE`` (default:
+            ``~/.cache/reelstore``).
         version
             The version to pin; by default the latest.
         lease
@@ -116,7 +123,12 @@ class Store:
             If it was written by a newer Reelstore.
         StoreDamageError
             If the manifest is damaged.
+        SharingError
+            If a shared store cannot be reached.
         """
+        if is_address(path):
+            cache, manifest = open_cache(str(path), version)
+            return cls(cache.root.root, manifest, leases.take(cache.root, manifest.version) if lease else None, cache)
         root = check_identity(Path(path))
         manifest = load(root, version)
         return cls(root.root, manifest, leases.take(root, manifest.version) if lease else None)
@@ -130,9 +142,9 @@ class Store:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def __reduce__(self) -> tuple[type[Self], tuple[Path, Manifest]]:
+    def __reduce__(self) -> tuple[type[Self], tuple[Path, Manifest, None, Cache | None]]:
         """Pickle the path and the pinned manifest only; the copy has no lease and opens its own files."""
-        return type(self), (self.path, self.manifest)
+        return type(self), (self.path, self.manifest, None, self._cache)
 
     def close(self) -> None:
         """Drop memory maps and release the lease. Views handed out stay valid."""
@@ -176,7 +188,8 @@ class Store:
             if len(digests) != 1:
                 state = "is not unique" if digests else f"is not in version {self.version}"
                 raise MissingKeyError(f"{self.path}: feature {base!r}: spec {pinned!r} {state}")
-            self._open[name] = FeatureFiles(self.path, base, digests[0], self.manifest)
+            bring = None if self._cache is None else self._cache.bring
+            self._open[name] = FeatureFiles(self.path, base, digests[0], self.manifest, bring)
         return self._open[name]
 
     def _warn(self, name: str) -> None:
@@ -443,6 +456,8 @@ class Store:
             If the parts differ in the type of a column, as those of ``embeddings`` may.
         """
         entries = self._chosen_parts(name, part)
+        if self._cache is not None:
+            self._cache.bring([table_holding(file) for entry in entries for file in entry.files])
         tables = [
             read_table_file(StorePath.of(self.path) / file.path, file.rows, columns, where or {})
             for entry in entries

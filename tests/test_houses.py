@@ -41,7 +41,8 @@ ROOM_MAY_IMPORT = {
     "stores.changes": {"stores.format"},
     "stores.joins": set[str](),
     "stores.commit": {"stores.errors", "stores.wording", "stores.format", "stores.changes"},
-    "stores.store": {"stores.errors", "stores.wording", "stores.format", "stores.commit"},
+    "stores.sharing": {"stores.errors", "stores.progress", "stores.wording", "stores.format", "stores.commit"},
+    "stores.store": {"stores.errors", "stores.wording", "stores.format", "stores.commit", "stores.sharing"},
     "stores.upkeep": {"stores.errors", "stores.progress", "stores.wording", "stores.format", "stores.commit"},
     "stores.describe": {"stores.errors", "stores.wording", "stores.format", "stores.joins", "stores.store"},
     "stores.pages": {
@@ -74,6 +75,7 @@ ROOM_MAY_IMPORT = {
         "stores.describe",
         "stores.pages",
         "stores.exchange",
+        "stores.sharing",
     },
     "stores.testing": {"stores.format", "stores.commit", "stores.store", "stores.upkeep"},
 }

@@ -5,11 +5,13 @@ from __future__ import annotations
 from .base import Command, group
 from .exchange import export_feature, import_feature
 from .looking import compare, inspect, report
+from .sharing import pull, push
 from .upkeep import compact, gc, repair, verify
 from .versions import diff, history, rollback
 
 app = group(
-    "Look at a store and its versions, check it, repair it, clean it up; export, import and compare feature files."
+    "Look at a store and its versions, check it, repair it, clean it up; share it; export, import and compare "
+    "feature files."
 )
 for name, verb in (
     ("inspect", inspect),
@@ -21,6 +23,8 @@ for name, verb in (
     ("repair", repair),
     ("gc", gc),
     ("compact", compact),
+    ("push", push),
+    ("pull", pull),
     ("export", export_feature),
     ("import", import_feature),
     ("compare", compare),

@@ -14,6 +14,7 @@ from ..format.manifest import load
 from ..store import Store
 from ..wording import one_line
 from .coverage import coverage, coverage_lines
+from .hub_head import hub_head
 from .inspect import count_media_damage, rounding_errors, weights_of
 
 
@@ -25,9 +26,13 @@ def write_card(root: Root) -> str:
     return text
 
 
-def render_card(store: Store) -> str:
-    """Return the card as Markdown: features with specs and numerics, tables, and what is missing."""
+def render_card(store: Store, license: str = "unknown") -> str:
+    """Return the card as Markdown: features with specs and numerics, tables, and what is missing.
+
+    Before it comes the YAML head that hubs of datasets read; ``license`` is an identifier of theirs.
+    """
     lines = [
+        *hub_head(store, license),
         "# Reelstore dataset card",
         "",
         f"Version {store.version} of {code(store.path.name)}, generated from the manifest; do not edit.",

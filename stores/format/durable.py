@@ -12,7 +12,7 @@ import ctypes
 import errno
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -88,6 +88,22 @@ def write_new(path: StorePath, data: bytes | memoryview) -> None:
         with crash_points("fsync", path):
             os.fsync(descriptor)
     except OSError:
+        unlink(path)
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def write_stream(path: StorePath, chunks: Iterable[bytes]) -> None:
+    """Create ``path`` exclusively, write all chunks and fsync it; after any error leave no file."""
+    descriptor = create(path)
+    try:
+        with crash_points("write", path):
+            for chunk in chunks:
+                _write_all(descriptor, chunk)
+        with crash_points("fsync", path):
+            os.fsync(descriptor)
+    except BaseException:
         unlink(path)
         raise
     finally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 
 from ..errors import StoreDamageError
 from . import layout, schemas
-from .inside import Root
+from .holdings import Holding, shard_holdings
+from .inside import Root, StorePath
 from .manifest import Manifest
 from .receipts import read_receipt
 from .rows import Array
@@ -52,16 +53,22 @@ def _checked_keys(keys: Sequence[str] | pa.Array) -> pa.Array:
     return raw
 
 
+Bring = Callable[[Sequence[Holding]], None]
+"""Sees to it that files of a store are there, which may lie elsewhere until they are asked for."""
+
+
 class FeatureFiles:
     """The open files of one feature under one spec, in one process."""
 
-    def __init__(self, root: Root, name: str, spec_digest: str, manifest: Manifest) -> None:
+    def __init__(self, root: Root, name: str, spec_digest: str, manifest: Manifest, bring: Bring | None = None) -> None:
         entry = manifest.spec_entry(name, spec_digest)
         self.name = name
         self.spec_digest = spec_digest
         self.rows = entry.rows
         self.index = SegmentLog(root, entry.index, schemas.INDEX)
         self.shards = SegmentLog(root, entry.shards, schemas.SHARDS)
+        self._root = StorePath.of(root)
+        self._bring = bring
         self._directory = layout.feature_directory(root, name, spec_digest)
         self._readers: dict[bytes, ShardReader] = {}
         self._located: dict[str, tuple[ShardReader, int]] = {}
@@ -70,6 +77,8 @@ class FeatureFiles:
         """Return a shard, opened on first use."""
         if shard not in self._readers:
             path = self._directory / f"{shard.hex()}.h5"
+            if self._bring is not None and (record := self.shards.get(shard)) is not None:
+                self._bring(shard_holdings(self._root, self.name, self.spec_digest, shard, record))
             receipt = read_receipt(path.with_suffix(".json"))
             if receipt.feature != self.name or receipt.spec_digest != self.spec_digest:
                 owner = f"{receipt.feature}@{receipt.spec_digest[:8]}"

@@ -244,10 +244,17 @@ def load(root: Root, version: int | None = None) -> Manifest:
         present = versions(root)
         span = f"{present[0]}…{present[-1]}" if present else "none"
         raise StoreNotFoundError(f"{path}: no such version (available: {span})") from error
-    return _decode(path, text)
+    return decode(path, text)
 
 
-def _decode(path: StorePath, data: bytes) -> Manifest:
+def decode(path: object, data: bytes) -> Manifest:
+    """Return the manifest that a file holds; ``path`` is for messages.
+
+    Raises
+    ------
+    StoreDamageError, StoreFormatError
+        If the bytes are not a manifest, or were written by a newer Reelstore.
+    """
     try:
         text = layout.unseal(data)
     except ValueError as error:

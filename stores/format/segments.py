@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ..errors import StoreDamageError
 from . import durable
 from .inside import Root, StorePath
-from .layout import new_id
+from .layout import STAGING, new_id
 
 FANOUT = 8
 """This many neighbouring segments of one size class are merged into one."""
@@ -51,17 +51,41 @@ def log_schema(fields: Iterable[pa.Field]) -> pa.Schema:
 
 def write_segment(root: StorePath, directory: str, table: pa.Table, suffix: str = ".arrow") -> SegmentRef:
     """Write a table that is already sorted by key. The file is durable on return, but no manifest names it yet."""
+    data = _encoded(table, suffix)
+    path = root / directory / f"{new_id()}{suffix}"
+    durable.write_new(path, memoryview(data))
+    return _reference(path, table, data)
+
+
+def keep_segment(root: StorePath, directory: str, table: pa.Table, suffix: str = ".arrow") -> SegmentRef:
+    """Write a sorted table as ``write_segment`` does, under a name that follows from its content, unless it is there.
+
+    So whoever takes the same part of the same version names the same files.
+    """
+    data = _encoded(table, suffix)
+    path = root / directory / f"{hashlib.sha256(data).hexdigest()[:32]}{suffix}"
+    if not path.exists():
+        staged = root / STAGING / new_id()
+        durable.write_new(staged, memoryview(data))
+        durable.rename(staged, path)
+        durable.sync_directory(path.parent)
+    return _reference(path, table, data)
+
+
+def _encoded(table: pa.Table, suffix: str) -> pa.Buffer:
+    """Return the content of a segment's file."""
     sink = pa.BufferOutputStream()
     if suffix == ".parquet":
         pq.write_table(table, sink)
     else:
         with pa.ipc.new_file(sink, table.schema) as writer:
             writer.write_table(table.combine_chunks())
-    data = sink.getvalue()
-    path = root / directory / f"{new_id()}{suffix}"
-    durable.write_new(path, memoryview(data))
+    return sink.getvalue()
+
+
+def _reference(path: StorePath, table: pa.Table, data: pa.Buffer) -> SegmentRef:
     return SegmentRef(
-        path=f"{directory}/{path.name}",
+        path=path.relative,
         rows=table.num_rows,
         bytes=data.size,
         sha256=hashlib.sha256(data).hexdigest(),
