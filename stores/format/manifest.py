@@ -24,6 +24,8 @@ _MAX_ATTEMPTS = 1000
 _FORMAT_VERSION = re.compile(rb'"format_version":\s*(\d{1,9})')
 _DIGEST = r"^[0-9a-f]{64}$"
 _LONGEST_COMMAND = 1000
+_LOGS = {layout.INDEX, layout.SOURCES, layout.FAILURES}
+"""Directories of segments, whose new names must last before a version lists them."""
 _signature: list[str] = []
 
 
@@ -323,6 +325,8 @@ def publish(root: Root, build: Callable[[Manifest], Manifest | None], past_damag
                 "command": _signature[0] if _signature else None,
             }
         )
+        for logs in sorted({path.partition("/")[0] for path in successor.files() - latest.files()} & _LOGS):
+            durable.sync_directory(root / logs)
         data = successor.encode()
         nonce_file = directory / f".{successor.nonce}"
         durable.write_new(nonce_file, data)
