@@ -1,4 +1,4 @@
-"""``docs/datasets.md``: every file that its settings name is read in the published form, and its sizes are the code's."""
+"""``docs/datasets.md``: every file that its settings name is read in the published form, and its sizes are right."""
 
 from __future__ import annotations
 

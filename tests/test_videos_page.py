@@ -61,7 +61,9 @@ def fill(folder: Path) -> None:
     (folder / "web.csv").write_text("video_id,uri\na,https://example.org/clips/a.mp4\n")
     (folder / "train.csv").write_text(written("text", "video_id,question,answer,a0,a1,a2,start,end"))
     (folder / "val.csv").write_text(
-        "video_id,question,answer,a0,a1\na,what moves,a cube,a square,a circle\nb,what moves,a square,a square,a circle\n"
+        "video_id,question,answer,a0,a1\n"
+        "a,what moves,a cube,a square,a circle\n"
+        "b,what moves,a square,a square,a circle\n"
     )
     (folder / "test.jsonl").write_text(
         '{"video_id": "b", "question": "what is heard", "answer": "nothing"}\n'
