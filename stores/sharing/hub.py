@@ -53,7 +53,9 @@ class HubPlace(RemotePlace):
     def create(self, name: str, data: bytes) -> bool:
         from huggingface_hub.errors import HfHubHTTPError
 
-        for attempt in range(_ATTEMPTS):
+        attempts = _ATTEMPTS
+        while True:
+            attempts -= 1
             with self._asked(name):
                 head = self._api.repo_info(self._where.repo_id, **self._kind()).sha
                 if self._files.exists(self._path(name)):
@@ -65,11 +67,10 @@ class HubPlace(RemotePlace):
                 del self._waiting[-1]
                 cause = error.__cause__
                 conflict = isinstance(cause, HfHubHTTPError) and cause.response.status_code in _CONFLICTS
-                if not conflict or attempt == _ATTEMPTS - 1:
+                if not (conflict and attempts):
                     raise
             else:
                 return True
-        raise AssertionError("unreachable")
 
     def finish(self) -> None:
         if self._waiting:
