@@ -69,6 +69,9 @@ class Place(ABC):
     def create(self, name: str, data: bytes) -> bool:
         """Create a file unless there is one, and return whether this call did. Raises SharingError."""
 
+    def finish(self) -> None:  # noqa: B027 (most places have nothing to do)
+        """Make visible whatever was sent and is not yet. Raises SharingError."""
+
     def read(self, name: str, limit: int = LARGEST_TEXT) -> bytes:
         """Return the content of a file of at most ``limit`` bytes.
 

@@ -113,6 +113,7 @@ def push(
         history.publish(place, held.manifest.version if held else None, ours)
     if card is not None and (published or missing):
         place.put(layout.CARD, card(part).encode())
+    place.finish()
     return Transfer(part.version, published, len(missing), amount, len(wanted) - len(missing))
 
 

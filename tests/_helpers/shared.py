@@ -32,7 +32,6 @@ def s3_server() -> Iterator[None]:
         "AWS_SECRET_ACCESS_KEY": "nothing",
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
     }
     with mock.patch.dict(os.environ, environment):
         import s3fs

@@ -97,25 +97,57 @@ def test_large_stores_are_committed_in_batches(made: Path, monkeypatch: pytest.M
 
 
 class Busy(Hub):
-    """A hub where somebody else commits once, right after its head was asked for."""
+    """A hub where others commit right after its head was asked for: once somebody edits, or publishes the same name."""
 
-    others = 1
+    def __init__(self, others: int, publish: bool = False) -> None:
+        super().__init__()
+        self.others = others
+        self.publish = publish
 
     def repo_info(self, repo_id: str, **more: str) -> Any:
         found = super().repo_info(repo_id, **more)
-        self.head += self.others
-        self.others = 0
+        if self.others:
+            self.others -= 1
+            self.head += 1
+            if self.publish:
+                self.late = "datasets/u/n/sub/after/x.json"
         return found
 
+    def create_commit(self, operations: list[Any], **more: Any) -> None:
+        late, self.late = self.late, ""
+        if late:
+            self.files[late] = b"theirs"
+        super().create_commit(operations, **more)
 
-def test_a_commit_in_between_is_no_silent_victory() -> None:
-    hub = Busy()
-    ours = place(hub)
-    assert ours.create("after/x.json", b"1") is False
-    assert "datasets/u/n/sub/after/x.json" not in hub.files
-    assert ours.create("after/x.json", b"1") is True
-    assert ours.create("after/x.json", b"2") is False
+    late = ""
+
+
+def test_a_commit_that_is_no_rival_is_passed() -> None:
+    hub = Busy(others=2)
+    assert place(hub).create("after/x.json", b"1") is True
+    assert place(hub).create("after/x.json", b"2") is False
     assert hub.files["datasets/u/n/sub/after/x.json"] == b"1"
+
+
+def test_a_rival_is_seen_though_the_name_was_free_when_it_was_asked_for() -> None:
+    hub = Busy(others=1, publish=True)
+    assert place(hub).create("after/x.json", b"1") is False
+    assert hub.files["datasets/u/n/sub/after/x.json"] == b"theirs"
+
+
+def test_a_hub_that_is_never_still_is_said() -> None:
+    with pytest.raises(SharingError, match="A commit has happened since"):
+        place(Busy(others=99)).create("after/x.json", b"1")
+
+
+def test_what_was_lost_is_sent_again(made: Path, tmp_path: Path) -> None:
+    hub = Hub()
+    push(made, load(made), place(hub))
+    shard = next(name for name in hub.files if name.endswith(".h5"))
+    del hub.files[shard]
+    again = push(made, load(made), place(hub))
+    assert (again.published, again.files) == (False, 1)
+    assert shard in hub.files
 
 
 def test_what_is_no_repository_is_said() -> None:
