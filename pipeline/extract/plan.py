@@ -27,9 +27,6 @@ class Reason(StrEnum):
     REMOVED = "removed"
 
 
-LACKING = (Reason.NEW, Reason.SPEC_CHANGED, Reason.RETRY, Reason.CARRIED, Reason.FAILED_PERMANENT)
-"""Reasons of rows that the feature's spec has no row for, not even one of other content."""
-
 COMPUTED = (
     Reason.NEW,
     Reason.CONTENT_CHANGED,
@@ -121,6 +118,9 @@ class Plan:
         Files that were hashed now.
     reasons
         Feature name to the number of rows by reason.
+    lacking
+        Feature name to the number of wanted rows whose key has none under the feature's spec, not even one of other
+        content.
     wanted, stored
         Number of rows that are wanted, and of those that need no computing.
     bytes_to_write, bytes_to_read
@@ -136,6 +136,7 @@ class Plan:
     skipped: list[Failure] = field(default_factory=list)
     sources: list[SourceRecord] = field(default_factory=list)
     reasons: dict[str, Counter[str]] = field(default_factory=dict)
+    lacking: Counter[str] = field(default_factory=Counter)
     wanted: int = 0
     stored: int = 0
     bytes_to_write: int = 0

@@ -143,6 +143,8 @@ def _plan_remaining(plan: Plan, remaining: _Remaining, options: PlanOptions, pro
     for item in remaining.items:
         record = remaining.records.get(item.key)
         for state in remaining.selections:
+            if item.key not in state.rows:
+                plan.lacking[state.feature.name] += 1
             if record is None:
                 _plan_unreadable(plan, state, item, remaining.unreadable[item.key], options)
                 continue

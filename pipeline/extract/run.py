@@ -17,7 +17,7 @@ from pipeline.extract.features import ready_features
 from pipeline.extract.ledger import Ledger, Progress
 from pipeline.extract.local import LocalExecutor
 from pipeline.extract.outcomes import Executor, Outcome, UnitDone, consume
-from pipeline.extract.plan import LACKING, Plan, PlanOptions, Reason
+from pipeline.extract.plan import Plan, PlanOptions, Reason
 from pipeline.extract.planning import make_plan
 from pipeline.extract.sources import Rules, Sources, read_source
 from pipeline.extract.summary import (
@@ -207,7 +207,7 @@ class _Extraction:
             wanted[name] = {
                 "spec": spec_digest,
                 "wanted": sum(count for reason, count in counts.items() if reason != Reason.REMOVED),
-                "lacking": sum(counts[reason] for reason in LACKING),
+                "lacking": plan.lacking[name],
                 "rows": manifest.spec_entry(name, spec_digest).rows,
             }
         return wanted

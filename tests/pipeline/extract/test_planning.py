@@ -18,6 +18,7 @@ from pipeline.extract.contents import Positions
 from pipeline.extract.features import Feature
 from pipeline.extract.identity import cache_key, cache_keys, failure_content_id, source_status
 from pipeline.extract.plan import COMPUTED
+from stores import Store
 from stores.changes import Changes, Failure, SourceRecord
 from stores.commit import commit, create_store, place_shard, write_spec
 from stores.format import Row, ShardWriter, feature_directory, load
@@ -77,6 +78,11 @@ class World:
         counts[Reason.REMOVED] += 1 + len(self._in(feature, "copy"))
         return counts
 
+    def without_row(self, feature: Feature) -> set[str]:
+        """Return the keys that the store has no row of."""
+        with Store.open(self.root, lease=False) as store:
+            return set(self.keys) - set(store.keys(feature.name))
+
     def _in(self, feature: Feature, *situations: str) -> list[str]:
         return [key for key in self.keys if self.situations[key, feature.name] in situations]
 
@@ -128,6 +134,7 @@ def test_every_row_gets_the_reason_of_its_situation(tmp_path: Path, seed: int) -
     computed: dict[str, set[str]] = {}
     for feature in world.features:
         assert +Counter({str(k): v for k, v in plan.reasons[feature.name].items()}) == world.expected(feature)
+        assert plan.lacking[feature.name] == len(world.without_row(feature)) > 0
         for key in world.keys:
             if SITUATIONS[world.situations[key, feature.name]] in COMPUTED:
                 computed.setdefault(key, set()).add(feature.name)
