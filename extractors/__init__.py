@@ -4,7 +4,16 @@ Importing this package, building an extractor, and calling its ``spec()`` and ``
 open_clip nor timm, so that planning and decoding never pay for them. Only ``load()`` does.
 """
 
-from extractors.base import Extractor, ExtractorError, Model, ModelOutputError, OutputSpec, Steps, WeightsError
+from extractors.base import (
+    Extractor,
+    ExtractorError,
+    Model,
+    ModelOutputError,
+    OutputSpec,
+    Steps,
+    UnreachableError,
+    WeightsError,
+)
 from extractors.batching import MicroBatcher
 from extractors.faults import MachineFaultError, is_machine_fault, is_out_of_memory, names_machine
 from extractors.registry import build, check_code, names
@@ -18,6 +27,7 @@ __all__ = [
     "ModelOutputError",
     "OutputSpec",
     "Steps",
+    "UnreachableError",
     "WeightsError",
     "build",
     "check_code",

@@ -44,6 +44,20 @@ class WeightsError(ExtractorError):
     """Raised when weights are missing, are not the pinned ones, or do not fit the model."""
 
 
+class UnreachableError(WeightsError):
+    """Raised when a model hub cannot be reached or refuses; the message says how to bring the weights here.
+
+    Attributes
+    ----------
+    reason
+        What cannot be had and why, without that advice.
+    """
+
+    def __init__(self, reason: str, advice: str) -> None:
+        super().__init__(f"{reason}; {advice}")
+        self.reason = reason
+
+
 class ModelOutputError(ExtractorError):
     """Raised when a model returns something that cannot be stored.
 

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
-from urllib.request import getproxies
+from urllib.request import getproxies, proxy_bypass
 
-from extractors.base import WeightsError
+from extractors.base import UnreachableError, WeightsError
 from settings.files import read_text
 from settings.messages import one_line
 
 _T = TypeVar("_T")
+_LONGEST_REASON = 200
 
 
 def download(title: str, address: str, transfer: Callable[[], _T]) -> _T:
@@ -32,7 +33,7 @@ def download(title: str, address: str, transfer: Callable[[], _T]) -> _T:
 
     Raises
     ------
-    WeightsError
+    UnreachableError
         If the host cannot be reached or refuses; the message says what to do.
     """
     try:
@@ -40,7 +41,7 @@ def download(title: str, address: str, transfer: Callable[[], _T]) -> _T:
         return transfer()
     except (OSError, RuntimeError) as error:
         advice = "run jobs/weights.py fetch where there is a network, then set the option that it prints"
-        raise WeightsError(f"{title} cannot be downloaded ({one_line(error)}); {advice}") from error
+        raise UnreachableError(f"{title} cannot be downloaded ({one_line(error, _LONGEST_REASON)})", advice) from error
 
 
 def hugging_face_file(title: str, repository: str, filename: str, revision: str | None = None) -> Path:
@@ -127,7 +128,11 @@ class ModelFiles:
 
 
 def _reach(address: str) -> None:
-    """Raise OSError at once if the host cannot be reached: a hub's client would retry for half a minute."""
+    """Raise OSError at once if the host, or the proxy to it, cannot be reached: a hub's client would retry for long."""
     parts = urlsplit(address)
-    if parts.hostname and not getproxies():
-        socket.create_connection((parts.hostname, parts.port or 443), timeout=10).close()
+    proxy = None if parts.hostname is None or proxy_bypass(parts.hostname) else getproxies().get(parts.scheme)
+    if proxy is not None:
+        parts = urlsplit(proxy if "//" in proxy else f"//{proxy}")
+    if parts.hostname:
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        socket.create_connection((parts.hostname, port), timeout=10).close()

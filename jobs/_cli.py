@@ -19,11 +19,11 @@ from pydantic import BaseModel
 from extractors import ExtractorError
 from parsers import DictionaryError, ParserError
 from parsers.annotations import AnnotationError
-from pipeline.shared import ExecutorName, StageResult, UsageError
+from pipeline.shared import ExecutorName, StageResult, Terminal, UsageError
 from settings import SettingsError
 from stores.command import Command as ReaderCommand
 from stores.command import Group as ReaderGroup
-from stores.command import OneLineErrors, emit, group, signal_code
+from stores.command import OneLineErrors, emit, group, make_console, signal_code
 from trainers.errors import EvaluationError, TrainingError
 
 __all__ = [
@@ -52,6 +52,7 @@ __all__ = [
     "job",
     "show_settings",
     "signal_code",
+    "terminal_of",
 ]
 
 Executor = Annotated[
@@ -168,6 +169,14 @@ def exit_code(result: StageResult, allow_failures: bool = False) -> int:
     if result.stopped_by is not None:
         return signal_code(result.stopped_by)
     return 3 if result.incomplete and not allow_failures else 0
+
+
+def terminal_of(plan: bool, as_json: bool) -> Terminal:
+    """Return where a stage tells what it does: stderr, but a plan is what was asked for, and goes to stdout.
+
+    With ``--json`` stdout has the summary alone.
+    """
+    return Terminal(lines=make_console() if plan and not as_json else None)
 
 
 def finish(result: StageResult, allow_failures: bool, as_json: bool) -> None:

@@ -29,9 +29,10 @@ from jobs._cli import (
     finish,
     job,
     show_settings,
+    terminal_of,
 )
 from pipeline.cluster import ClusterConfig, ClusterRequest, cluster, load_cluster_config
-from pipeline.shared import ExecutorName, Terminal
+from pipeline.shared import ExecutorName
 from stores.describe import DictionaryKind
 
 app = job(None)
@@ -71,7 +72,7 @@ def main(
         return load_cluster_config(config, overrides, allow_code)
 
     show_settings(show_config, show_schema, ClusterConfig, settings)
-    terminal = Terminal()
+    terminal = terminal_of(plan, as_json)
     if executor == "ray":
         terminal.line("k-means is one fit over all members: it runs in this process, whatever the executor")
     request = ClusterRequest(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -11,12 +11,11 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # the checkout: only the
 
 import typer
 from rich.table import Table
-from rich.text import Text
 
 from jobs._cli import AsJson, Command, emit, job
+from jobs._tables import console, plain, show_tables
 from parsers.annotations import AnnotationError, Anomalies, music_avqa, nextgqa, read_annotations
 from settings.messages import first_few, plural, printable
-from stores.command import make_console
 from trainers.cra import Interval
 from trainers.errors import EvaluationError
 from trainers.metrics import AvqaScores, GroundingScores, MomentScores, NumberScores, grounding_files
@@ -24,9 +23,9 @@ from trainers.metrics import avqa as avqa_metric
 from trainers.metrics import grounding as grounding_metric
 from trainers.metrics import moments as moments_metric
 from trainers.metrics import videoqa as videoqa_metric
+from trainers.metrics.tables import accuracy_table, grounding_table, numbers_table
 
 app = job(__doc__)
-console = make_console()
 
 Format = Annotated[
     str, typer.Option("--format", help="Format of the annotations, as of jobs/parse.py.", show_default=False)
@@ -114,26 +113,8 @@ def question_rows(path: Path, official: bool = False) -> dict[str, grounding_fil
     }
 
 
-def _text(text: str) -> Text:
-    """Return a name from a file as plain text: nothing in it is markup, and nothing moves the cursor."""
-    return Text(printable(text))
-
-
 def _show_grounding(scores: GroundingScores) -> None:
-    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("%", no_wrap=True)
-    for title in (*grounding_metric.TITLES.values(), "n"):
-        table.add_column(title, justify="right", no_wrap=True)
-    lines: list[tuple[str, Mapping[str, float]]] = [
-        ("all", scores.overall),
-        *scores.types.items(),
-        *((f"({name})", rates) for name, rates in scores.baselines.items()),
-    ]
-    for label, rates in lines:
-        table.add_row(_text(label), *(f"{rates[name]:.1f}" for name in grounding_metric.TITLES), str(rates["n"]))
-    console.print(table)
-    console.print("in brackets: the same answers with spans that need no model", markup=False)
-    console.print("UF: right answers with IoP below 0.5; Err: wrong answers with IoP below 0.5", markup=False)
+    show_tables([grounding_table(scores)])
     for name in ("missing_answers", "missing_spans", "zero_length", "reversed", "outside_video"):
         _show_keys(name.replace("_", " "), getattr(scores, name))
 
@@ -246,7 +227,7 @@ def together(
         table.add_column(title, justify="right" if title.isdecimal() else "left")
     groups = scores.groups.values()
     for name in scores.groups[1].metrics:
-        table.add_row(_text(name), *(f"{group.metrics[name]:.2f}" for group in groups))
+        table.add_row(plain(name), *(f"{group.metrics[name]:.2f}" for group in groups))
     table.add_row("other answers than alone", *(str(group.changed) for group in groups))
     table.add_row("left alone", *(str(group.left_alone) for group in groups))
     console.print(table)
@@ -261,33 +242,19 @@ def _show_moments(scores: MomentScores) -> None:
         table.add_column(title, justify="right", no_wrap=True)
     lines = {f"({name})": rates for name, rates in scores.baselines.items()}
     for label, rates in {**({"all": scores.overall} if scores.overall else {}), **lines}.items():
-        table.add_row(_text(label), *(f"{rates[name]:.2f}" for name in _MOMENTS), str(rates["n"]))
+        table.add_row(plain(label), *(f"{rates[name]:.2f}" for name in _MOMENTS), str(rates["n"]))
     console.print(table)
     console.print("in brackets: spans that need no model", markup=False)
     _show_keys("missing", scores.missing)
 
 
 def _show_numbers(scores: NumberScores) -> None:
-    table = Table()
-    for name in ("", "mean squared error", "n"):
-        table.add_column(name, justify="right" if name else "left")
-    for rule, error in scores.mse.items():
-        table.add_row(rule, f"{error:.4f}", str(scores.n))
-    console.print(table)
-    console.print(f"exact after rounding: {scores.accuracy:.2f} %", markup=False)
-    console.print(_text(scores.rule))
+    show_tables([numbers_table(scores)])
     _show_keys("unknown", scores.unknown)
 
 
 def _show_avqa(scores: AvqaScores) -> None:
-    table = Table()
-    for name in ("", "accuracy", "n"):
-        table.add_column(name, justify="right" if name else "left")
-    for label, rate in {**scores.types, **scores.groups, **scores.subsets, "all": scores.overall}.items():
-        table.add_row(_text(label), "–" if rate.accuracy is None else f"{rate.accuracy:.2f}", str(rate.n))
-    console.print(table)
-    if scores.rule:
-        console.print(_text(f"rule: {scores.rule}"))
+    show_tables([accuracy_table(scores)])
     for name in ("missing", "unknown", "repeated"):
         _show_keys(name, getattr(scores, name))
     _show_keys("no possible answer", scores.outside)
@@ -298,7 +265,7 @@ def _show_avqa(scores: AvqaScores) -> None:
 
 def _show_keys(label: str, keys: Sequence[str]) -> None:
     if keys:
-        console.print(_text(f"{label}: {len(keys)}: {first_few(keys, 10)}"))
+        console.print(plain(f"{label}: {len(keys)}: {first_few(keys, 10)}"))
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ from jobs._cli import (
     finish,
     job,
     show_settings,
+    terminal_of,
 )
 from pipeline.extract import Config, ExtractRequest, PlanOptions, extract, load_config, preset_names
 
@@ -104,7 +105,7 @@ def main(
         plan_only=plan,
         options=PlanOptions(retry_failed, force, prune, frozenset(only or ()), limit),
     )
-    finish(extract(request), allow_failures, as_json)
+    finish(extract(request, terminal_of(plan, as_json)), allow_failures, as_json)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from jobs._cli import (
     finish,
     job,
     show_settings,
+    terminal_of,
 )
 from parsers.annotations import FORMATS
 from pipeline.parse import ParseConfig, ParseRequest, load_parse_config, parse
@@ -88,7 +89,7 @@ def main(
         strict=strict,
         drop_columns=drop_columns,
     )
-    finish(parse(request), allow_failures, as_json)
+    finish(parse(request, terminal_of(plan, as_json)), allow_failures, as_json)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from jobs._cli import (
     exit_code,
     job,
     show_settings,
+    terminal_of,
 )
 from pipeline.extract import PlanOptions
 from pipeline.refresh import Dataset, load_dataset, refresh
@@ -90,6 +91,7 @@ def main(
         strict,
         not no_compact,
         allow_code,
+        terminal=terminal_of(plan, as_json),
         options=PlanOptions(retry_failed, prune=prune, only=frozenset(only or ()), limit=limit),
     )
     code = 2 if result.failed else exit_code(result, allow_failures)

@@ -9,6 +9,7 @@ On several GPUs of one machine: torchrun --nproc-per-node 4 jobs/train.py …; o
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -30,10 +31,11 @@ from jobs._cli import (
     show_settings,
     signal_code,
 )
+from jobs._tables import show_tables
 from settings.messages import plural, printable
 from settings.ray_address import check_ray_address
 from trainers import METHODS, PRESETS, MethodSettings, TrainingError, TrainRequest, TrainResult, find_method
-from trainers.folder import write_results
+from trainers.folder import BEST, RESULTS, write_results
 from trainers.resume import choose_version
 
 app = job(None)
@@ -95,7 +97,7 @@ def main(
         if as_json:
             emit(summary)
         else:
-            _show(result)
+            _show(result, folder)
     raise typer.Exit(code)
 
 
@@ -130,16 +132,28 @@ def _check(request: TrainRequest, is_first: bool, as_json: bool) -> int:
     return code
 
 
-def _show(result: TrainResult) -> None:
+def _show(result: TrainResult, folder: Path) -> None:
+    """Print the evaluator's tables of every split, and where the files of the run are."""
+    from trainers.predictions import predictions_file, read_predictions
+    from trainers.progress import shown_metrics
+    from trainers.report.tables import score_tables
+
     if result.stopped_by:
         print(f"stopped by {result.stopped_by} after step {result.steps}; run the same command to continue")
         return
-    print(f"{result.steps} steps; best epoch {result.best_epoch}")
+    print(f"{plural(result.steps, 'step')}; the weights of epoch {result.best_epoch} are kept")
     for split, metrics in result.metrics.items():
-        shown = ", ".join(f"{name} {value:.2f}" for name, value in metrics.items())
-        print(f"{split}: {shown or 'its answers are hidden, so it has predictions and no score'}")
-    for file in result.files:
-        print(file)
+        rows = predictions_file(Path(result.out), split)
+        if str(rows) not in result.files:  # a method of one's own may keep no rows
+            print(f"\n{split}: {shown_metrics(metrics)}")
+        elif tables := score_tables(read_predictions(Path(result.out), split)):
+            print(f"\n{split}:")
+            show_tables(tables)
+        else:
+            print(f"\n{split}: its answers are hidden, so it has predictions and no score")
+    kept = f"{plural(len(result.files), 'file')}, listed in {RESULTS}"
+    print(f"\n{folder}: {Path(BEST).name} and predictions; {kept}")
+    print(f"next: python jobs/report.py {shlex.quote(str(folder))}")
 
 
 if __name__ == "__main__":

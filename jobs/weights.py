@@ -20,7 +20,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # the checkout: only the
 
 import typer
 
-from extractors import Extractor, ExtractorError
+from extractors import Extractor, ExtractorError, UnreachableError
 from jobs._cli import AllowCode, AsJson, Command, ConfigFile, Overrides, emit, job
 from pipeline.extract import load_config
 from pipeline.extract.checking import TEXTS, TowerCheck, check_towers
@@ -38,7 +38,13 @@ def fetch(preset: Preset, directory: Directory) -> None:
     some = False
     for name, extractor in _extractors(preset):
         with _named(name):
-            fetched = extractor.fetch(directory)
+            try:
+                fetched = extractor.fetch(directory)
+            except UnreachableError as error:
+                raise ExtractorError(
+                    f"{error.reason}; fetch needs a network: run this command on a machine that has one, and copy "
+                    f"{directory} from there to here"
+                ) from error
         if fetched is not None:
             some = True
             path = (directory / fetched.file).resolve()

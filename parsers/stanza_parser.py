@@ -52,7 +52,10 @@ _EPOCH = 2
 """Part of the digest; raised when this file would give another parse with the same models."""
 
 _LONGEST_REASON = 200
-_DOWNLOAD = "run `python -c \"import stanza; stanza.download('{lang}', processors='{processors}')\"`"
+_DOWNLOAD = (
+    'on a machine with a network, run `python -c "import stanza; '
+    "stanza.download('{lang}', model_dir='{folder}', processors='{processors}')\"`, copy that folder"
+)
 _LOADING_ERRORS = (
     OSError,
     RuntimeError,
@@ -327,7 +330,8 @@ class StanzaParser:
         try:
             languages = json.loads(read_text(path))
         except (OSError, ValueError, RecursionError) as error:
-            raise ParserError(f"{path} cannot be read ({error}); {self._advice()}") from error
+            reason = "no such file" if isinstance(error, FileNotFoundError) else one_line(error, _LONGEST_REASON)
+            raise ParserError(f"{path} cannot be read ({reason}); {self._advice()}") from error
         resources: dict[str, Any] = languages.get(self.lang, {}) if isinstance(languages, dict) else {}
         if "packages" not in resources:
             raise ParserError(f"{path} lists no models for language {self.lang!r}")
@@ -370,14 +374,19 @@ class StanzaParser:
             )
         except (OSError, ValueError) as error:
             logger.debug("Stanza's models for %r cannot be downloaded", self.lang, exc_info=True)
-            reason = one_line(error, _LONGEST_REASON)
+            reason = one_line(error, 80)  # the advice must fit on the line, too
             raise ParserError(
                 f"Stanza's models for {self.lang!r} are not in {self.model_dir} and cannot be downloaded ({reason}); "
-                f"on a machine with a network, {self._advice()}, then name the folder with --stanza-dir"
+                f"{self._advice()}"
             ) from error
 
     def _advice(self) -> str:
-        return _DOWNLOAD.format(lang=self.lang, processors=",".join(PROCESSORS))
+        """Return how the models get here, and what names their folder to parse.py and to refresh.py."""
+        folder = "stanza" if self._may_download else self.model_dir.name
+        download = _DOWNLOAD.format(lang=self.lang, folder=folder, processors=",".join(PROCESSORS))
+        if not self._may_download:
+            return f"{download} to {self.model_dir}"
+        return f"{download} here and name it: --stanza-dir, or parse.stanza.dir in a dataset file"
 
     def _damaged(self, files: list[Path]) -> str:
         """Return, for a message, the first file whose bytes are not those that ``resources.json`` lists."""

@@ -32,7 +32,7 @@ from trainers.errors import TrainingError
 from trainers.folder import LAST, SETTINGS, replace_file
 from trainers.journal import Journal
 from trainers.loggers import Loggers
-from trainers.progress import Progress
+from trainers.progress import Progress, shown_metrics
 from trainers.resume import parse_settings, read_settings, require_same_run, require_same_start
 from trainers.task import Batch, Evaluation, Task
 
@@ -308,8 +308,7 @@ class _Loop:
                 described = {name: value for name, value in self.settings.items() if name != "store"}
                 checkpoint.save_best(self.folder, self.task.model, {**described, "epoch": epoch + 1, split: metrics})
             best = "" if self.state.best_epoch != epoch + 1 else ", the best so far"
-            shown = ", ".join(f"{name} {value:.2f}" for name, value in metrics.items())
-            self.progress.line(f"epoch {epoch + 1}/{self.config.epochs}: {split}: {shown}{best}")
+            self.progress.line(f"epoch {epoch + 1}/{self.config.epochs}: {split}: {shown_metrics(metrics)}{best}")
         self.ranks.barrier()
 
     def _out_of_patience(self, epochs_done: int) -> bool:

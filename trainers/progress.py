@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 
 from rich import progress as bars
 from rich.console import Console
+
+from stores.command import clock_time, progress_console
 
 EVERY_S = 30.0
 """Seconds between two lines, unless the settings say otherwise (``loop.progress_s``)."""
@@ -35,7 +37,7 @@ class Progress:
         say: Callable[[str], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._console = console or Console(stderr=True, highlight=False, soft_wrap=True)
+        self._console = console or progress_console()
         self._every_s, self._say, self._clock = every_s, say, clock
         self._bar: bars.Progress | None = None
         self._start()
@@ -98,11 +100,18 @@ class Progress:
         self.line(f"{where}, {_speed(counted, took)}, {_duration(left)} left")
 
     def line(self, text: str) -> None:
-        """Print one line."""
+        """Print one line; where stderr is no terminal, with the time of day."""
         if self._say is not None:
             self._say(text)
         else:
-            self._console.print(text, markup=False)
+            self._console.print(text if self._console.is_terminal else f"{clock_time()} {text}", markup=False)
+
+
+def shown_metrics(metrics: Mapping[str, float]) -> str:
+    """Return metrics in one line; those that count something are ints."""
+    return ", ".join(
+        f"{name} {value}" if isinstance(value, int) else f"{name} {value:.2f}" for name, value in metrics.items()
+    )
 
 
 def _speed(steps: int, seconds: float) -> str:

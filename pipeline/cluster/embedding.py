@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from extractors import ExtractorError, WeightsError
+from extractors import ExtractorError, UnreachableError, WeightsError
 from extractors.text import TextEncoder, TextModel, build_text_encoder
 from pipeline.shared import MachineConfig, PreflightError, Terminal, UsageError, choose
 from settings.messages import one_line
@@ -30,6 +30,11 @@ logger = logging.getLogger("reelstore.cluster.embedding")
 
 TABLE = "embeddings"
 _NUMERICS = b"reelstore.numerics"
+WITHOUT_NETWORK = (
+    "set encoder.weights to a file (for the default encoder, that which jobs/weights.py fetch cra-nextgqa writes where "
+    "there is a network), or encoder.name to hashed, which needs no weights"
+)
+"""What to do if the encoder's weights cannot be downloaded."""
 TEXTS_AT_ONCE = 512  # the encoder batches them itself; between two calls a stop is noticed and a commit is due
 COMMIT_EVERY_S = 120.0  # as much as a run that is killed loses
 
@@ -178,6 +183,8 @@ def _one_line(device: str) -> Iterator[None]:
     """Turn whatever an encoder raises into one line: a card that faults, memory that runs out, weights that lack."""
     try:
         yield
+    except UnreachableError as error:
+        raise PreflightError(f"encoder: {error.reason}; {WITHOUT_NETWORK}") from error
     except ExtractorError as error:
         raise PreflightError(f"encoder: {error}") from error
     except Exception as error:  # whatever torch raises

@@ -324,9 +324,19 @@ class _Maker(ABC):
         for table, rows_of_table in ((name, _dictionary_table(fitted)), (name + MEMBERS, listing)):
             part = write_table(root, table, self.spec, rows_of_table, self.name)
             changes.tables[table] = {**former, self.name: part}
+        replaced = self._replaced()
         manifest = commit(root, changes)
         write_card(root)
-        terminal.line(f"stored the {self.title}: {len(fitted.counts)} clusters, version {manifest.version}")
+        clusters = plural(len(fitted.counts), "cluster")
+        terminal.line(f"stored the {self.title}: {clusters}, version {manifest.version}{replaced}")
+
+    def _replaced(self) -> str:
+        """Return which dictionary goes, for a person; nothing if the store has none of this name."""
+        if self._stored is None:
+            return ""
+        part = self.store.manifest.tables[f"{self.request.kind}_dictionary"].parts[self._stored.part]
+        clusters = plural(part.rows, "cluster")
+        return f"; it replaces one of {clusters}, which version {self.store.version} keeps until gc"
 
     def summary(self, version: int, changes: Sequence[str]) -> DictionarySummary:
         """Return the dictionary in numbers."""

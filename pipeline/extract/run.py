@@ -226,7 +226,7 @@ class _Extraction:
             ledger.accept(outcome)
             if isinstance(outcome, UnitDone):
                 failed = len(ledger.progress.failures)
-                note = f"{failed} failed" if failed else ""
+                note = f"{plural(failed, 'row')} failed" if failed else ""
                 self.terminal.stage("extract", ledger.progress.videos, len(plan.units), note)
 
         executor = self._executor()

@@ -9,8 +9,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from extractors import ExtractorError
-from pipeline.cluster import ClusterRequest, EncoderConfig, cluster, embed, missing_texts, option_texts, part_name
+from extractors import ExtractorError, UnreachableError
+from pipeline.cluster import (
+    WITHOUT_NETWORK,
+    ClusterRequest,
+    EncoderConfig,
+    cluster,
+    embed,
+    missing_texts,
+    option_texts,
+    part_name,
+)
 from pipeline.extract import Config, ExtractRequest, PlanOptions, extract, load_config, ready_features
 from pipeline.parse import ParseConfig, ParseRequest, parse
 from pipeline.refresh.dataset import AnnotationStage, Dataset, DictionaryStage, VideoStage
@@ -206,8 +215,10 @@ def _check_encoder(config: EncoderConfig, common: StageRequest) -> Iterator[str]
     with _latest(common) as store:
         tables = [] if store is None else store.tables
         if store is None or "embeddings" not in tables or part_name(encoder) not in store.parts("embeddings"):
-            encoder.load("cpu")
-    yield from ()
+            try:
+                encoder.load("cpu")
+            except UnreachableError as error:
+                yield f"{error.reason}; {WITHOUT_NETWORK}"
 
 
 def _check_dictionary(

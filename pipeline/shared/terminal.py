@@ -1,4 +1,4 @@
-"""Shows a run to a person: a live bar on a terminal, plain lines elsewhere, all on stderr."""
+"""Shows a run to a person: a live bar on a terminal, plain lines elsewhere, all on stderr unless they are a plan."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from stores.command import Bars, duration
+from stores.command import Bars, duration, progress_console
 
 __all__ = ["Terminal", "duration", "human_bytes"]
 
@@ -31,14 +31,18 @@ class Terminal:
         Where to write; stderr if not given.
     quiet
         Whether to write nothing.
+    lines
+        Where lines and tables go, if they are the result that was asked for, as a plan is; warnings and bars stay
+        where they are.
     """
 
-    def __init__(self, console: Console | None = None, quiet: bool = False) -> None:
-        self.console = console or Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+    def __init__(self, console: Console | None = None, quiet: bool = False, lines: Console | None = None) -> None:
+        self.console = console or progress_console(quiet)
+        self._lines = lines or self.console
         self._bars = Bars(self.console)
 
-    def _print(self, markup: str) -> None:
-        self.console.print(markup, emoji=False)  # a key may look like :cat:
+    def _print(self, markup: str, console: Console | None = None) -> None:
+        (console or self.console).print(markup, emoji=False)  # a key may look like :cat:
 
     def __enter__(self) -> Terminal:
         return self
@@ -48,7 +52,7 @@ class Terminal:
 
     def line(self, text: str) -> None:
         """Print one line as it is."""
-        self._print(escape(text))
+        self._print(escape(text), self._lines)
 
     def warn(self, text: str) -> None:
         """Print one line that begins with ``warning:``."""
@@ -64,7 +68,7 @@ class Terminal:
 
     def table(self, table: Table) -> None:
         """Print a table."""
-        self.console.print(table)
+        self._lines.print(table)
 
     def close(self) -> None:
         """Remove the bars; lines can still be printed."""

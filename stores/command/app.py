@@ -11,7 +11,8 @@ from .versions import diff, history, rollback
 
 app = group(
     "Look at a store and its versions, check it, repair it, clean it up; share it; export, import and compare "
-    "feature files."
+    "feature files.",
+    completion=True,
 )
 for name, verb in (
     ("inspect", inspect),

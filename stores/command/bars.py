@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from types import TracebackType
 
@@ -10,6 +11,16 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 _LINE_EVERY_S = 10.0  # a log file should not fill with progress
+
+
+def progress_console(quiet: bool = False) -> Console:
+    """Return a console for progress on stderr.
+
+    It has bars only on a terminal, even if ``FORCE_COLOR`` is set, as Jupyter and continuous integration do: there they
+    would be hundreds of lines.
+    """
+    is_terminal = None if sys.stderr.isatty() else False
+    return Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True, force_terminal=is_terminal)
 
 
 class Bars:
@@ -22,7 +33,7 @@ class Bars:
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
+        self.console = console or progress_console()
         self._bar: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._began: dict[str, tuple[float, int]] = {}
@@ -44,7 +55,7 @@ class Bars:
             if time.monotonic() - self._last_line >= _LINE_EVERY_S:
                 self._last_line = time.monotonic()
                 text = " · ".join(part for part in (f"{name}: {done}/{total}", pace, note) if part)
-                self.console.print(escape(text), emoji=False)
+                self.console.print(escape(f"{clock_time()} {text}"), emoji=False)
             return
         if self._bar is None:
             self._bar = Progress(
@@ -77,6 +88,11 @@ def _pace(done: int, seconds: float, left: int) -> str:
     rate = done / seconds
     shown = f"{rate:.0f}/s" if rate >= 10 else f"{rate:.1f}/s" if rate >= 1 else f"{1 / rate:.1f} s each"
     return f"{shown}, {duration(left / rate)} left" if left > 0 else shown
+
+
+def clock_time() -> str:
+    """Return the time of day of this machine, ``14:03:59``, for a line of a log."""
+    return time.strftime("%H:%M:%S")
 
 
 def duration(seconds: float) -> str:

@@ -6,6 +6,7 @@ The commands of this package and those of the checkout's ``jobs/`` are built on 
 from __future__ import annotations
 
 import errno
+import importlib.metadata
 import json
 import logging
 import os
@@ -61,6 +62,9 @@ class OneLineErrors:
     def main(self, args: Sequence[str] | None = None, *more: Any, standalone_mode: bool = True, **named: Any) -> Any:
         """Run the command and exit with its code."""
         words = list(sys.argv[1:] if args is None else args)
+        if standalone_mode and words == ["--version"]:  # with more words it may be an option, as of a store's version
+            print(f"reelstore {_version()}")
+            sys.exit(0)
         debug = _take_debug(words) or os.environ.get(DEBUG_VARIABLE, "") not in ("", "0")
         run: Callable[..., Any] = super().main  # type: ignore[misc]  # of the class that this is mixed into
         if not standalone_mode:
@@ -102,13 +106,22 @@ class OneLineErrors:
         return describe_error(error)
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
-        """Explain ``--debug`` below the options."""
+        """Explain ``--debug`` and ``--version`` below the options."""
         formatter.write_paragraph()
-        formatter.write_text(f"With --debug (or {DEBUG_VARIABLE}=1) an error shows its traceback.")
+        formatter.write_text(
+            f"With --debug (or {DEBUG_VARIABLE}=1) an error shows its traceback. --version alone prints the version of "
+            "reelstore."
+        )
 
 
 class Command(OneLineErrors, TyperCommand):
-    """A single command."""
+    """A single command; its arguments are named in capitals."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        for parameter in self.params:
+            if parameter.param_type_name == "argument" and parameter.metavar is None and parameter.name is not None:
+                parameter.metavar = parameter.name.upper()
 
 
 class Group(OneLineErrors, TyperGroup):
@@ -119,6 +132,14 @@ class Group(OneLineErrors, TyperGroup):
             print(ctx.get_help(), file=sys.stderr)
             ctx.exit(2)
         return super().parse_args(ctx, args)
+
+
+def _version() -> str:
+    """Return the version of the installed reader; a checkout that is not installed has none."""
+    try:
+        return importlib.metadata.version("reelstore")
+    except importlib.metadata.PackageNotFoundError:
+        return "(a checkout that is not installed)"
 
 
 def signal_code(name: str) -> int:
@@ -200,11 +221,11 @@ def _one_line_warnings() -> Iterator[None]:
         yield
 
 
-def group(help: str | None, cls: type[Group] = Group) -> typer.Typer:
-    """Return an application of several commands."""
+def group(help: str | None, cls: type[Group] = Group, completion: bool = False) -> typer.Typer:
+    """Return an application of several commands; with ``completion``, shells can be taught to complete its words."""
     return typer.Typer(
         cls=cls,
-        add_completion=False,
+        add_completion=completion,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
         context_settings=SETTINGS,

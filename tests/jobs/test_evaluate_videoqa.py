@@ -48,7 +48,7 @@ def test_counts_have_their_error_under_each_rule(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert (
         all(rule in done.stdout for rule in ("raw", "tgif_qa", "hcrn"))
-        and "exact after rounding: 33.33 %" in done.stdout
+        and "Exact after rounding: 33.33 %" in done.stdout
     )
     mse = json.loads(evaluate(*arguments, "--json").stdout)["mse"]
     assert mse == {

@@ -25,6 +25,8 @@ from tests.conftest import ROOT
 from trainers.folder import OWNER
 from trainers.loop import Outcome
 from trainers.owner import owning
+from trainers.predictions import read_predictions
+from trainers.report.tables import score_tables
 
 SMALL = (
     *("data.dataset=toy", "data.batch=2", "data.paraphrase=0", "data.distractors=0", "data.tests=[]"),
@@ -62,6 +64,15 @@ def test_the_summary_and_the_results_have_the_agreed_keys(tmp_path: Path) -> Non
     names = {"method", "store", "store_version", "out", "steps", "best_epoch", "metrics", "files", "stopped_by"}
     assert (done.exit_code, set(summary), summary["exit_code"]) == (0, {*names, "exit_code"}, 0)
     assert json.loads((tmp_path / "run" / "results.json").read_text()) == summary
+    assert re.search(r"epoch 1/1: val: n \d+, acc_vqa \d+\.\d\d, .*, n_grounded \d+, the best so far", done.stderr)
+    again = run(tmp_path / "store", tmp_path / "run")
+    rows = read_predictions(tmp_path / "run", "val")
+    for table in score_tables(rows):  # those of the evaluator, and of the run's page
+        start = again.stdout.index(f"\n{table.title} ")
+        shown = [line.split() for line in again.stdout[start:].splitlines()[2 : 2 + len(table.rows)]]
+        assert shown == [[*label.split(), *values] for label, values in table.rows]
+    assert str(tmp_path / "run" / "answers_val.json") in summary["files"] and "answers_val" not in again.stdout
+    assert again.stdout.endswith(f"next: python jobs/report.py {tmp_path / 'run'}\n")
 
 
 def test_a_signal_is_an_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +176,7 @@ def test_a_disk_that_fails_in_mid_run_is_one_line_and_the_run_goes_on_later(tmp_
         out = tmp_path / f"run{limit}"
         if code == 0:
             continue
-        errors = [line for line in said.splitlines() if not line.startswith(("epoch", "warning"))]
+        errors = [line for line in said.splitlines() if not re.match(r"\S+ epoch|warning", line)]
         assert code == 2 and len(errors) == 1, said
         assert re.fullmatch(rf"error: {out}/\S+: File too large; .* the same command continues the run", errors[0])
         seen.add(errors[0].split(": ")[1].rpartition("/")[2].partition(".out.")[0])

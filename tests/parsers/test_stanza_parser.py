@@ -341,12 +341,12 @@ def test_the_digest_follows_the_bytes_of_every_model_and_no_path(
 def test_a_missing_model_is_named(tiny: Path) -> None:
     missing = tiny / "en/pretrain/vectors.pt"
     missing.unlink()
-    with pytest.raises(ParserError, match=rf"^Stanza's model {missing} is missing; run `python -c .*stanza.download"):
+    with pytest.raises(ParserError, match=rf"^Stanza's model {missing} is missing; .*run `python -c .*stanza.download"):
         StanzaParser(tiny).parse(["who"])
 
 
 def test_a_folder_that_does_not_exist_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ParserError, match=rf"^{tmp_path / 'none' / 'resources.json'} cannot be read .*No such file"):
+    with pytest.raises(ParserError, match=rf"^{tmp_path / 'none' / 'resources.json'} cannot be read .*no such file"):
         _ = StanzaParser(tmp_path / "none").digest
 
 

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from pipeline.shared import Terminal
 from stores import Store
 from stores.command import Bars, bars, duration
 from stores.exchange import export, import_files
 from stores.progress import followed
 from stores.upkeep import compact, verify
 from tests._helpers.building import commit_rows, row, store_with
+from trainers.progress import Progress
 
 
 class Told:
@@ -62,18 +64,32 @@ def test_items_are_told_one_by_one() -> None:
 def test_rate_and_time_left_without_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(bars.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(bars.time, "strftime", lambda form: f"at {form}")
     text = io.StringIO()
     with Bars(Console(file=text, width=200, highlight=False, soft_wrap=True)) as shown:
         for done in range(0, 61, 10):
             shown.stage("[rows]", done, 120)
             now[0] += 5.0
     assert text.getvalue().splitlines() == [
-        "[rows]: 20/120 · 2.0/s, 50.0 s left",
-        "[rows]: 40/120 · 2.0/s, 40.0 s left",
-        "[rows]: 60/120 · 2.0/s, 30.0 s left",
+        "at %H:%M:%S [rows]: 20/120 · 2.0/s, 50.0 s left",
+        "at %H:%M:%S [rows]: 40/120 · 2.0/s, 40.0 s left",
+        "at %H:%M:%S [rows]: 60/120 · 2.0/s, 30.0 s left",
     ]
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(41, "41.0 s"), (65, "1 min 5 s"), (7800, "2 h 10 min")])
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_colours_that_are_forced_make_no_bars(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Jupyter and continuous integration set ``FORCE_COLOR``, and have no terminal."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    for shown in (Bars(), Terminal()):
+        shown.stage("hash", 1, 2)
+        shown.close()
+    with Progress() as progress:
+        progress.step(1, 1, 1, 2, None)
+    assert capsys.readouterr() == ("", "")

@@ -75,6 +75,7 @@ def test_a_terminal_has_a_bar_and_no_such_lines(is_terminal: bool) -> None:
             progress.step(1, 2, done, 3, 0.5)
     assert ("steps" in out.getvalue() or "s/step" in out.getvalue()) != is_terminal
     assert "epoch 1/2" in out.getvalue()
+    assert is_terminal or re.match(r"\d\d:\d\d:\d\d epoch 1/2 step 1/3 ", out.getvalue())
 
 
 def test_the_loop_tells_every_step_and_the_latest_loss(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Metrics of grounded, audio-visual and video question answering, and the files that they are computed from.
 
 ``grounding``, ``moments``, ``avqa`` and ``videoqa`` score predictions; ``grounding_files`` reads the annotations and
-predictions of the first. ``rules`` says what each dataset's own evaluator does. Importing them imports no torch.
+predictions of the first. ``rules`` says what each dataset's own evaluator does, ``tables`` shows scores as texts.
+Importing them imports no torch.
 """
 
 from trainers.metrics import avqa, grounding, grounding_files, moments, numbers, videoqa

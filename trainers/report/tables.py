@@ -2,35 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 
 from trainers.errors import TrainingError
 from trainers.metrics import avqa, grounding, numbers
 from trainers.metrics.rules import RULES
+from trainers.metrics.tables import ScoreTable, accuracy_table, grounding_table, numbers_table
 from trainers.predictions import Prediction, SplitPredictions
-
-
-@dataclass(frozen=True, slots=True)
-class ScoreTable:
-    """A table as ``jobs/evaluate.py`` prints it.
-
-    Attributes
-    ----------
-    title
-        What it is.
-    columns
-        Titles of its columns after the first.
-    rows
-        A label and a text for each column.
-    notes
-        What its words mean, and the evaluator's rule.
-    """
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[str, ...]], ...]
-    notes: tuple[str, ...] = ()
 
 
 def score_tables(predictions: SplitPredictions) -> list[ScoreTable]:
@@ -62,22 +41,8 @@ def _grounding(rows: Sequence[Prediction]) -> ScoreTable:
     ]
     answers = {row.question_id: grounding.Answer(row.prediction_index or 0, row.answer_index) for row in rows}
     spans = {row.question_id: row.span for row in rows if row.span is not None}
-    scores = grounding.score(questions, answers, spans)
-    lines: list[tuple[str, Mapping[str, float]]] = [
-        ("all", scores.overall),
-        *scores.types.items(),
-        *((f"({name})", rates) for name, rates in scores.baselines.items()),
-    ]
-    return ScoreTable(
-        "Grounding",
-        (*grounding.TITLES.values(), "n"),
-        tuple((name, (*(f"{rates[key]:.1f}" for key in grounding.TITLES), str(rates["n"]))) for name, rates in lines),
-        (
-            "Percent, of the questions that have a true and a predicted span.",
-            "In brackets: the same answers with spans that need no model.",
-            "UF: right answers with IoP below 0.5; Err: wrong answers with IoP below 0.5.",
-        ),
-    )
+    table = grounding_table(grounding.score(questions, answers, spans))
+    return replace(table, notes=("Counted are questions that have a true and a predicted span.", *table.notes))
 
 
 def _accuracy(rows: Sequence[Prediction], dataset: str) -> ScoreTable:
@@ -89,25 +54,12 @@ def _accuracy(rows: Sequence[Prediction], dataset: str) -> ScoreTable:
             right, given = f"option {row.answer_index}", f"option {row.prediction_index}"
         questions.append(avqa.Question(row.question_id, row.question_id, row.type, row.modality, right, row.subset))
         answers[row.question_id] = given
-    scores = avqa.score(questions, answers, rule=RULES.get(dataset))
-    rates = {**scores.types, **scores.groups, **scores.subsets, "all": scores.overall}
-    return ScoreTable(
-        "Accuracy",
-        ("accuracy", "n"),
-        tuple(
-            (name, ("–" if rate.accuracy is None else f"{rate.accuracy:.2f}", str(rate.n)))
-            for name, rate in rates.items()
-        ),
-        (f"Percent. Rule: {scores.rule}",) if scores.rule else ("Percent.",),
-    )
+    return accuracy_table(avqa.score(questions, answers, rule=RULES.get(dataset)))
 
 
 def _numbers(rows: Sequence[Prediction]) -> ScoreTable:
     truth = {row.question_id: _number(row, row.answer) for row in rows}
-    scores = numbers.score(truth, {row.question_id: _number(row, row.prediction) for row in rows})
-    lines = [(rule, (f"{error:.4f}", str(scores.n))) for rule, error in scores.mse.items()]
-    exact = f"Exact after rounding: {scores.accuracy:.2f} %."
-    return ScoreTable("Numbers", ("mean squared error", "n"), tuple(lines), (exact, scores.rule))
+    return numbers_table(numbers.score(truth, {row.question_id: _number(row, row.prediction) for row in rows}))
 
 
 def _number(row: Prediction, answer: str | None) -> float:

@@ -99,7 +99,7 @@ def test_groups_and_tables_count_what_is_known() -> None:
         "TN": (50.0, 4),
     }
     tables = score_tables(SplitPredictions("toy", "val", tuple(ROWS)))
-    assert [table.title for table in tables] == ["Grounding", "Accuracy"]
+    assert [table.title for table in tables] == ["Grounding, %", "Accuracy, %"]
     assert dict(tables[0].rows)["all"][-1] == "4" and "(full_video)" in dict(tables[0].rows)
     assert dict(tables[1].rows)["all"] == ("50.00", "6")
     assert score_tables(SplitPredictions("toy", "test", (answered(0, right=None),))) == []
