@@ -34,6 +34,7 @@ from jobs._cli import (
 from jobs._tables import show_tables
 from settings.messages import plural, printable
 from settings.ray_address import check_ray_address
+from stores.sharing import is_address
 from trainers import METHODS, PRESETS, MethodSettings, TrainingError, TrainRequest, TrainResult, find_method
 from trainers.folder import BEST, RESULTS, write_results
 from trainers.resume import choose_version
@@ -44,7 +45,9 @@ app = job(None)
 @app.command(cls=Command, help=__doc__)
 def main(
     method_name: Annotated[str, typer.Argument(metavar="METHOD", help=f"{' or '.join(METHODS)}.")],
-    store: Annotated[Path, typer.Option(help="The store to train from.")],
+    store: Annotated[
+        str, typer.Option(metavar="DIR|URL", help="The store to train from, or the address of a shared one (s3://…).")
+    ],
     out: Annotated[Path | None, typer.Option(help="Folder of the run (default: out/METHOD).")] = None,
     preset: Annotated[
         str | None, typer.Option(help="Settings by name (default: METHOD); see trainers/presets.")
@@ -82,7 +85,7 @@ def main(
         print(pinned.note, file=sys.stderr)
     request = TrainRequest(
         method=method.name,
-        store=str(store.absolute()),
+        store=store if is_address(store) else str(Path(store).absolute()),
         version=pinned.version,
         out=str(folder.absolute()),
         settings=chosen.model_dump(mode="json"),

@@ -13,6 +13,7 @@ from stores import Store
 from stores.errors import StoreNotFoundError
 from stores.format import newest_version
 from stores.format.layout import IDENTITY
+from stores.sharing import is_address
 from trainers.errors import TrainingError
 from trainers.folder import LAST, SETTINGS
 
@@ -41,7 +42,7 @@ class ChosenVersion:
     note: str | None = None
 
 
-def choose_version(store: Path, folder: Path, requested: int | None = None) -> ChosenVersion:
+def choose_version(store: str | Path, folder: Path, requested: int | None = None) -> ChosenVersion:
     """Choose the requested version, else the one that the run in ``folder`` started from, else the newest.
 
     Raises
@@ -56,17 +57,24 @@ def choose_version(store: Path, folder: Path, requested: int | None = None) -> C
         with Store.open(store, requested or started_on, lease=False) as opened:
             version = opened.version
     except StoreNotFoundError as error:
-        if started_on is None or not (store / IDENTITY).exists():
+        if started_on is None or is_address(store) or not (Path(store) / IDENTITY).exists():
             raise
         raise TrainingError(
             f"{folder}: its run started from version {started_on} of {store}, which `store.py gc` has removed; name "
             "another --out to train on the newest version, or --version to continue on one that is still there"
         ) from error
-    if started_on is None or started_on == newest_version(store):
+    if started_on is None or started_on == _newest(store):
         return ChosenVersion(version)
     return ChosenVersion(
         version, f"{folder}: resuming on store version {started_on}, the version this run started from"
     )
+
+
+def _newest(store: str | Path) -> int:
+    if not is_address(store):
+        return newest_version(Path(store))
+    with Store.open(store, lease=False) as newest:
+        return newest.version
 
 
 def task_description(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from jobs.train import app
 from stores import Store
+from stores.sharing import open_place, push
 from tests._helpers.building import cache_key, commit_rows
 from tests._helpers.cra_worlds import SPEC, small_world, video
 from tests.conftest import ROOT
@@ -73,6 +74,23 @@ def test_the_summary_and_the_results_have_the_agreed_keys(tmp_path: Path) -> Non
         assert shown == [[*label.split(), *values] for label, values in table.rows]
     assert str(tmp_path / "run" / "answers_val.json") in summary["files"] and "answers_val" not in again.stdout
     assert again.stdout.endswith(f"next: python jobs/report.py {tmp_path / 'run'}\n")
+
+
+def test_a_shared_store_is_trained_on_where_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REELSTORE_CACHE", str(tmp_path / "caches"))
+    root = small_world(tmp_path / "store")
+    with Store.open(root) as opened:
+        push(root, opened.manifest, open_place(str(tmp_path / "place")))
+    address: Any = f"file://{tmp_path}/place"
+    here, there = run(root, tmp_path / "here", flags=("--json",)), run(address, tmp_path / "there", flags=("--json",))
+    assert here.exit_code == there.exit_code == 0, there.output
+    assert json.loads(here.stdout)["metrics"] == json.loads(there.stdout)["metrics"]
+    commit_rows(tmp_path / "place", [video(7)], feature="clip", spec=SPEC)
+    again = run(address, tmp_path / "there")
+    assert again.exit_code == 0 and "the version this run started from" in again.stderr
+    assert run(f"{address}r", tmp_path / "other").stderr == f"error: {address}r: no store was published here\n".replace(
+        "file://", ""
+    )
 
 
 def test_a_signal_is_an_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
