@@ -83,7 +83,7 @@ class _Builder(QuestionBuilder):
         duration = row.duration("duration")
         if self.counts_frames:
             fps, frames = number_of("fps", row.required("fps")), row.count("num_frames")
-            if not fps or frames is None:
+            if not fps or not frames:
                 raise RowError("wrong_number", "num_frames" if fps else "fps", "must be given, and more than 0")
             if not isinstance(span, list):
                 raise RowError("wrong_type", "timestamps", "must be pairs [start, end] of frames")

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from parsers.annotations.anomalies import Anomalies
 from parsers.annotations.files import json_records, read_text
-from parsers.annotations.rows import QuestionBuilder, Row, check_spans, find_letter, is_empty, option_list
+from parsers.annotations.rows import QuestionBuilder, Row, find_letter, is_empty, option_list, some_spans
 from parsers.annotations.schema import Question
 
 
@@ -50,6 +50,6 @@ class _Builder(QuestionBuilder):
             answer=answer,
             answer_index=index,
             type="" if is_empty(row.get("sub_category")) else row.text("sub_category"),
-            spans=check_spans(row, "clue_intervals", row.required("clue_intervals"), duration),
+            spans=some_spans(row, "clue_intervals", row.required("clue_intervals"), duration),
             duration=duration,
         )

@@ -22,7 +22,7 @@ from parsers.annotations.rows import QuestionBuilder, Row, RowError, check_key, 
 from parsers.annotations.schema import Question
 
 _MAPPING = "youtube_mapping.txt"
-_LINE = re.compile(r"(\S+)\s+vid(\d+)\s*")
+_LINE = re.compile(r"(\S+)\s+vid0*([0-9]{1,18})\s*")
 _CSV = (("video", "video_id"), "question", "answer", "qid")
 
 
@@ -65,13 +65,16 @@ def _read_mapping(file: Path, anomalies: Anomalies) -> dict[str, str] | None:
         anomalies.append(Anomaly("note", "no_video_map", str(file), 0, "", "", message))
         return None
     names: dict[str, str] = {}
-    for line, text in enumerate(read_text(file).splitlines(), 1):
+    for line, text in enumerate(read_text(file).split("\n"), 1):
+        if not text.strip():
+            continue
         match = _LINE.fullmatch(text)
-        if match:
-            names[str(int(match[2]))] = match[1]
-        elif text.strip():
-            message = f"must be <name of the file> vid<number> (got {shown(text)})"
-            anomalies.append(Anomaly("error", "malformed_line", str(file), line, "", "", message))
+        code, message = "malformed_line", f"must be <name of the file> vid<number> (got {shown(text)})"
+        if match and names.setdefault(match[2], match[1]) != match[1]:
+            code, message = "repeated_video", f"video {match[2]} is already called {names[match[2]]!r}, which is taken"
+        elif match:
+            continue
+        anomalies.append(Anomaly("error", code, str(file), line, "", "", message))
     return names
 
 
@@ -102,9 +105,10 @@ class _Builder(QuestionBuilder):
 
     def _video(self, row: Row) -> str:
         name = "video" if "video" in row.fields else "video_id"
-        number = row.key_text(name)
-        if not (number.isascii() and number.isdecimal()):
-            raise RowError("wrong_id", name, f"must be the number of a video (got {shown(number)})")
+        given = row.key_text(name)
+        if not (given.isascii() and given.isdecimal()):
+            raise RowError("wrong_id", name, f"must be the number of a video (got {shown(given)})")
+        number = given.lstrip("0") or "0"
         if self.names is None:
             return f"{self.prefix}{number}"
         if number not in self.names:

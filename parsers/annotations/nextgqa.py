@@ -20,13 +20,14 @@ from parsers.annotations.rows import (
     Row,
     RowError,
     check_key,
-    check_spans,
     find_answer,
+    find_index,
     is_empty,
     note_repeated,
     number_of,
     option_names,
     shown,
+    some_spans,
 )
 from parsers.annotations.schema import Question
 from parsers.characters import trimmed
@@ -75,20 +76,24 @@ def csv_rows(path: Path, split: str, anomalies: Anomalies) -> list[Record | Brok
 def answers_are_indices(rows: Sequence[Record | Broken]) -> bool:
     """Return whether the answers are indices of options, not texts.
 
-    They are in NExT-QA's own csv, and in any other if every answer can be an index and none is the text of an option.
+    They are if more answers can be indices than are texts of options. An answer that is both counts as an index in
+    NExT-QA's own csv, which has a column ``video``, and as a text elsewhere. One that is neither says nothing: it
+    costs its own row alone.
     """
-    any_answer = False
+    indices = texts = 0
+    own = False
     for record in rows:
         if isinstance(record, Broken) or is_empty(record.fields.get("answer")):
             continue
+        own = "video" in record.fields
         names = option_names(record.fields)
         answer = trimmed(record.fields["answer"])
-        if answer not in map(str, range(len(names))):
-            return False
-        if "video" not in record.fields and answer in (record.fields.get(name) for name in names):
-            return False
-        any_answer = True
-    return any_answer
+        is_text = answer in (record.fields.get(name) for name in names)
+        if answer in map(str, range(len(names))) and (own or not is_text):
+            indices += 1
+        else:
+            texts += is_text
+    return indices > texts or (own and indices == texts > 0)
 
 
 @dataclass(slots=True)
@@ -139,9 +144,10 @@ class Builder(QuestionBuilder):
     def _answer(self, row: Row, options: Sequence[str]) -> tuple[str | None, int | None]:
         if self.hides_answer(row):
             return None, None
-        answer = row.text("answer")
         if self.answers_are_indices:
-            return options[int(answer)], int(answer)
+            index = find_index(row, "answer", options)
+            return options[index], index
+        answer = row.text("answer")
         return answer, find_answer(row, answer, options)
 
 
@@ -224,10 +230,7 @@ class _SpansFile:
         duration, fps = number_of("duration", entry["duration"]), number_of("fps", entry["fps"])
         if not duration or not fps:
             raise RowError("wrong_number", "fps" if duration else "duration", "must be more than 0")
-        spans = check_spans(row, f"location.{qid}", location[qid], duration)
-        if not spans:
-            raise RowError("no_spans", f"location.{qid}", "must hold at least one span")
-        return _VideoSpans(spans, duration, fps)
+        return _VideoSpans(some_spans(row, f"location.{qid}", location[qid], duration), duration, fps)
 
     def note_unused(self, anomalies: Anomalies) -> None:
         """Note the videos without a question, and the spans that no row of the csv uses."""

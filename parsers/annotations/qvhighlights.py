@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from parsers.annotations.anomalies import Anomalies, Anomaly
 from parsers.annotations.files import Broken, Record, json_records, jsonl_records, read_text
-from parsers.annotations.rows import QuestionBuilder, Row, check_spans, find_letter, is_empty, option_list
+from parsers.annotations.rows import QuestionBuilder, Row, find_letter, is_empty, option_list, some_spans
 from parsers.annotations.schema import Question
 from settings.messages import plural
 
@@ -88,8 +88,8 @@ class _Builder(QuestionBuilder):
     def _spans(self, row: Row, duration: float | None) -> tuple[tuple[float, float], ...]:
         """Return the windows, which a test split may hide."""
         if row.get("relevant_windows") is None and row.get("span") is not None:
-            return check_spans(row, "span", [row.get("span")], duration)
+            return some_spans(row, "span", [row.get("span")], duration)
         windows: Any = row.get("relevant_windows")
         if windows is None and self.split.startswith("test"):
             return ()
-        return check_spans(row, "relevant_windows", row.required("relevant_windows"), duration)
+        return some_spans(row, "relevant_windows", row.required("relevant_windows"), duration)

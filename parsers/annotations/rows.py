@@ -194,6 +194,20 @@ def number_of(name: str, value: object) -> float:
     return number
 
 
+def some_spans(row: Row, name: str, value: object, duration: float | None) -> tuple[tuple[float, float], ...]:
+    """Return what ``check_spans`` returns, which must not be empty: a query without a span could not be scored.
+
+    Raises
+    ------
+    RowError
+        Also if there is no span.
+    """
+    spans = check_spans(row, name, value, duration)
+    if not spans:
+        raise RowError("no_spans", name, "must hold at least one span")
+    return spans
+
+
 def check_spans(row: Row, name: str, value: object, duration: float | None) -> tuple[tuple[float, float], ...]:
     """Return pairs (start, end) in seconds, as they are given; note an empty span, and one that leaves the video.
 
@@ -242,6 +256,20 @@ def note_repeated(row: Row, options: Sequence[str], name: str) -> None:
     repeated = first_repeated(options)
     if repeated is not None:
         row.note("duplicate_option", name, f"{repeated!r} is given more than once")
+
+
+def find_index(row: Row, name: str, options: Sequence[str]) -> int:
+    """Return the index of an option that a cell names by its number, from 0.
+
+    Raises
+    ------
+    RowError
+        If the field is not the number of an option.
+    """
+    number = row.text(name)
+    if number not in map(str, range(len(options))):
+        raise RowError("answer_not_in_options", name, f"{shown(number)} is not an index of {len(options)} options")
+    return int(number)
 
 
 def find_letter(row: Row, name: str, options: Sequence[str]) -> int:

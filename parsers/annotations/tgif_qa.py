@@ -17,7 +17,7 @@ from typing import ClassVar
 
 from parsers.annotations.anomalies import Anomalies, Anomaly
 from parsers.annotations.files import csv_records, read_text
-from parsers.annotations.rows import QuestionBuilder, Row, RowError, note_repeated, shown
+from parsers.annotations.rows import QuestionBuilder, Row, RowError, find_index, note_repeated, shown
 from parsers.annotations.schema import Question
 
 _FILES = {"train": "Train", "val": "Train", "trainval": "Train", "test": "Test", "total": "Total"}
@@ -84,7 +84,7 @@ class _Builder(QuestionBuilder):
         else:
             options = tuple(row.text(name) for name in _OPTIONS)
             note_repeated(row, options, _OPTIONS[0])
-            index = None if self.hides_answer(row) else _index(row, len(options))
+            index = None if self.hides_answer(row) else find_index(row, "answer", options)
             answer = None if index is None else options[index]
             question = replace(question, type=self.task, options=options, answer=answer, answer_index=index)
         if self.parted and is_held_out(gif) != (self.split == "val"):
@@ -103,13 +103,6 @@ def _hidden_or_number(builder: QuestionBuilder, row: Row) -> str | None:
     if answer is not None and not (answer.isascii() and answer.isdecimal() and len(answer) < 10):
         raise RowError("wrong_number", "answer", f"must be a whole number, 0 or more (got {shown(answer)})")
     return None if answer is None else str(int(answer))
-
-
-def _index(row: Row, count: int) -> int:
-    answer = row.text("answer")
-    if answer not in map(str, range(count)):
-        raise RowError("answer_not_in_options", "answer", f"{shown(answer)} is not an index of {count} options")
-    return int(answer)
 
 
 def _frame_type(row: Row) -> str:

@@ -167,6 +167,7 @@ def test_tacos_counts_frames_and_names_files(tmp_path: Path) -> None:
         ({"fps": 0}, "wrong_number", "fps"),
         ({"num_frames": 1.5}, "wrong_number", "num_frames"),
         ({"num_frames": None}, "wrong_number", "num_frames"),
+        ({"num_frames": 0}, "wrong_number", "num_frames"),
         ({"sentences": [""]}, "empty_text", "sentences"),
     ],
 )
@@ -204,3 +205,21 @@ def test_a_bad_row_of_cg_bench_is_refused(tmp_path: Path, changes: dict[str, Any
     path = json_array(tmp_path, [CG_BENCH | changes], "cgbench.json")
     table, anomalies = read("cg_bench", path, "val")
     assert table.num_rows == 0 and brief(anomalies.errors) == [(code, 2, "6632", field)]
+
+
+@pytest.mark.parametrize(
+    ("format", "row", "field"),
+    [
+        ("qvhighlights", {**HIGHLIGHT, "relevant_windows": []}, "relevant_windows"),
+        ("rextime", {**REXTIME, "relevant_windows": []}, "relevant_windows"),
+        ("cg_bench", {**CG_BENCH, "clue_intervals": []}, "clue_intervals"),
+    ],
+)
+def test_a_query_without_a_span_is_refused_alone(tmp_path: Path, format: str, row: dict[str, Any], field: str) -> None:
+    """Otherwise one such row would keep the whole split from being scored."""
+    rows = [{**row, "qid": 1}, {**row, "qid": 2, field: [[1, 2]]}]
+    write = json_array if format == "cg_bench" else lambda folder, rows, name: jsonl(folder, name, *rows)
+    path = write(tmp_path, rows, "rows.json" if format == "cg_bench" else "rows.jsonl")
+    table, anomalies = read(format, path, "val")
+    assert table["spans"].to_pylist() == [[[1.0, 2.0]]]
+    assert [(error.code, error.key, error.field) for error in anomalies.errors] == [("no_spans", "1", field)]

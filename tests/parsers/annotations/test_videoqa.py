@@ -11,7 +11,7 @@ import pytest
 
 from parsers.annotations import AnnotationError
 from parsers.annotations.tgif_qa import is_held_out
-from tests._helpers.annotation_files import brief, json_array, next_csv, read
+from tests._helpers.annotation_files import brief, json_array, next_csv, next_row, read
 
 MSVD_ROWS: list[dict[str, Any]] = [
     {
@@ -92,6 +92,19 @@ def test_msvd_rows_name_the_files_of_their_videos(tmp_path: Path) -> None:
     assert [(error.code, error.line, error.field) for error in anomalies.errors] == [
         ("malformed_line", 2, ""),
         ("no_video", 3, "video_id"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "code"), [("other_1_2 vid1201", "repeated_video"), (f"other_1_2 vid{'1' * 5000}", "malformed_line")]
+)
+def test_bad_lines_of_the_mapping_are_named(tmp_path: Path, line: str, code: str) -> None:
+    mapping = lines(tmp_path, "youtube_mapping.txt", "a\u2028_0_1 vid7", "first_1_2 vid1201", line, "x_1_2 vid01451")
+    table, anomalies = read("msvd_qa", json_array(tmp_path, MSVD_ROWS, "val_qa.json"), "val")
+    assert table["video_id"].to_pylist() == ["first_1_2", "x_1_2"]
+    assert [(error.code, error.file, error.line) for error in anomalies.errors] == [
+        ("malformed_line", str(mapping), 1),
+        (code, str(mapping), 3),
     ]
 
 
@@ -254,6 +267,25 @@ def test_nextqa_and_intentqa_have_indices_and_no_spans(tmp_path: Path) -> None:
     (row,) = table.to_pylist()
     assert (row["answer"], row["type"], row["frame_count"]) == ("move left right to balance", "CH", 853)
     assert (row["spans"], row["dataset"]) == ([], "intentqa")
+
+
+@pytest.mark.parametrize("answer", ["7", "-1", "NaN", "2.0", "two", "strum the string"])
+@pytest.mark.parametrize("format", ["nextqa", "nextgqa"])
+def test_an_answer_that_is_no_index_costs_its_own_row_alone(tmp_path: Path, format: str, answer: str) -> None:
+    """One typing error must not turn the indices of all other rows into texts."""
+    given = ["0", "1", answer, "3", "4"]
+    rows = [NEXT_ROW.replace(",0,6,", f",{value},{number},") for number, value in enumerate(given)]
+    header = "video,frame_count,width,height,question,answer,qid,type,a0,a1,a2,a3,a4"
+    table, anomalies = read(format, lines(tmp_path, "train.csv", header, *rows), "train")
+    assert table["answer_index"].to_pylist() == [0, 1, 3, 4]
+    assert brief(anomalies.errors) == [("answer_not_in_options", 4, "4010069381_2", "answer")]
+
+
+def test_a_text_that_is_no_option_costs_its_own_row_alone(tmp_path: Path) -> None:
+    rows = [next_row(0), next_row(1), next_row(1, qid="8", answer="1")]
+    table, anomalies = read("nextgqa", next_csv(tmp_path, rows, gsub=None))
+    assert table["answer_index"].to_pylist() == [2, 2]
+    assert brief(anomalies.errors) == [("answer_not_in_options", 4, "2435100235_8", "answer")]
 
 
 def test_spans_beside_nextqa_are_not_lost_silently(tmp_path: Path) -> None:
