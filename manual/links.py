@@ -19,7 +19,9 @@ OUTSIDE = "repository/"
 _FENCE = re.compile(r"^( *)(`{3,}|~{3,}).*?^\1\2[^\n]*$", re.M | re.S)
 _CODE = re.compile(r"(`+)(?!`).+?(?<!`)\1(?!`)", re.S)
 _LINK = re.compile(r"(?P<before>!?\[(?P<text>(?:[^\[\]]|\[[^\[\]]*\])*)\]\()(?P<target>[^()\s]+)\)")
-_REFERENCE = re.compile(r"^(?P<before>\[[^\]]+\]:\s*)(?P<target>\S+)$", re.M)
+_REFERENCE = re.compile(r"^(?P<before>\[(?P<label>[^\]]+)\]:\s*)(?P<target>\S+)$", re.M)
+_BRACKETS = re.compile(r"(?<=\])(\s?)\[([^\[\]]+)\](?![(:])")
+_ROW = re.compile(r"^\|.*\|$", re.M)
 _COMMENT = re.compile(r"^<!--(?:(?!-->).)*-->\n", re.M | re.S)
 _ELSEWHERE = re.compile(r"[a-z][a-z0-9+.-]*:|//|#|/")
 
@@ -68,7 +70,7 @@ class Repository:
         """Return the Markdown of a page with links that hold on the site.
 
         Comments that are lines of their own are left out. A link to a folder becomes its text, as a site has no
-        listing of folders.
+        listing of folders. A bar in the code of a table's cell, which GitHub wants marked, is not marked. Two pairs of brackets are a link only if the page says where to, as on GitHub.
 
         Parameters
         ----------
@@ -84,7 +86,13 @@ class Repository:
                 return ""
             return posixpath.relpath(place(path), here or ".") + anchor
 
-        return _outside_code(_each_link(page, text, rewrite), lambda part: _COMMENT.sub("", part), inline=False)
+        def keep_brackets(match: re.Match[str]) -> str:
+            return match.group(0) if match[2].lower() in known else f"{match[1]}\\[{match[2]}\\]"
+
+        known = {match["label"].lower() for match in _REFERENCE.finditer(text)}
+        text = _ROW.sub(lambda row: _CODE.sub(lambda span: span.group(0).replace(r"\|", "|"), row.group(0)), text)
+        linked = _outside_code(_each_link(page, text, rewrite), lambda part: _BRACKETS.sub(keep_brackets, part))
+        return _outside_code(linked, lambda part: _COMMENT.sub("", part), inline=False)
 
 
 def place(path: str) -> str:

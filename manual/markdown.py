@@ -25,8 +25,9 @@ def code(text: str) -> str:
 
 
 def cell(text: str) -> str:
-    """Return text as the cell of a table; its paragraphs follow one another there."""
-    return re.sub(r"(?<!\\)\|", r"\\|", " ".join(text.split()))
+    """Return text as the cell of a table; its paragraphs follow one another there, and a bar in code stays one."""
+    pieces = re.split(r"(`[^`]*`)", " ".join(text.split()))
+    return "".join(piece if piece.startswith("`") else piece.replace("|", r"\|") for piece in pieces)
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -259,14 +259,17 @@ def _presets(command: str) -> list[tuple[str, Mapping[str, Any]]]:
     folder = {"extract": EXTRACTION_PRESETS}.get(command, PRESETS if command.startswith("train ") else None)
     if folder is None:
         return []
+    method = command.removeprefix("train ")
     found = []
     for name in settings.preset_names(folder):
+        if folder is PRESETS and name.partition("-")[0] in {*METHODS} - {method}:
+            continue
         raw, origin = settings.read(folder, name, None, [])
         with suppress(settings.SettingsError):  # the preset of another method
             if folder is PRESETS:
                 settings.validate(MODELS[command], raw, origin)
             found.append((name, raw))
-    return sorted(found, key=lambda pair: (pair[0] != command.removeprefix("train "), pair[0]))
+    return sorted(found, key=lambda pair: (pair[0] != method, pair[0]))
 
 
 def _differences(model: type[BaseModel], raw: Mapping[str, Any]) -> str:
