@@ -2,6 +2,7 @@
 # make demo  : set up, then the whole system on a toy world that it films itself
 # make test  : set up, then lint, types and every test
 # make bench : set up, then every bench but those that take long (an hour); rewrites bench/RESULTS.md
+# make docs  : set up, then the documentation site, in out/site
 # make gpu   : set up, then the tests and the measurements that need a GPU (ten minutes)
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,7 +12,7 @@ STAMP := $(VENV)/.installed
 # that spin while they wait would take the other worker's processor.
 PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup demo demo-ray test quick lint bench gpu clean
+.PHONY: setup demo demo-ray test quick lint bench docs gpu clean
 
 setup: $(STAMP)
 
@@ -42,6 +43,9 @@ test: setup lint
 
 bench: setup
 	$(BIN)/python bench/all.py --out out/bench
+
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 gpu: setup
 	$(BIN)/python -m pytest -q -m gpu tests/gpu

@@ -18,7 +18,8 @@ OUTSIDE = "repository/"
 
 _FENCE = re.compile(r"^( *)(`{3,}|~{3,}).*?^\1\2[^\n]*$", re.M | re.S)
 _CODE = re.compile(r"(`+)(?!`).+?(?<!`)\1(?!`)", re.S)
-_LINK = re.compile(r"(?P<before>!?\[(?P<text>(?:[^\[\]]|\[[^\[\]]*\])*)\]\()(?P<target>[^()\s]+)\)")
+_IMAGE = re.compile(r"(?P<before>!\[(?P<text>[^\[\]]*)\]\()(?P<target>[^()\s]+)\)")
+_LINK = re.compile(r"(?P<before>(?<!!)\[(?P<text>(?:[^\[\]]|\[[^\[\]]*\])*)\]\()(?P<target>[^()\s]+)\)")
 _REFERENCE = re.compile(r"^(?P<before>\[(?P<label>[^\]]+)\]:\s*)(?P<target>\S+)$", re.M)
 _BRACKETS = re.compile(r"(?<=\])(\s?)\[([^\[\]]+)\](?![(:])")
 _ROW = re.compile(r"^\|.*\|$", re.M)
@@ -70,7 +71,8 @@ class Repository:
         """Return the Markdown of a page with links that hold on the site.
 
         Comments that are lines of their own are left out. A link to a folder becomes its text, as a site has no
-        listing of folders. A bar in the code of a table's cell, which GitHub wants marked, is not marked. Two pairs of brackets are a link only if the page says where to, as on GitHub.
+        listing of folders. A bar in the code of a table's cell, which GitHub wants marked, is not marked. Two pairs of
+        brackets are a link only if the page says where to, as on GitHub.
 
         Parameters
         ----------
@@ -116,7 +118,12 @@ def _each_link(page: str, text: str, change: Callable[[str, str], str | None]) -
             return match.groupdict().get("text") or match.group(0)
         return match.group(0).replace(f"{match['before']}{target}", f"{match['before']}{changed}")
 
-    return _outside_code(text, lambda part: _REFERENCE.sub(change_one, _LINK.sub(change_one, part)))
+    def change_all(part: str) -> str:
+        for pattern in (_IMAGE, _LINK, _REFERENCE):
+            part = pattern.sub(change_one, part)
+        return part
+
+    return _outside_code(text, change_all)
 
 
 def _outside_code(text: str, change: Callable[[str], str], inline: bool = True) -> str:

@@ -59,7 +59,7 @@ def blocks_of(page: str, text: str) -> list[Block]:
     """Return the blocks that a reader types: all of a shell, and others with a line that begins with ``$``."""
     found = []
     for match in _BLOCK.finditer(text):
-        joined = re.sub(r"\\\n\s*", " ", match["body"])
+        joined = re.sub(r"\s*\\\n\s*", " ", match["body"])
         typed = [line.removeprefix("$ ") for line in joined.splitlines() if line.startswith("$ ")]
         if match["language"] in _SHELL:
             typed = [line for line in joined.splitlines() if line.strip()]
