@@ -1,7 +1,7 @@
 """The reference of the classes and functions, as directives that mkdocstrings fills from the source.
 
-Which ones there are is read from ``__all__`` of the reader and from the imports of ``docs/extending.md``, so that nobody
-keeps a list. Nothing is imported: Python's own parser reads the files.
+Which ones there are is read from ``__all__`` of the reader and from the imports of ``docs/extending.md``, so that
+nobody keeps a list. Nothing is imported: Python's own parser reads the files.
 """
 
 from __future__ import annotations

@@ -37,8 +37,8 @@ def command_pages() -> dict[str, str]:
     """Return the pages of the reference, by their names on the site."""
     rows = [(f"[`jobs/{job}.py`]({job}.md)", _first(job)) for job in jobs()]
     index = (
-        "# Commands\n\nThese pages are what `--help` prints, written from the code when the site is built. What the exit "
-        "codes mean is said with [the failures](../../failures.md).\n\n" + table(("command", "what it does"), rows)
+        "# Commands\n\nThese pages are what `--help` prints, written from the code when the site is built. What the "
+        "exit codes mean is said with [the failures](../../failures.md).\n\n" + table(("command", "what it does"), rows)
     )
     return {
         "reference/commands/index.md": index,

@@ -96,7 +96,9 @@ def walk(model: type[BaseModel], given: BaseModel | None = None, prefix: str = "
         default = getattr(given, name) if given is not None else field.get_default(call_default_factory=True)
         section, step = _section(field.annotation)
         if section is None or step:
-            yield Setting(prefix + name, _type(field.annotation, field.metadata), _default(default), _meaning(model, name))
+            yield Setting(
+                prefix + name, _type(field.annotation, field.metadata), _default(default), _meaning(model, name)
+            )
         if section is not None:
             inner = default if isinstance(default, BaseModel) else None
             yield from walk(section, inner, f"{prefix}{name}.{step}")
@@ -223,11 +225,11 @@ def _index() -> str:
     rows = [(f"[`{command}`]({_stem(command)}.md)", _said(model)) for command, model in MODELS.items()]
     return (
         "# Settings\n\nThese pages are written from the code when the site is built. A setting `a.b` is given as "
-        "`--set a.b=VALUE`, or in a YAML file (`--config`) as key `b` below `a`; VALUE is read as YAML. Each command prints "
-        "its settings with `--show-config` and their JSON Schema with `--schema`.\n\n"
+        "`--set a.b=VALUE`, or in a YAML file (`--config`) as key `b` below `a`; VALUE is read as YAML. Each command "
+        "prints its settings with `--show-config` and their JSON Schema with `--schema`.\n\n"
         + table(("command", "settings"), rows)
-        + "\nThe options of [extractors](extractors.md) and [text encoders](encoders.md) stand beside the settings of the "
-        "section that names one.\n"
+        + "\nThe options of [extractors](extractors.md) and [text encoders](encoders.md) stand beside the settings of "
+        "the section that names one.\n"
     )
 
 

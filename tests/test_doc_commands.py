@@ -70,9 +70,7 @@ def blocks_of(page: str, text: str) -> list[Block]:
 
 
 BLOCKS = [
-    block
-    for page in PAGES
-    for block in blocks_of(page.relative_to(ROOT).as_posix(), page.read_text(encoding="utf-8"))
+    block for page in PAGES for block in blocks_of(page.relative_to(ROOT).as_posix(), page.read_text(encoding="utf-8"))
 ]
 
 
@@ -87,7 +85,10 @@ def named_tests(file: str) -> tuple[frozenset[str], str]:
 def test_blocks_of_commands_are_found() -> None:
     assert len(BLOCKS) >= 30 and {block.page for block in BLOCKS} >= {"README.md", "docs/training.md"}
     assert {block.mark[0] if block.mark else "" for block in BLOCKS} == {"run by", "not run", ""}
-    (block,) = blocks_of("page", "Text.\n<!-- not run: no -->\n```console\n$ python jobs/store.py gc \\\n    DIR  # all\nan answer\n```\n")
+    (block,) = blocks_of(
+        "page",
+        "Text.\n<!-- not run: no -->\n```console\n$ python jobs/store.py gc \\\n    DIR  # all\nan answer\n```\n",
+    )
     assert block.commands == ("python jobs/store.py gc DIR",) and block.mark == ("not run", "no")
     assert block.jobs == [("store", "gc")]
 
@@ -124,6 +125,8 @@ def test_a_block_without_a_mark_runs(block: Block, tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     for command in block.commands:
         match = _JOB.match(command)
-        assert match, f"{block}: {command!r} is no job; say `<!-- run by: … -->` or `<!-- not run: … -->` before the block"
+        assert match, (
+            f"{block}: {command!r} is no job; say `<!-- run by: … -->` or `<!-- not run: … -->` before the block"
+        )
         done = job(match[1] or "store", *shlex.split(command[match.end() :]))
         assert done.output.strip(), command

@@ -14,8 +14,8 @@ from manual.markdown import cell, code, prose, table
 def repository(tmp_path: Path) -> Repository:
     for name, text in {
         "README.md": "[format](docs/format.md#a) ![picture](bench/a.png)\n",
-        "docs/format.md": "# F\n[notes](../NOTES.md#x) [facts](facts/a.md) [code](../examples/a.py) [all](../examples)\n",
-        "docs/facts/a.md": "[readme][r] `[no](../../no.md)`\n\n```text\n[no](../../no.md)\n```\n\n[r]: ../../README.md\n",
+        "docs/format.md": "# F\n[n](../NOTES.md#x) [facts](facts/a.md) [code](../examples/a.py) [all](../examples)\n",
+        "docs/facts/a.md": "[r][r] `[no](../../no.md)`\n\n```text\n[no](../../no.md)\n```\n\n[r]: ../../README.md\n",
         "NOTES.md": "# N\n[licence](LICENSE) [elsewhere](https://a.b/c) [here](#n)\n",
         "LICENSE": "",
         "bench/a.png": "",
@@ -43,12 +43,20 @@ def test_files_that_pages_lead_to_come_into_the_site(repository: Repository) -> 
         ("README.md", "[f](docs/format.md#a)", "[f](../format.md#a)"),
         ("bench/RESULTS.md", "[f](../docs/format.md) [p](a.png)", "[f](../../format.md) [p](a.png)"),
         ("docs/format.md", "`[n](../NOTES.md)`", "`[n](../NOTES.md)`"),
-        ("docs/format.md", "```sh\n[n](../NOTES.md)\n<!-- kept -->\n```\n", "```sh\n[n](../NOTES.md)\n<!-- kept -->\n```\n"),
+        (
+            "docs/format.md",
+            "```sh\n[n](../NOTES.md)\n<!-- kept -->\n```\n",
+            "```sh\n[n](../NOTES.md)\n<!-- kept -->\n```\n",
+        ),
         ("docs/format.md", "a\n<!-- not run: b -->\n```sh\nc\n```\n", "a\n```sh\nc\n```\n"),
         ("docs/format.md", "times[0][1] and [x] [y]", "times[0]\\[1\\] and [x] \\[y\\]"),
         ("docs/format.md", "[x][y]\n\n[y]: #z", "[x][y]\n\n[y]: #z"),
         ("docs/format.md", "| `a\\|b` | c \\| d |", "| `a|b` | c \\| d |"),
-        ("docs/format.md", "[![p](../bench/a.png)](../NOTES.md)", "[![p](repository/bench/a.png)](repository/NOTES.md)"),
+        (
+            "docs/format.md",
+            "[![p](../bench/a.png)](../NOTES.md)",
+            "[![p](repository/bench/a.png)](repository/NOTES.md)",
+        ),
     ],
 )
 def test_links_are_those_of_the_site(repository: Repository, page: str, text: str, expected: str) -> None:

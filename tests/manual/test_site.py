@@ -79,7 +79,7 @@ def pages(site: Path) -> list[Path]:
 
 def shown(path: Path) -> set[str]:
     """Return the code of the cells of a page."""
-    cells = re.findall(r"<td><code>(.*?)</code></td>", path.read_text(encoding="utf-8"), re.S)
+    cells = re.findall(r"<td><code>([^<]*)</code></td>", path.read_text(encoding="utf-8"), re.S)
     return {unescape(cell) for cell in cells}
 
 
