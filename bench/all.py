@@ -178,6 +178,9 @@ BENCHES = {
     "toyworld": Bench("toyworld.py", long=True),
     "frozenbilm": Bench("frozenbilm.py", long=True),
     "ablations-cra": Bench("ablations.py", ("cra", "--toyworld"), long=True),
+    "ablations-cra-free": Bench(
+        "ablations.py", ("cra", "--toyworld", "--world", "free", "--only", "bias"), long=True, quick_as="ablations-cra"
+    ),
     "ablations-coqo": Bench("ablations.py", ("coqo", "--toyworld"), long=True),
     "ablations-cra-linked": Bench(
         "ablations.py", ("cra", *LINKED, "--epochs", "10"), long=True, quick_as="ablations-cra"

@@ -5,9 +5,11 @@ A few lines that ``settings/messages.py`` in the checkout repeats, because this 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 _LONGEST_LINE = 500
+_CREDENTIALS = re.compile(r"://[^/\s@]*@")
 
 
 def one_line(error: BaseException | str, longest: int = _LONGEST_LINE) -> str:
@@ -38,3 +40,8 @@ def first_few(items: Sequence[object], most: int = 3) -> str:
 def plural(count: int, noun: str) -> str:
     """Return a count with its noun: ``1 row``, ``2 rows``."""
     return f"{count} {noun if count == 1 else noun + 's'}"
+
+
+def without_credentials(text: str) -> str:
+    """Return text with URIs that name no user and no secret."""
+    return _CREDENTIALS.sub("://", text)

@@ -84,7 +84,7 @@ def test_what_a_message_tells_to_install_is_an_extra() -> None:
 
 
 EXTRAS = {
-    "stores": {"torch", "lance", "lightning", "report", "zarr", "pyg"},
+    "stores": {"torch", "lance", "lightning", "report", "zarr", "pyg", "share", "hub"},
     "settings": {"extract", "parse", "train"},
     "extractors": {"extract"},
     "parsers": {"parse"},

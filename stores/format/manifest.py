@@ -15,6 +15,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..errors import StoreDamageError, StoreError, StoreFormatError, StoreNotFoundError
+from ..wording import without_credentials
 from . import durable, layout
 from .inside import Root, StorePath
 from .segments import SegmentRef
@@ -22,8 +23,9 @@ from .segments import SegmentRef
 _MAX_ATTEMPTS = 1000
 _FORMAT_VERSION = re.compile(rb'"format_version":\s*(\d{1,9})')
 _DIGEST = r"^[0-9a-f]{64}$"
-_CREDENTIALS = re.compile(r"://[^/\s@]*@")
 _LONGEST_COMMAND = 1000
+_LOGS = {layout.INDEX, layout.SOURCES, layout.FAILURES}
+"""Directories of segments, whose new names must last before a version lists them."""
 _signature: list[str] = []
 
 
@@ -183,7 +185,7 @@ class Manifest(_Frozen):
 @contextmanager
 def signed(command: str) -> Iterator[None]:
     """Let every version that this process publishes meanwhile name its command line, without credentials in URIs."""
-    text = _CREDENTIALS.sub("://", command)
+    text = without_credentials(command)
     shown = "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
     before = list(_signature)
     _signature[:] = [shown if len(shown) <= _LONGEST_COMMAND else f"{shown[:_LONGEST_COMMAND]}…"]
@@ -323,6 +325,8 @@ def publish(root: Root, build: Callable[[Manifest], Manifest | None], past_damag
                 "command": _signature[0] if _signature else None,
             }
         )
+        for logs in sorted({path.partition("/")[0] for path in successor.files() - latest.files()} & _LOGS):
+            durable.sync_directory(root / logs)
         data = successor.encode()
         nonce_file = directory / f".{successor.nonce}"
         durable.write_new(nonce_file, data)

@@ -12,8 +12,10 @@ from ..commit import create_store
 from ..format import Manifest, StorePath, durable, layout, load
 from ..format.holdings import Holding, described_by
 from ..format.manifest import versions
+from ..wording import without_credentials
 from . import transfer
-from .places import Place, open_place
+from .addresses import open_place
+from .places import Place
 
 VARIABLE = "REELSTORE_CACHE"
 """Names the folder of all caches; by default ``reelstore`` in the user's cache folder."""
@@ -23,7 +25,7 @@ def cache_folder(address: str) -> Path:
     """Return the folder that keeps what was read from an address; nobody removes it but its owner."""
     named = os.environ.get(VARIABLE)
     base = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reelstore"
-    plain = re.sub(r"://[^/\s@]*@", "://", address).rstrip("/")
+    plain = without_credentials(address).rstrip("/")
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", plain.rpartition("/")[2])[:64].lstrip(".") or "store"
     return base / f"{name}-{hashlib.sha256(plain.encode()).hexdigest()[:16]}"
 

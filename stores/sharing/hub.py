@@ -10,6 +10,8 @@ from .places import RemotePlace
 
 _CONFLICTS = (409, 412)
 """What the hub answers if the branch has moved since the commit that was named as its parent."""
+_ATTEMPTS = 5
+"""Somebody may edit the card at the same time, which is no rival."""
 
 
 class HubPlace(RemotePlace):
@@ -51,20 +53,28 @@ class HubPlace(RemotePlace):
     def create(self, name: str, data: bytes) -> bool:
         from huggingface_hub.errors import HfHubHTTPError
 
-        with self._asked(name):
-            head = self._api.repo_info(self._where.repo_id, **self._kind()).sha
-            if self._files.exists(self._path(name)):
-                return False
-        self._add(name, data)
-        try:
-            self._commit(name, head)
-        except SharingError as error:
-            cause = error.__cause__
-            if isinstance(cause, HfHubHTTPError) and cause.response.status_code in _CONFLICTS:
+        attempts = _ATTEMPTS
+        while True:
+            attempts -= 1
+            with self._asked(name):
+                head = self._api.repo_info(self._where.repo_id, **self._kind()).sha
+                if self._files.exists(self._path(name)):
+                    return False
+            self._add(name, data)
+            try:
+                self._commit(name, head)
+            except SharingError as error:
                 del self._waiting[-1]
-                return False
-            raise
-        return True
+                cause = error.__cause__
+                conflict = isinstance(cause, HfHubHTTPError) and cause.response.status_code in _CONFLICTS
+                if not (conflict and attempts):
+                    raise
+            else:
+                return True
+
+    def finish(self) -> None:
+        if self._waiting:
+            self._commit("files of a store", None)
 
     def _add(self, name: str, data: bytes) -> None:
         from huggingface_hub import CommitOperationAdd

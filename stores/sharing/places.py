@@ -7,24 +7,18 @@ two who publish at the same time could lose a version.
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from ..errors import SharingError, StoreError
 from ..format import StorePath, durable, layout
 from ..format.inside import LARGEST_TEXT
-from ..wording import one_line
+from ..wording import one_line, without_credentials
 
 CHUNK = 4 << 20
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_CREDENTIALS = re.compile(r"://[^/\s@]*@")
-_EXCLUSIVE = {"s3", "s3a", "gs", "gcs"}
-"""Protocols of fsspec whose ``pipe_file(mode="create")`` creates an object only if there is none."""
 
 
 class Place(ABC):
@@ -74,6 +68,9 @@ class Place(ABC):
     @abstractmethod
     def create(self, name: str, data: bytes) -> bool:
         """Create a file unless there is one, and return whether this call did. Raises SharingError."""
+
+    def finish(self) -> None:  # noqa: B027 (most places have nothing to do)
+        """Make visible whatever was sent and is not yet. Raises SharingError."""
 
     def read(self, name: str, limit: int = LARGEST_TEXT) -> bytes:
         """Return the content of a file of at most ``limit`` bytes.
@@ -177,7 +174,7 @@ class RemotePlace(Place):
     def __init__(self, filesystem: Any, base: str, address: str, exclusive: bool) -> None:
         self._files = filesystem
         self._base = base.rstrip("/")
-        self.address = _CREDENTIALS.sub("://", address).rstrip("/")
+        self.address = without_credentials(address).rstrip("/")
         self.exclusive = exclusive
 
     def sizes(self, folder: str) -> dict[str, int]:
@@ -223,70 +220,11 @@ class RemotePlace(Place):
         except FileNotFoundError as error:
             if reads:
                 raise
-            raise SharingError(f"{self.address}/{name}: {_reason(error)}") from error
+            raise SharingError(f"{self.address}/{name}: {reason_of(error)}") from error
         except Exception as error:
-            raise SharingError(f"{self.address}/{name}: {_reason(error)}") from error
+            raise SharingError(f"{self.address}/{name}: {reason_of(error)}") from error
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """Return what an error of a library says, as one line that holds no credentials."""
-    text = one_line(error) or type(error).__name__
-    return _CREDENTIALS.sub("://", text)
-
-
-def is_address(text: object) -> bool:
-    """Return whether this is the address of a place, rather than the path of a store."""
-    return isinstance(text, str) and _SCHEME.match(text) is not None
-
-
-def open_place(address: str) -> Place:
-    """Return the place at an address: a folder (a path, or ``file://``), or what fsspec reaches (``s3://``, ``hf://``).
-
-    Raises
-    ------
-    SharingError
-        If no filesystem is known for the address, or its package is not installed.
-    """
-    scheme = _SCHEME.match(address)
-    if scheme is None:
-        return FolderPlace(Path(address))
-    protocol = scheme[1].lower()
-    shown = _CREDENTIALS.sub("://", address)
-    if "::" in address:
-        raise SharingError(f"{shown}: chained addresses are not places; name the bucket or folder itself")
-    if protocol in ("file", "local"):
-        parts = urlsplit(address)
-        if parts.netloc not in ("", "localhost"):
-            raise SharingError(f"{shown}: a file:// address has three slashes before its path")
-        return FolderPlace(Path(unquote(parts.path)))
-    filesystem, base = _filesystem(address, shown, protocol)
-    if protocol == "hf":
-        from .hub import HubPlace
-
-        return HubPlace(filesystem, base, address)
-    return RemotePlace(filesystem, base, address, protocol in _EXCLUSIVE)
-
-
-def _filesystem(address: str, shown: str, protocol: str) -> tuple[Any, str]:
-    """Return the filesystem of an address, and the address as it names it."""
-    try:
-        import fsspec
-    except ImportError as error:
-        raise SharingError(f"{shown}: needs a package that is not installed: pip install 'reelstore[share]'") from error
-    try:
-        fsspec.get_filesystem_class(protocol)
-    except ValueError as error:
-        raise SharingError(f"{shown}: no filesystem is known for {protocol}://") from error
-    except ImportError as error:
-        missing = getattr(error.__cause__ or error, "name", None) or one_line(error)
-        package = missing.partition(".")[0].replace("_", "-")
-        raise SharingError(
-            f"{shown}: {protocol}:// needs a package that is not installed: pip install {package}"
-        ) from error
-    try:
-        filesystem, base = fsspec.core.url_to_fs(address, skip_instance_cache=True, use_listings_cache=False)
-    except Exception as error:
-        raise SharingError(f"{shown}: {_reason(error)}") from error
-    if not base.strip("/"):
-        raise SharingError(f"{shown}: names no bucket or folder")
-    return filesystem, base
+    return without_credentials(one_line(error) or type(error).__name__)

@@ -108,10 +108,12 @@ def push(
     amount = _each(missing, lambda file: _send(store, place, file), total, "MiB sent", progress)
     published = held is None or held.manifest.version != part.version
     if published:
-        history.create_once(place, layout.IDENTITY, (store / layout.IDENTITY).read_bytes())
+        if held is None:
+            history.create_once(place, layout.IDENTITY, (store / layout.IDENTITY).read_bytes())
         history.publish(place, held.manifest.version if held else None, ours)
     if card is not None and (published or missing):
         place.put(layout.CARD, card(part).encode())
+    place.finish()
     return Transfer(part.version, published, len(missing), amount, len(wanted) - len(missing))
 
 
@@ -250,10 +252,8 @@ def _check_ancestry(store: StorePath, place: Place, wanted: Manifest, selection:
         return False
     if number == wanted.version:
         raise SharingError(f"{where}, but not that of {place.address} ({selection}); pull into another folder")
-    if number > wanted.version:
-        raise SharingError(f"{where}, which is not an earlier one than version {wanted.version} of {place.address}")
     try:
-        known = selection.nonce(history.at(place, number).manifest) == here.nonce
+        known = number < wanted.version and selection.nonce(history.at(place, number).manifest) == here.nonce
     except FileNotFoundError:
         known = False
     if not known:

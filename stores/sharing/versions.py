@@ -8,7 +8,7 @@ under ``versions/``, where readers of a store look, is made from it by whoever c
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..errors import SharingError, StoreDamageError
 from ..format import Manifest, layout
@@ -21,10 +21,11 @@ _FIRST = "nothing"
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A version of a place: its manifest, and the bytes of that."""
+    """A version of a place: its manifest, the bytes of that, and whether the copy for readers is known to be there."""
 
     manifest: Manifest
     data: bytes
+    settled: bool = True
 
     @property
     def name(self) -> str:
@@ -60,7 +61,7 @@ def newest(place: Place) -> Published | None:
         manifest = decode(f"{place.address}/{name}", data)
         if number is not None and manifest.version <= number:
             raise StoreDamageError(f"{place.address}/{name}: names version {manifest.version}, which is no later one")
-        found, number = Published(manifest, data), manifest.version
+        found, number = Published(manifest, data, settled=False), manifest.version
     return found if number is None or found is not None else at(place, number)
 
 
@@ -84,7 +85,7 @@ def at(place: Place, version: int) -> Published:
 
 def settle(place: Place, published: Published) -> None:
     """Put a version that was published where readers look for it, if its author did not."""
-    if not create_once(place, published.name, published.data):
+    if not published.settled and not create_once(place, published.name, published.data):
         raise SharingError(f"{place.address}/{published.name}: another version than the one that was published")
 
 
@@ -103,7 +104,7 @@ def publish(place: Place, before: int | None, published: Published) -> None:
             f"{place.address}: somebody published version {winner.version} ({winner.created_at}) at the same time; "
             "pull it into a folder of its own, and look which of the two is to go on"
         )
-    settle(place, published)
+    settle(place, replace(published, settled=False))
 
 
 def create_once(place: Place, name: str, data: bytes) -> bool:

@@ -47,11 +47,11 @@ def test_every_bench_is_explained() -> None:
 def test_benches_that_take_long_run_only_where_that_is_asked_for() -> None:
     millions = {name for name in BENCHES if name.endswith("-million")}
     trainings = {"toyworld", "frozenbilm", "ablations-cra", "ablations-coqo"}
-    trainings |= {"ablations-cra-linked", "ablations-coqo-linked"}
+    trainings |= {"ablations-cra-free", "ablations-cra-linked", "ablations-coqo-linked"}
     assert {name for name in BENCHES if name not in select([], long=False)} == millions | trainings
     assert select([], long=True) == list(BENCHES)
     twins = {"models-half-bare", "planning-million", "scale-million", "clustering-million"}
-    twins |= {"ablations-cra-linked", "ablations-coqo-linked"}
+    twins |= {"ablations-cra-free", "ablations-cra-linked", "ablations-coqo-linked"}
     assert set(BENCHES) - set(select([], long=False, quick=True)) == twins
     assert select(["toyworld", "decode"], long=False) == ["toyworld", "decode"]
 

@@ -15,8 +15,8 @@ import pytest
 from stores import Store
 from stores.commit import Changes, Failure, SourceRecord, commit, place_shard, write_spec, write_table
 from stores.errors import InvalidKeyError, MissingKeyError, StoreError
-from stores.format import layout
-from stores.format.manifest import Manifest, TablePart, load, versions
+from stores.format import durable, layout
+from stores.format.manifest import Manifest, TablePart, load, newest_version, versions
 from stores.format.schemas import SOURCES
 from stores.format.segments import SegmentLog
 from tests._helpers.building import OTHER_SPEC, SPEC, changes_of, commit_rows, files_under, row, store_with, write_shard
@@ -143,6 +143,35 @@ def test_switching_back_revives_a_retired_spec(root: Path) -> None:
     assert feature.specs[layout.digest(OTHER_SPEC)].retired_at is not None
     with Store.open(root) as store:
         assert store.keys("demo") == ["a", "b"]
+
+
+def test_every_name_lasts_before_a_version_lists_it(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Power may fail right after the version's own name has become durable."""
+    unsynced: dict[str, set[str]] = {}
+
+    def watch(point: str) -> None:
+        call, when, path = point.split(":", 2)
+        folder, _, name = path.rpartition("/")
+        if when != "after":
+            return
+        if call in ("create", "rename", "link"):
+            unsynced.setdefault(folder, set()).add(name)
+        elif call == "unlink":
+            unsynced.get(folder, set()).discard(name)
+        elif call == "fsync":
+            if path.endswith("/versions"):
+                kept = {
+                    each: names for each, names in unsynced.items() if names and each not in (path, f"{root}/staging")
+                }
+                assert kept == {}
+            unsynced.pop(path, None)
+
+    monkeypatch.setattr(durable, "crash_point", watch)
+    before = newest_version(root)
+    commit_rows(root, [row("c")])
+    source = SourceRecord("/x.mp4", 1, "1:1", "00")
+    commit(root, Changes(failures=[failure("x", layout.digest(SPEC))], sources=[source]))
+    assert newest_version(root) == before + 2
 
 
 def test_late_rows_of_another_spec_are_retired_from_the_start(root: Path) -> None:

@@ -48,6 +48,8 @@ COMMANDS = [
     ["card"],
     ["history"],
     ["rollback", "1"],
+    ["push", "BESIDE/place"],
+    ["pull", "BESIDE/pulled"],
 ]
 
 
@@ -75,7 +77,7 @@ def victim(tmp_path: Path) -> Path:
 
 def run(words: list[str], root: Path) -> tuple[int, str]:
     """Run a command on a store; a traceback fails the test."""
-    command = [words[0], str(root), *words[1:]]
+    command = [words[0], str(root), *(word.replace("BESIDE", str(root.parent)) for word in words[1:])]
     done = CliRunner().invoke(app, command)
     output = done.output
     assert done.exception is None or isinstance(done.exception, SystemExit), (command, done.exception)
