@@ -3,6 +3,7 @@
 # make test  : set up, then lint, types and every test
 # make bench : set up, then every bench but those that take long (an hour); rewrites bench/RESULTS.md
 # make notebooks : set up, then execute examples/notebooks and keep what they print (a minute)
+# make docs  : set up, then the documentation site, in out/site
 # make gpu   : set up, then the tests and the measurements that need a GPU (ten minutes)
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,7 +13,7 @@ STAMP := $(VENV)/.installed
 # that spin while they wait would take the other worker's processor.
 PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup demo demo-ray test quick lint bench notebooks gpu clean
+.PHONY: setup demo demo-ray test quick lint bench notebooks docs gpu clean
 
 setup: $(STAMP)
 
@@ -46,6 +47,9 @@ bench: setup
 
 notebooks: setup
 	$(BIN)/python examples/notebooks/execute.py
+
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 gpu: setup
 	$(BIN)/python -m pytest -q -m gpu tests/gpu

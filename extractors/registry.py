@@ -70,6 +70,11 @@ def _entries() -> dict[str, str]:
     return {**installed, **_ENTRIES}
 
 
+def classes() -> dict[str, type[Extractor]]:
+    """Return the classes of the built-in extractors by name; their fields are the options."""
+    return {name: find(Extractor, "extractor", _ENTRIES, name) for name in _ENTRIES}  # type: ignore[type-abstract]  # abstract, and never built here
+
+
 def build(name: str, options: Mapping[str, Any]) -> Extractor:
     """Build the extractor ``name`` from its options.
 

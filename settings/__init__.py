@@ -53,7 +53,7 @@ _Model = TypeVar("_Model", bound=BaseModel)
 class Section(BaseModel):
     """A group of settings. It is frozen, and an unknown key in it is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class SettingsError(Exception):

@@ -15,7 +15,18 @@ from tests.conftest import ROOT
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "bench" / "RESULTS.md"])
 CODE = sorted(
     path
-    for package in ("settings", "stores", "extractors", "parsers", "pipeline", "trainers", "jobs", "bench", "examples")
+    for package in (
+        "settings",
+        "stores",
+        "extractors",
+        "parsers",
+        "pipeline",
+        "trainers",
+        "jobs",
+        "bench",
+        "examples",
+        "manual",
+    )
     for suffix in ("py", "yaml", "sh", "j2")
     for path in (ROOT / package).rglob(f"*.{suffix}")
 )

@@ -13,7 +13,18 @@ import pytest
 
 from tests.conftest import ROOT
 
-PACKAGES = ("settings", "stores", "extractors", "parsers", "pipeline", "trainers", "jobs", "bench", "examples")
+PACKAGES = (
+    "settings",
+    "stores",
+    "extractors",
+    "parsers",
+    "pipeline",
+    "trainers",
+    "jobs",
+    "bench",
+    "examples",
+    "manual",
+)
 
 # What a package may import beside itself. settings/ is the leaf below all but stores/, which is installed alone.
 PACKAGE_MAY_IMPORT = {

@@ -25,6 +25,11 @@ def text_encoder_names() -> list[str]:
     return sorted(_ENTRIES)
 
 
+def classes() -> dict[str, type[TextEncoder]]:
+    """Return the classes of the built-in text encoders by name; their fields are the options."""
+    return {name: find(TextEncoder, "text encoder", _ENTRIES, name) for name in _ENTRIES}  # type: ignore[type-abstract]  # abstract, and never built here
+
+
 def build_text_encoder(name: str, options: Mapping[str, Any]) -> TextEncoder:
     """Build the text encoder ``name`` from its options.
 

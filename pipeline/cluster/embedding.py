@@ -42,7 +42,7 @@ COMMIT_EVERY_S = 120.0  # as much as a run that is killed loses
 class EncoderConfig(BaseModel):
     """A text encoder by name; keys that are not listed here are options of the encoder."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
 
     name: str = "clip"
     """Name of the encoder."""

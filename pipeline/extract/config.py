@@ -31,7 +31,7 @@ class FeatureConfig(BaseModel):
     Keys that are not listed here are options of the extractor.
     """
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
 
     extractor: str
     """Name of the extractor."""

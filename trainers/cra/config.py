@@ -44,7 +44,7 @@ RELEASED: Mapping[str, Mapping[str, Any]] = {
 _LOOP: Mapping[str, Any] = {"epochs": 30, "seed": 2024, "amsgrad": True, "lr": 1e-5, "warmup_epochs": 1.0}
 
 
-class DataConfig(Section, use_attribute_docstrings=True):
+class DataConfig(Section):
     """What is read from the store, and how candidates are drawn for training (section 3)."""
 
     dataset: str = "nextgqa"
@@ -108,7 +108,7 @@ class DataConfig(Section, use_attribute_docstrings=True):
     """
 
 
-class TextConfig(Section, use_attribute_docstrings=True):
+class TextConfig(Section):
     """How candidates become vectors (section 3)."""
 
     encoder: Literal["roberta", "words", "stored"] = "roberta"
@@ -137,7 +137,7 @@ class TextConfig(Section, use_attribute_docstrings=True):
     """Cut the question if a text is too long. ``released``: false, which cuts the end of the option (section 3)."""
 
 
-class ModelConfig(Section, use_attribute_docstrings=True):
+class ModelConfig(Section):
     """The network (sections 5.2 and 5.3), and which modules it has."""
 
     method: Literal["cra", "temp_clip"] = "cra"
@@ -221,7 +221,7 @@ class ModelConfig(Section, use_attribute_docstrings=True):
         return tuple(name for name, used in needed if used)
 
 
-class LossConfig(Section, use_attribute_docstrings=True):
+class LossConfig(Section):
     """L = vqa * L_VQA + vq * L_VQ + align * (InfoNCE of both) (section 5.5)."""
 
     vqa: Weight = 1.0
@@ -244,7 +244,7 @@ class LossConfig(Section, use_attribute_docstrings=True):
         return self
 
 
-class EvaluationConfig(Section, use_attribute_docstrings=True):
+class EvaluationConfig(Section):
     """How attention becomes a span (section 5.4)."""
 
     interval: Rule | None = None

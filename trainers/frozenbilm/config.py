@@ -55,7 +55,7 @@ class PromptDataConfig(DataConfig):
     """How often a paraphrase replaces a question; the published training of NExT-GQA uses none."""
 
 
-class PromptConfig(Section, use_attribute_docstrings=True):
+class PromptConfig(Section):
     """How candidates become texts with a [MASK] (section 5)."""
 
     max_tokens: Annotated[int, Field(ge=16)] = 100
@@ -70,7 +70,7 @@ class PromptConfig(Section, use_attribute_docstrings=True):
     """
 
 
-class LanguageConfig(Section, use_attribute_docstrings=True):
+class LanguageConfig(Section):
     """Sizes of a language model with random weights (section 1); one from a folder has those of its ``config.json``."""
 
     width: Count = 1536
@@ -95,7 +95,7 @@ class LanguageConfig(Section, use_attribute_docstrings=True):
         return self
 
 
-class ModelConfig(Section, use_attribute_docstrings=True):
+class ModelConfig(Section):
     """The language model, what of it is trained, and what grounds an answer."""
 
     method: Literal["posthoc", "gaussian", "cra"] = "posthoc"
@@ -179,7 +179,7 @@ class ModelConfig(Section, use_attribute_docstrings=True):
         return int(match.group(1)) if match else None
 
 
-class PromptLossConfig(Section, use_attribute_docstrings=True):
+class PromptLossConfig(Section):
     """L = L_QA + align * InfoNCE + vq * (L_VQ + align * InfoNCE), each L a balanced BCE (sections 6 and 9)."""
 
     vq: Weight = 0.0
