@@ -25,7 +25,7 @@ CODE = sorted(
         "jobs",
         "bench",
         "examples",
-        "manual",
+        "docs",
     )
     for suffix in ("py", "yaml", "sh", "j2")
     for path in (ROOT / package).rglob(f"*.{suffix}")

@@ -23,7 +23,7 @@ PACKAGES = (
     "jobs",
     "bench",
     "examples",
-    "manual",
+    "docs",
 )
 
 # What a package may import beside itself. settings/ is the leaf below all but stores/, which is installed alone.

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from manual import Repository
-from manual.markdown import cell, code, prose, table
+from docs.manual import Repository
+from docs.manual.markdown import cell, code, prose, table
 
 
 @pytest.fixture

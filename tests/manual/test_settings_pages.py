@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import BaseModel, Field
 
+from docs.manual.settings_pages import MODELS, Setting, options, settings_pages, walk
 from extractors.registry import classes, names
 from extractors.text.registry import classes as text_classes
-from manual.settings_pages import MODELS, Setting, options, settings_pages, walk
 from settings import Section
 from tests.conftest import ROOT
 from trainers import METHODS

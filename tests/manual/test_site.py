@@ -14,9 +14,9 @@ from urllib.parse import unquote, urldefrag
 
 import pytest
 
-from manual.api_pages import extension_points, public_names
-from manual.command_pages import commands, jobs
-from manual.settings_pages import MODELS, walk
+from docs.manual.api_pages import extension_points, public_names
+from docs.manual.command_pages import commands, jobs
+from docs.manual.settings_pages import MODELS, walk
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow

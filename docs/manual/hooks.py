@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
-_ROOT = Path(__file__).resolve().parents[1]
+_ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [] if str(_ROOT) in sys.path else [str(_ROOT)]
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -15,8 +14,8 @@ from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-from manual import Repository, api_pages, command_pages, settings_pages
-from manual.links import DOCS, OUTSIDE, place
+from docs.manual import Repository, api_pages, command_pages, settings_pages
+from docs.manual.links import DOCS, OUTSIDE, place
 
 _repository = Repository(_ROOT)
 _named: list[tempfile.TemporaryDirectory[str]] = []
@@ -24,14 +23,12 @@ _named: list[tempfile.TemporaryDirectory[str]] = []
 
 @event_priority(100)  # before mkdocstrings reads where packages lie
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Show mkdocstrings the package ``stores`` under the name that it is installed by; drop what is not there yet."""
+    """Show mkdocstrings the package ``stores`` under the name that it is installed by."""
     folder = tempfile.TemporaryDirectory(prefix="reelstore-site-")
     _named.append(folder)  # removed when the process ends
     (Path(folder.name) / "reelstore").symlink_to(_ROOT / "stores", target_is_directory=True)
     handlers = config.plugins["mkdocstrings"].config.handlers
     handlers.setdefault("python", {})["paths"] = [folder.name, str(_ROOT)]
-    if config.nav is not None:
-        config.nav = _there(config.nav)
     return config
 
 
@@ -52,13 +49,3 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     if (_ROOT / DOCS / name).is_file():
         return _repository.for_site(DOCS + name, markdown)
     return markdown
-
-
-def _there(nav: Any) -> Any:
-    """Return the navigation without pages of ``docs/`` that are not written yet, and without empty parts."""
-    if isinstance(nav, list):
-        return [kept for entry in nav if (kept := _there(entry))]
-    if isinstance(nav, dict):
-        return {title: kept for title, inner in nav.items() if (kept := _there(inner))}
-    generated = ("reference/", OUTSIDE)
-    return nav if nav.startswith(generated) or (_ROOT / DOCS / nav).is_file() else None

@@ -20,9 +20,9 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 import settings
+from docs.manual.markdown import code, prose, table
 from extractors.registry import classes as extractor_classes
 from extractors.text.registry import classes as text_encoder_classes
-from manual.markdown import code, prose, table
 from pipeline.cluster import ClusterConfig
 from pipeline.extract import Config
 from pipeline.extract.config import PRESETS as EXTRACTION_PRESETS

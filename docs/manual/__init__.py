@@ -5,9 +5,9 @@
 Nothing here imports torch.
 """
 
-from manual.api_pages import api_pages
-from manual.command_pages import command_pages
-from manual.links import Repository
-from manual.settings_pages import settings_pages
+from docs.manual.api_pages import api_pages
+from docs.manual.command_pages import command_pages
+from docs.manual.links import Repository
+from docs.manual.settings_pages import settings_pages
 
 __all__ = ["Repository", "api_pages", "command_pages", "settings_pages"]

@@ -10,11 +10,11 @@ from typing import Any
 
 import typer
 
-from manual.markdown import code, table
+from docs.manual.markdown import code, table
 
 __all__ = ["command_pages", "commands", "jobs"]
 
-_ROOT = Path(__file__).resolve().parents[1]
+_ROOT = Path(__file__).resolve().parents[2]
 
 
 def jobs() -> list[str]:

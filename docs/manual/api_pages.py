@@ -12,7 +12,7 @@ from pathlib import Path
 
 __all__ = ["api_pages", "extension_points", "public_names"]
 
-_ROOT = Path(__file__).resolve().parents[1]
+_ROOT = Path(__file__).resolve().parents[2]
 _OURS = ("extractors", "parsers", "settings", "trainers")
 _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.M | re.S)
 _READER = {
