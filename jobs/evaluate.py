@@ -9,6 +9,7 @@ from typing import Annotated
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # the checkout: only the reader is ever installed
 
+import pyarrow as pa
 import typer
 from rich.table import Table
 
@@ -160,15 +161,19 @@ def videoqa(
     split: Split = "test",
     as_json: AsJson = False,
 ) -> None:
-    """Answers to the questions of any dataset, by the rule of its own evaluator, which is named."""
-    table = read_annotations(format_, annotations, split)
+    """Answers to the questions of any dataset, by the rule of its own evaluator, which is named.
+
+    Rows of the annotations that cannot be read are left out and listed, and the exit code is 3.
+    """
+    table, refused = _read_what_can_be(format_, annotations, split)
     scores = videoqa_metric.score(table, answers, format_, annotations)
     if as_json:
-        emit(scores.to_json())
+        emit({**scores.to_json(), "refused_rows": refused})
     elif isinstance(scores, NumberScores):
         _show_numbers(scores)
     else:
         _show_avqa(scores)
+    _end_with(refused)
 
 
 @app.command(cls=Command)
@@ -185,18 +190,28 @@ def moments(
     Rows of the annotations that cannot be read are left out, as 2D-TAN leaves out spans that end before they start.
     They are listed, and the exit code is 3.
     """
-    anomalies = Anomalies()
-    table = read_annotations(format_, annotations, split, anomalies)
-    if whole := next((error for error in anomalies.errors if error.ends_file), None):
-        raise EvaluationError(str(whole))
+    table, refused = _read_what_can_be(format_, annotations, split)
     queries = moments_metric.queries_of(table, str(annotations))
     predicted = None if spans is None else grounding_files.read_spans(spans, queries, fractions)
     scores = moments_metric.score(queries, predicted)
-    refused = [str(error) for error in anomalies.errors]
     if as_json:
         emit({**scores.to_json(), "refused_rows": refused})
     else:
         _show_moments(scores)
+    _end_with(refused)
+
+
+def _read_what_can_be(format_: str, annotations: Path, split: str) -> tuple[pa.Table, list[str]]:
+    """Return the questions of a file, and a line for each of its rows that cannot be read."""
+    anomalies = Anomalies()
+    table = read_annotations(format_, annotations, split, anomalies)
+    if whole := next((error for error in anomalies.errors if error.ends_file), None):
+        raise EvaluationError(str(whole))
+    return table, [str(error) for error in anomalies.errors]
+
+
+def _end_with(refused: Sequence[str]) -> None:
+    """List the rows that were left out, and end with exit code 3 if there is one."""
     for line in refused[:_SHOWN]:
         print(f"left out: {printable(line)}", file=sys.stderr)
     if refused:

@@ -97,6 +97,22 @@ def test_rows_that_moments_leaves_out_are_listed_and_end_in_3(tmp_path: Path) ->
     assert done.stderr.endswith("1 row of the annotations left out\n")
 
 
+def test_rows_that_videoqa_leaves_out_are_listed_and_end_in_3(tmp_path: Path) -> None:
+    """Predictions of theirs are no answers to anything."""
+    path = lines(tmp_path, "Test_count_question.csv", COUNT_HEADER, *COUNT_ROWS, COUNT_ROWS[0])
+    answers = predictions(tmp_path, {"COUNT12": 3, "COUNT18": 4.4, "COUNT20": "0", "COUNT21": 7})
+    done = evaluate("videoqa", "--format", "tgif_count", "--annotations", path, "--answers", answers)
+    assert done.returncode == 3 and "Exact after rounding: 33.33 %" in done.stdout
+    assert done.stderr.startswith("left out: ") and done.stderr.endswith("1 row of the annotations left out\n")
+    activitynet(tmp_path, [asked(2), asked(3)], [answered(2), answered(3, type=0, answer="")], "val")
+    answers = predictions(tmp_path, {"v_TIEzvhv6xaI_2": "no", "v_TIEzvhv6xaI_3": "walk"})
+    arguments = ("--format", "activitynet_qa", "--annotations", tmp_path, "--answers", answers, "--split", "val")
+    done = evaluate("videoqa", *arguments, "--json")
+    assert done.returncode == 3
+    report = json.loads(done.stdout)
+    assert report["overall"]["n"] == len(report["refused_rows"]) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from trainers.errors import EvaluationError
 
 NumberRule = Literal["raw", "tgif_qa", "hcrn"]
 """``raw``; ``tgif_qa``: prediction in 1 … 10; ``hcrn``: prediction in 1 … 10, and annotated numbers at least 1."""
+NUMBER_RULES: tuple[NumberRule, ...] = get_args(NumberRule)
 LEAST, MOST = 1, 10
 
 
@@ -79,9 +80,8 @@ def score(answers: Mapping[str, float], predictions: Mapping[str, float]) -> Num
     def error(rule: NumberRule) -> float:
         return _mean([(decided(prediction, rule) - expected(answer, rule)) ** 2 for prediction, answer in pairs])
 
-    rules: Sequence[NumberRule] = ("raw", "tgif_qa", "hcrn")
     return NumberScores(
-        mse={rule: error(rule) for rule in rules},
+        mse={rule: error(rule) for rule in NUMBER_RULES},
         accuracy=100 * _mean([float(round(prediction) == answer) for prediction, answer in pairs]),
         n=len(pairs),
         unknown=tuple(name for name in predictions if name not in answers),

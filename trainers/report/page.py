@@ -237,7 +237,8 @@ def _scores(run: _Run) -> dict[str, dict[str, statistics.Interval]]:
     found: dict[str, dict[str, statistics.Interval]] = {}
     for split, predictions in run.splits.items():
         videos = [row.video_id for row in predictions.rows]
-        for name, each in statistics.intervals(videos, statistics.measures_of(predictions.rows)).items():
+        measures = statistics.measures_of(predictions.rows, predictions.dataset)
+        for name, each in statistics.intervals(videos, measures).items():
             found.setdefault(name, {})[split] = each
     return found
 
@@ -263,7 +264,7 @@ def _split(predictions: SplitPredictions, panels: Sequence[ShownPanel]) -> dict[
         "questions": len(rows),
         "hidden": len(rows) - len(known),
         "videos": len(set(videos)),
-        "scores": statistics.intervals(videos, statistics.measures_of(rows)),
+        "scores": statistics.intervals(videos, statistics.measures_of(rows, predictions.dataset)),
         "groups": {name: own for name, own in groups.items() if own},
         "tables": score_tables(predictions),
         "confusion": statistics.confusion(pairs) if pairs else None,

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from trainers.metrics import grounding
+from trainers.metrics import grounding, numbers
+from trainers.metrics.rules import RULES
 from trainers.predictions import Prediction
 
 DRAWS = 1000
@@ -104,8 +105,10 @@ def intervals(videos: Sequence[str], measures: Mapping[str, Measure], draws: int
     return found
 
 
-def measures_of(rows: Sequence[Prediction]) -> dict[str, Measure]:
+def measures_of(rows: Sequence[Prediction], dataset: str = "") -> dict[str, Measure]:
     """Return the metrics of questions whose answers are known, in percent; none without such questions.
+
+    Where answers of the dataset are numbers, their mean squared errors are added, by rule.
 
     ``accuracy`` counts all of them. The metrics of spans are those of ``trainers.metrics.grounding.rates`` over the
     questions that have a predicted and a true span.
@@ -115,6 +118,9 @@ def measures_of(rows: Sequence[Prediction]) -> dict[str, Measure]:
         return {}
     right = np.array([bool(row.right) for row in rows], np.float64)
     measures = {"accuracy": Measure(100 * right * known, known)}
+    if (rule := RULES.get(dataset)) is not None and rule.numbers:
+        for how in numbers.NUMBER_RULES:
+            measures[f"MSE, {how}"] = Measure(np.array([_error(row, how) for row in rows]) * known, known)
     spanned = [
         grounding.ScoredQuestion(bool(row.right), row.iou or 0.0, row.iop or 0.0)
         if row.right is not None and row.iou is not None
@@ -133,6 +139,13 @@ def measures_of(rows: Sequence[Prediction]) -> dict[str, Measure]:
         elif name not in ("acc_vqa", "n"):
             measures[name] = Measure(amounts, weights)
     return measures
+
+
+def _error(row: Prediction, rule: numbers.NumberRule) -> float:
+    """Return the squared error of a question whose answer is a known number, else 0."""
+    if row.answer is None:
+        return 0.0
+    return (numbers.decided(float(row.prediction), rule) - numbers.expected(float(row.answer), rule)) ** 2
 
 
 def by_group(rows: Sequence[Prediction], groups: Sequence[str | None]) -> dict[str, Measure]:

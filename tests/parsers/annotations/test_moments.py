@@ -207,6 +207,14 @@ def test_a_bad_row_of_cg_bench_is_refused(tmp_path: Path, changes: dict[str, Any
     assert table.num_rows == 0 and brief(anomalies.errors) == [(code, 2, "6632", field)]
 
 
+def test_a_test_split_of_cg_bench_may_hide_its_clues_and_answers(tmp_path: Path) -> None:
+    hidden = {
+        name: value for name, value in CG_BENCH.items() if name not in ("clue_intervals", "right_answer", "answer")
+    }
+    table, anomalies = read("cg_bench", json_array(tmp_path, [hidden], "cgbench.json"), "test")
+    assert (table["spans"].to_pylist(), table["answer"].to_pylist(), anomalies) == ([[]], [None], [])
+
+
 @pytest.mark.parametrize(
     ("format", "row", "field"),
     [

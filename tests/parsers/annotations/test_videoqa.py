@@ -123,8 +123,10 @@ def test_msrvtt_in_both_forms(tmp_path: Path) -> None:
         "question": "what are three people sitting on?",
         "video_id": 6513,
     }
+    padded, _ = read("msrvtt_qa", json_array(tmp_path, [{**row, "video_id": "06513"}], "val_qa.json"))
     original, anomalies = read("msrvtt_qa", json_array(tmp_path, [row], "val_qa.json"))
     assert anomalies == []
+    assert padded["video_id"].to_pylist() == original["video_id"].to_pylist() == ["video6513"]
     csv = lines(
         tmp_path,
         "val.csv",

@@ -106,6 +106,11 @@ def test_groups_and_tables_count_what_is_known() -> None:
     counts = [answered(i, right=i == 3, options=[], answer="3", prediction=str(i), answer_index=None) for i in (3, 5)]
     (numbers,) = score_tables(SplitPredictions("tgif_count", "test", tuple(counts)))
     assert dict(numbers.rows)["raw"] == ("2.0000", "2") and "50.00 %" in numbers.notes[0]
+    found = measures_of(counts, "tgif_count")
+    assert {name: f"{found[f'MSE, {name}'].value:.4f}" for name, _ in numbers.rows} == {
+        name: error for name, (error, _) in numbers.rows
+    }
+    assert not any("MSE" in name for name in measures_of(counts))
 
 
 def test_options_of_one_text_stay_apart_in_the_table() -> None:
