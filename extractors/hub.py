@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 from extractors.base import UnreachableError, WeightsError
 from settings.files import read_text
 from settings.messages import one_line
+from settings.network import reach
 
 _T = TypeVar("_T")
 _LONGEST_REASON = 200
@@ -37,7 +35,7 @@ def download(title: str, address: str, transfer: Callable[[], _T]) -> _T:
         If the host cannot be reached or refuses; the message says what to do.
     """
     try:
-        _reach(address)
+        reach(address)
         return transfer()
     except (OSError, RuntimeError) as error:
         advice = "run jobs/weights.py fetch where there is a network, then set the option that it prints"
@@ -125,14 +123,3 @@ class ModelFiles:
         if not isinstance(value, dict):
             raise WeightsError(f"{path} is not a JSON object")
         return value
-
-
-def _reach(address: str) -> None:
-    """Raise OSError at once if the host, or the proxy to it, cannot be reached: a hub's client would retry for long."""
-    parts = urlsplit(address)
-    proxy = None if parts.hostname is None or proxy_bypass(parts.hostname) else getproxies().get(parts.scheme)
-    if proxy is not None:
-        parts = urlsplit(proxy if "//" in proxy else f"//{proxy}")
-    if parts.hostname:
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        socket.create_connection((parts.hostname, port), timeout=10).close()

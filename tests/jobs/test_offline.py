@@ -8,6 +8,8 @@ import pytest
 
 from tests._helpers.dictionaries import fill, questions
 from tests._helpers.jobs import job
+from trainers.cra.text import load_pretrained
+from trainers.errors import TrainingError
 
 
 @pytest.fixture(autouse=True)
@@ -17,7 +19,7 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def unreachable(*_: object, **__: object) -> None:
         raise OSError(101, "Network is unreachable")
 
-    monkeypatch.setattr("extractors.hub.socket.create_connection", unreachable)
+    monkeypatch.setattr("settings.network.socket.create_connection", unreachable)
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **__: None)
 
 
@@ -25,7 +27,7 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_fetch_says_where_to_run_it_and_not_to_run_it(
     proxy: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("extractors.hub.getproxies", lambda: proxy)
+    monkeypatch.setattr("settings.network.getproxies", lambda: proxy)
     done = job("weights", "fetch", "cra-nextgqa", "--dir", tmp_path / "w", check=2)
     assert done.stderr.startswith("error: features.clip: ViT-L-14 'openai' cannot be downloaded (")
     assert f"on a machine that has one, and copy {tmp_path / 'w'} from there" in done.stderr
@@ -54,3 +56,16 @@ def test_a_missing_folder_of_stanza_is_named_in_the_command_that_fills_it(tmp_pa
     )
     done = job("refresh", dataset, "--plan", check=2)
     assert "model_dir='models'" in done.stderr and "--stanza-dir" not in done.stderr
+
+
+def test_the_text_encoder_of_a_training_is_not_tried_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[bool] = []
+
+    def load(*_: object, local_files_only: bool = False, **__: object) -> None:
+        tried.append(local_files_only)
+        raise OSError("no such files in the cache")
+
+    monkeypatch.setattr("transformers.AutoModel.from_pretrained", load)
+    with pytest.raises(TrainingError, match=r"text.weights 'roberta-base': could not be loaded from the model hub"):
+        load_pretrained("roberta-base")
+    assert tried == [True]

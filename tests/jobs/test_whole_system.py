@@ -81,7 +81,7 @@ def test_a_second_refresh_computes_nothing_and_changes_no_version(world: Path) -
 
 def test_a_plan_of_an_empty_store_says_what_waits(world: Path, tmp_path: Path) -> None:
     done = job("refresh", world / "dataset.yaml", "--plan", "--set", f"store={tmp_path / 'new'}")
-    assert done.stderr.count("and cannot be planned before") == 2 and not (tmp_path / "new").exists()
+    assert done.stdout.count("and cannot be planned before") == 2 and not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize(

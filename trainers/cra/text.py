@@ -6,6 +6,7 @@ are the B * K candidates of a batch, E is the length of a stored embedding.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from settings.files import check_folder
 from settings.messages import one_line
+from settings.network import reach
 from trainers.cra.config import TextConfig
 from trainers.cra.grounding import masked_softmax, pool
 from trainers.cra.video import Decoder, positions
@@ -135,11 +137,12 @@ def load_pretrained(weights: str) -> tuple[Any, Any]:
     except ImportError as error:
         raise TrainingError("text.encoder roberta needs transformers: pip install transformers") from error
     try:
-        if Path(weights).is_dir():
+        if is_folder := Path(weights).is_dir():
             check_folder(weights)
+        options = {"local_files_only": is_folder or not _hub_answers()}
         # Nothing would train the weights of a pooling layer.
-        encoder = AutoModel.from_pretrained(weights, add_pooling_layer=False)
-        tokenizer = AutoTokenizer.from_pretrained(weights, use_fast=True)
+        encoder = AutoModel.from_pretrained(weights, add_pooling_layer=False, **options)
+        tokenizer = AutoTokenizer.from_pretrained(weights, use_fast=True, **options)
     except (OSError, ValueError, TypeError, SafetensorError) as error:
         where = "that folder" if Path(weights).is_dir() else "the model hub"
         raise TrainingError(
@@ -147,3 +150,12 @@ def load_pretrained(weights: str) -> tuple[Any, Any]:
             "name a folder, or use text.encoder words or stored"
         ) from error
     return encoder, tokenizer
+
+
+def _hub_answers() -> bool:
+    """Return whether the model hub can be reached; without it, transformers would try for half a minute."""
+    try:
+        reach(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    except OSError:
+        return False
+    return True
