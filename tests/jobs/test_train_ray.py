@@ -20,8 +20,8 @@ from tests.jobs.test_train_cli import SMALL
 from trainers.folder import JOURNAL, OWNER, STOP
 
 OURS = re.compile(
-    r"ray: starting 2 workers on .*|warning: no question is paraphrased.*|\S+: continuing .*"
-    r"|(\d\d:){2}\d\d epoch \d+/\d+.*"
+    r"((\d\d:){2}\d\d )?(ray: starting 2 workers on .*|warning: no question is paraphrased.*|epoch \d+/\d+.*)"
+    r"|\S+: continuing .*"
 )
 
 pytest.importorskip("ray")
@@ -86,7 +86,7 @@ def test_lines_come_while_ray_trains_and_are_all_ours(root: Path, tmp_path: Path
     lines += rest.splitlines()
     assert process.returncode == 0 and json.loads(out)["steps"] == 36
     assert [line for line in lines if not OURS.fullmatch(line)] == []
-    assert sum(line.startswith("warning: no question is paraphrased") for line in lines) == 1
+    assert sum("warning: no question is paraphrased" in line for line in lines) == 1
     assert any(
         re.fullmatch(r"(\d\d:){2}\d\d epoch 3/3 step \d+/12 loss \d\.\d{4}, \d+\.\d steps/s, \d+ s left", line)
         for line in lines
