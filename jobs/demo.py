@@ -17,8 +17,6 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # the checkout: only the
 import typer
 
 import settings
-from examples.toyworld.make import build, write, write_video
-from examples.toyworld.world import World
 from jobs._cli import Command, job
 from pipeline.extract import ExtractRequest, extract, load_config
 from pipeline.refresh import RefreshResult, load_dataset, refresh
@@ -88,6 +86,9 @@ def _page_of_run(run: Path) -> Path:
 
 def _stores(out: Path, videos: int) -> tuple[Path, list[int]]:
     """Film the world and make its store; run again; change one video and run again. Rows computed each time."""
+    from examples.toyworld.make import build, write, write_video  # only here: PyAV takes half a second to import
+    from examples.toyworld.world import World
+
     world = World(0).resized(videos)
     say(f"\n1. Film a toy world: shapes that act and beep, with questions, true spans and planted biases ({out}).")
     made = write(world, out, workers=2)
