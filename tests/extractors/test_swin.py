@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from timm.data import create_transform, resolve_data_config
 
-from extractors import ExtractorError, MicroBatcher, WeightsError, build, hub
+from extractors import ExtractorError, MicroBatcher, WeightsError, build
 from extractors.swin import BACKBONES
 from extractors.torch_model import TorchModel
 
@@ -252,8 +252,8 @@ def test_an_unreachable_hub_is_one_line(tmp_path: Path, monkeypatch: pytest.Monk
         raise OSError(101, "Network is unreachable")
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(hub, "getproxies", dict)
-    monkeypatch.setattr(hub.socket, "create_connection", unreachable)
+    monkeypatch.setattr("settings.network.getproxies", dict)
+    monkeypatch.setattr("settings.network.socket.create_connection", unreachable)
     with pytest.raises(
         WeightsError, match=r"'ms_in1k' cannot be downloaded \(.*unreachable\).*weights.py fetch"
     ) as caught:

@@ -15,9 +15,10 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
-from extractors import ExtractorError, MicroBatcher, WeightsError, build, hub, vggish_tower
+from extractors import ExtractorError, MicroBatcher, WeightsError, build, vggish_tower
 from extractors.torch_model import TorchModel
 from extractors.vggish_tower import PostProcessor, read_pca
+from settings import network
 
 ROOT = Path(__file__).parents[2]
 KEYS = {
@@ -214,8 +215,8 @@ def test_the_tag_is_torchvggishs_file_in_torchs_cache(
         raise OSError(101, "Network is unreachable")
 
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr(hub, "getproxies", dict)
-    monkeypatch.setattr(hub.socket, "create_connection", unreachable)
+    monkeypatch.setattr(network, "getproxies", dict)
+    monkeypatch.setattr(network.socket, "create_connection", unreachable)
     tag = build("vggish", {})
     with pytest.raises(WeightsError, match=r"'torchvggish' cannot be downloaded \(.*unreachable\).*weights.py fetch"):
         tag.load("cpu", 1)

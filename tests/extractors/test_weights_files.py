@@ -169,8 +169,8 @@ def test_missing_weights_are_never_replaced(tiny: Tiny, tmp_path: Path, monkeypa
     def unreachable(*_: object, **__: object) -> None:
         raise OSError(101, "Network is unreachable")
 
-    monkeypatch.setattr("extractors.hub.socket.create_connection", unreachable)
-    monkeypatch.setattr("extractors.hub.getproxies", dict)
+    monkeypatch.setattr("settings.network.socket.create_connection", unreachable)
+    monkeypatch.setattr("settings.network.getproxies", dict)
     with pytest.raises(WeightsError, match=r"tiny 'absent' cannot be downloaded \(.*unreachable\).*weights.py fetch"):
         tiny_clip("absent").load("cpu", 1)
 
