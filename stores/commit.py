@@ -84,12 +84,7 @@ def create_store(root: Root) -> Path:
 
 def _publish_once(root: StorePath, target: StorePath, data: bytes) -> None:
     """Create a file with its whole content, unless another process was faster."""
-    staged = root / layout.STAGING / layout.new_id()
-    durable.write_new(staged, data)
-    try:
-        durable.link_exclusive(staged, target, data)
-    finally:
-        durable.unlink(staged)
+    durable.create_whole(target, root / layout.STAGING / layout.new_id(), data)
 
 
 def check_identity(root: Root) -> StorePath:

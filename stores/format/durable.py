@@ -190,6 +190,18 @@ def link_exclusive(source: StorePath, target: StorePath, data: bytes) -> bool:
         raise StoreError(f"{target}: cannot publish ({failure.strerror})") from failure
 
 
+def create_whole(target: StorePath, staged: StorePath, data: bytes) -> bool:
+    """Create ``target`` with all its content unless it exists, and return whether this call did.
+
+    ``staged`` is a new name, which holds the content meanwhile. Raises as ``link_exclusive`` does.
+    """
+    write_new(staged, data)
+    try:
+        return link_exclusive(staged, target, data)
+    finally:
+        unlink(staged)
+
+
 def _rename_no_replace(old: int, source: str, new: int, target: str) -> OSError | None:
     """Rename a file of one open directory to one of another unless that exists; return the error, if any."""
     libc = ctypes.CDLL(None, use_errno=True)

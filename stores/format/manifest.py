@@ -328,12 +328,8 @@ def publish(root: Root, build: Callable[[Manifest], Manifest | None], past_damag
         for logs in sorted({path.partition("/")[0] for path in successor.files() - latest.files()} & _LOGS):
             durable.sync_directory(root / logs)
         data = successor.encode()
-        nonce_file = directory / f".{successor.nonce}"
-        durable.write_new(nonce_file, data)
-        try:
-            won = durable.link_exclusive(nonce_file, directory / layout.version_file(successor.version), data)
-        finally:
-            durable.unlink(nonce_file)
+        target = directory / layout.version_file(successor.version)
+        won = durable.create_whole(target, directory / f".{successor.nonce}", data)
         durable.sync_directory(directory)
         if won:
             return successor

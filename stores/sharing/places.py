@@ -129,13 +129,9 @@ class FolderPlace(Place):
     def create(self, name: str, data: bytes) -> bool:
         staged = self._staged(name)
         target = self._root / name
-        durable.write_new(staged, data)
-        try:
-            if target.exists():
-                return False
-            won = durable.link_exclusive(staged, target, data)
-        finally:
-            durable.unlink(staged)
+        if target.exists():
+            return False
+        won = durable.create_whole(target, staged, data)
         durable.sync_directory(target.parent)
         return won
 

@@ -314,12 +314,7 @@ def publish_locally(store: StorePath, version: int, data: bytes) -> None:
         If it has another version of this number.
     """
     target = store / layout.VERSIONS / layout.version_file(version)
-    staged = store / layout.VERSIONS / f".{layout.new_id()}"
-    durable.write_new(staged, data)
-    try:
-        won = durable.link_exclusive(staged, target, data)
-    finally:
-        durable.unlink(staged)
+    won = durable.create_whole(target, store / layout.VERSIONS / f".{layout.new_id()}", data)
     durable.sync_directory(target.parent)
     if not won and target.read_bytes() != data:
         raise SharingError(f"{store}: got another version {version} meanwhile")
